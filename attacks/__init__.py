@@ -1,0 +1,1 @@
+"""Everything done to a trained target, and the metrics of an attack."""

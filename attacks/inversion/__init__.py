@@ -1,0 +1,1 @@
+"""Model inversion: what did the input look like? One file per attack."""

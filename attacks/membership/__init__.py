@@ -1,0 +1,1 @@
+"""Membership inference: was this example in the training set? One file per attack."""

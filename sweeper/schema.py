@@ -1,0 +1,196 @@
+"""The declared Parquet tables: every column with its type and meaning.
+
+`docs/schema.md` is written from this file, and a test keeps the two equal. Change a column, and
+`SCHEMA_VERSION` goes up.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+_KEY = ("target_id", pa.string(), "Hash of everything that makes the target; joins all tables")
+_ATTACK_KEY = ("attack_id", pa.string(), "Hash of the attack's configuration; with target_id it names one run attack")
+
+_TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
+    "trials": (
+        "One row per target: what it was, whether it finished, how good it is, what is guaranteed.",
+        [
+            ("schema_version", pa.int32(), "Version of these tables"),
+            _KEY,
+            ("sweep", pa.string(), "Name of the sweep that trained it"),
+            ("part", pa.string(), "Part of the sweep it belongs to"),
+            ("dataset", pa.string(), "Dataset, by the label that the sweep gives it"),
+            ("split", pa.string(), "official, half or quarters: where members and non-members come from"),
+            ("architecture", pa.string(), "Architecture of the target"),
+            ("defense", pa.string(), "Defense, by the label that the sweep gives it"),
+            ("seed", pa.int64(), "Seed of the trial; every random stream derives from it"),
+            ("config", pa.string(), "Resolved configuration as canonical JSON, defaults spelled out"),
+            ("status", pa.string(), "finished or failed"),
+            ("error", pa.string(), "Text of the error of a failed trial, else null"),
+            ("attempts", pa.int32(), "How many times the trial was started until this row"),
+            ("n_train", pa.int64(), "Examples the target was trained on (its members)"),
+            ("n_non_members", pa.int64(), "Examples that membership attacks are given as non-members"),
+            ("n_test", pa.int64(), "Examples that test accuracy is measured on"),
+            ("dataset_sha256", pa.string(), "SHA-256 over the images and labels that were used"),
+            ("normalization_mean", pa.list_(pa.float64()), "Subtracted per channel from inputs in [0, 1]"),
+            ("normalization_std", pa.list_(pa.float64()), "Divided by, per channel"),
+            ("epochs", pa.int32(), "Passes over the training data asked for"),
+            ("batch_size", pa.int32(), "Batch size; the expected one under Poisson sampling"),
+            ("steps", pa.int64(), "Optimizer steps really taken"),
+            ("train_accuracy", pa.float64(), "Fraction of training examples right, in eval mode, at the end"),
+            ("train_loss", pa.float64(), "Mean cross-entropy in nats on the training examples, eval mode"),
+            ("test_accuracy", pa.float64(), "Fraction of test examples right"),
+            ("test_loss", pa.float64(), "Mean cross-entropy in nats on the test examples"),
+            ("load_time_s", pa.float64(), "Seconds to load the dataset; in no other time"),
+            ("first_step_time_s", pa.float64(), "Seconds of the first step (lazy set-up, compilation); in no other time"),
+            ("train_time_s", pa.float64(), "Seconds of all other steps; evaluation not counted"),
+            ("seconds_per_step", pa.float64(), "train_time_s over the steps it covers; null for a single step"),
+            ("epsilon_target", pa.float64(), "ε asked for; null where none was"),
+            ("epsilon_spent", pa.float64(), "ε proved for the steps really taken; null where there is no guarantee"),
+            ("delta", pa.float64(), "δ of the guarantee; null where there is none"),
+            ("accountant", pa.string(), "prv or rdp: what computed epsilon_spent"),
+            ("adjacency", pa.string(), "Neighboring relation of the guarantee"),
+            ("sampling", pa.string(), "How batches were drawn: poisson or shuffled"),
+            ("noise_multiplier", pa.float64(), "Standard deviation of the noise over max_grad_norm"),
+            ("max_grad_norm", pa.float64(), "L2 norm that each example's gradient is clipped to"),
+            ("sample_rate", pa.float64(), "Probability of each example to be in a Poisson batch"),
+            ("epsilon_gdp", pa.float64(), "ε by the Gaussian-DP central limit: an approximation, falls below the true ε, never a guarantee"),
+            ("no_guarantee_reason", pa.string(), "Why epsilon_spent is null, in words"),
+            ("sweeper_version", pa.string(), "Version of sweeper"),
+            ("git_commit", pa.string(), "Commit of the checkout, null for an installed wheel"),
+            ("git_dirty", pa.bool_(), "Whether tracked files differed from that commit"),
+            ("python_version", pa.string(), "Version of Python"),
+            ("torch_version", pa.string(), "Version of PyTorch"),
+            ("opacus_version", pa.string(), "Version of Opacus"),
+            ("device", pa.string(), "Name of the GPU, or cpu"),
+            ("machine", pa.string(), "Processor architecture and model"),
+            ("threads", pa.int32(), "CPU threads that PyTorch used"),
+            ("started_at", pa.timestamp("us", tz="UTC"), "When the trial was started"),
+        ],
+    ),
+    "history": (
+        "One row per target and epoch.",
+        [
+            _KEY,
+            ("epoch", pa.int32(), "Epoch, from 1"),
+            ("step", pa.int64(), "Steps taken at the end of the epoch"),
+            ("train_loss", pa.float64(), "Mean cross-entropy over the epoch's batches, in train mode, as they were met"),
+            ("train_accuracy", pa.float64(), "Fraction right over the epoch's batches, in train mode"),
+            ("test_loss", pa.float64(), "Mean cross-entropy on the test examples; null where it was not evaluated"),
+            ("test_accuracy", pa.float64(), "Fraction of test examples right; null where it was not evaluated"),
+            ("epsilon_spent", pa.float64(), "ε of the steps so far; null where there is no guarantee"),
+            ("train_time_s", pa.float64(), "Seconds of training in this epoch, evaluation not counted"),
+        ],
+    ),
+    "outputs": (
+        "The target's answer to every pool and test example, in eval mode.",
+        [
+            _KEY,
+            ("example_id", pa.int64(), "Index in the dataset; test examples follow the training examples"),
+            ("role", pa.string(), "member, non_member, shadow_in, shadow_out, test or unused"),
+            ("label", pa.int64(), "True class"),
+            ("logits", pa.list_(pa.float32()), "The model's logits, one per class"),
+        ],
+    ),
+    "attacks": (
+        "One row per target, attack and score; best_of rows compare the membership scores of one target.",
+        [
+            ("schema_version", pa.int32(), "Version of these tables"),
+            _KEY,
+            _ATTACK_KEY,
+            ("attack", pa.string(), "Name of the attack, or best_of"),
+            ("family", pa.string(), "membership or inversion"),
+            ("score_name", pa.string(), "Which of the attack's scores; for best_of the one that was selected"),
+            ("config", pa.string(), "Resolved configuration as canonical JSON"),
+            ("status", pa.string(), "finished or failed"),
+            ("error", pa.string(), "Text of the error of a failed attack, else null"),
+            ("uses_target_membership_labels", pa.bool_(), "Whether the attacker was given true membership labels of the target"),
+            ("n_members", pa.int64(), "Members that the metrics are over"),
+            ("n_non_members", pa.int64(), "Non-members that the metrics are over"),
+            ("auc", pa.float64(), "Area under the ROC curve; for best_of selected on one half and measured on the other"),
+            ("auc_low", pa.float64(), "Lower end of the 95 % interval of auc"),
+            ("auc_high", pa.float64(), "Upper end of the 95 % interval of auc"),
+            ("advantage", pa.float64(), "Attacker advantage, the maximum of |TPR − FPR| over thresholds (optimistic)"),
+            ("balanced_accuracy", pa.float64(), "Mean of TPR and TNR, threshold chosen on one half and measured on the other, both ways"),
+            ("tpr_at_fpr_0.001", pa.float64(), "TPR at FPR ≤ 0.1 %; null with fewer than 10,000 non-members"),
+            ("tpr_at_fpr_0.01", pa.float64(), "TPR at FPR ≤ 1 %; null with fewer than 1,000 non-members"),
+            ("tpr_at_fpr_0.1", pa.float64(), "TPR at FPR ≤ 10 %; null with fewer than 100 non-members"),
+            ("candidates", pa.list_(pa.string()), "best_of: the scores compared, as attack/score"),
+            ("paper_protocol_auc", pa.float64(), "best_of: the largest AUC over the candidates on the very data it is reported on (optimistic, as the papers have it)"),
+            ("paper_protocol_score", pa.string(), "best_of: the candidate that has it"),
+            ("attack_time_s", pa.float64(), "Seconds the attack took, shadow training included"),
+        ],
+    ),
+    "scores": (
+        "The raw score of every example, so that a new metric needs no new training.",
+        [
+            _KEY,
+            _ATTACK_KEY,
+            ("score_name", pa.string(), "Which of the attack's scores"),
+            ("example_id", pa.int64(), "Index in the dataset, as in outputs"),
+            ("is_member", pa.bool_(), "Whether the target was trained on it"),
+            ("score", pa.float64(), "Higher means more likely a member"),
+        ],
+    ),
+    "reconstructions": (
+        "One row per target, inversion attack and layer. Errors are per pixel on images in [0, 1].",
+        [
+            _KEY,
+            _ATTACK_KEY,
+            ("layer_index", pa.int32(), "Position of the cut point, from 1 at the input"),
+            ("layer", pa.string(), "Name of the cut point"),
+            ("mse_members", pa.float64(), "Mean squared error on training examples of the target"),
+            ("mse_non_members", pa.float64(), "Mean squared error on non-members from the same pool"),
+            ("mse_test", pa.float64(), "Mean squared error on test examples"),
+            ("mse_gap", pa.float64(), "mse_non_members − mse_members: above zero, members are rebuilt better"),
+            ("mse_constant", pa.float64(), "Control: error on the test examples of the attacker's mean image"),
+            ("mse_untrained", pa.float64(), "Control: error on the test examples with a freshly initialized target; null where not asked for"),
+            ("n_attacker", pa.int64(), "Examples the decoder was trained on"),
+            ("n_members", pa.int64(), "Members it was measured on"),
+            ("n_non_members", pa.int64(), "Non-members it was measured on"),
+            ("n_test", pa.int64(), "Test examples it was measured on"),
+            (
+                "examples",
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("example_id", pa.int64()),
+                            ("mse", pa.float64()),
+                            ("original_png", pa.binary()),
+                            ("reconstruction_png", pa.binary()),
+                        ]
+                    )
+                ),
+                "A few test examples with their reconstructions, as PNG; the same ones for every defense",
+            ),
+        ],
+    ),
+}
+
+
+def _schema(name: str) -> pa.Schema:
+    purpose, columns = _TABLES[name]
+    fields = [pa.field(column, kind, metadata={"description": text}) for column, kind, text in columns]
+    return pa.schema(fields, metadata={"sweeper_table": name, "schema_version": str(SCHEMA_VERSION), "purpose": purpose})
+
+
+SCHEMAS: dict[str, pa.Schema] = {name: _schema(name) for name in _TABLES}
+"""The schema of each table, by table name."""
+
+
+def markdown() -> str:
+    """The text of `docs/schema.md`."""
+    lines = [
+        "# The Parquet tables",
+        "",
+        f"Schema version {SCHEMA_VERSION}. Written from `sweeper/schema.py`; a test keeps them equal.",
+        "Every table is one file, `RESULTS/NAME.parquet`, gathered when a sweep ends and by `sweeper report`.",
+        "While a sweep runs, the same rows stand in `RESULTS/parts/NAME/`, one file per target or attack.",
+        "Weights are `RESULTS/weights/TARGET_ID.safetensors`. Null means: not measured or not defined.",
+    ]
+    for name, (purpose, columns) in _TABLES.items():
+        lines += ["", f"## {name}", "", purpose, "", "| column | type | meaning |", "| --- | --- | --- |"]
+        lines += [f"| `{column}` | {str(kind).replace('|', chr(92) + '|')} | {text.replace('|', chr(92) + '|')} |" for column, kind, text in columns]
+    return "\n".join(lines) + "\n"
