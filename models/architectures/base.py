@@ -1,0 +1,73 @@
+"""What an architecture builds: a normalized, staged network whose stages are the inversion's cut points."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.datasets.base import DatasetInfo
+
+
+class Normalize(nn.Module):
+    """Turns uint8 images into floats in [0, 1], then subtracts `mean` and divides by `std` per channel."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        scaled = images.float() / 255 if images.dtype == torch.uint8 else images
+        return (scaled - self.mean) / self.std
+
+
+class StagedModel(nn.Module):
+    """A classifier as named stages in a row; each name is a cut point, the last gives the logits.
+
+    Takes images (n, channels, height, width), uint8 or float in [0, 1]; gives logits (n, classes).
+    """
+
+    def __init__(self, normalize: Normalize, stages: OrderedDict[str, nn.Sequential]) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.stages = nn.Sequential(stages)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.stages.named_children())
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.stages(self.normalize(images))
+        return logits
+
+    def activations(self, images: Tensor, cut: str) -> Tensor:
+        """What comes out of the stage `cut`, dropout's effect included in train mode."""
+        value = self.normalize(images)
+        for name, stage in self.stages.named_children():
+            value = stage(value)
+            if name == cut:
+                return value
+        raise KeyError(f"no cut point '{cut}'; there are {', '.join(self.stage_names)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(ABC):
+    """Base of all architectures: a frozen dataclass of sizes that builds a `StagedModel`."""
+
+    source: ClassVar[str]
+
+    @abstractmethod
+    def build(self, info: DatasetInfo) -> StagedModel:
+        """A freshly initialized model for a dataset, on CPU; draws from PyTorch's global generator.
+
+        Raises:
+            ValueError: the dataset's images are too small for it.
+        """

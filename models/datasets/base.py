@@ -1,0 +1,218 @@
+"""What a dataset is: uint8 images and labels, training examples first, test examples after them."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+IntArray = npt.NDArray[np.int64]
+
+
+class DatasetError(ValueError):
+    """The dataset is missing or unreadable; the text names the folder and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What a model and a plan need to know of a dataset: sizes, image shape (channels, height, width), classes."""
+
+    n_train: int
+    n_test: int
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageData:
+    """A loaded dataset.
+
+    `images` (n, channels, height, width) uint8 and `labels` (n,) int64 hold the `n_train` training
+    examples, then the test examples. `example_id` (n,) is each one's index in the complete dataset.
+    `info.mean` and `info.std` per channel normalize inputs in [0, 1]. `sha256` is over images and labels.
+    """
+
+    images: Tensor
+    labels: Tensor
+    example_id: IntArray
+    info: DatasetInfo
+    sha256: str
+
+    def to(self, device: torch.device) -> ImageData:
+        """The same data held on `device`."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RawPart:
+    """The training or the test part before any image is decoded; `read` decodes the images at an index."""
+
+    labels: IntArray
+    read: Callable[[IntArray], npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(ABC):
+    """Base of all datasets: a frozen dataclass that says how to find, read and normalize images.
+
+    `max_train_examples` and `max_test_examples` keep a fixed random subset (the same one for every
+    trial), for cheap runs. The normalization constants are fixed, never computed from what a trial
+    trains on; those of public datasets are the published ones of the whole training set, and ε does
+    not cover their choice.
+    """
+
+    max_train_examples: int | None = None
+    max_test_examples: int | None = None
+
+    source: ClassVar[str]
+    published: ClassVar[DatasetInfo | None] = None
+    mean: ClassVar[tuple[float, ...]] = (0.5,)
+    std: ClassVar[tuple[float, ...]] = (0.25,)
+
+    def __post_init__(self) -> None:
+        for name in ("max_train_examples", "max_test_examples"):
+            value = getattr(self, name)
+            if value is not None and value < 2:
+                raise ValueError(f"{name} is {value}; it must be at least 2, or null for all examples")
+
+    @abstractmethod
+    def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
+        """Training and test part under `data_dir`.
+
+        Raises:
+            DatasetError: nothing usable is there; where `download` is true it was tried first.
+        """
+
+    def describe(self, data_dir: Path) -> DatasetInfo:
+        """What a trial would see; a published dataset is described without looking for it.
+
+        Raises:
+            DatasetError: it is not a published one, and nothing usable is there.
+        """
+        if self.published is not None:
+            info = self.published
+        else:
+            train, test = self.open(data_dir, download=False)
+            first = train.read(np.zeros(1, dtype=np.int64))
+            info = self._info(len(train.labels), len(test.labels), first.shape[1:], train.labels, test.labels)
+        return replace(
+            info,
+            n_train=_limited(info.n_train, self.max_train_examples),
+            n_test=_limited(info.n_test, self.max_test_examples),
+        )
+
+    def load(self, data_dir: Path, *, download: bool = False) -> ImageData:
+        """Read, limit and fingerprint the dataset.
+
+        Raises:
+            DatasetError: nothing usable is there.
+        """
+        train, test = self.open(data_dir, download)
+        train_index = _subset(len(train.labels), self.max_train_examples)
+        test_index = _subset(len(test.labels), self.max_test_examples)
+        images = np.concatenate([train.read(train_index), test.read(test_index)])
+        labels = np.concatenate([train.labels[train_index], test.labels[test_index]]).astype(np.int64)
+        return ImageData(
+            images=torch.from_numpy(images),
+            labels=torch.from_numpy(labels),
+            example_id=np.concatenate([train_index, len(train.labels) + test_index]),
+            info=self._info(len(train_index), len(test_index), images.shape[1:], train.labels, test.labels),
+            sha256=hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
+        )
+
+    def _info(
+        self, n_train: int, n_test: int, shape: tuple[int, ...], train_labels: IntArray, test_labels: IntArray
+    ) -> DatasetInfo:
+        channels, height, width = shape
+        return DatasetInfo(
+            n_train=n_train,
+            n_test=n_test,
+            image_shape=(channels, height, width),
+            num_classes=int(max(train_labels.max(), test_labels.max())) + 1,
+            mean=self.mean if len(self.mean) == channels else self.mean[:1] * channels,
+            std=self.std if len(self.std) == channels else self.std[:1] * channels,
+        )
+
+
+def _limited(count: int, limit: int | None) -> int:
+    return count if limit is None else min(count, limit)
+
+
+def _subset(count: int, limit: int | None) -> IntArray:
+    """A fixed random subset, in ascending order; it does not depend on the trial's seed."""
+    if limit is None or limit >= count:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(np.random.default_rng([count, limit]).permutation(count)[:limit]).astype(np.int64)
+
+
+def not_found(name: str, searched: Path, remedy: str) -> DatasetError:
+    """The error for a dataset that is not there."""
+    return DatasetError(f"Dataset '{name}' was not found: searched {searched.absolute()}. {remedy}")
+
+
+DOWNLOAD_REMEDY = "Name the folder that holds it with --data DIR, or let it be fetched with --download."
+
+
+def inside(data_dir: Path, folder: str) -> Path:
+    """`data_dir/folder`, refusing a folder that leaves `data_dir`.
+
+    Raises:
+        ValueError: the folder is absolute or climbs out of the data folder.
+    """
+    parts = PurePosixPath(folder)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise ValueError(f"folder is '{folder}'; it must be a path below the folder given by --data")
+    return data_dir / folder
+
+
+def decode_images(
+    read: Callable[[int], Image.Image], index: IntArray, size: int | None, name: str
+) -> npt.NDArray[np.uint8]:
+    """Decode images to (n, channels, height, width) uint8, RGB or gray as the first one is.
+
+    Raises:
+        DatasetError: an image cannot be decoded, or sizes differ and no `size` was given.
+    """
+    decoded: list[npt.NDArray[np.uint8]] = []
+    mode: str | None = None
+    for i in index.tolist():
+        try:
+            image = read(i)
+            mode = mode or ("L" if image.mode in ("1", "L", "I", "I;16") else "RGB")
+            image = image.convert(mode)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"Image {i} of dataset '{name}' cannot be decoded: {error}. Replace the file.") from error
+        if size is not None and image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image, dtype=np.uint8)
+        if decoded and pixels.shape != decoded[0].shape:
+            raise DatasetError(
+                f"Image {i} of dataset '{name}' is {pixels.shape[1]}x{pixels.shape[0]} where the first is "
+                f"{decoded[0].shape[1]}x{decoded[0].shape[0]}. Set `size` in the dataset to resize all."
+            )
+        decoded.append(pixels)
+    stacked = np.stack(decoded)
+    return stacked[:, None] if stacked.ndim == 3 else np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
+
+
+def class_labels(values: Sequence[object], name: str) -> IntArray:
+    """Labels as int64 in 0..k−1.
+
+    Raises:
+        DatasetError: labels are missing, not integers, or negative.
+    """
+    labels = np.asarray(values)
+    if labels.size == 0 or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise DatasetError(f"Labels of dataset '{name}' must be whole numbers from 0, without nulls; got {labels.dtype}.")
+    return labels.astype(np.int64)

@@ -1,0 +1,49 @@
+"""CIFAR-10, from either of the two layouts it is spread in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from torchvision import datasets
+
+from models.datasets.base import DOWNLOAD_REMEDY, Dataset, DatasetError, DatasetInfo, RawPart, not_found
+from models.datasets.parquet_images import ParquetImages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10(Dataset):
+    """CIFAR-10: 50,000 + 10,000 color 32×32 pictures in ten classes.
+
+    Reads torchvision's `cifar-10-batches-py` (checksums verified), or else Parquet files in Hugging
+    Face's image layout in a folder `cifar10`; the pixels of such a copy may differ (JPEG), which the
+    recorded `dataset_sha256` shows.
+    """
+
+    source: ClassVar[str] = "Krizhevsky 2009"
+    mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
+    std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
+    published: ClassVar[DatasetInfo | None] = DatasetInfo(
+        n_train=50_000, n_test=10_000, image_shape=(3, 32, 32), num_classes=10, mean=mean, std=std
+    )
+
+    def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
+        if (data_dir / "cifar10").is_dir() and not (data_dir / "cifar-10-batches-py").is_dir():
+            return ParquetImages(folder="cifar10").open(data_dir, download=False)
+        return self._read(data_dir, True, download), self._read(data_dir, False, download)
+
+    def _read(self, data_dir: Path, train: bool, download: bool) -> RawPart:
+        try:
+            part = datasets.CIFAR10(str(data_dir), train=train, download=download)
+        except RuntimeError as error:
+            folder = data_dir / "cifar-10-batches-py"
+            if folder.is_dir():
+                raise DatasetError(f"The files in {folder.absolute()} are not CIFAR-10's: {error} Replace them.") from error
+            raise not_found("cifar10", folder, f"(Nor is there {data_dir / 'cifar10'}.) {DOWNLOAD_REMEDY}") from error
+        images = part.data
+        return RawPart(
+            labels=np.asarray(part.targets, dtype=np.int64),
+            read=lambda index: np.ascontiguousarray(images[index].transpose(0, 3, 1, 2)),
+        )

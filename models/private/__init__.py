@@ -1,0 +1,1 @@
+"""Private gradients: per-example norms, rules over them, accounting."""

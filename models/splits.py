@@ -1,0 +1,79 @@
+"""Who is a member: three ways of splitting a dataset between the target, the shadow and the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from models.seeds import Stream, numpy_generator
+
+IntArray = npt.NDArray[np.int64]
+
+_NONE: IntArray = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Positions in a dataset whose training examples come first, then its test examples.
+
+    `members` is what the target is trained on. `test` measures accuracy; under `official` it is also
+    the non-members.
+    """
+
+    members: IntArray
+    non_members: IntArray
+    test: IntArray
+    shadow_in: IntArray = field(default_factory=lambda: _NONE)
+    shadow_out: IntArray = field(default_factory=lambda: _NONE)
+
+    def roles(self, count: int) -> list[str]:
+        """The role of each of `count` examples; one that is in no set is unused."""
+        roles = ["unused"] * count
+        for name in ("test", "non_members", "members", "shadow_in", "shadow_out"):
+            for position in getattr(self, name).tolist():
+                roles[position] = name.removesuffix("s") if name.endswith("members") else name
+        return roles
+
+
+def official(n_train: int, n_test: int, seed: int) -> Split:
+    """The papers' protocol: members are the training set, non-members the test set.
+
+    The two were not drawn from one shuffled pool, so an attack may tell them apart by more than
+    membership; reported as the papers' protocol, beside the honest one. `seed` changes nothing.
+    """
+    test = np.arange(n_train, n_train + n_test)
+    return Split(members=np.arange(n_train), non_members=test, test=test)
+
+
+def half(n_train: int, n_test: int, seed: int) -> Split:
+    """Members are a random half of the shuffled training pool, non-members the other half."""
+    members, non_members = _parts(n_train, seed, 2)
+    return Split(members=members, non_members=non_members, test=np.arange(n_train, n_train + n_test))
+
+
+def quarters(n_train: int, n_test: int, seed: int) -> Split:
+    """Salem et al. 2018: four disjoint parts of one shuffled pool, in and out for target and shadow."""
+    members, non_members, shadow_in, shadow_out = _parts(n_train, seed, 4)
+    return Split(
+        members=members,
+        non_members=non_members,
+        shadow_in=shadow_in,
+        shadow_out=shadow_out,
+        test=np.arange(n_train, n_train + n_test),
+    )
+
+
+def _parts(n_train: int, seed: int, parts: int) -> list[IntArray]:
+    """Equal, disjoint, sorted random parts of the pool; up to parts − 1 examples are left over."""
+    shuffled = numpy_generator(seed, Stream.SPLIT).permutation(n_train)
+    size = n_train // parts
+    return [np.sort(shuffled[i * size : (i + 1) * size]).astype(np.int64) for i in range(parts)]
+
+
+SPLITS: dict[str, Callable[[int, int, int], Split]] = {"official": official, "half": half, "quarters": quarters}
+"""Every split by the name users type: `(n_train, n_test, seed) -> Split`."""
+
+SPLITS_WITH_SHADOW_DATA = frozenset({"quarters"})

@@ -1,0 +1,260 @@
+"""`fit`: the one training loop, for every defense."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from models.architectures.base import Architecture, StagedModel
+from models.datasets.base import DatasetInfo, ImageData, IntArray
+from models.defenses.base import Defense, TrainingPlan
+from models.private.accounting import PrivacyGuarantee
+from models.private.gradients import PrivateGradient
+from models.seeds import Stream, torch_generator, torch_seed
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_BATCH = 1000
+
+
+class DivergedError(ArithmeticError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """SGD and its settings, the same for every arm of a comparison.
+
+    `evaluate_every` is the number of epochs between measurements on the test set; 0 measures only at
+    the end. Under Poisson sampling `batch_size` is the expected size.
+    """
+
+    epochs: int = 30
+    batch_size: int = 200
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    evaluate_every: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("epochs", 1), ("batch_size", 1), ("evaluate_every", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0 and finite")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One row of a target's history; see the table `history` for the columns' meaning."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
+    epsilon_spent: float | None
+    train_time_s: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedTarget:
+    """A trained model, in eval mode, with the plan it was trained by and how that went.
+
+    `steps` counts what was really taken; `guarantee` is computed from it and is None where nothing is proved.
+    """
+
+    model: StagedModel
+    plan: TrainingPlan
+    steps: int
+    guarantee: PrivacyGuarantee | None
+    history: tuple[EpochRecord, ...]
+    first_step_time_s: float
+    train_time_s: float
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Mean over all steps but the first, which pays for set-up; None for a single step."""
+        return self.train_time_s / (self.steps - 1) if self.steps > 1 else None
+
+
+def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedModel, n_train: int) -> TrainingPlan:
+    """The plan that `defenses`, in order, make of `training` on `n_train` examples.
+
+    Raises:
+        ValueError: the batch is larger than the data, or the defenses do not go together.
+    """
+    if training.batch_size > n_train:
+        raise ValueError(
+            f"batch_size is {training.batch_size} but the target has only {n_train} training examples; "
+            f"set training.batch_size to {n_train} or less"
+        )
+    plan = TrainingPlan(n_train=n_train, epochs=training.epochs, batch_size=training.batch_size)
+    for defense in defenses:
+        plan = defense.edit_training(plan, model)
+    return plan
+
+
+def build_model(
+    architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo, init_seed: int
+) -> StagedModel:
+    """The architecture for a dataset, initialized from `init_seed` alone and edited by the defenses."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(init_seed)
+        model = architecture.build(info)
+    for defense in defenses:
+        model = defense.edit_model(model)
+    return model
+
+
+def fit(
+    *,
+    architecture: Architecture,
+    defenses: tuple[Defense, ...],
+    training: Training,
+    data: ImageData,
+    members: IntArray,
+    test: IntArray,
+    seed: int,
+    stream_index: int = 0,
+    on_epoch: Callable[[EpochRecord, int], None] | None = None,
+) -> TrainedTarget:
+    """Train one model on the examples at `members`, on the device that holds `data`.
+
+    Randomness: initialization, batches, dropout and noise each have a stream of `seed`; `stream_index` is 0
+    for a target and from 1 for its shadows, which share nothing with it. `on_epoch` gets each epoch's
+    record and the number of epochs.
+
+    Raises:
+        DivergedError: the loss of an epoch is not finite.
+        ValueError: see `make_plan`.
+    """
+    device = data.images.device
+    model = build_model(architecture, defenses, data.info, torch_seed(seed, Stream.INIT, stream_index)).to(device)
+    plan = make_plan(training, defenses, model, len(members))
+    optimizer = torch.optim.SGD(_parameter_groups(model, plan), lr=training.learning_rate, momentum=training.momentum)
+    gradient: PlainGradient | PrivateGradient
+    if plan.rule is None:
+        gradient = PlainGradient(model)
+    else:
+        noise = torch_generator(seed, Stream.NOISE, stream_index, device=str(device))
+        gradient = PrivateGradient(model, plan.rule, plan.batch_size, noise)
+    batches = _batches(plan, torch.from_numpy(members), torch_generator(seed, Stream.SAMPLING, stream_index))
+    history: list[EpochRecord] = []
+    first_step_time_s = train_time_s = 0.0
+    step = 0
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(torch_seed(seed, Stream.DROPOUT, stream_index))
+        for epoch in range(1, plan.epochs + 1):
+            model.train()
+            loss_sum, n_right = torch.zeros((), device=device), torch.zeros((), device=device)
+            n_seen = 0
+            first_step_in_epoch_s = 0.0
+            started = time.perf_counter()
+            while step < plan.steps_until(epoch):
+                index = next(batches).to(device)
+                batch_loss, batch_right = gradient.step(data.images[index], data.labels[index])
+                optimizer.step()
+                loss_sum += batch_loss
+                n_right += batch_right
+                n_seen += len(index)
+                step += 1
+                if step == 1:
+                    _synchronize(device)
+                    first_step_in_epoch_s = first_step_time_s = time.perf_counter() - started
+            _synchronize(device)
+            epoch_time_s = time.perf_counter() - started - first_step_in_epoch_s
+            train_time_s += epoch_time_s
+            train_loss = float(loss_sum) / max(1, n_seen)
+            if not math.isfinite(train_loss):
+                raise DivergedError(f"the training loss is {train_loss} in epoch {epoch}; lower training.learning_rate")
+            evaluated = training.evaluate_every and (epoch % training.evaluate_every == 0 or epoch == plan.epochs)
+            test_loss, test_accuracy = loss_and_accuracy(*predict(model, data, test)) if evaluated else (None, None)
+            record = EpochRecord(
+                epoch=epoch,
+                step=step,
+                train_loss=train_loss,
+                train_accuracy=float(n_right) / max(1, n_seen),
+                test_loss=test_loss,
+                test_accuracy=test_accuracy,
+                epsilon_spent=plan.accounting.guarantee(step).epsilon if plan.accounting else None,
+                train_time_s=epoch_time_s,
+            )
+            history.append(record)
+            if on_epoch is not None:
+                on_epoch(record, plan.epochs)
+    if isinstance(gradient, PrivateGradient):
+        gradient.close()
+    model.eval()
+    return TrainedTarget(
+        model=model,
+        plan=plan,
+        steps=step,
+        guarantee=plan.accounting.guarantee(step) if plan.accounting else None,
+        history=tuple(history),
+        first_step_time_s=first_step_time_s,
+        train_time_s=train_time_s,
+    )
+
+
+class PlainGradient:
+    """The ordinary mean gradient of a batch."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Set every `.grad` from a batch; gives the summed loss and the number right, both 0-d tensors."""
+        self._model.zero_grad(set_to_none=True)
+        logits = self._model(images)
+        loss = cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach() * len(labels), (logits.detach().argmax(1) == labels).sum()
+
+
+def predict(model: nn.Module, data: ImageData, index: IntArray) -> tuple[Tensor, Tensor]:
+    """Logits (n, classes) in eval mode, and labels (n,), of the examples at `index`, on CPU."""
+    was_training = model.training
+    model.eval()
+    positions = torch.from_numpy(index).to(data.images.device)
+    with torch.inference_mode():
+        parts = [model(data.images[part]) for part in positions.split(EVALUATION_BATCH)]
+        logits = torch.cat(parts).cpu() if parts else torch.empty(0, data.info.num_classes)
+    model.train(was_training)
+    return logits, data.labels[positions].cpu()
+
+
+def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy in nats and the fraction right."""
+    return float(cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
+
+
+def _parameter_groups(model: nn.Module, plan: TrainingPlan) -> list[dict[str, object]]:
+    """One group per penalty; λ‖w‖² has gradient 2λw, hence the 2."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault(plan.weight_decay.get(name, 0.0), []).append(parameter)
+    return [{"params": parameters, "weight_decay": 2 * weight} for weight, parameters in groups.items()]
+
+
+def _batches(plan: TrainingPlan, members: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of positions: shuffled without replacement per epoch, or Poisson samples."""
+    while True:
+        if plan.sampling == "poisson":
+            yield members[torch.rand(len(members), generator=generator) < plan.sample_rate]
+        else:
+            yield from members[torch.randperm(len(members), generator=generator)].split(plan.batch_size)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

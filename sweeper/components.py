@@ -1,0 +1,165 @@
+"""Finds defenses, attacks, datasets and architectures by name, and builds them from untrusted values.
+
+A component is one file that defines one frozen dataclass; the file's name is the name users type. Other
+installed packages add their own through entry points of the groups below. Nothing is registered by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sweeper.errors import UserError, unknown_name
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "defense": ("models.defenses",),
+    "attack": ("attacks.membership", "attacks.inversion"),
+    "dataset": ("models.datasets",),
+    "architecture": ("models.architectures",),
+}
+"""The packages that are scanned for each kind; the entry point group is `sweeper.<kind>s`."""
+
+
+@cache
+def names(kind: str) -> dict[str, str]:
+    """Every component of `kind`: its name, and the module (or entry point value) that defines it."""
+    found: dict[str, str] = {}
+    for package in KINDS[kind]:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            if module.name != "base" and not module.name.startswith("_"):
+                found[module.name] = f"{package}.{module.name}"
+    for point in entry_points(group=f"sweeper.{kind}s"):
+        found.setdefault(point.name, point.value)
+    return found
+
+
+@cache
+def component_class(kind: str, name: str) -> type[Any]:
+    """The dataclass that a name stands for.
+
+    Raises:
+        UserError: there is no such name, or its file does not define exactly one component.
+    """
+    available = names(kind)
+    if name not in available:
+        raise unknown_name(kind, name, available)
+    module_name, _, attribute = available[name].partition(":")
+    module = importlib.import_module(module_name)
+    if attribute:
+        return getattr(module, attribute)  # type: ignore[no-any-return]
+    own = [
+        value
+        for _, value in inspect.getmembers(module, inspect.isclass)
+        if value.__module__ == module_name and dataclasses.is_dataclass(value) and hasattr(value, "source")
+    ]
+    if len(own) != 1:
+        raise UserError(
+            f"{module_name} must define exactly one {kind}: a frozen dataclass with a `source`; it defines {len(own)}."
+        )
+    return own[0]
+
+
+@cache
+def _name_of_class(kind: str) -> dict[type[Any], str]:
+    return {component_class(kind, name): name for name in names(kind)}
+
+
+def name_of(kind: str, component: object) -> str:
+    """The name users type for a component."""
+    return _name_of_class(kind)[type(component)]
+
+
+def build(kind: str, reference: object, path: str) -> Any:
+    """A component from `NAME` or `{name: NAME, field: value, …}`, its values validated strictly.
+
+    Raises:
+        UserError: the name or a field is unknown, or a value is of the wrong type or out of range; the text
+            begins with `path`.
+    """
+    if isinstance(reference, str):
+        name, values = reference, {}
+    elif isinstance(reference, Mapping) and isinstance(reference.get("name"), str):
+        name = reference["name"]
+        values = {key: value for key, value in reference.items() if key != "name"}
+    else:
+        raise UserError(
+            f"{path}: {_show(reference)} does not name a {kind}. Write a name, or a mapping with `name` and fields. "
+            f"Available: {', '.join(sorted(names(kind)))}."
+        )
+    try:
+        cls = component_class(kind, name)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return validate(cls, values, f"{path} ({name})")
+
+
+def validate(cls: type[Any], values: object, path: str) -> Any:
+    """An instance of a dataclass from untrusted values: no unknown fields, no silent conversions.
+
+    Raises:
+        UserError: one sentence per problem, each with the path, the value and what is allowed.
+    """
+    fields = {field.name for field in dataclasses.fields(cls) if field.init}
+    if isinstance(values, Mapping):
+        for key in values:
+            if key not in fields:
+                raise UserError(f"{path}: {unknown_name('field', key, fields)}")
+    try:
+        return _adapter(cls).validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        problems = [_problem(path, item) for item in error.errors(include_url=False)]
+        raise UserError(" ".join(dict.fromkeys(problems))) from None
+
+
+@cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    # JSON mode is strict (no "3" for 3) and yet takes a list for a tuple, which YAML has no word for.
+    config = ConfigDict(extra="forbid", allow_inf_nan=True)
+    return TypeAdapter(pydantic_dataclass(cls, config))
+
+
+def pydantic_dataclass(cls: type[Any], config: ConfigDict) -> type[Any]:
+    """`cls` itself, with the validation settings that pydantic reads from a standard dataclass."""
+    if "__pydantic_config__" not in cls.__dict__:
+        cls.__pydantic_config__ = config
+    return cls
+
+
+def _problem(path: str, item: Any) -> str:
+    location = ".".join(str(part) for part in item["loc"])
+    where = f"{path}.{location}" if location else path
+    if item["type"] == "value_error":
+        return f"{where}: {item['ctx']['error']}."
+    if item["type"] == "missing":
+        return f"{where}: this field is required."
+    return f"{where}: got {_show(item['input'])}. {item['msg']}."
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def configuration(kind: str, component: object) -> dict[str, Any]:
+    """A component as plain JSON values: name, revision where it has one, all fields with defaults spelled out.
+
+    Fields whose metadata say `identity: False` (how many processes to use, say) change no result and are left out.
+    """
+    assert dataclasses.is_dataclass(component) and not isinstance(component, type)
+    values: dict[str, Any] = {"name": name_of(kind, component)}
+    revision = getattr(component, "revision", None)
+    if revision is not None:
+        values["revision"] = revision
+    for field in dataclasses.fields(component):
+        if field.metadata.get("identity", True):
+            values[field.name] = getattr(component, field.name)
+    return values

@@ -1,0 +1,429 @@
+"""What a sweep is: an untrusted YAML file, checked, and expanded into trials.
+
+Nothing here reads anything but that file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attacks.base import Attack
+from models.architectures.base import Architecture
+from models.datasets.base import Dataset
+from models.defenses.base import Defense
+from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA
+from models.train import Training
+from sweeper import components
+from sweeper.errors import UserError, unknown_name
+
+_TEXT_KEYS = ("name", "summary", "paper", "cost", "expected")
+_PART_KEYS = (
+    "datasets",
+    "splits",
+    "architectures",
+    "defenses",
+    "training",
+    "seeds",
+    "attacks",
+    "max_train_examples",
+    "max_test_examples",
+)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One target to train, and the attacks to run on it.
+
+    `target_id` is a hash of everything that makes the target, defaults spelled out, and of nothing else:
+    not the attacks, not labels, resources or paths. Two trials with one id would train the same weights.
+    """
+
+    sweep: str
+    part: str
+    dataset_label: str
+    defense_label: str
+    dataset: Dataset
+    split: str
+    architecture: Architecture
+    defenses: tuple[Defense, ...]
+    training: Training
+    seed: int
+    attacks: tuple[Attack, ...]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Everything that makes the target, as plain JSON values."""
+        return {
+            "dataset": components.configuration("dataset", self.dataset),
+            "split": self.split,
+            "architecture": components.configuration("architecture", self.architecture),
+            "defenses": [components.configuration("defense", defense) for defense in self.defenses],
+            "training": dataclasses.asdict(self.training),
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def target_id(self) -> str:
+        return identity(self.config)
+
+    @cached_property
+    def attack_ids(self) -> dict[str, Attack]:
+        """The attacks by their ids."""
+        return {attack_id(attack): attack for attack in self.attacks}
+
+    @property
+    def title(self) -> str:
+        """A short name for people: defense, dataset, split and seed."""
+        return f"{self.defense_label} · {self.dataset_label} · {self.split} · seed {self.seed}"
+
+
+def canonical_json(config: object) -> str:
+    """One spelling for equal configurations: sorted keys, no blanks."""
+    return json.dumps(config, sort_keys=True, separators=(",", ":"))
+
+
+def identity(config: object) -> str:
+    """16 hexadecimal digits of the SHA-256 of a configuration's canonical JSON."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:16]
+
+
+def attack_id(attack: Attack) -> str:
+    """The id of an attack's configuration."""
+    return identity(components.configuration("attack", attack))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One grid of a sweep; every combination of its axes is a trial. Keys are the labels of tables and figures."""
+
+    name: str
+    datasets: dict[str, Dataset]
+    splits: tuple[str, ...]
+    architectures: dict[str, Architecture]
+    defenses: dict[str, tuple[Defense, ...]]
+    training: Training
+    seeds: tuple[int, ...]
+    attacks: tuple[Attack, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A checked sweep."""
+
+    name: str
+    summary: str
+    paper: str
+    cost: str
+    expected: str
+    parts: tuple[Part, ...]
+
+
+def packaged_sweeps() -> dict[str, Path]:
+    """The sweeps that come with the package, by name."""
+    folder = Path(str(resources.files("sweeper") / "sweeps"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_sweep(reference: str, overrides: Sequence[str] = ()) -> Sweep:
+    """The sweep called `reference` (a packaged name or a YAML path), with `key=value` overrides applied.
+
+    An override's dotted key is a key of every part, or of one as `parts.NAME.key`; a name or label finds its
+    element in a list: `training.epochs=3`, `defenses.dp_eps2.epsilon=1`, `attacks.layer_decoder.epochs=2`.
+
+    Raises:
+        UserError: anything in the file or the overrides is wrong.
+    """
+    packaged = packaged_sweeps()
+    path = packaged.get(reference, Path(reference))
+    if reference not in packaged and path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{unknown_name('sweep', reference, packaged)} Or give the path of a .yaml file.")
+    raw = _read_yaml(path)
+    for override in overrides:
+        _apply_override(raw, override)
+    return _check_sweep(raw, path)
+
+
+def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
+    """Every trial of the sweep, those of the first seed first; trials with one target are joined.
+
+    `only` keeps trials whose labels match one of its patterns `DEFENSE[/DATASET[/SPLIT]]`, with `*` and `?`.
+
+    Raises:
+        UserError: a pattern matches no trial.
+    """
+    by_id: dict[str, Trial] = {}
+    for part in sweep.parts:
+        for trial in _expand_part(sweep.name, part):
+            known = by_id.get(trial.target_id)
+            if known is not None:
+                if (known.dataset_label, known.defense_label) != (trial.dataset_label, trial.defense_label):
+                    raise UserError(
+                        f"'{known.defense_label}' on '{known.dataset_label}' and '{trial.defense_label}' on "
+                        f"'{trial.dataset_label}' are the same configuration under two labels; keep one."
+                    )
+                trial = dataclasses.replace(known, attacks=tuple(dict.fromkeys(known.attacks + trial.attacks)))
+            by_id[trial.target_id] = trial
+    trials = list(by_id.values())
+    if not only:
+        return trials
+    chosen: set[str] = set()
+    for pattern in only:
+        globs = pattern.split("/")
+        matching = {
+            trial.target_id
+            for trial in trials
+            if len(globs) <= 3
+            and all(
+                fnmatch.fnmatchcase(label, glob)
+                for label, glob in zip((trial.defense_label, trial.dataset_label, trial.split), globs, strict=False)
+            )
+        }
+        if not matching:
+            labels = {f"{trial.defense_label}/{trial.dataset_label}" for trial in trials}
+            raise UserError(f"--only: {unknown_name('DEFENSE/DATASET', pattern, labels)}")
+        chosen |= matching
+    return [trial for trial in trials if trial.target_id in chosen]
+
+
+def _expand_part(sweep_name: str, part: Part) -> Iterator[Trial]:
+    for seed in part.seeds:
+        for dataset_label, dataset in part.datasets.items():
+            for split in part.splits:
+                for architecture in part.architectures.values():
+                    for defense_label, defenses in part.defenses.items():
+                        yield Trial(
+                            sweep=sweep_name,
+                            part=part.name,
+                            dataset_label=dataset_label,
+                            defense_label=defense_label,
+                            dataset=dataset,
+                            split=split,
+                            architecture=architecture,
+                            defenses=defenses,
+                            training=part.training,
+                            seed=seed,
+                            attacks=part.attacks,
+                        )
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `1e-5` is a number and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if not isinstance(key, str | int | float | bool):
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", node.start_mark)
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(
+            f"The sweep file {path} cannot be read: {reason}. Packaged sweeps: {', '.join(packaged_sweeps())}."
+        ) from None
+    raw = _parse_yaml(text, f"The sweep file {path}")
+    if not isinstance(raw, dict):
+        raise UserError(f"The sweep file {path} must hold a mapping with keys such as datasets and defenses.")
+    return raw
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    segments = key.strip().split(".")
+    if not equals or not all(segments):
+        raise UserError(f"--set '{override}' must be key=value, such as training.epochs=3.")
+    value = _parse_yaml(text, f"The value of --set {key}")
+    if segments[0] in _TEXT_KEYS or segments[0] == "parts":
+        _assign(raw, segments, value, override)
+        return
+    if segments[0] not in _PART_KEYS:
+        raise UserError(f"--set {override}: {unknown_name('key', segments[0], (*_PART_KEYS, *_TEXT_KEYS, 'parts'))}")
+    parts = raw.get("parts")
+    holders = [part for part in parts.values() if isinstance(part, dict)] if isinstance(parts, dict) else []
+    holders = [part for part in holders if segments[0] in part]
+    if segments[0] in raw or not holders:
+        holders.append(raw)
+    assigned, problem = 0, None
+    for holder in holders:
+        try:
+            _assign(holder, segments, value, override)
+            assigned += 1
+        except UserError as error:  # a part that lacks the named element is left as it is
+            problem = error
+    if not assigned and problem is not None:
+        raise problem
+
+
+def _assign(container: Any, segments: list[str], value: Any, override: str) -> None:
+    """Set the value at a dotted key; an element of a list is found by its name, a bare name becomes a mapping."""
+    head, rest = segments[0], segments[1:]
+    if isinstance(container, list):
+        names = [item if isinstance(item, str) else item.get("name") if isinstance(item, dict) else None for item in container]
+        if head not in names:
+            raise UserError(f"--set {override}: {unknown_name('element', head, [str(name) for name in names])}")
+        container, head = container, names.index(head)  # type: ignore[assignment]
+    if not rest:
+        container[head] = value
+        return
+    child = container[head] if isinstance(container, list) else container.get(head)
+    if child is None:
+        child = {}
+    elif isinstance(child, str):
+        child = {"name": child}
+    elif not isinstance(child, dict | list):
+        raise UserError(f"--set {override}: '{head}' is {child!r} and has no '{rest[0]}' inside.")
+    container[head] = child
+    _assign(child, rest, value, override)
+
+
+def _check_sweep(raw: dict[str, Any], path: Path) -> Sweep:
+    for key in raw:
+        if key not in (*_TEXT_KEYS, *_PART_KEYS, "parts"):
+            raise UserError(f"{path}: {unknown_name('key', key, (*_TEXT_KEYS, *_PART_KEYS, 'parts'))}")
+    texts = {key: raw.get(key, "") for key in _TEXT_KEYS}
+    texts["name"] = raw.get("name", path.stem)
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise UserError(f"{key}: got {text!r}; it must be text.")
+    if not _NAME.fullmatch(texts["name"]):
+        raise UserError(f"name: got {texts['name']!r}; use letters, digits, '_', '-', '+' and '.' only.")
+    parts = raw.get("parts", {"main": {}})
+    if not isinstance(parts, dict) or not parts:
+        raise UserError(f"parts: got {parts!r}; it must map the name of each part to its keys.")
+    return Sweep(**texts, parts=tuple(_check_part(str(name), part, raw) for name, part in parts.items()))
+
+
+def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
+    path = f"parts.{name}"
+    if own is None:
+        own = {}
+    if not isinstance(own, dict):
+        raise UserError(f"{path}: got {own!r}; it must be a mapping.")
+    for key in own:
+        if key not in _PART_KEYS:
+            raise UserError(f"{path}: {unknown_name('key', key, _PART_KEYS)}")
+    merged = {key: own.get(key, raw.get(key)) for key in _PART_KEYS}
+    if isinstance(raw.get("training"), dict) and isinstance(own.get("training"), dict):
+        merged["training"] = {**raw["training"], **own["training"]}
+    for key in ("datasets", "defenses", "attacks"):
+        if merged[key] is None:
+            raise UserError(f"{path}.{key}: this key is required, here or at the top of the file.")
+    limits = {key: merged[key] for key in ("max_train_examples", "max_test_examples") if merged[key] is not None}
+    splits = _list(merged["splits"], ["quarters"], f"{path}.splits")
+    for split in splits:
+        if split not in SPLITS:
+            raise UserError(f"{path}.splits: {unknown_name('split', split, SPLITS)}")
+    attacks = tuple(_build_all("attack", merged["attacks"], f"{path}.attacks").values())
+    for split in splits:
+        for attack in attacks:
+            if attack.needs_shadow_data and split not in SPLITS_WITH_SHADOW_DATA:
+                raise UserError(
+                    f"{path}: attack '{components.name_of('attack', attack)}' needs shadow data, which split '{split}' does "
+                    f"not keep. Use split {', '.join(sorted(SPLITS_WITH_SHADOW_DATA))}, or leave the attack out."
+                )
+    return Part(
+        name=name,
+        datasets=_build_all("dataset", merged["datasets"], f"{path}.datasets", limits),
+        splits=tuple(splits),
+        architectures=_build_all("architecture", merged["architectures"] or ["lomurno_cnn"], f"{path}.architectures"),
+        defenses=_build_defenses(merged["defenses"], f"{path}.defenses"),
+        training=components.validate(Training, merged["training"] or {}, f"{path}.training"),
+        seeds=_seeds(merged["seeds"], f"{path}.seeds"),
+        attacks=attacks,
+    )
+
+
+def _list(value: Any, default: list[Any], path: str) -> list[Any]:
+    if value is None:
+        return default
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{path}: got {value!r}; it must be a list with at least one element.")
+    return value
+
+
+def _seeds(value: Any, path: str) -> tuple[int, ...]:
+    seeds = _list(value, [0], path)
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise UserError(f"{path}: got {seed!r}; a seed is a whole number from 0 to {2**32 - 1}.")
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"{path}: got {seeds}; a seed is given twice.")
+    return tuple(seeds)
+
+
+def _labelled(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Label and reference of each element; a list's elements are labelled by what they name."""
+    if isinstance(value, dict) and value:
+        pairs = [(str(label), reference) for label, reference in value.items()]
+    else:
+        pairs = [(_default_label(item), item) for item in _list(value, [], path)]
+    seen = set()
+    for label, reference in pairs:
+        if not _NAME.fullmatch(label):
+            raise UserError(f"{path}: label {label!r} may hold letters, digits, '_', '-', '+' and '.' only.")
+        if label in seen:
+            raise UserError(f"{path}: label '{label}' is used twice. Write a mapping of a label of your own to each element.")
+        seen.add(label)
+        yield label, reference
+
+
+def _default_label(item: Any) -> str:
+    if isinstance(item, list):
+        return "+".join(_default_label(element) for element in item)
+    return str(item.get("name")) if isinstance(item, dict) else str(item)
+
+
+def _build_all(kind: str, value: Any, path: str, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    if value == [] and kind == "attack":
+        return {}
+    built = {}
+    for label, reference in _labelled(value, path):
+        if defaults and isinstance(reference, str):
+            reference = {"name": reference}
+        if defaults and isinstance(reference, dict):
+            reference = {**defaults, **reference}
+        built[label] = components.build(kind, reference, f"{path}.{label}")
+    return built
+
+
+def _build_defenses(value: Any, path: str) -> dict[str, tuple[Defense, ...]]:
+    built = {}
+    for label, reference in _labelled(value, path):
+        references = reference if isinstance(reference, list) else [reference]
+        if not references:
+            raise UserError(f"{path}.{label}: an empty list; write none for no defense.")
+        built[label] = tuple(components.build("defense", item, f"{path}.{label}") for item in references)
+    return built

@@ -1,0 +1,465 @@
+"""`run_trial`: one trial from configuration to records. No Ray; this is also what a debugger calls."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import logging
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from safetensors.torch import load as load_weights
+from safetensors.torch import save as save_weights
+
+from attacks.base import (
+    Attack,
+    AttackTarget,
+    ImageSet,
+    LayerReconstruction,
+    Membership,
+    MembershipScores,
+    ModelOutputs,
+    WhiteBox,
+)
+from attacks.metrics import MembershipMetrics, membership_metrics
+from attacks.selection import best_of
+from models.datasets.base import Dataset, ImageData, IntArray
+from models.seeds import Stream, numpy_generator, torch_seed
+from models.splits import SPLITS, Split
+from models.train import TrainedTarget, build_model, fit, loss_and_accuracy, predict
+from sweeper import components, provenance
+from sweeper.records import BEST_OF, Store, best_of_id
+from sweeper.schema import SCHEMA_VERSION
+from sweeper.spec import Trial, canonical_json
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the fraction of the trial that is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """How a trial ended: `finished`, or `failed` with one error text per thing that failed."""
+
+    target_id: str
+    status: str
+    errors: tuple[str, ...] = ()
+    trained: bool = False
+    attacks_run: int = 0
+
+
+def run_trial(
+    trial: Trial,
+    *,
+    data_dir: Path,
+    store: Store,
+    device: torch.device,
+    attempt: int = 1,
+    on_progress: Progress = lambda what, fraction: None,
+    raise_errors: bool = False,
+) -> TrialResult:
+    """Do what is missing of a trial and record each thing as soon as it is whole.
+
+    A target on record is not trained again and a recorded attack is not run again. An error in training or
+    in one attack is recorded as a failed row (and raised instead where `raise_errors` is set); the other attacks
+    go on.
+    """
+    started_at = datetime.datetime.now(datetime.UTC)
+    status = store.statuses([trial])[trial.target_id]
+    trained = False
+    try:
+        on_progress("loading", 0.0)
+        started = time.perf_counter()
+        data = _load(trial.dataset, data_dir, str(device))
+        load_time_s = time.perf_counter() - started
+        split = SPLITS[trial.split](data.info.n_train, data.info.n_test, trial.seed)
+        if status.target != "finished":
+            target = _train(trial, data, split.members, split.test, on_progress)
+            outputs = _outputs(target.model, data, np.arange(len(data.labels)))
+            row = _trial_row(trial, started_at, attempt, device)
+            row |= _data_columns(data, split) | _training_columns(target, data, split) | {"load_time_s": load_time_s}
+            store.write_target(
+                trial.target_id,
+                row | {"status": "finished"},
+                [{"target_id": trial.target_id, **asdict(record)} for record in target.history],
+                _output_columns(trial.target_id, outputs, split),
+                save_weights(target.model.state_dict()),
+            )
+            trained = True
+    except Exception as error:
+        if raise_errors:
+            raise
+        logger.debug("trial %s failed", trial.target_id, exc_info=True)
+        row = _trial_row(trial, started_at, attempt, device) | {"status": "failed", "error": _describe(error)}
+        store.write_failed_target(trial.target_id, row)
+        return TrialResult(target_id=trial.target_id, status="failed", errors=(_describe(error),))
+    errors = _run_attacks(trial, status.missing_attacks, data, split, store, device, on_progress, raise_errors)
+    return TrialResult(
+        target_id=trial.target_id,
+        status="failed" if errors else "finished",
+        errors=tuple(errors),
+        trained=trained,
+        attacks_run=len(status.missing_attacks),
+    )
+
+
+def record_failure(trial: Trial, store: Store, attempt: int, error: str) -> None:
+    """Record a trial that ended without saying so: its process was killed, or its node was lost."""
+    row = _trial_row(trial, datetime.datetime.now(datetime.UTC), attempt, torch.device("cpu"))
+    store.write_failed_target(trial.target_id, row | {"status": "failed", "error": error})
+
+
+@lru_cache(maxsize=1)
+def _load(dataset: Dataset, data_dir: Path, device: str) -> ImageData:
+    """The dataset on the device; kept, since the next trial of a process mostly wants the same one."""
+    return dataset.load(data_dir).to(torch.device(device))
+
+
+def _train(trial: Trial, data: ImageData, members: IntArray, test: IntArray, on_progress: Progress) -> TrainedTarget:
+    return fit(
+        architecture=trial.architecture,
+        defenses=trial.defenses,
+        training=trial.training,
+        data=data,
+        members=members,
+        test=test,
+        seed=trial.seed,
+        on_epoch=lambda record, epochs: on_progress(f"epoch {record.epoch}/{epochs}", 0.5 * record.epoch / epochs),
+    )
+
+
+def _outputs(model: torch.nn.Module, data: ImageData, index: IntArray) -> ModelOutputs:
+    logits, labels = predict(model, data, index)
+    return ModelOutputs(example_id=data.example_id[index], label=labels.numpy(), values=logits.numpy())
+
+
+# Attacks
+
+
+def _run_attacks(
+    trial: Trial,
+    missing: Sequence[str],
+    data: ImageData,
+    split: Split,
+    store: Store,
+    device: torch.device,
+    on_progress: Progress,
+    raise_errors: bool,
+) -> list[str]:
+    """Run the missing attacks one by one, then compare the membership ones; gives the errors' texts."""
+    errors = []
+    target = _attack_target(trial, data, split, store, device)
+    for number, each in enumerate(missing):
+        attack = trial.attack_ids[each]
+        name = components.name_of("attack", attack)
+        on_progress(name, 0.5 + 0.5 * number / len(missing))
+        try:
+            started = time.perf_counter()
+            attack.check_population(len(split.members), len(split.non_members))
+            results = attack.run(target, numpy_generator(trial.seed, Stream.ATTACK, int(each[:8], 16)))
+            _record_attack(trial, each, attack, results, store, time.perf_counter() - started)
+        except Exception as error:
+            if raise_errors:
+                raise
+            logger.debug("attack %s on %s failed", name, trial.target_id, exc_info=True)
+            row = _attack_row(trial, each, name, attack.family, components.configuration("attack", attack))
+            store.write_failed_attack(trial.target_id, each, row | {"status": "failed", "error": _describe(error)})
+            errors.append(f"{name}: {_describe(error)}")
+    membership = [each for each, attack in trial.attack_ids.items() if attack.family == "membership"]
+    recorded = all(store.has_attack(trial.target_id, each) for each in membership)
+    if membership and recorded and not store.has_attack(trial.target_id, best_of_id(membership)):
+        _record_best_of(trial, membership, store)
+    return errors
+
+
+def _attack_target(trial: Trial, data: ImageData, split: Split, store: Store, device: torch.device) -> AttackTarget:
+    """The recorded target as an attacker meets it; weights are loaded when an attack first asks for them."""
+    outputs = store.read_part("outputs", trial.target_id)
+    by_id = {example: row for row, example in enumerate(outputs.column("example_id").to_pylist())}
+    logits = np.asarray(outputs.column("logits").combine_chunks().flatten()).reshape(outputs.num_rows, -1)
+    position = np.concatenate([split.members, split.non_members])
+    rows = np.asarray([by_id[example] for example in data.example_id[position].tolist()])
+    population = Membership(
+        outputs=ModelOutputs(
+            example_id=data.example_id[position],
+            label=outputs.column("label").to_numpy()[rows],
+            values=logits[rows],
+        ),
+        is_member=np.arange(len(position)) < len(split.members),
+    )
+
+    def train_shadow() -> Membership:
+        shadow = fit(
+            architecture=trial.architecture,
+            defenses=trial.defenses,
+            training=trial.training,
+            data=data,
+            members=split.shadow_in,
+            test=split.shadow_out,
+            seed=trial.seed,
+            stream_index=1,
+        )
+        index = np.concatenate([split.shadow_in, split.shadow_out])
+        return Membership(
+            outputs=_outputs(shadow.model, data, index), is_member=np.arange(len(index)) < len(split.shadow_in)
+        )
+
+    return AttackTarget(
+        population=population,
+        train_shadow=train_shadow if len(split.shadow_in) else None,
+        white_box=_white_box(trial, data, split, store, device),
+    )
+
+
+def _white_box(trial: Trial, data: ImageData, split: Split, store: Store, device: torch.device) -> WhiteBox:
+    """Activations of the target and of an untrained twin, and disjoint images to attack with.
+
+    The attacker's images are the shadow data where the split keeps some, else a random half of the
+    non-members; the other half is then what is reported on as non-members (and, under `official`, as test).
+    """
+    attacker = np.concatenate([split.shadow_in, split.shadow_out])
+    non_members, test = split.non_members, split.test
+    if len(attacker) == 0:
+        shuffled = numpy_generator(trial.seed, Stream.SPLIT, 1).permutation(split.non_members)
+        attacker, non_members = np.sort(shuffled[: len(shuffled) // 2]), np.sort(shuffled[len(shuffled) // 2 :])
+        if trial.split == "official":
+            test = non_members
+
+    def build(stream: Stream) -> torch.nn.Module:
+        model = build_model(trial.architecture, trial.defenses, data.info, torch_seed(trial.seed, stream))
+        return model.to(device).eval()
+
+    @lru_cache(maxsize=1)
+    def trained() -> Any:
+        model = build(Stream.INIT)
+        model.load_state_dict(load_weights(store.weights_path(trial.target_id).read_bytes()))
+        return model
+
+    @lru_cache(maxsize=1)
+    def untrained() -> Any:
+        return build(Stream.UNTRAINED)
+
+    def images(index: IntArray) -> ImageSet:
+        return ImageSet(
+            example_id=data.example_id[index], images=data.images[torch.from_numpy(index).to(data.images.device)]
+        )
+
+    return WhiteBox(
+        cut_points=build(Stream.INIT).stage_names,  # type: ignore[arg-type]
+        activations=lambda batch, cut: trained().activations(batch, cut),
+        untrained_activations=lambda batch, cut: untrained().activations(batch, cut),
+        attacker=images(attacker),
+        members=images(split.members),
+        non_members=images(non_members),
+        test=images(test),
+    )
+
+
+def _record_attack(
+    trial: Trial,
+    each: str,
+    attack: Attack,
+    results: Sequence[MembershipScores] | Sequence[LayerReconstruction],
+    store: Store,
+    attack_time_s: float,
+) -> None:
+    name = components.name_of("attack", attack)
+    base = _attack_row(trial, each, name, attack.family, components.configuration("attack", attack))
+    base |= {"status": "finished", "attack_time_s": attack_time_s}
+    base |= {"uses_target_membership_labels": attack.uses_target_membership_labels}
+    membership = [result for result in results if isinstance(result, MembershipScores)]
+    layers = [result for result in results if isinstance(result, LayerReconstruction)]
+    rows = []
+    for index, result in enumerate(membership):
+        rng = numpy_generator(trial.seed, Stream.ATTACK, int(each[:8], 16) + 1 + index)
+        metrics = membership_metrics(result.is_member, result.score, rng)
+        rows.append(base | {"score_name": result.name} | _metric_columns(metrics))
+    scores = None
+    if membership:
+        n_rows = sum(len(result.score) for result in membership)
+        scores = {
+            "target_id": [trial.target_id] * n_rows,
+            "attack_id": [each] * n_rows,
+            "score_name": [result.name for result in membership for _ in result.score],
+            "example_id": np.concatenate([result.example_id for result in membership]),
+            "is_member": np.concatenate([result.is_member for result in membership]),
+            "score": np.concatenate([result.score for result in membership]),
+        }
+    key = {"target_id": trial.target_id, "attack_id": each}
+    reconstructions = [key | _reconstruction_columns(result) for result in layers] if layers else None
+    store.write_attack(trial.target_id, each, rows or [base], scores, reconstructions)
+
+
+def _record_best_of(trial: Trial, membership: Sequence[str], store: Store) -> None:
+    """Compare all membership scores of the target: the papers' maximum, and the honest selection beside it."""
+    candidates: dict[str, MembershipScores] = {}
+    uses_labels: dict[str, bool] = {}
+    for each in membership:
+        frame = store.read_part("scores", f"{trial.target_id}.{each}").to_pandas()
+        attack = trial.attack_ids[each]
+        for score_name, rows in frame.groupby("score_name", sort=False):
+            key = f"{components.name_of('attack', attack)}/{score_name}"
+            key = key if key not in candidates else f"{key}@{each[:6]}"
+            uses_labels[key] = attack.uses_target_membership_labels
+            candidates[key] = MembershipScores(
+                name=str(score_name),
+                example_id=rows["example_id"].to_numpy(),
+                is_member=rows["is_member"].to_numpy(),
+                score=rows["score"].to_numpy(),
+            )
+    own_id = best_of_id(membership)
+    started = time.perf_counter()
+    best = best_of(candidates, numpy_generator(trial.seed, Stream.ATTACK, int(own_id[:8], 16)))
+    row = _attack_row(trial, own_id, BEST_OF, "membership", {"name": BEST_OF, "candidates": sorted(membership)})
+    row |= {
+        "status": "finished",
+        "score_name": best.selected,
+        "uses_target_membership_labels": uses_labels[best.selected],
+        "candidates": list(candidates),
+        "paper_protocol_auc": best.paper_protocol_auc,
+        "paper_protocol_score": best.paper_protocol_score,
+        "attack_time_s": time.perf_counter() - started,
+    }
+    store.write_attack(trial.target_id, own_id, [row | _metric_columns(best.metrics)], None, None)
+
+
+# Rows
+
+
+def _trial_row(trial: Trial, started_at: datetime.datetime, attempt: int, device: torch.device) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "target_id": trial.target_id,
+        "sweep": trial.sweep,
+        "part": trial.part,
+        "dataset": trial.dataset_label,
+        "split": trial.split,
+        "architecture": components.name_of("architecture", trial.architecture),
+        "defense": trial.defense_label,
+        "seed": trial.seed,
+        "config": canonical_json(trial.config),
+        "epochs": trial.training.epochs,
+        "batch_size": trial.training.batch_size,
+        "attempts": attempt,
+        "started_at": started_at,
+        **provenance.code(),
+        **provenance.machine(device),
+    }
+
+
+def _data_columns(data: ImageData, split: Split) -> dict[str, Any]:
+    return {
+        "n_train": len(split.members),
+        "n_non_members": len(split.non_members),
+        "n_test": len(split.test),
+        "dataset_sha256": data.sha256,
+        "normalization_mean": list(data.info.mean),
+        "normalization_std": list(data.info.std),
+    }
+
+
+def _training_columns(target: TrainedTarget, data: ImageData, split: Split) -> dict[str, Any]:
+    train_loss, train_accuracy = loss_and_accuracy(*predict(target.model, data, split.members))
+    test_loss, test_accuracy = loss_and_accuracy(*predict(target.model, data, split.test))
+    columns: dict[str, Any] = {
+        "steps": target.steps,
+        "train_accuracy": train_accuracy,
+        "train_loss": train_loss,
+        "test_accuracy": test_accuracy,
+        "test_loss": test_loss,
+        "first_step_time_s": target.first_step_time_s,
+        "train_time_s": target.train_time_s,
+        "seconds_per_step": target.seconds_per_step,
+        "sampling": target.plan.sampling,
+    }
+    accounting, guarantee = target.plan.accounting, target.guarantee
+    if accounting is None or guarantee is None:
+        return columns | {"no_guarantee_reason": target.plan.no_guarantee_reason}
+    return columns | {
+        "epsilon_target": accounting.epsilon_target,
+        "epsilon_spent": guarantee.epsilon,
+        "delta": guarantee.delta,
+        "accountant": guarantee.accountant,
+        "adjacency": guarantee.adjacency,
+        "noise_multiplier": accounting.noise_multiplier,
+        "max_grad_norm": accounting.max_grad_norm,
+        "sample_rate": accounting.sample_rate,
+        "epsilon_gdp": accounting.epsilon_gdp(target.steps),
+    }
+
+
+def _output_columns(target_id: str, outputs: ModelOutputs, split: Split) -> dict[str, Any]:
+    n_rows, num_classes = outputs.values.shape
+    offsets = np.arange(0, n_rows * num_classes + 1, num_classes, dtype=np.int32)
+    return {
+        "target_id": [target_id] * n_rows,
+        "example_id": outputs.example_id,
+        "role": split.roles(n_rows),
+        "label": outputs.label,
+        "logits": pa.ListArray.from_arrays(offsets, outputs.values.astype(np.float32).ravel()),
+    }
+
+
+def _attack_row(trial: Trial, each: str, name: str, family: str, config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "target_id": trial.target_id,
+        "attack_id": each,
+        "attack": name,
+        "family": family,
+        "config": canonical_json(config),
+    }
+
+
+def _metric_columns(metrics: MembershipMetrics) -> dict[str, Any]:
+    return {
+        "n_members": metrics.n_members,
+        "n_non_members": metrics.n_non_members,
+        "auc": metrics.auc,
+        "auc_low": metrics.auc_low,
+        "auc_high": metrics.auc_high,
+        "advantage": metrics.advantage,
+        "balanced_accuracy": metrics.balanced_accuracy,
+    } | {f"tpr_at_fpr_{fpr:g}": tpr for fpr, tpr in metrics.tpr_at_fpr.items()}
+
+
+def _reconstruction_columns(result: LayerReconstruction) -> dict[str, Any]:
+    columns = {
+        name: getattr(result, name) for name in result.__dataclass_fields__ if name != "examples"
+    }
+    columns["mse_gap"] = result.mse_non_members - result.mse_members
+    columns["examples"] = [
+        {
+            "example_id": example.example_id,
+            "mse": example.mse,
+            "original_png": _png(example.original),
+            "reconstruction_png": _png(example.reconstruction),
+        }
+        for example in result.examples
+    ]
+    return columns
+
+
+def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    """(channels, height, width) uint8 as PNG; gray for one channel."""
+    buffer = io.BytesIO()
+    pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image[:3].transpose(1, 2, 0))
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _describe(error: Exception) -> str:
+    """The error's kind and text, and where in our code it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
