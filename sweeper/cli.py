@@ -1,0 +1,502 @@
+"""The command line; the only file that prints."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sweeper import __version__
+from sweeper.errors import UserError
+
+if TYPE_CHECKING:
+    from sweeper.preflight import ResolvedTrial
+    from sweeper.spec import Sweep, Trial
+
+app = typer.Typer(
+    name="sweeper",
+    help="Which defense gives the most privacy for the least accuracy and time?",
+    epilog="Begin with `sweeper launch`: the demo trains, attacks and reports on data that needs no download.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console()
+err = Console(stderr=True)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """Entry point of the `sweeper` command."""
+    app()
+
+
+def _user_errors(command: F) -> F:
+    """Turn an error that the user can mend into one paragraph on stderr and exit code 2."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            err.print("Interrupted. Everything that was finished is kept; the same command goes on from there.")
+            raise typer.Exit(1) from None
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _fail(text: str) -> None:
+    err.print(Text.assemble(("Error: ", "bold red"), text), soft_wrap=not err.is_terminal)
+    raise typer.Exit(2) from None
+
+
+def _complete_sweep(incomplete: str) -> list[str]:
+    folder = Path(__file__).parent / "sweeps"
+    names = [path.stem for path in sorted(folder.glob("*.yaml"))] + [str(path) for path in sorted(Path().glob("*.yaml"))]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _complete_attack(incomplete: str) -> list[str]:
+    from sweeper.audit import ATTACK_NAMES
+
+    return [name for name in ATTACK_NAMES if name.startswith(incomplete)]
+
+
+SweepName = Annotated[str, typer.Argument(help="A packaged sweep's name, or the path of a YAML file.", autocompletion=_complete_sweep)]
+DataDir = Annotated[
+    Path, typer.Option("--data", envvar="SWEEPER_DATA", help="Folder that holds the datasets, laid out as torchvision does.")
+]
+OutDir = Annotated[Optional[Path], typer.Option("--out", help="Results folder. \\[default: results/NAME]", show_default=False)]
+Overrides = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the sweep, dotted: training.epochs=3. Repeatable."),
+]
+Only = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--only", metavar="DEFENSE[/DATASET[/SPLIT]]", help="Run just the trials of these labels; * and ? match. Repeatable."
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit()
+
+
+@app.command(epilog="Example: `sweeper launch lomurno2022 --data data --set training.epochs=5 --only 'dp_*/mnist'`")
+@_user_errors
+def launch(
+    sweep: SweepName = "demo",
+    data: DataDir = Path("data"),
+    out_dir: OutDir = None,
+    overrides: Overrides = None,
+    only: Only = None,
+    address: Annotated[
+        Optional[str], typer.Option(help="Join the running Ray cluster at HOST:PORT (or `auto`).", envvar="SWEEPER_RAY_ADDRESS")
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="Use this machine alone, whatever else is set (the default).")] = False,
+    gpus_per_trial: Annotated[
+        Optional[float], typer.Option(min=0, help="GPUs of each trial; 0.25 packs four on one. \\[default: 1 where there are any]")
+    ] = None,
+    cpus_per_trial: Annotated[Optional[float], typer.Option(min=0.1, help="CPUs of each trial. \\[default: 1, or a GPU's share]")] = None,
+    max_concurrent: Annotated[Optional[int], typer.Option(min=1, help="Trials at a time. \\[default: as many as fit]")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often a failed trial is tried again.")] = 1,
+    download: Annotated[bool, typer.Option("--download", help="Fetch missing public datasets into --data.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Ray says.")] = False,
+) -> None:
+    """Run a sweep: train every target, attack it, record it, report on it.
+
+    What is recorded already is not done again: the same command finishes what is missing, and adding an attack to the
+    file trains nothing anew. Exit code 0: all finished; 1: some failed or are left; 2: wrong input.
+    """
+    if local:
+        address = None
+    loaded, trials, resolved = _load(sweep, overrides, only, data)
+    out_dir = out_dir or Path("results") / loaded.name
+    from sweeper.preflight import check_datasets
+    from sweeper.records import Store
+
+    check_datasets(trials, data, download)
+    store = Store(out_dir)
+    statuses = store.statuses(trials)
+    pending = [trial for trial in trials if not statuses[trial.target_id].done]
+    out.print(
+        f"[bold]{loaded.name}[/bold]: {len(trials)} trials, {len(trials) - len(pending)} done, {len(pending)} to run; "
+        f"results in {out_dir}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if dry_run:
+        _print_plan(resolved, {key: status.word for key, status in statuses.items()})
+        return
+    store.prepare()
+    store.write_sweep(loaded)
+    failed: list[str] = []
+    if pending:
+        from sweeper import cluster
+
+        with err.status("starting Ray") if err.is_terminal else contextlib.nullcontext(), cluster.connect(address, verbose):
+            asked = cluster.Resources(
+                cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent
+            )
+            resources = cluster.resolve(asked)
+            failed = _run(pending, len(trials) - len(pending), store, data, resources, retries, verbose)
+    left_out = store.gather()
+    statuses = store.statuses(trials)
+    left = [trial for trial in trials if statuses[trial.target_id].word in ("to do", "partial")]
+    broken = [trial for trial in trials if statuses[trial.target_id].word == "failed"]
+    if left_out:
+        out.print(f"{left_out} recorded targets of other versions of this sweep are kept in {out_dir}, but not gathered.", style="dim")
+    for line in failed:
+        err.print(f"[red]failed[/red] {line}", soft_wrap=True, highlight=False)
+    if len(left) < len(trials):
+        _report(out_dir)
+    if broken or left:
+        err.print(
+            f"{len(trials) - len(broken) - len(left)} of {len(trials)} trials are finished, {len(broken)} failed, {len(left)} are "
+            "left. The same command goes on from here.",
+            soft_wrap=True,
+            highlight=False,
+        )
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `sweeper plan lomurno2022 --json | jq '.[0]'`")
+@_user_errors
+def plan(
+    sweep: SweepName = "demo",
+    data: DataDir = Path("data"),
+    out_dir: OutDir = None,
+    overrides: Overrides = None,
+    only: Only = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
+) -> None:
+    """List the trials of a sweep: what each resolves to, which are done, a rough cost. Nothing runs."""
+    loaded, trials, resolved = _load(sweep, overrides, only, data)
+    from sweeper.preflight import missing_datasets
+    from sweeper.records import Store
+
+    words = {key: status.word for key, status in Store(out_dir or Path("results") / loaded.name).statuses(trials).items()}
+    if as_json:
+        _print_json([each.as_json(words[each.trial.target_id]) for each in resolved])
+        return
+    out.print(f"[bold]{loaded.name}[/bold]: {loaded.summary}", highlight=False)
+    for name in ("paper", "cost", "expected"):
+        if getattr(loaded, name):
+            out.print(f"[dim]{name}:[/dim] {getattr(loaded, name)}", highlight=False)
+    _print_plan(resolved, words)
+    for problem in missing_datasets(trials, data):
+        err.print(Text.assemble(("Missing: ", "bold yellow"), problem), soft_wrap=True)
+
+
+@app.command(epilog="Example: `sweeper trial demo 7f3399` (ids are those of `sweeper plan`; a beginning is enough)")
+@_user_errors
+def trial(
+    sweep: SweepName,
+    target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or the beginning of one.")],
+    data: DataDir = Path("data"),
+    out_dir: OutDir = None,
+    overrides: Overrides = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Run one trial in this process, without Ray and with full tracebacks: for debugging."""
+    loaded, trials, _ = _load(sweep, overrides, None, data)
+    from sweeper.preflight import check_datasets
+    from sweeper.records import Store
+
+    found = [each for each in trials if each.target_id.startswith(target_id)]
+    if len(found) != 1:
+        raise UserError(
+            f"{len(found)} trials of '{loaded.name}' have an id that begins with '{target_id}'. `sweeper plan {sweep}` lists them."
+        )
+    import torch
+
+    from sweeper.trial import run_trial
+
+    check_datasets(found, data, download=False)
+    store = Store(out_dir or Path("results") / loaded.name)
+    store.prepare()
+    torch.set_num_threads(threads)
+    out.print(f"{found[0].target_id} {found[0].title}", highlight=False)
+    result = run_trial(
+        found[0],
+        data_dir=data,
+        store=store,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        on_progress=lambda what, fraction: out.print(f"{fraction:4.0%} {what}", highlight=False),
+        raise_errors=True,
+    )
+    did = "trained" if result.trained else "was trained before"
+    out.print(f"{result.status}: {did}, {result.attacks_run} attacks run; recorded in {store.root}", highlight=False)
+
+
+@app.command(epilog="Example: `sweeper audit outputs.parquet --attack loss --attack entropy --json`")
+@_user_errors
+def audit(
+    outputs: Annotated[Path, typer.Argument(help="Parquet: example_id, is_member, label, and logits or probabilities.")],
+    attack: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Which attack; repeatable. \\[default: all]", autocompletion=_complete_attack, show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
+    out_file: Annotated[Optional[Path], typer.Option("--out", help="Write the metrics as Parquet too.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float64 or float32: the arithmetic of the threshold scores; float32 ties more.")
+    ] = "float64",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the trained attackers' folds.")] = 0,
+) -> None:
+    """Membership attacks on any model's outputs, from this program or not. A higher AUC is a worse leak.
+
+    The threshold attacks (`max_posterior`, `loss`, `entropy`, `modified_entropy`) take a moment. The trained ones
+    (`logistic_regression`, `mlp`, `random_forest`, `knn`) search the grids of TensorFlow Privacy's tool, on the very
+    membership labels they are judged by, out of fold: minutes for thousands of rows.
+    """
+    from sweeper import audit as auditing
+    from sweeper.errors import unknown_name
+
+    if dtype not in ("float64", "float32"):
+        raise unknown_name("dtype", dtype, ("float64", "float32"))
+    for name in attack or ():
+        if name not in auditing.ATTACK_NAMES:
+            raise unknown_name("attack", name, auditing.ATTACK_NAMES)
+    population = auditing.read_outputs(outputs)
+    rows, _ = auditing.audit(
+        population,
+        attack or auditing.ATTACK_NAMES,
+        dtype=dtype,
+        seed=seed,
+        jobs=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        on_attack=lambda name: err.print(f"attack {name}", style="dim", highlight=False),
+    )
+    if out_file is not None:
+        auditing.write_metrics(rows, out_file)
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table(title=f"Membership inference on {outputs}", title_justify="left")
+    table.add_column("attack", no_wrap=True)
+    for column in ("AUC", "95 % interval", "advantage", "TPR at FPR 0.1 %", "1 %", "10 %"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        cells = [f"{row['auc']:.4f}", f"{row['auc_low']:.4f}–{row['auc_high']:.4f}", f"{row['advantage']:.4f}"]
+        cells += ["—" if row[key] is None else f"{row[key]:.4f}" for key in row if key.startswith("tpr_at_fpr")]
+        table.add_row(row["attack"], *cells)
+    out.print(table)
+    out.print(
+        f"{rows[0]['n_members']} members, {rows[0]['n_non_members']} non-members. — : too few non-members to say (10/FPR are "
+        "needed). The advantage is the best over all thresholds, chosen on the data it is measured on.",
+        style="dim",
+        highlight=False,
+    )
+
+
+@app.command(epilog="Example: `sweeper report results/demo`")
+@_user_errors
+def report(
+    results: Annotated[Path, typer.Argument(help="Results folder of a sweep, finished or not.")],
+    to: Annotated[Optional[Path], typer.Option("--to", help="Folder for the report. \\[default: RESULTS/report]")] = None,
+) -> None:
+    """Gather a results folder; make tables, figures and one self-contained report.html."""
+    from sweeper.records import Store
+
+    Store(results).gather()
+    _report(results, to)
+
+
+@app.command("ls", epilog="Example: `sweeper ls`")
+@_user_errors
+def list_components() -> None:
+    """List the defenses, attacks, datasets, architectures and sweeps there are, each with its source."""
+    from sweeper import components
+    from sweeper.spec import load_sweep, packaged_sweeps
+
+    for kind in components.KINDS:
+        table = Table(title=f"{kind}s", title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 2))
+        table.add_column(no_wrap=True, min_width=18)
+        table.add_column()
+        table.add_column(style="dim")
+        for name in sorted(components.names(kind)):
+            cls = components.component_class(kind, name)
+            table.add_row(name, (cls.__doc__ or "").strip().splitlines()[0], cls.source)
+        out.print(table)
+        out.print()
+    table = Table(title="sweeps", title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 2))
+    table.add_column(no_wrap=True, min_width=18)
+    table.add_column()
+    table.add_column(style="dim")
+    for name in packaged_sweeps():
+        sweep = load_sweep(name)
+        table.add_row(name, sweep.summary, sweep.paper)
+    out.print(table)
+
+
+@app.command(epilog="Example: `sweeper doctor --data ../datasets`")
+@_user_errors
+def doctor(data: DataDir = Path("data")) -> None:
+    """Say what this machine has: Python, PyTorch and CUDA, Ray, GPUs, datasets, disk; and how to get what is missing."""
+    from importlib.metadata import version
+
+    import torch
+
+    from models.datasets.base import DatasetError
+    from sweeper import components, preflight, provenance
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    good, missing, note = Text("ok", style="green"), Text("missing", style="yellow"), Text("note", style="cyan")
+    table.add_row(good, "sweeper", __version__)
+    table.add_row(good, "Python", sys.version.split()[0])
+    table.add_row(good, "PyTorch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
+    table.add_row(good, "Ray", version("ray"))
+    table.add_row(good, "Opacus", version("opacus"))
+    table.add_row(good, "processor", f"{provenance.processor()}, {preflight.cpu_count()} CPUs")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            memory = torch.cuda.get_device_properties(index).total_memory / 2**30
+            table.add_row(good, f"GPU {index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
+    else:
+        table.add_row(note, "GPU", "none seen; trials run on CPUs. With a GPU: install its driver, then check `nvidia-smi`.")
+    for name in sorted(components.names("dataset")):
+        cls = components.component_class("dataset", name)
+        try:
+            dataset = cls()
+        except TypeError:
+            table.add_row(note, name, "needs a `folder` in the sweep file; see `sweeper ls`")
+            continue
+        try:
+            dataset.open(data, download=False)
+            table.add_row(good, name, f"found ({cls.source})")
+        except DatasetError as error:
+            table.add_row(missing, name, str(error))
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    table.add_row(good if free > 5 else missing, "free disk", f"{free:.0f} GiB here" + ("" if free > 5 else "; make room, 5 GiB at least"))
+    out.print(table)
+
+
+# Helpers of the commands
+
+
+def _load(
+    sweep: str, overrides: Sequence[str] | None, only: Sequence[str] | None, data: Path
+) -> tuple[Sweep, list[Trial], list[ResolvedTrial]]:
+    """The checked sweep, its trials, and what they resolve to; warnings are printed."""
+    with err.status("reading the sweep") if err.is_terminal else contextlib.nullcontext():
+        from sweeper.preflight import resolve_trials
+        from sweeper.spec import expand, load_sweep
+
+        loaded = load_sweep(sweep, overrides or ())
+        trials = expand(loaded, only or ())
+        resolved, warnings = resolve_trials(trials, data)
+    for warning in warnings:
+        err.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=not err.is_terminal)
+    return loaded, trials, resolved
+
+
+def _run(
+    pending: list[Trial], done_before: int, store: Any, data: Path, resources: Any, retries: int, verbose: bool
+) -> list[str]:
+    """Run trials under a live table, or a line per trial where the output is no terminal; gives the failures."""
+    from sweeper import cluster
+    from sweeper.display import SweepDisplay
+
+    display = SweepDisplay({trial.target_id: trial for trial in pending}, done_before)
+    failed: list[str] = []
+    live = Live(display, console=out, refresh_per_second=4, transient=True) if out.is_terminal and not verbose else None
+
+    def on_event(event: cluster.Event) -> None:
+        line = display.update(event)
+        if event.kind == "failed" and line is not None:
+            failed.append(line)
+        if line is not None and live is None:
+            out.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
+
+    with live or contextlib.nullcontext():
+        cluster.run_trials(
+            pending,
+            data_dir=data,
+            out_dir=store.root,
+            resources=resources,
+            retries=retries,
+            on_event=on_event,
+            verbose=verbose,
+        )
+    out.print(f"{display.finished} finished, {display.failed} failed", highlight=False)
+    return failed
+
+
+def _report(results: Path, to: Path | None = None) -> None:
+    from analysis.load import ResultsError
+    from analysis.report import write_report
+
+    try:
+        with err.status("writing the report") if err.is_terminal else contextlib.nullcontext():
+            path = write_report(results, to)
+    except ResultsError as error:
+        raise UserError(str(error)) from None
+    out.print(f"Report: [bold]{path.absolute()}[/bold]", highlight=False, soft_wrap=True)
+
+
+def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("id", "defense", "dataset", "split", "seed", "members", "steps", "guarantee", "attacks", "status"):
+        table.add_column(name, no_wrap=name != "attacks", justify="right" if name in ("seed", "members", "steps") else "left")
+    from sweeper import components
+
+    for each in resolved:
+        accounting = each.plan.accounting
+        guarantee = "none"
+        if accounting is not None:
+            epsilon = accounting.guarantee(each.plan.steps).epsilon
+            guarantee = f"ε {epsilon:.3g}, δ {accounting.delta:g}, noise {accounting.noise_multiplier:.3g} ({accounting.accountant})"
+        table.add_row(
+            each.trial.target_id,
+            each.trial.defense_label,
+            each.trial.dataset_label,
+            each.trial.split,
+            str(each.trial.seed),
+            str(each.n_train),
+            str(each.plan.steps),
+            guarantee,
+            ", ".join(components.name_of("attack", attack) for attack in each.trial.attacks),
+            words[each.trial.target_id],
+        )
+    out.print(table, soft_wrap=not out.is_terminal)
+    from sweeper.display import duration
+
+    left = [each.rough_cpu_seconds for each in resolved if words[each.trial.target_id] in ("to do", "failed")]
+    out.print(
+        f"{len(resolved)} trials, {sum(word == 'done' for word in words.values())} done. Rough cost of the trainings left on one "
+        f"CPU thread: {duration(sum(left))}; attacks come on top, and a GPU takes a small part of it.",
+        highlight=False,
+    )
+
+
+def _print_json(rows: Sequence[dict[str, Any]]) -> None:
+    sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+
+
+
+if __name__ == "__main__":
+    main()

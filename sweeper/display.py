@@ -1,0 +1,97 @@
+"""What the terminal shows while a sweep runs: built here, printed by the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.spec import Trial
+
+if TYPE_CHECKING:
+    from sweeper.cluster import Event
+
+RECENT = 6
+
+
+class SweepDisplay:
+    """The state of a running sweep, fed with events; renders itself, or tells one line per finished trial."""
+
+    def __init__(self, trials: Mapping[str, Trial], done_before: int) -> None:
+        self._trials = trials
+        self._done_before = done_before
+        self._started = time.monotonic()
+        self._running: dict[str, tuple[float, str, float]] = {}
+        self._recent: list[tuple[str, str, str]] = []
+        self.finished = 0
+        self.failed = 0
+
+    def update(self, event: Event) -> str | None:
+        """Take in an event; a line to log where a trial ended."""
+        now = time.monotonic()
+        target_id = event.target_id
+        if event.kind == "started":
+            self._running[target_id] = (now, "starting", 0.0)
+            return None
+        if event.kind == "progress":
+            started = self._running.get(target_id, (now, "", 0.0))[0]
+            self._running[target_id] = (started, event.what, event.fraction)
+            return None
+        started = self._running.pop(target_id, (now, "", 0.0))[0]
+        took = duration(now - started)
+        if event.kind == "finished":
+            self.finished += 1
+        else:
+            self.failed += 1
+        self._recent = [*self._recent, (event.kind, self._trials[target_id].title, event.what or took)][-RECENT:]
+        counted = self.finished + self.failed
+        line = f"[{counted}/{len(self._trials)}] {event.kind} {target_id} {self._trials[target_id].title} in {took}"
+        line += f", {self._rate()}"
+        return line + (f": {event.what}" if event.what else "")
+
+    def _rate(self) -> str:
+        """Trials per minute and the time left, from what has ended so far."""
+        counted = self.finished + self.failed
+        elapsed = time.monotonic() - self._started
+        if not counted:
+            return f"{duration(elapsed)} so far"
+        partial = sum(fraction for _, _, fraction in self._running.values())
+        left = elapsed / (counted + partial) * max(0.0, len(self._trials) - counted - partial)
+        return f"{60 * counted / elapsed:.1f} trials/min, {duration(left)} left"
+
+    def __rich__(self) -> RenderableType:
+        counted = self.finished + self.failed
+        head = Table.grid(padding=(0, 2), expand=True)
+        head.add_column(ratio=1)
+        head.add_column(justify="right", no_wrap=True)
+        bar = ProgressBar(total=max(1, len(self._trials)), completed=counted)
+        head.add_row(bar, f"{counted}/{len(self._trials)} trials")
+        summary = Text(f"{self.finished} finished", style="green")
+        summary.append(f", {self.failed} failed", style="red" if self.failed else "dim")
+        summary.append(f", {self._done_before} done before, {self._rate()}", style="dim")
+        table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
+        for column, width in (("trial", None), ("doing", 20), ("", 14), ("time", 8)):
+            table.add_column(column, width=width, no_wrap=True, overflow="ellipsis", ratio=1 if width is None else None)
+        for kind, title, what in self._recent:
+            mark = Text("✔ ", style="green") if kind == "finished" else Text("✘ ", style="red")
+            table.add_row(mark.append(title, style="dim"), Text(what.splitlines()[0] if what else "", style="dim"), "", "")
+        for target_id, (started, what, fraction) in self._running.items():
+            bar = ProgressBar(total=1.0, completed=fraction, width=12)
+            table.add_row(Text("  " + self._trials[target_id].title), what, bar, duration(time.monotonic() - started))
+        return Group(head, summary, table)
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+

@@ -1,0 +1,170 @@
+"""What a sweep resolves to, and what is wrong with it, before anything is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from attacks.base import AttackError
+from models.architectures.base import Architecture
+from models.datasets.base import Dataset, DatasetError, DatasetInfo
+from models.defenses.base import Defense, TrainingPlan
+from models.splits import SPLITS
+from models.train import build_model, make_plan
+from sweeper import components
+from sweeper.errors import UserError
+from sweeper.spec import Trial
+
+# Floating-point operations per second of one CPU thread and cost factors, for the rough estimate only.
+_OPERATIONS_PER_S = 50e9
+_PRIVATE_FACTOR = 3.0
+_SHADOW_FACTOR = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTrial:
+    """A trial with everything that follows from it: sizes, steps, noise, ε, a rough cost."""
+
+    trial: Trial
+    n_train: int
+    n_non_members: int
+    n_test: int
+    plan: TrainingPlan
+    rough_cpu_seconds: float
+
+    def as_json(self, status: str) -> dict[str, Any]:
+        """Plain values for machines."""
+        trial, plan = self.trial, self.plan
+        accounting = plan.accounting
+        return {
+            "target_id": trial.target_id,
+            "part": trial.part,
+            "defense": trial.defense_label,
+            "dataset": trial.dataset_label,
+            "split": trial.split,
+            "architecture": components.name_of("architecture", trial.architecture),
+            "seed": trial.seed,
+            "status": status,
+            "attacks": [components.name_of("attack", attack) for attack in trial.attacks],
+            "n_train": self.n_train,
+            "n_non_members": self.n_non_members,
+            "n_test": self.n_test,
+            "steps": plan.steps,
+            "sampling": plan.sampling,
+            "epsilon_target": accounting.epsilon_target if accounting else None,
+            "epsilon": accounting.guarantee(plan.steps).epsilon if accounting else None,
+            "delta": accounting.delta if accounting else None,
+            "accountant": accounting.accountant if accounting else None,
+            "noise_multiplier": accounting.noise_multiplier if accounting else None,
+            "max_grad_norm": accounting.max_grad_norm if accounting else None,
+            "sample_rate": accounting.sample_rate if accounting else None,
+            "no_guarantee_reason": None if accounting else plan.no_guarantee_reason,
+            "rough_cpu_seconds": round(self.rough_cpu_seconds, 1),
+            "config": trial.config,
+        }
+
+
+def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[ResolvedTrial], list[str]]:
+    """Every trial resolved, and warnings.
+
+    Raises:
+        UserError: a batch is larger than the data, an ε cannot be reached, images are too small for the
+            architecture, an attack has too few members or non-members, or an unpublished dataset is missing.
+    """
+    describe = cache(lambda dataset: _describe(dataset, data_dir))
+    build = cache(_model_and_cost)
+    sizes = cache(_split_sizes)
+    resolved, warnings = [], []
+    for trial in trials:
+        info = describe(trial.dataset)
+        n_train, n_non_members, n_test = sizes(trial.split, info.n_train, info.n_test)
+        try:
+            model, operations = build(trial.architecture, trial.defenses, info)
+            plan = make_plan(trial.training, trial.defenses, model, n_train)
+            for attack in trial.attacks:
+                attack.check_population(n_train, n_non_members)
+        except (ValueError, AttackError) as error:
+            raise UserError(f"{trial.title}: {error}.") from None
+        if plan.accounting is not None and plan.accounting.delta >= 1 / n_train:
+            warnings.append(
+                f"{trial.defense_label} on {trial.dataset_label}: delta {plan.accounting.delta:g} is not below 1/n = "
+                f"{1 / n_train:.2g} for {n_train} training examples; such a guarantee allows to publish an example outright."
+            )
+        seconds = 3 * operations * n_train * trial.training.epochs / _OPERATIONS_PER_S
+        seconds *= _PRIVATE_FACTOR if plan.rule is not None else 1.0
+        seconds *= 1 + _SHADOW_FACTOR * sum(attack.needs_shadow_data for attack in trial.attacks)
+        resolved.append(
+            ResolvedTrial(
+                trial=trial,
+                n_train=n_train,
+                n_non_members=n_non_members,
+                n_test=n_test,
+                plan=plan,
+                rough_cpu_seconds=seconds,
+            )
+        )
+    return resolved, list(dict.fromkeys(warnings))
+
+
+def check_datasets(trials: Sequence[Trial], data_dir: Path, download: bool) -> None:
+    """Open every dataset once, fetching it where that is allowed.
+
+    Raises:
+        UserError: one is missing or unreadable.
+    """
+    for dataset in dict.fromkeys(trial.dataset for trial in trials):
+        try:
+            if download:
+                data_dir.mkdir(parents=True, exist_ok=True)
+            dataset.open(data_dir, download)
+        except DatasetError as error:
+            raise UserError(str(error)) from None
+        except OSError as error:
+            raise UserError(
+                f"Dataset '{components.name_of('dataset', dataset)}' could not be fetched into {data_dir}: {error}. "
+                "Check the network, or put the files there by hand and leave --download out."
+            ) from None
+
+
+def missing_datasets(trials: Sequence[Trial], data_dir: Path) -> list[str]:
+    """Why each dataset that cannot be opened cannot."""
+    problems = []
+    for dataset in dict.fromkeys(trial.dataset for trial in trials):
+        try:
+            dataset.open(data_dir, download=False)
+        except DatasetError as error:
+            problems.append(str(error))
+    return problems
+
+
+def cpu_count() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _describe(dataset: Dataset, data_dir: Path) -> DatasetInfo:
+    try:
+        return dataset.describe(data_dir)
+    except DatasetError as error:
+        raise UserError(str(error)) from None
+
+
+def _split_sizes(split: str, n_train: int, n_test: int) -> tuple[int, int, int]:
+    parts = SPLITS[split](n_train, n_test, 0)
+    return len(parts.members), len(parts.non_members), len(parts.test)
+
+
+def _model_and_cost(architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo) -> tuple[Any, int]:
+    """The edited model, and the floating-point operations of its forward pass for one example."""
+    model = build_model(architecture, defenses, info, init_seed=0)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model.eval()(torch.zeros(1, *info.image_shape))
+    return model, int(counter.get_total_flops())
