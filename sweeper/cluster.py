@@ -216,6 +216,10 @@ class _Watcher(tune.Callback):
         self._on_event = on_event
         self.died: dict[str, str] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks into its own state, which is never restored here; a terminal is no pickle.
+        return {"died": {}, "_on_event": None}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._on_event(Event(kind="started", target_id=trial.config["target_id"]))
 
