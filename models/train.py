@@ -140,6 +140,8 @@ def fit(
     """
     device = data.images.device
     model = build_model(architecture, defenses, data.info, torch_seed(seed, Stream.INIT, stream_index)).to(device)
+    # Convolutions run faster on CPU and GPU alike when channels are innermost; the numbers differ by rounding only.
+    model.to(memory_format=torch.channels_last)
     plan = make_plan(training, defenses, model, len(members))
     optimizer = torch.optim.SGD(_parameter_groups(model, plan), lr=training.learning_rate, momentum=training.momentum)
     gradient: PlainGradient | PrivateGradient
@@ -194,7 +196,7 @@ def fit(
                 on_epoch(record, plan.epochs)
     if isinstance(gradient, PrivateGradient):
         gradient.close()
-    model.eval()
+    model.to(memory_format=torch.contiguous_format).eval()
     return TrainedTarget(
         model=model,
         plan=plan,

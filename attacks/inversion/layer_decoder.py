@@ -124,7 +124,7 @@ class LayerDecoder(Attack):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             decoder = build_decoder(tuple(inputs.shape[1:]), tuple(targets.shape[1:]), self.width)
-        decoder.to(targets.device)
+        decoder.to(targets.device, memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(decoder.parameters(), lr=self.learning_rate)
         for _ in range(self.epochs):
             for batch in torch.randperm(len(inputs), generator=generator).split(self.batch_size):

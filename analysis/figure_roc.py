@@ -1,0 +1,115 @@
+"""ROC curves of the membership attack, on logarithmic axes where the confident errors can be seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.lines import Line2D
+
+from analysis import naming
+from analysis.load import Results, Scores, read_scores
+from analysis.measurements import Measurements, Setting
+from analysis.style import FigureFile, legend_below, looks, new_figure, save, say
+
+_GRID_POINTS = 160
+_PANELS_PER_FIGURE = 6
+
+
+def true_positive_rate(scores: Scores, fpr: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The largest TPR at a false positive rate of at most each `fpr`, over all thresholds on the score.
+
+    Examples are called members where the score lies above a threshold; tied scores fall together.
+    """
+    order = np.argsort(-scores.score, kind="stable")
+    ranked, member = scores.score[order], scores.is_member[order]
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    hits = np.concatenate([[0], np.cumsum(member)[ends]]) / max(1, int(member.sum()))
+    alarms = np.concatenate([[0], np.cumsum(~member)[ends]]) / max(1, int((~member).sum()))
+    result: npt.NDArray[np.float64] = hits[np.searchsorted(alarms, fpr + 1e-12, side="right") - 1]
+    return result
+
+
+def roc_curves(results: Results, measured: Measurements, directory: Path) -> list[FigureFile]:
+    """One panel per dataset, one curve per defense: the mean over seeds of TPR at each FPR.
+
+    The score is the one that best_of selected for each target, over all its examples; half of them served to
+    select it, so the curve is a little optimistic. Axes are cut at 1/n_non_members, below which nothing was
+    measured.
+    """
+    title = "ROC curves of the best membership score"
+    keys = [key for key in measured.frame["score_key"] if isinstance(key, tuple)]
+    scores = read_scores(results, keys)
+    if not scores:
+        why = "No scores of a finished best_of selection were recorded."
+        return [FigureFile(name="roc", title=title, caption="", png=None, missing=why)]
+    made = []
+    for setting in measured.settings:
+        datasets = measured.datasets_of(setting)
+        chunks = [datasets[i : i + _PANELS_PER_FIGURE] for i in range(0, len(datasets), _PANELS_PER_FIGURE)]
+        for number, chunk in enumerate(chunks):
+            name = "roc" if len(measured.settings) == 1 else f"roc_{setting.file_name}"
+            name += f"_{number + 1}" if len(chunks) > 1 else ""
+            made.append(_figure(measured, scores, setting, chunk, name, title, directory))
+    return made
+
+
+def _figure(
+    measured: Measurements,
+    scores: dict[Any, Scores],
+    setting: Setting,
+    datasets: list[str],
+    name: str,
+    title: str,
+    directory: Path,
+) -> FigureFile:
+    columns = min(3, len(datasets))
+    rows = -(-len(datasets) // columns)
+    figure = new_figure(9.4 if columns > 1 else 5.4, 0.9 + rows * (3.5 if columns > 1 else 4.3))
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    styles = looks(measured)
+    handles: dict[str, Any] = {}
+    for axes in panels[len(datasets) :]:
+        axes.set_axis_off()
+    for axes, dataset in zip(panels, datasets, strict=False):
+        axes.set_title(naming.plot_text(dataset))
+        curves: dict[str, list[Scores]] = {}
+        for defense in measured.defenses:
+            rows_here = measured.of(setting, dataset, defense)
+            known = [scores[key] for key in rows_here["score_key"] if key in scores]
+            known = [one for one in known if one.is_member.any() and not one.is_member.all()]
+            if known:
+                curves[defense] = known
+        if not curves:
+            say(axes, "No scores")
+            continue
+        # The coarsest resolution of all curves: to the left of it some curve would be made up.
+        smallest = min(int((~one.is_member).sum()) for known in curves.values() for one in known)
+        lowest = 1 / smallest
+        grid = np.geomspace(lowest, 1, _GRID_POINTS)
+        axes.plot([lowest, 1], [lowest, 1], color="#999999", linewidth=1, linestyle=(0, (2, 2)))
+        for defense, known in curves.items():
+            mean = np.mean([true_positive_rate(one, grid) for one in known], axis=0)
+            look = styles[defense]
+            drawn = np.maximum(mean, lowest / 2)  # zero has no place on a logarithmic axis
+            axes.plot(grid, drawn, color=look.color, linestyle=look.dashes, linewidth=1.7)
+            entry = Line2D([], [], color=look.color, linestyle=look.dashes, linewidth=1.7)
+            handles.setdefault(defense, entry)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(lowest, 1)
+        axes.set_ylim(lowest, 1.05)
+        axes.set_xlabel("False positive rate")
+        axes.set_ylabel("True positive rate")
+    handles["Guessing"] = Line2D([], [], color="#999999", linewidth=1, linestyle=(0, (2, 2)))
+    legend_below(figure, handles, columns=4 if len(datasets) > 1 else 3)
+    where = f", {setting.label}" if setting.label else ""
+    caption = (
+        "The upper left is the attacker’s. Mean over seeds of the TPR at each FPR, for the score that was "
+        "selected per target, over all its examples (half of them served to select it, so a little "
+        "optimistic). The axes end at one false alarm among the non-members: below it nothing was measured, "
+        "and near it a curve rests on a handful of examples."
+    )
+    return FigureFile(name=name, title=title + where, caption=caption, png=save(figure, directory, name))

@@ -1,0 +1,201 @@
+"""Reads a results folder into frames, and says in one paragraph what is wrong where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+ScoreKey = tuple[str, str, str]
+"""(target_id, attack_id, score_name): names one attack's scores on one target."""
+
+FPR_COLUMNS: dict[float, str] = {
+    0.001: "tpr_at_fpr_0.001",
+    0.01: "tpr_at_fpr_0.01",
+    0.1: "tpr_at_fpr_0.1",
+}
+"""The column of the true positive rate at each recorded false positive rate."""
+
+
+class ResultsError(ValueError):
+    """The results folder cannot be read; the text names the file, what is wrong and what to do."""
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+_KINDS: dict[str, Callable[[pa.DataType], bool]] = {
+    "text": _is_text,
+    "number": _is_number,
+    "boolean": lambda kind: bool(pa.types.is_boolean(kind)),
+    "time": lambda kind: bool(pa.types.is_timestamp(kind)),
+    "list": _is_list,
+}
+
+
+def _columns(**kinds: str) -> dict[str, str]:
+    return {name: kind for kind, names in kinds.items() for name in names.split()}
+
+
+# Only what the analysis uses: a table with more columns than these is welcome.
+_TABLES: dict[str, dict[str, str]] = {
+    "trials": _columns(
+        text="target_id sweep part dataset split architecture defense status error dataset_sha256 accountant "
+        "adjacency sampling no_guarantee_reason sweeper_version git_commit python_version torch_version "
+        "opacus_version device machine",
+        number="seed attempts n_train n_non_members n_test epochs batch_size steps train_accuracy "
+        "test_accuracy train_time_s epsilon_target epsilon_spent delta noise_multiplier threads",
+        boolean="git_dirty",
+        time="started_at",
+    ),
+    "attacks": _columns(
+        text="target_id attack_id attack family score_name status error paper_protocol_score",
+        number="n_members n_non_members auc auc_low auc_high advantage paper_protocol_auc attack_time_s "
+        + " ".join(FPR_COLUMNS.values()),
+        boolean="uses_target_membership_labels",
+        list="candidates",
+    ),
+    "scores": _columns(text="target_id attack_id score_name", number="example_id score", boolean="is_member"),
+    "reconstructions": _columns(
+        text="target_id attack_id layer",
+        number="layer_index mse_members mse_non_members mse_test mse_gap mse_constant mse_untrained",
+        list="examples",
+    ),
+}
+
+_WHAT_TO_DO = (
+    "Give the folder that `sweeper run` wrote; if the sweep was stopped before it ended, "
+    "`sweeper report` gathers the tables from what is there."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The tables of one results folder. Scores stay on disk, for they are large: see `read_scores`."""
+
+    directory: Path
+    trials: pd.DataFrame
+    attacks: pd.DataFrame
+    reconstructions: pd.DataFrame
+
+
+def _path(directory: Path, table: str) -> Path:
+    return directory / f"{table}.parquet"
+
+
+def _checked_path(directory: Path, table: str) -> Path:
+    """The path of `table`, its columns checked."""
+    path = _path(directory, table)
+    if not path.is_file():
+        raise ResultsError(f"The results have no table '{table}': {path} is not there. {_WHAT_TO_DO}")
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+    wanted = _TABLES[table]
+    missing = [name for name in wanted if name not in schema.names]
+    if missing:
+        raise ResultsError(
+            f"{path} lacks the columns {', '.join(missing)}. It was written by another version of sweeper, "
+            f"or is not its table '{table}'. Make the report with the version that wrote it, or run "
+            "the sweep again."
+        )
+    for name, kind in wanted.items():
+        found = schema.field(name).type
+        # A column with nothing but nulls may have lost its type on the way through another tool.
+        if not (pa.types.is_null(found) or _KINDS[kind](found)):
+            raise ResultsError(
+                f"{path}: column '{name}' holds {found} where {kind} is due. It was changed after sweeper "
+                "wrote it, or written by another version. Restore the file, or run the sweep again."
+            )
+    return path
+
+
+def _unreadable(path: Path, error: Exception) -> ResultsError:
+    reason = " ".join(str(error).split())
+    return ResultsError(
+        f"{path} cannot be read as Parquet: {reason}. The file is damaged or cut off. {_WHAT_TO_DO}"
+    )
+
+
+def _frame(directory: Path, table: str) -> pd.DataFrame:
+    path = _checked_path(directory, table)
+    try:
+        frame = pq.read_table(path, columns=list(_TABLES[table])).to_pandas()
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+    numbers = [name for name, kind in _TABLES[table].items() if kind == "number"]
+    untyped = [name for name in numbers if frame[name].isna().all()]
+    return frame.astype(dict.fromkeys(untyped, float))
+
+
+def load(directory: Path) -> Results:
+    """The tables under `directory`.
+
+    Raises:
+        ResultsError: the folder or a table is missing, damaged, or lacks a column.
+    """
+    if not directory.is_dir():
+        raise ResultsError(f"There is no results folder {directory}. {_WHAT_TO_DO}")
+    _checked_path(directory, "scores")
+    return Results(
+        directory=directory,
+        trials=_frame(directory, "trials"),
+        attacks=_frame(directory, "attacks"),
+        reconstructions=_frame(directory, "reconstructions"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """One attack's scores on one target: `score` (n,), higher means more likely a member."""
+
+    is_member: npt.NDArray[np.bool_]
+    score: npt.NDArray[np.float64]
+
+
+def read_scores(results: Results, wanted: Iterable[ScoreKey]) -> dict[ScoreKey, Scores]:
+    """The scores of each key in `wanted` that the table has, read batch by batch to keep memory small."""
+    keys = set(wanted)
+    if not keys:
+        return {}
+    path = _checked_path(results.directory, "scores")
+    names = ("target_id", "attack_id", "score_name")
+    filters = [pads.field(name).isin(sorted({key[i] for key in keys})) for i, name in enumerate(names)]
+    members: dict[ScoreKey, list[Any]] = {}
+    values: dict[ScoreKey, list[Any]] = {}
+    try:
+        # Dictionary encoding: a target's id stands in memory once, not once per example.
+        layout = pads.ParquetFileFormat(dictionary_columns=set(names))
+        data = pads.dataset(path, format=layout)
+        columns = [*names, "is_member", "score"]
+        for batch in data.to_batches(columns=columns, filter=filters[0] & filters[1] & filters[2]):
+            for key, rows in batch.to_pandas().groupby(list(names), observed=True, sort=False):
+                if key in keys:
+                    members.setdefault(key, []).append(rows["is_member"].to_numpy(dtype=bool))
+                    values.setdefault(key, []).append(rows["score"].to_numpy(dtype=float))
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+    return {
+        key: Scores(is_member=np.concatenate(members[key]), score=np.concatenate(values[key]))
+        for key in members
+    }

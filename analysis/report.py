@@ -1,0 +1,201 @@
+"""Writes everything a reader gets: tables as CSV and LaTeX, figures as PNG and SVG, and one HTML page.
+
+The page is whole in itself: images are inlined, styles too, and nothing is fetched from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from analysis import naming, paper, table_output, tables
+from analysis.claims import judge
+from analysis.figures import write_figures
+from analysis.findings import summarize
+from analysis.load import Results, load
+from analysis.measurements import Measurements, measure
+from analysis.style import DPI, FigureFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A trial or an attack that failed: what it was, the last line of its error, and all of it."""
+
+    kind: str
+    what: str
+    last_line: str
+    error: str
+
+
+def write_report(results_dir: Path, out_dir: Path | None = None) -> Path:
+    """Writes the report of `results_dir` under `out_dir` (default: its folder `report`); the page's path.
+
+    Raises:
+        ResultsError: the results cannot be read.
+    """
+    results = load(Path(results_dir))
+    out = Path(out_dir) if out_dir is not None else results.directory / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    measured = measure(results)
+    made = [
+        tables.accuracy_table(measured),
+        tables.time_table(measured),
+        tables.membership_table(measured),
+        tables.inversion_table(measured),
+    ]
+    summary = tables.summary_table(measured)
+    for table in made:
+        _write(out / "tables" / f"{table.name}.csv", table_output.table_csv(table))
+        _write(out / "tables" / f"{table.name}.tex", table_output.table_latex(table))
+    _write(out / "tables" / "table5.csv", table_output.summary_csv(summary))
+    _write(out / "tables" / "table5.tex", table_output.summary_latex(summary))
+    figures = write_figures(results, measured, out / "figures")
+    page = _environment().get_template("report.html.jinja").render(
+        title=_title(results),
+        subtitle=_subtitle(results, measured),
+        findings=summarize(results, measured),
+        claims=judge(measured),
+        is_paper_sweep=paper.SWEEP in set(results.trials["sweep"]),
+        datasets=[naming.display(dataset) for dataset in measured.datasets],
+        citation=paper.CITATION,
+        tables=made,
+        summary=summary,
+        summary_title=table_output.SUMMARY_TITLE,
+        figures=[(figure, *_inlined(figure)) for figure in figures],
+        failures=_failures(results),
+        provenance=_provenance(results.trials),
+        data=_data(results.trials),
+    )  # fmt: skip
+    return _write(out / "report.html", page)
+
+
+def _write(path: Path, text: str) -> Path:
+    """Writes `text` whole: a reader never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    return part.replace(path)
+
+
+def _environment() -> Environment:
+    # Labels and error texts come from users' files: everything is escaped.
+    environment = Environment(
+        loader=PackageLoader("analysis"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["display"] = naming.display
+    environment.globals.update(
+        ours=table_output.ours_text,
+        papers=table_output.paper_text,
+        difference=table_output.difference_text,
+        estimate=table_output.estimate_text,
+        line_details=table_output.line_details,
+        zip=zip,
+    )
+    return environment
+
+
+def _title(results: Results) -> str:
+    sweeps = [str(name) for name in results.trials["sweep"].dropna().unique()]
+    return f"Privacy and utility: {naming.listing(sweeps)}" if sweeps else "Privacy and utility"
+
+
+def _subtitle(results: Results, measured: Measurements) -> str:
+    def count(number: int, word: str) -> str:
+        return f"{number} {word}{'' if number == 1 else 's'}"
+
+    seeds = results.trials["seed"].nunique()
+    defenses, datasets = len(measured.defenses), len(measured.datasets)
+    parts = [count(defenses, "defense"), count(datasets, "dataset"), count(seeds, "seed")]
+    if len(measured.settings) > 1:
+        parts.insert(2, count(len(measured.settings), "setting"))
+    return f"{' × '.join(parts)}, {count(len(results.trials), 'trial')}"
+
+
+def _inlined(figure: FigureFile) -> tuple[str, int]:
+    """The PNG in base64, and the width in CSS pixels at which all figures have text of one size."""
+    if figure.png is None:
+        return "", 0
+    with Image.open(figure.png) as image:
+        width = round(image.width / DPI * 110)
+    return base64.b64encode(figure.png.read_bytes()).decode("ascii"), width
+
+
+def _failures(results: Results) -> list[Failure]:
+    trials = results.trials
+    names = {
+        str(row.target_id): f"{naming.display(str(row.defense))} on {naming.display(str(row.dataset))}, "
+        f"{row.split} split, seed {row.seed}"
+        for row in trials.itertuples()
+    }
+    failed = [
+        _failure("trial", names[str(row.target_id)], row.error)
+        for row in trials[trials["status"] != "finished"].itertuples()
+    ]
+    attacks = results.attacks
+    for row in attacks[attacks["status"] != "finished"].itertuples():
+        score = "" if pd.isna(row.score_name) else f"/{row.score_name}"
+        target = names.get(str(row.target_id), f"target {row.target_id}")
+        failed.append(_failure("attack", f"{row.attack}{score} against {target}", row.error))
+    return failed
+
+
+def _failure(kind: str, what: str, error: object) -> Failure:
+    text = error.strip() if isinstance(error, str) and error.strip() else "No error text was recorded."
+    last = text.splitlines()[-1]
+    return Failure(
+        kind=kind,
+        what=what,
+        last_line=last if len(last) <= 200 else last[:200] + "…",
+        error=text if len(text) <= 4000 else "…" + text[-4000:],
+    )
+
+
+_PROVENANCE = {
+    "sweeper_version": "sweeper",
+    "git_commit": "Commit",
+    "python_version": "Python",
+    "torch_version": "PyTorch",
+    "opacus_version": "Opacus",
+    "device": "Device",
+    "machine": "Machine",
+    "threads": "CPU threads",
+    "architecture": "Architecture of the targets",
+}
+
+
+def _provenance(trials: pd.DataFrame) -> list[tuple[str, str]]:
+    """What the trials ran on; every value that occurs is named."""
+    rows = []
+    for column, name in _PROVENANCE.items():
+        known = trials[column].dropna().unique()
+        values = sorted(f"{value:g}" if isinstance(value, float) else str(value) for value in known)
+        if column == "git_commit" and bool(trials["git_dirty"].fillna(False).any()):
+            values.append("with changes that are in no commit")
+        rows.append((name, ", ".join(values) or "not recorded"))
+    started = trials["started_at"].dropna()
+    if len(started):
+        first, last = (f"{moment:%Y-%m-%d %H:%M} UTC" for moment in (started.min(), started.max()))
+        rows.append(("Started", first if first == last else f"{first} to {last}"))
+    return rows
+
+
+def _data(trials: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Per dataset and split: label, split, SHA-256, and how many members, non-members and test examples."""
+    columns = ["dataset", "split", "dataset_sha256", "n_train", "n_non_members", "n_test"]
+    known = trials[trials["status"] == "finished"][columns].drop_duplicates()
+
+    def text(value: object) -> str:
+        if pd.isna(value):
+            return table_output.EMPTY
+        return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
+
+    return [tuple(text(value) for value in row) for row in known.itertuples(index=False)]
