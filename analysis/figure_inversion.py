@@ -60,9 +60,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     heights = [np.nan if value is None else value.mean for value in measured_mse]
     errors = [0 if value is None or value.half_width is None else value.half_width for value in measured_mse]
     name_shown = naming.plot_text(str(shown))
-    axes.bar(
-        place, heights, width=0.62, color="#56B4E9", edgecolor="#1b6a97", linewidth=0.8, label=name_shown
-    )
+    axes.bar(place, heights, width=0.62, color="#56B4E9", edgecolor="#1b6a97", linewidth=0.8, label=name_shown)
     if any(errors):
         axes.errorbar(place, heights, yerr=errors, fmt="none", ecolor="#222222", capsize=3, linewidth=1)
     # The diamond stands beside the middle, where it hides no interval.

@@ -207,9 +207,7 @@ def _private_runs(results: Results, measured: Measurements) -> list[str]:
         sentences.append(text + ".")
     again = int((private["attempts"] > 1).sum())
     if again:
-        sentences.append(
-            f"{again} of them were started more than once; what those attempts spent is in no ε here."
-        )
+        sentences.append(f"{again} of them were started more than once; what those attempts spent is in no ε here.")
     sentences.append(
         "Each ε holds for its own run. Who looks at all of them and publishes the best, or publishes this "
         "report, spends more than the ε of the one."
@@ -242,7 +240,5 @@ def _what_ran(results: Results, measured: Measurements) -> list[str]:
             "sweep was changed, and are left out."
         )
     if measured.other_inversions:
-        sentences.append(
-            f"{measured.other_inversions} further inversion attacks are in the Parquet tables only."
-        )
+        sentences.append(f"{measured.other_inversions} further inversion attacks are in the Parquet tables only.")
     return sentences

@@ -132,9 +132,7 @@ def _checked_path(directory: Path, table: str) -> Path:
 
 def _unreadable(path: Path, error: Exception) -> ResultsError:
     reason = " ".join(str(error).split())
-    return ResultsError(
-        f"{path} cannot be read as Parquet: {reason}. The file is damaged or cut off. {_WHAT_TO_DO}"
-    )
+    return ResultsError(f"{path} cannot be read as Parquet: {reason}. The file is damaged or cut off. {_WHAT_TO_DO}")
 
 
 def _frame(directory: Path, table: str) -> pd.DataFrame:
@@ -195,7 +193,4 @@ def read_scores(results: Results, wanted: Iterable[ScoreKey]) -> dict[ScoreKey, 
                     values.setdefault(key, []).append(rows["score"].to_numpy(dtype=float))
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
-    return {
-        key: Scores(is_member=np.concatenate(members[key]), score=np.concatenate(values[key]))
-        for key in members
-    }
+    return {key: Scores(is_member=np.concatenate(members[key]), score=np.concatenate(values[key])) for key in members}

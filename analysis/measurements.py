@@ -104,9 +104,7 @@ class Measurements:
         return f"{shown} ({setting.label})" if setting.label else shown
 
 
-def against_baseline(
-    frame: pd.DataFrame, baseline: str, column: str, change: Change, extra: str = ""
-) -> pd.DataFrame:
+def against_baseline(frame: pd.DataFrame, baseline: str, column: str, change: Change, extra: str = "") -> pd.DataFrame:
     """`frame` with `value`: `column` against the baseline of the same setting, dataset and seed.
 
     Pairing by seed takes away what the draw of the split and of the examples adds to both. `extra` names one
@@ -198,9 +196,7 @@ def _ordered(labels: pd.Series, known: tuple[str, ...]) -> list[str]:
 def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting, ...]]:
     named = {name: finished[name].fillna("").astype(str) for name in ("split", "architecture", "part")}
     repeats = (
-        finished.assign(**named)
-        .groupby(["split", "architecture", "dataset", "defense", "seed"])["part"]
-        .nunique()
+        finished.assign(**named).groupby(["split", "architecture", "dataset", "defense", "seed"])["part"].nunique()
     )
     keys = ["split", "architecture"] + (["part"] if bool((repeats > 1).any()) else [])
     joined = ["\x1f".join(row) for row in zip(*(named[name] for name in keys), strict=True)]

@@ -77,9 +77,7 @@ SHORT_TIME = Quantity(key="train_time_s", name="Training time", unit="seconds", 
 RATIO = Quantity(key="time_ratio", name="Ratio to baseline", unit="times the baseline", decimals=2)
 PAPER_AUC = Quantity(key="paper_protocol_auc", name="Paper’s protocol", unit="fraction", decimals=3)
 HONEST_AUC = Quantity(key="auc", name="Honest", unit="fraction", decimals=3)
-MSE_CHANGE = Quantity(
-    key="mse_change", name="Change of reconstruction MSE", unit="percent", decimals=1, signed=True
-)
+MSE_CHANGE = Quantity(key="mse_change", name="Change of reconstruction MSE", unit="percent", decimals=1, signed=True)
 
 _NO_TRIAL = "No trial finished, so there is nothing to show."
 _NO_BASELINE = (
@@ -295,9 +293,7 @@ def estimate_in(values: pd.DataFrame, setting: Setting, dataset: str, defense: s
     return estimate(values.loc[here & (values["defense"] == defense), "value"])
 
 
-def _line(
-    measured: Measurements, setting: Setting, dataset: str, quantity: Quantity, cells: dict[str, Cell]
-) -> Line:
+def _line(measured: Measurements, setting: Setting, dataset: str, quantity: Quantity, cells: dict[str, Cell]) -> Line:
     return Line(
         setting=setting,
         row=dataset,

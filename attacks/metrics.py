@@ -48,9 +48,7 @@ class MembershipMetrics:
     tpr_at_fpr: dict[float, float | None]
 
 
-def membership_metrics(
-    is_member: BoolArray, score: FloatArray, rng: np.random.Generator
-) -> MembershipMetrics:
+def membership_metrics(is_member: BoolArray, score: FloatArray, rng: np.random.Generator) -> MembershipMetrics:
     """Measure `score` (n,), higher for members, against the truth `is_member` (n,). O(n log n).
 
     The interval of the AUC is DeLong's on the logit scale. It is asymptotic: with fewer than about
@@ -141,9 +139,7 @@ def stratified_halves(is_member: BoolArray, rng: np.random.Generator) -> BoolArr
 def _levels(is_member: BoolArray, score: FloatArray) -> tuple[npt.NDArray[np.intp], int]:
     """Each score's place (n,) among the distinct scores, ascending from 0, and how many there are."""
     if is_member.ndim != 1 or is_member.shape != score.shape:
-        raise ValueError(
-            f"is_member and score must be of one shape (n,), got {is_member.shape} and {score.shape}."
-        )
+        raise ValueError(f"is_member and score must be of one shape (n,), got {is_member.shape} and {score.shape}.")
     if is_member.dtype != np.bool_:
         raise ValueError(f"is_member must be boolean, got {is_member.dtype}.")
     if np.isnan(score).any():

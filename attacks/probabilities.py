@@ -44,8 +44,7 @@ def class_probabilities(outputs: ModelOutputs, dtype: npt.DTypeLike = np.float64
     off_by = np.abs(values.sum(axis=1) - 1)
     if len(outputs) and (values.min() < 0 or values.max() > 1 or off_by.max() > 1e-3):
         raise AttackError(
-            "The outputs are said to be probabilities, but some are outside [0, 1] or do not sum to 1. "
-            "Are they logits?"
+            "The outputs are said to be probabilities, but some are outside [0, 1] or do not sum to 1. Are they logits?"
         )
     return values
 

@@ -78,8 +78,7 @@ def _aligned(
     for name, row in rows.items():
         if not np.array_equal(row, reference):
             raise ValueError(
-                f"Candidates {reference_name!r} and {name!r} do not cover the same examples "
-                "with the same membership."
+                f"Candidates {reference_name!r} and {name!r} do not cover the same examples with the same membership."
             )
     scores = {name: one.score[order[name]] for name, one in candidates.items()}
     return reference[1].astype(np.bool_), scores

@@ -219,7 +219,7 @@ class PlainGradient:
         self._model.zero_grad(set_to_none=True)
         logits = self._model(images)
         loss = cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.detach() * len(labels), (logits.detach().argmax(1) == labels).sum()
 
 

@@ -50,7 +50,9 @@ def read_outputs(path: Path) -> Membership:
     value_name = given[0]
     for name in ("example_id", "is_member", "label", value_name):
         if table.column(name).null_count:
-            raise UserError(f"{path}: column '{name}' has {table.column(name).null_count} nulls; fill or drop those rows.")
+            raise UserError(
+                f"{path}: column '{name}' has {table.column(name).null_count} nulls; fill or drop those rows."
+            )
     values = _matrix(table.column(value_name), f"{path}: column '{value_name}'")
     labels = _integers(table.column("label"), f"{path}: column 'label'")
     bad = np.flatnonzero((labels < 0) | (labels >= values.shape[1]))
@@ -91,11 +93,7 @@ def audit(
     target = AttackTarget(population=population)
     for name in dict.fromkeys(attack_names):
         on_attack(name)
-        attack: Attack
-        if name in THRESHOLD_NAMES:
-            attack = Threshold(scores=(name,), dtype=dtype)
-        else:
-            attack = TrainedAttackers(attackers=(name,), jobs=jobs)
+        attack = _attack(name, dtype, jobs)
         try:
             attack.check_population(int(population.is_member.sum()), int((~population.is_member).sum()))
             (scores,) = _membership_scores(attack.run(target, np.random.default_rng([seed, ATTACK_NAMES.index(name)])))
@@ -118,6 +116,12 @@ def audit(
     return rows, all_scores
 
 
+def _attack(name: str, dtype: str, jobs: int) -> Attack:
+    if name in THRESHOLD_NAMES:
+        return Threshold(scores=(name,), dtype=dtype)
+    return TrainedAttackers(attackers=(name,), jobs=jobs)
+
+
 def write_metrics(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """The metrics as Parquet.
 
@@ -133,7 +137,12 @@ def write_metrics(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def _metrics_schema() -> pa.Schema:
     floats = ("auc", "auc_low", "auc_high", "advantage", "tpr_at_fpr_0.001", "tpr_at_fpr_0.01", "tpr_at_fpr_0.1")
     return pa.schema(
-        [("attack", pa.string()), *((name, pa.float64()) for name in floats), ("n_members", pa.int64()), ("n_non_members", pa.int64())]
+        [
+            ("attack", pa.string()),
+            *((name, pa.float64()) for name in floats),
+            ("n_members", pa.int64()),
+            ("n_non_members", pa.int64()),
+        ]
     )
 
 
@@ -148,12 +157,14 @@ def _matrix(column: pa.ChunkedArray, where: str) -> np.ndarray[Any, np.dtype[np.
         raise UserError(f"{where} is {kind}; it must be a list of floats, one per class.")
     lengths = np.unique(pc.list_value_length(column).to_numpy())
     if len(lengths) != 1 or lengths[0] < 2:
-        raise UserError(f"{where} has rows of {', '.join(map(str, lengths[:5]))} values; each row needs the same two or more.")
+        raise UserError(
+            f"{where} has rows of {', '.join(map(str, lengths[:5]))} values; each row needs the same two or more."
+        )
     flat = pc.list_flatten(column)
     if flat.null_count:
         raise UserError(f"{where} has nulls inside its lists; every class needs a number.")
     values = flat.to_numpy().reshape(-1, int(lengths[0]))
-    values = values if values.dtype.kind == "f" else values.astype(np.float64)
+    values = np.asarray(values if values.dtype.kind == "f" else values.astype(np.float64))
     bad = np.flatnonzero(~np.isfinite(values).all(1))
     if len(bad):
         raise UserError(
@@ -179,5 +190,7 @@ def _ids(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
 def _membership(column: pa.ChunkedArray, path: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
     values = np.asarray(column.to_numpy())
     if not (pa.types.is_boolean(column.type) or pa.types.is_integer(column.type)) or not np.isin(values, (0, 1)).all():
-        raise UserError(f"{path}: column 'is_member' is {column.type}; it must be true or false (or 1 or 0) in every row.")
+        raise UserError(
+            f"{path}: column 'is_member' is {column.type}; it must be true or false (or 1 or 0) in every row."
+        )
     return values.astype(np.bool_)

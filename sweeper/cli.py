@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -68,7 +68,9 @@ def _fail(text: str) -> None:
 
 def _complete_sweep(incomplete: str) -> list[str]:
     folder = Path(__file__).parent / "sweeps"
-    names = [path.stem for path in sorted(folder.glob("*.yaml"))] + [str(path) for path in sorted(Path().glob("*.yaml"))]
+    names = [path.stem for path in sorted(folder.glob("*.yaml"))] + [
+        str(path) for path in sorted(Path().glob("*.yaml"))
+    ]
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -78,19 +80,28 @@ def _complete_attack(incomplete: str) -> list[str]:
     return [name for name in ATTACK_NAMES if name.startswith(incomplete)]
 
 
-SweepName = Annotated[str, typer.Argument(help="A packaged sweep's name, or the path of a YAML file.", autocompletion=_complete_sweep)]
-DataDir = Annotated[
-    Path, typer.Option("--data", envvar="SWEEPER_DATA", help="Folder that holds the datasets, laid out as torchvision does.")
+SweepName = Annotated[
+    str, typer.Argument(help="A packaged sweep's name, or the path of a YAML file.", autocompletion=_complete_sweep)
 ]
-OutDir = Annotated[Optional[Path], typer.Option("--out", help="Results folder. \\[default: results/NAME]", show_default=False)]
+DataDir = Annotated[
+    Path,
+    typer.Option("--data", envvar="SWEEPER_DATA", help="Folder that holds the datasets, laid out as torchvision does."),
+]
+OutDir = Annotated[
+    Path | None, typer.Option("--out", help="Results folder. \\[default: results/NAME]", show_default=False)
+]
 Overrides = Annotated[
-    Optional[list[str]],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the sweep, dotted: training.epochs=3. Repeatable."),
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the sweep, dotted: training.epochs=3. Repeatable."
+    ),
 ]
 Only = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option(
-        "--only", metavar="DEFENSE[/DATASET[/SPLIT]]", help="Run just the trials of these labels; * and ? match. Repeatable."
+        "--only",
+        metavar="DEFENSE[/DATASET[/SPLIT]]",
+        help="Run just the trials of these labels; * and ? match. Repeatable.",
     ),
 ]
 
@@ -111,14 +122,22 @@ def launch(
     overrides: Overrides = None,
     only: Only = None,
     address: Annotated[
-        Optional[str], typer.Option(help="Join the running Ray cluster at HOST:PORT (or `auto`).", envvar="SWEEPER_RAY_ADDRESS")
+        str | None,
+        typer.Option(help="Join the running Ray cluster at HOST:PORT (or `auto`).", envvar="SWEEPER_RAY_ADDRESS"),
     ] = None,
-    local: Annotated[bool, typer.Option("--local", help="Use this machine alone, whatever else is set (the default).")] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="Use this machine alone, whatever else is set (the default).")
+    ] = False,
     gpus_per_trial: Annotated[
-        Optional[float], typer.Option(min=0, help="GPUs of each trial; 0.25 packs four on one. \\[default: 1 where there are any]")
+        float | None,
+        typer.Option(min=0, help="GPUs of each trial; 0.25 packs four on one. \\[default: 1 where there are any]"),
     ] = None,
-    cpus_per_trial: Annotated[Optional[float], typer.Option(min=0.1, help="CPUs of each trial. \\[default: 1, or a GPU's share]")] = None,
-    max_concurrent: Annotated[Optional[int], typer.Option(min=1, help="Trials at a time. \\[default: as many as fit]")] = None,
+    cpus_per_trial: Annotated[
+        float | None, typer.Option(min=0.1, help="CPUs of each trial. \\[default: 1, or a GPU's share]")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time. \\[default: as many as fit]")
+    ] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a failed trial is tried again.")] = 1,
     download: Annotated[bool, typer.Option("--download", help="Fetch missing public datasets into --data.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
@@ -155,7 +174,10 @@ def launch(
     if pending:
         from sweeper import cluster
 
-        with err.status("starting Ray") if err.is_terminal else contextlib.nullcontext(), cluster.connect(address, verbose):
+        with (
+            err.status("starting Ray") if err.is_terminal else contextlib.nullcontext(),
+            cluster.connect(address, verbose),
+        ):
             asked = cluster.Resources(
                 cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent
             )
@@ -166,7 +188,10 @@ def launch(
     left = [trial for trial in trials if statuses[trial.target_id].word in ("to do", "partial")]
     broken = [trial for trial in trials if statuses[trial.target_id].word == "failed"]
     if left_out:
-        out.print(f"{left_out} recorded targets of other versions of this sweep are kept in {out_dir}, but not gathered.", style="dim")
+        out.print(
+            f"{left_out} recorded targets of other versions of this sweep are kept in {out_dir}, but not gathered.",
+            style="dim",
+        )
     for line in failed:
         err.print(f"[red]failed[/red] {line}", soft_wrap=True, highlight=False)
     if len(left) < len(trials):
@@ -196,7 +221,9 @@ def plan(
     from sweeper.preflight import missing_datasets
     from sweeper.records import Store
 
-    words = {key: status.word for key, status in Store(out_dir or Path("results") / loaded.name).statuses(trials).items()}
+    words = {
+        key: status.word for key, status in Store(out_dir or Path("results") / loaded.name).statuses(trials).items()
+    }
     if as_json:
         _print_json([each.as_json(words[each.trial.target_id]) for each in resolved])
         return
@@ -253,13 +280,17 @@ def trial(
 @app.command(epilog="Example: `sweeper audit outputs.parquet --attack loss --attack entropy --json`")
 @_user_errors
 def audit(
-    outputs: Annotated[Path, typer.Argument(help="Parquet: example_id, is_member, label, and logits or probabilities.")],
+    outputs: Annotated[
+        Path, typer.Argument(help="Parquet: example_id, is_member, label, and logits or probabilities.")
+    ],
     attack: Annotated[
-        Optional[list[str]],
-        typer.Option(help="Which attack; repeatable. \\[default: all]", autocompletion=_complete_attack, show_default=False),
+        list[str] | None,
+        typer.Option(
+            help="Which attack; repeatable. \\[default: all]", autocompletion=_complete_attack, show_default=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
-    out_file: Annotated[Optional[Path], typer.Option("--out", help="Write the metrics as Parquet too.")] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="Write the metrics as Parquet too.")] = None,
     dtype: Annotated[
         str, typer.Option(help="float64 or float32: the arithmetic of the threshold scores; float32 ties more.")
     ] = "float64",
@@ -314,7 +345,7 @@ def audit(
 @_user_errors
 def report(
     results: Annotated[Path, typer.Argument(help="Results folder of a sweep, finished or not.")],
-    to: Annotated[Optional[Path], typer.Option("--to", help="Folder for the report. \\[default: RESULTS/report]")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder for the report. \\[default: RESULTS/report]")] = None,
 ) -> None:
     """Gather a results folder; make tables, figures and one self-contained report.html."""
     from sweeper.records import Store
@@ -331,7 +362,14 @@ def list_components() -> None:
     from sweeper.spec import load_sweep, packaged_sweeps
 
     for kind in components.KINDS:
-        table = Table(title=f"{kind}s", title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 2))
+        table = Table(
+            title=f"{kind}s",
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            show_header=False,
+            padding=(0, 2, 0, 2),
+        )
         table.add_column(no_wrap=True, min_width=18)
         table.add_column()
         table.add_column(style="dim")
@@ -340,7 +378,9 @@ def list_components() -> None:
             table.add_row(name, (cls.__doc__ or "").strip().splitlines()[0], cls.source)
         out.print(table)
         out.print()
-    table = Table(title="sweeps", title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 2))
+    table = Table(
+        title="sweeps", title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 2)
+    )
     table.add_column(no_wrap=True, min_width=18)
     table.add_column()
     table.add_column(style="dim")
@@ -377,7 +417,9 @@ def doctor(data: DataDir = Path("data")) -> None:
             memory = torch.cuda.get_device_properties(index).total_memory / 2**30
             table.add_row(good, f"GPU {index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
     else:
-        table.add_row(note, "GPU", "none seen; trials run on CPUs. With a GPU: install its driver, then check `nvidia-smi`.")
+        table.add_row(
+            note, "GPU", "none seen; trials run on CPUs. With a GPU: install its driver, then check `nvidia-smi`."
+        )
     for name in sorted(components.names("dataset")):
         cls = components.component_class("dataset", name)
         try:
@@ -391,7 +433,11 @@ def doctor(data: DataDir = Path("data")) -> None:
         except DatasetError as error:
             table.add_row(missing, name, str(error))
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    table.add_row(good if free > 5 else missing, "free disk", f"{free:.0f} GiB here" + ("" if free > 5 else "; make room, 5 GiB at least"))
+    table.add_row(
+        good if free > 5 else missing,
+        "free disk",
+        f"{free:.0f} GiB here" + ("" if free > 5 else "; make room, 5 GiB at least"),
+    )
     out.print(table)
 
 
@@ -461,7 +507,9 @@ def _report(results: Path, to: Path | None = None) -> None:
 def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("id", "defense", "dataset", "split", "seed", "members", "steps", "guarantee", "attacks", "status"):
-        table.add_column(name, no_wrap=name != "attacks", justify="right" if name in ("seed", "members", "steps") else "left")
+        table.add_column(
+            name, no_wrap=name != "attacks", justify="right" if name in ("seed", "members", "steps") else "left"
+        )
     from sweeper import components
 
     for each in resolved:
@@ -495,7 +543,6 @@ def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> Non
 
 def _print_json(rows: Sequence[dict[str, Any]]) -> None:
     sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-
 
 
 if __name__ == "__main__":

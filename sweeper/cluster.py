@@ -223,7 +223,9 @@ class _Watcher(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._on_event(Event(kind="started", target_id=trial.config["target_id"]))
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         status, what = result.get("status"), str(result.get("what", ""))
         target_id = trial.config["target_id"]
         if status is None:

@@ -16,7 +16,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from sweeper.errors import UserError, unknown_name
 
@@ -114,7 +114,8 @@ def validate(cls: type[Any], values: object, path: str) -> Any:
             if key not in fields:
                 raise UserError(f"{path}: {unknown_name('field', key, fields)}")
     try:
-        return _adapter(cls).validate_json(json.dumps(values, default=str), strict=True)
+        text = json.dumps(values, default=str)
+        return _adapter(cls).validate_json(text, strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = [_problem(path, item) for item in error.errors(include_url=False)]
         raise UserError(" ".join(dict.fromkeys(problems))) from None
@@ -122,16 +123,8 @@ def validate(cls: type[Any], values: object, path: str) -> Any:
 
 @cache
 def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
-    # JSON mode is strict (no "3" for 3) and yet takes a list for a tuple, which YAML has no word for.
-    config = ConfigDict(extra="forbid", allow_inf_nan=True)
-    return TypeAdapter(pydantic_dataclass(cls, config))
-
-
-def pydantic_dataclass(cls: type[Any], config: ConfigDict) -> type[Any]:
-    """`cls` itself, with the validation settings that pydantic reads from a standard dataclass."""
-    if "__pydantic_config__" not in cls.__dict__:
-        cls.__pydantic_config__ = config
-    return cls
+    # Used in JSON mode, which is strict (no "3" for 3) and yet takes a list for a tuple, which YAML has no word for.
+    return TypeAdapter(cls)
 
 
 def _problem(path: str, item: Any) -> str:

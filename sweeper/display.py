@@ -79,7 +79,9 @@ class SweepDisplay:
             table.add_column(column, width=width, no_wrap=True, overflow="ellipsis", ratio=1 if width is None else None)
         for kind, title, what in self._recent:
             mark = Text("✔ ", style="green") if kind == "finished" else Text("✘ ", style="red")
-            table.add_row(mark.append(title, style="dim"), Text(what.splitlines()[0] if what else "", style="dim"), "", "")
+            table.add_row(
+                mark.append(title, style="dim"), Text(what.splitlines()[0] if what else "", style="dim"), "", ""
+            )
         for target_id, (started, what, fraction) in self._running.items():
             bar = ProgressBar(total=1.0, completed=fraction, width=12)
             table.add_row(Text("  " + self._trials[target_id].title), what, bar, duration(time.monotonic() - started))
@@ -92,6 +94,3 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-

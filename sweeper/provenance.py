@@ -32,7 +32,11 @@ def code() -> dict[str, Any]:
 def machine(device: torch.device) -> dict[str, Any]:
     """The device, the processor and the number of CPU threads of this process."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {"device": name, "machine": f"{platform.machine()} {processor()}".strip(), "threads": torch.get_num_threads()}
+    return {
+        "device": name,
+        "machine": f"{platform.machine()} {processor()}".strip(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 @cache
@@ -52,7 +56,9 @@ def _git() -> tuple[str | None, bool | None]:
     answers = []
     for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
         try:
-            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+            )
         except (OSError, subprocess.SubprocessError):
             return None, None
         answers.append(done.stdout.strip())

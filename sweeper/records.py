@@ -130,7 +130,12 @@ class Store:
     # Writing
 
     def write_target(
-        self, target_id: str, trial: Mapping[str, Any], history: list[dict[str, Any]], outputs: Mapping[str, Any], weights: bytes
+        self,
+        target_id: str,
+        trial: Mapping[str, Any],
+        history: list[dict[str, Any]],
+        outputs: Mapping[str, Any],
+        weights: bytes,
     ) -> None:
         """Record a finished target. Its row in `trials` comes last: it says that all the rest is there."""
         _write_whole(self.weights_path(target_id), lambda path: path.write_bytes(weights))
@@ -163,7 +168,9 @@ class Store:
 
     def write_failed_attack(self, target_id: str, attack: str, row: Mapping[str, Any]) -> None:
         """Record that an attack failed; it does not count as done."""
-        self._write("attacks", f"{target_id}.{attack}{_FAILED}", pa.Table.from_pylist([dict(row)], schema=SCHEMAS["attacks"]))
+        self._write(
+            "attacks", f"{target_id}.{attack}{_FAILED}", pa.Table.from_pylist([dict(row)], schema=SCHEMAS["attacks"])
+        )
 
     def write_sweep(self, sweep: Sweep) -> None:
         """Record which targets and attacks the whole sweep has; `gather` follows it."""

@@ -44,7 +44,11 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("test_accuracy", pa.float64(), "Fraction of test examples right"),
             ("test_loss", pa.float64(), "Mean cross-entropy in nats on the test examples"),
             ("load_time_s", pa.float64(), "Seconds to load the dataset; in no other time"),
-            ("first_step_time_s", pa.float64(), "Seconds of the first step (lazy set-up, compilation); in no other time"),
+            (
+                "first_step_time_s",
+                pa.float64(),
+                "Seconds of the first step (lazy set-up, compilation); in no other time",
+            ),
             ("train_time_s", pa.float64(), "Seconds of all other steps; evaluation not counted"),
             ("seconds_per_step", pa.float64(), "train_time_s over the steps it covers; null for a single step"),
             ("epsilon_target", pa.float64(), "ε asked for; null where none was"),
@@ -56,7 +60,11 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("noise_multiplier", pa.float64(), "Standard deviation of the noise over max_grad_norm"),
             ("max_grad_norm", pa.float64(), "L2 norm that each example's gradient is clipped to"),
             ("sample_rate", pa.float64(), "Probability of each example to be in a Poisson batch"),
-            ("epsilon_gdp", pa.float64(), "ε by the Gaussian-DP central limit: an approximation, falls below the true ε, never a guarantee"),
+            (
+                "epsilon_gdp",
+                pa.float64(),
+                "ε by the Gaussian-DP central limit: an approximation, falls below the true ε, never a guarantee",
+            ),
             ("no_guarantee_reason", pa.string(), "Why epsilon_spent is null, in words"),
             ("sweeper_version", pa.string(), "Version of sweeper"),
             ("git_commit", pa.string(), "Commit of the checkout, null for an installed wheel"),
@@ -76,7 +84,11 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             _KEY,
             ("epoch", pa.int32(), "Epoch, from 1"),
             ("step", pa.int64(), "Steps taken at the end of the epoch"),
-            ("train_loss", pa.float64(), "Mean cross-entropy over the epoch's batches, in train mode, as they were met"),
+            (
+                "train_loss",
+                pa.float64(),
+                "Mean cross-entropy over the epoch's batches, in train mode, as they were met",
+            ),
             ("train_accuracy", pa.float64(), "Fraction right over the epoch's batches, in train mode"),
             ("test_loss", pa.float64(), "Mean cross-entropy on the test examples; null where it was not evaluated"),
             ("test_accuracy", pa.float64(), "Fraction of test examples right; null where it was not evaluated"),
@@ -106,19 +118,35 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("config", pa.string(), "Resolved configuration as canonical JSON"),
             ("status", pa.string(), "finished or failed"),
             ("error", pa.string(), "Text of the error of a failed attack, else null"),
-            ("uses_target_membership_labels", pa.bool_(), "Whether the attacker was given true membership labels of the target"),
+            (
+                "uses_target_membership_labels",
+                pa.bool_(),
+                "Whether the attacker was given true membership labels of the target",
+            ),
             ("n_members", pa.int64(), "Members that the metrics are over"),
             ("n_non_members", pa.int64(), "Non-members that the metrics are over"),
-            ("auc", pa.float64(), "Area under the ROC curve; for best_of selected on one half and measured on the other"),
+            (
+                "auc",
+                pa.float64(),
+                "Area under the ROC curve; for best_of selected on one half and measured on the other",
+            ),
             ("auc_low", pa.float64(), "Lower end of the 95 % interval of auc"),
             ("auc_high", pa.float64(), "Upper end of the 95 % interval of auc"),
             ("advantage", pa.float64(), "Attacker advantage, the maximum of |TPR − FPR| over thresholds (optimistic)"),
-            ("balanced_accuracy", pa.float64(), "Mean of TPR and TNR, threshold chosen on one half and measured on the other, both ways"),
+            (
+                "balanced_accuracy",
+                pa.float64(),
+                "Mean of TPR and TNR, threshold chosen on one half and measured on the other, both ways",
+            ),
             ("tpr_at_fpr_0.001", pa.float64(), "TPR at FPR ≤ 0.1 %; null with fewer than 10,000 non-members"),
             ("tpr_at_fpr_0.01", pa.float64(), "TPR at FPR ≤ 1 %; null with fewer than 1,000 non-members"),
             ("tpr_at_fpr_0.1", pa.float64(), "TPR at FPR ≤ 10 %; null with fewer than 100 non-members"),
             ("candidates", pa.list_(pa.string()), "best_of: the scores compared, as attack/score"),
-            ("paper_protocol_auc", pa.float64(), "best_of: the largest AUC over the candidates on the very data it is reported on (optimistic, as the papers have it)"),
+            (
+                "paper_protocol_auc",
+                pa.float64(),
+                "best_of: the largest AUC over the candidates on the very data it is reported on (optimistic, as the papers have it)",
+            ),
             ("paper_protocol_score", pa.string(), "best_of: the candidate that has it"),
             ("attack_time_s", pa.float64(), "Seconds the attack took, shadow training included"),
         ],
@@ -146,7 +174,11 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("mse_test", pa.float64(), "Mean squared error on test examples"),
             ("mse_gap", pa.float64(), "mse_non_members − mse_members: above zero, members are rebuilt better"),
             ("mse_constant", pa.float64(), "Control: error on the test examples of the attacker's mean image"),
-            ("mse_untrained", pa.float64(), "Control: error on the test examples with a freshly initialized target; null where not asked for"),
+            (
+                "mse_untrained",
+                pa.float64(),
+                "Control: error on the test examples with a freshly initialized target; null where not asked for",
+            ),
             ("n_attacker", pa.int64(), "Examples the decoder was trained on"),
             ("n_members", pa.int64(), "Members it was measured on"),
             ("n_non_members", pa.int64(), "Non-members it was measured on"),
@@ -173,7 +205,9 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
 def _schema(name: str) -> pa.Schema:
     purpose, columns = _TABLES[name]
     fields = [pa.field(column, kind, metadata={"description": text}) for column, kind, text in columns]
-    return pa.schema(fields, metadata={"sweeper_table": name, "schema_version": str(SCHEMA_VERSION), "purpose": purpose})
+    return pa.schema(
+        fields, metadata={"sweeper_table": name, "schema_version": str(SCHEMA_VERSION), "purpose": purpose}
+    )
 
 
 SCHEMAS: dict[str, pa.Schema] = {name: _schema(name) for name in _TABLES}
@@ -192,5 +226,8 @@ def markdown() -> str:
     ]
     for name, (purpose, columns) in _TABLES.items():
         lines += ["", f"## {name}", "", purpose, "", "| column | type | meaning |", "| --- | --- | --- |"]
-        lines += [f"| `{column}` | {str(kind).replace('|', chr(92) + '|')} | {text.replace('|', chr(92) + '|')} |" for column, kind, text in columns]
+        lines += [
+            f"| `{column}` | {str(kind).replace('|', chr(92) + '|')} | {text.replace('|', chr(92) + '|')} |"
+            for column, kind, text in columns
+        ]
     return "\n".join(lines) + "\n"

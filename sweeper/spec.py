@@ -219,7 +219,7 @@ def _expand_part(sweep_name: str, part: Part) -> Iterator[Trial]:
                         )
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Safe YAML in which `1e-5` is a number and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -241,7 +241,7 @@ _Loader.add_implicit_resolver(
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from None
 
@@ -291,21 +291,27 @@ def _assign(container: Any, segments: list[str], value: Any, override: str) -> N
     """Set the value at a dotted key; an element of a list is found by its name, a bare name becomes a mapping."""
     head, rest = segments[0], segments[1:]
     if isinstance(container, list):
-        names = [item if isinstance(item, str) else item.get("name") if isinstance(item, dict) else None for item in container]
+        names = [
+            item if isinstance(item, str) else item.get("name") if isinstance(item, dict) else None
+            for item in container
+        ]
         if head not in names:
             raise UserError(f"--set {override}: {unknown_name('element', head, [str(name) for name in names])}")
-        container, head = container, names.index(head)  # type: ignore[assignment]
+        key: Any = names.index(head)
+    else:
+        key = head
+        container.setdefault(key, None)
     if not rest:
-        container[head] = value
+        container[key] = value
         return
-    child = container[head] if isinstance(container, list) else container.get(head)
+    child = container[key]
     if child is None:
         child = {}
     elif isinstance(child, str):
         child = {"name": child}
     elif not isinstance(child, dict | list):
         raise UserError(f"--set {override}: '{head}' is {child!r} and has no '{rest[0]}' inside.")
-    container[head] = child
+    container[key] = child
     _assign(child, rest, value, override)
 
 
@@ -395,7 +401,9 @@ def _labelled(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         if not _NAME.fullmatch(label):
             raise UserError(f"{path}: label {label!r} may hold letters, digits, '_', '-', '+' and '.' only.")
         if label in seen:
-            raise UserError(f"{path}: label '{label}' is used twice. Write a mapping of a label of your own to each element.")
+            raise UserError(
+                f"{path}: label '{label}' is used twice. Write a mapping of a label of your own to each element."
+            )
         seen.add(label)
         yield label, reference
 

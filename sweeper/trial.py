@@ -434,9 +434,7 @@ def _metric_columns(metrics: MembershipMetrics) -> dict[str, Any]:
 
 
 def _reconstruction_columns(result: LayerReconstruction) -> dict[str, Any]:
-    columns = {
-        name: getattr(result, name) for name in result.__dataclass_fields__ if name != "examples"
-    }
+    columns = {name: getattr(result, name) for name in result.__dataclass_fields__ if name != "examples"}
     columns["mse_gap"] = result.mse_non_members - result.mse_members
     columns["examples"] = [
         {

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, mse_loss, softmax
 
-from attacks.base import Attack, AttackError, AttackTarget, ImageSet, LayerReconstruction, ReconstructedExample, WhiteBox
+from attacks.base import (
+    Attack,
+    AttackError,
+    AttackTarget,
+    ImageSet,
+    LayerReconstruction,
+    ReconstructedExample,
+    WhiteBox,
+)
 
 PREDICTION_INPUTS = ("posterior", "log_posterior")
 
@@ -73,7 +81,9 @@ class LayerDecoder(Attack):
         non_members = _sample(white_box.non_members, self.max_evaluated_examples, rng)
         test = _sample(white_box.test, self.max_evaluated_examples, rng)
         if min(len(part.example_id) for part in (attacker, members, non_members, test)) == 0:
-            raise AttackError("layer_decoder needs attacker data, members, non-members and test examples; one of them is empty")
+            raise AttackError(
+                "layer_decoder needs attacker data, members, non-members and test examples; one of them is empty"
+            )
         mean_image = _unit(attacker.images).mean(0, keepdim=True)
         mse_constant = float(mse_loss(mean_image.expand_as(_unit(test.images)), _unit(test.images)))
         results = []
@@ -105,9 +115,7 @@ class LayerDecoder(Attack):
             )
         return results
 
-    def _train(
-        self, white_box: WhiteBox, cut: str, attacker: ImageSet, seed: int, *, untrained: bool
-    ) -> Decode:
+    def _train(self, white_box: WhiteBox, cut: str, attacker: ImageSet, seed: int, *, untrained: bool) -> Decode:
         read = white_box.untrained_activations if untrained else white_box.activations
         is_last = cut == white_box.cut_points[-1]
 
@@ -124,14 +132,14 @@ class LayerDecoder(Attack):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             decoder = build_decoder(tuple(inputs.shape[1:]), tuple(targets.shape[1:]), self.width)
-        decoder.to(targets.device, memory_format=torch.channels_last)
+        decoder.to(targets.device).to(memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(decoder.parameters(), lr=self.learning_rate)
         for _ in range(self.epochs):
             for batch in torch.randperm(len(inputs), generator=generator).split(self.batch_size):
                 index = batch.to(targets.device)
                 loss = mse_loss(decoder(inputs[index]), targets[index])
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
         decoder.eval()
         return Decode(features, decoder)
@@ -158,7 +166,11 @@ def build_decoder(activation_shape: tuple[int, ...], image_shape: tuple[int, ...
         rows, columns = height, width_px
         while max(rows, columns) > 8 or rows == height:
             rows, columns = -(-rows // 2), -(-columns // 2)
-        layers += [nn.Linear(activation_shape[0], width * rows * columns), nn.SiLU(), nn.Unflatten(1, (width, rows, columns))]
+        layers += [
+            nn.Linear(activation_shape[0], width * rows * columns),
+            nn.SiLU(),
+            nn.Unflatten(1, (width, rows, columns)),
+        ]
     else:
         rows, columns = activation_shape[1:]
         layers += [nn.Conv2d(activation_shape[0], width, 3, padding=1), nn.SiLU()]
@@ -171,7 +183,9 @@ def build_decoder(activation_shape: tuple[int, ...], image_shape: tuple[int, ...
 
 def _sample(images: ImageSet, limit: int, rng: np.random.Generator) -> ImageSet:
     chosen = np.sort(rng.permutation(len(images.example_id))[:limit])
-    return ImageSet(example_id=images.example_id[chosen], images=images.images[torch.from_numpy(chosen).to(images.images.device)])
+    return ImageSet(
+        example_id=images.example_id[chosen], images=images.images[torch.from_numpy(chosen).to(images.images.device)]
+    )
 
 
 def _unit(images: Tensor) -> Tensor:

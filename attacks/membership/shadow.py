@@ -62,9 +62,7 @@ class Shadow(Attack):
             )
         # Salem's two weight columns are w/2 and −w/2 at the optimum, so _L2 ‖W‖² is _L2 ‖w‖²/2. That
         # over a mean of n losses is scikit-learn's ‖w‖²/2 over C times their sum for C = 1/(_L2 n).
-        classifier = LogisticRegression(
-            C=1 / (_L2 * len(shadow.outputs)), solver="newton-cholesky", max_iter=1000
-        )
+        classifier = LogisticRegression(C=1 / (_L2 * len(shadow.outputs)), solver="newton-cholesky", max_iter=1000)
         classifier.fit(_top_posteriors(shadow.outputs), shadow.is_member)
         return [
             MembershipScores(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class StagedModel(nn.Module):
     Takes images (n, channels, height, width), uint8 or float in [0, 1]; gives logits (n, classes).
     """
 
-    def __init__(self, normalize: Normalize, stages: OrderedDict[str, nn.Sequential]) -> None:
+    def __init__(self, normalize: Normalize, stages: OrderedDict[str, nn.Module]) -> None:
         super().__init__()
         self.normalize = normalize
         self.stages = nn.Sequential(stages)
@@ -54,7 +54,7 @@ class StagedModel(nn.Module):
         for name, stage in self.stages.named_children():
             value = stage(value)
             if name == cut:
-                return value
+                return cast(Tensor, value)
         raise KeyError(f"no cut point '{cut}'; there are {', '.join(self.stage_names)}")
 
 

@@ -35,7 +35,7 @@ class LomurnoCnn(Architecture):
         channels, height, width = info.image_shape
         if min(height, width) < 8:
             raise ValueError(f"lomurno_cnn pools three times and needs images of at least 8x8, got {width}x{height}")
-        stages: OrderedDict[str, nn.Sequential] = OrderedDict()
+        stages: OrderedDict[str, nn.Module] = OrderedDict()
         for number, filters in enumerate(self.filters, start=1):
             stages[f"conv{number}"] = nn.Sequential(nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU())
             stages[f"maxpool{number}"] = nn.Sequential(nn.MaxPool2d(2))

@@ -192,7 +192,9 @@ def decode_images(
             mode = mode or ("L" if image.mode in ("1", "L", "I", "I;16") else "RGB")
             image = image.convert(mode)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"Image {i} of dataset '{name}' cannot be decoded: {error}. Replace the file.") from error
+            raise DatasetError(
+                f"Image {i} of dataset '{name}' cannot be decoded: {error}. Replace the file."
+            ) from error
         if size is not None and image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BILINEAR)
         pixels = np.asarray(image, dtype=np.uint8)
@@ -214,5 +216,7 @@ def class_labels(values: Sequence[object], name: str) -> IntArray:
     """
     labels = np.asarray(values)
     if labels.size == 0 or labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise DatasetError(f"Labels of dataset '{name}' must be whole numbers from 0, without nulls; got {labels.dtype}.")
+        raise DatasetError(
+            f"Labels of dataset '{name}' must be whole numbers from 0, without nulls; got {labels.dtype}."
+        )
     return labels.astype(np.int64)

@@ -40,7 +40,9 @@ class Cifar10(Dataset):
         except RuntimeError as error:
             folder = data_dir / "cifar-10-batches-py"
             if folder.is_dir():
-                raise DatasetError(f"The files in {folder.absolute()} are not CIFAR-10's: {error} Replace them.") from error
+                raise DatasetError(
+                    f"The files in {folder.absolute()} are not CIFAR-10's: {error} Replace them."
+                ) from error
             raise not_found("cifar10", folder, f"(Nor is there {data_dir / 'cifar10'}.) {DOWNLOAD_REMEDY}") from error
         images = part.data
         return RawPart(

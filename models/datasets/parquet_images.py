@@ -57,8 +57,12 @@ class ParquetImages(Dataset):
         try:
             table = pa.concat_tables([pq.read_table(path) for path in paths])
         except (pa.ArrowException, OSError) as error:
-            raise DatasetError(f"The Parquet files in {folder.absolute()} cannot be read: {error}. Replace them.") from error
-        images = table.column(self._column(table, self.image_column, pa.types.is_struct, "image", folder)).combine_chunks()
+            raise DatasetError(
+                f"The Parquet files in {folder.absolute()} cannot be read: {error}. Replace them."
+            ) from error
+        images = table.column(
+            self._column(table, self.image_column, pa.types.is_struct, "image", folder)
+        ).combine_chunks()
         labels = table.column(self._column(table, self.label_column, pa.types.is_integer, "label", folder))
         if "bytes" not in {images.type.field(i).name for i in range(images.type.num_fields)}:
             raise DatasetError(f"The image column in {folder.absolute()} has no field `bytes`, but {images.type}.")
@@ -75,7 +79,9 @@ class ParquetImages(Dataset):
     def _column(table: pa.Table, wanted: str | None, is_kind: object, what: str, folder: Path) -> str:
         if wanted is not None:
             if wanted not in table.column_names:
-                raise DatasetError(f"{folder.absolute()} has no column '{wanted}'; it has {', '.join(table.column_names)}.")
+                raise DatasetError(
+                    f"{folder.absolute()} has no column '{wanted}'; it has {', '.join(table.column_names)}."
+                )
             return wanted
         assert callable(is_kind)
         found = [field.name for field in table.schema if is_kind(field.type)]

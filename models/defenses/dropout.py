@@ -29,7 +29,7 @@ class Dropout(Defense):
             raise ValueError(f"rate is {self.rate}; it must be at least 0 and below 1")
 
     def edit_model(self, model: StagedModel) -> StagedModel:
-        stages: OrderedDict[str, nn.Sequential] = OrderedDict()
+        stages: OrderedDict[str, nn.Module] = OrderedDict()
         dense_seen = False
         for name, stage in model.stages.named_children():
             layers = list(stage.children())

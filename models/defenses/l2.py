@@ -29,6 +29,8 @@ class L2(Defense):
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
         last = f"stages.{model.stage_names[-1]}."
         names = [
-            name for name, value in model.named_parameters() if name.startswith(last) and name.endswith("weight") and value.ndim > 1
+            name
+            for name, value in model.named_parameters()
+            if name.startswith(last) and name.endswith("weight") and value.ndim > 1
         ]
         return replace(plan, weight_decay=plan.weight_decay | dict.fromkeys(names, self.weight))

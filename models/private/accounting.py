@@ -107,7 +107,9 @@ def find_noise_multiplier(
     while spent(high) > epsilon_target:
         high *= 2
         if high > 1e5:
-            raise ValueError(f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant; ask for more")
+            raise ValueError(
+                f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant; ask for more"
+            )
     low = high / 2
     while True:
         try:

@@ -36,7 +36,9 @@ class PrivateGradient:
     ) -> None:
         for name, module in model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                raise ValueError(f"layer '{name}' is {type(module).__name__}, which mixes examples; use GroupNorm instead")
+                raise ValueError(
+                    f"layer '{name}' is {type(module).__name__}, which mixes examples; use GroupNorm instead"
+                )
         self._hooked = GradSampleModule(model, loss_reduction="sum")
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._rule = rule
@@ -56,7 +58,7 @@ class PrivateGradient:
                 continue
             logits = self._hooked(chunk_images)
             loss = cross_entropy(logits, chunk_labels, reduction="sum")
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self._add_weighted(sums)
             loss_sum += loss.detach()
             n_right += (logits.detach().argmax(1) == chunk_labels).sum()
