@@ -35,8 +35,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console()
-err = Console(stderr=True)
+# Where nobody looks at a screen, lines are long rather than cut.
+out = Console(width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -324,7 +325,7 @@ def audit(
     if as_json:
         _print_json(rows)
         return
-    table = Table(title=f"Membership inference on {outputs}", title_justify="left")
+    table = Table(title=f"Membership inference on {outputs}, arithmetic in {dtype}", title_justify="left")
     table.add_column("attack", no_wrap=True)
     for column in ("AUC", "95 % interval", "advantage", "TPR at FPR 0.1 %", "1 %", "10 %"):
         table.add_column(column, justify="right")
@@ -362,32 +363,12 @@ def list_components() -> None:
     from sweeper.spec import load_sweep, packaged_sweeps
 
     for kind in components.KINDS:
-        table = Table(
-            title=f"{kind}s",
-            title_justify="left",
-            title_style="bold",
-            box=None,
-            show_header=False,
-            padding=(0, 2, 0, 2),
-        )
-        table.add_column(no_wrap=True, min_width=18)
-        table.add_column()
-        table.add_column(style="dim")
+        rows = []
         for name in sorted(components.names(kind)):
             cls = components.component_class(kind, name)
-            table.add_row(name, (cls.__doc__ or "").strip().splitlines()[0], cls.source)
-        out.print(table)
-        out.print()
-    table = Table(
-        title="sweeps", title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 2)
-    )
-    table.add_column(no_wrap=True, min_width=18)
-    table.add_column()
-    table.add_column(style="dim")
-    for name in packaged_sweeps():
-        sweep = load_sweep(name)
-        table.add_row(name, sweep.summary, sweep.paper)
-    out.print(table)
+            rows.append((name, (cls.__doc__ or "").strip().splitlines()[0], cls.source))
+        _print_list(f"{kind}s", rows)
+    _print_list("sweeps", [(name, (sweep := load_sweep(name)).summary, sweep.paper) for name in packaged_sweeps()])
 
 
 @app.command(epilog="Example: `sweeper doctor --data ../datasets`")
@@ -506,10 +487,13 @@ def _report(results: Path, to: Path | None = None) -> None:
 
 def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("id", "defense", "dataset", "split", "seed", "members", "steps", "guarantee", "attacks", "status"):
-        table.add_column(
-            name, no_wrap=name != "attacks", justify="right" if name in ("seed", "members", "steps") else "left"
-        )
+    table.add_column("id", no_wrap=True, min_width=16)
+    table.add_column("trial")
+    for name in ("members", "steps"):
+        table.add_column(name, justify="right")
+    table.add_column("guarantee")
+    table.add_column("attacks")
+    table.add_column("status", no_wrap=True, min_width=7)
     from sweeper import components
 
     for each in resolved:
@@ -517,20 +501,17 @@ def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> Non
         guarantee = "none"
         if accounting is not None:
             epsilon = accounting.guarantee(each.plan.steps).epsilon
-            guarantee = f"ε {epsilon:.3g}, δ {accounting.delta:g}, noise {accounting.noise_multiplier:.3g} ({accounting.accountant})"
+            guarantee = f"ε {epsilon:.4g}, δ {accounting.delta:g}, noise {accounting.noise_multiplier:.3g}"
         table.add_row(
             each.trial.target_id,
-            each.trial.defense_label,
-            each.trial.dataset_label,
-            each.trial.split,
-            str(each.trial.seed),
+            each.trial.title,
             str(each.n_train),
             str(each.plan.steps),
             guarantee,
             ", ".join(components.name_of("attack", attack) for attack in each.trial.attacks),
             words[each.trial.target_id],
         )
-    out.print(table, soft_wrap=not out.is_terminal)
+    out.print(table)
     from sweeper.display import duration
 
     left = [each.rough_cpu_seconds for each in resolved if words[each.trial.target_id] in ("to do", "failed")]
@@ -539,6 +520,17 @@ def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> Non
         f"CPU thread: {duration(sum(left))}; attacks come on top, and a GPU takes a small part of it.",
         highlight=False,
     )
+
+
+def _print_list(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
+    """Names with what they are and where they come from, one line each."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2))
+    table.add_column(no_wrap=True, min_width=17)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=2, style="dim")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
 
 
 def _print_json(rows: Sequence[dict[str, Any]]) -> None:

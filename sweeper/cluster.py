@@ -11,12 +11,14 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 # Read when Ray is imported: no tables, banners or loggers of Tune's own; trials stay in the user's folder.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -73,13 +75,15 @@ def connect(address: str | None, verbose: bool) -> Any:
     quiet: dict[str, Any] = {} if verbose else {"logging_level": "ERROR", "log_to_driver": False}
     runtime_env: dict[str, Any] = {"env_vars": ALLOCATOR_ENVIRONMENT}
     try:
+        if address is not None:
+            _check_reachable(address)
         if address is None:
             ray.init(include_dashboard=False, runtime_env=runtime_env, **quiet)
         else:
             packages = (sweeper, models, attacks, analysis)
             runtime_env["py_modules"] = [str(Path(package.__path__[0])) for package in packages]
             ray.init(address=address, runtime_env=runtime_env, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"Ray could not be reached{f' at {address}' if address else ''}: {str(error).splitlines()[0]} "
             "Give --address HOST:PORT of a running cluster (`ray start --head` prints it; for one with tokens set "
@@ -90,6 +94,21 @@ def connect(address: str | None, verbose: bool) -> Any:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Try the address ourselves: Ray goes on trying for ten minutes.
+
+    Raises:
+        OSError: nothing answers there within seconds.
+        ValueError: it is not HOST:PORT.
+    """
+    if address in ("auto", "local"):
+        return
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    if not parts.hostname or not parts.port:
+        raise ValueError(f"'{address}' is not HOST:PORT.")
+    socket.create_connection((parts.hostname, parts.port), timeout=10).close()
 
 
 def _protect_token() -> None:

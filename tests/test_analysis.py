@@ -51,9 +51,7 @@ def small_figures() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with two datasets, a failed trial, a failed attack, and labels that try to break out."""
-    rows = make_rows(
-        datasets=("mnist", "<script>alert(1)</script>"), defenses=("baseline", "dp_eps2", "l2", "a$b&_")
-    )
+    rows = make_rows(datasets=("mnist", "<script>alert(1)</script>"), defenses=("baseline", "dp_eps2", "l2", "a$b&_"))
     fail_trial(rows, "main-mnist-l2-1", "Traceback\nValueError: <img src=x> went wrong")
     rows["attacks"][0].update(status="failed", error="MemoryError: attack died", auc=None, advantage=None)
     return write_report(write_tables(tmp_path_factory.mktemp("results"), rows))
@@ -152,9 +150,7 @@ def test_a_seed_without_every_dataset_does_not_enter_the_average(tmp_path: Path)
 
 def test_membership_takes_the_best_of_row_with_the_most_candidates(tmp_path: Path) -> None:
     rows = make_rows(datasets=("mnist",), seeds=(0,))
-    best = next(
-        row for row in rows["attacks"] if row["attack"] == "best_of" and row["target_id"] == "main-mnist-l2-0"
-    )
+    best = next(row for row in rows["attacks"] if row["attack"] == "best_of" and row["target_id"] == "main-mnist-l2-0")
     later = best | {"attack_id": "later", "auc": 0.7, "paper_protocol_auc": 0.8}
     later["candidates"] = [*best["candidates"], "shadow/shadow"]
     rows["attacks"].insert(0, later)
@@ -284,10 +280,7 @@ def test_figures_are_written_as_png_and_svg(report: Path) -> None:
 def test_summary_is_computed_from_the_numbers(report: Path) -> None:
     page = report.read_text(encoding="utf-8")
     # Three seeds at ε = 1.987 and δ = 1e-5 each: basic composition adds them up.
-    assert (
-        "MNIST: 3 private runs; by basic composition the finished ones together spend ε = 6.0 at δ = 3e-5"
-        in page
-    )
+    assert "MNIST: 3 private runs; by basic composition the finished ones together spend ε = 6.0 at δ = 3e-5" in page
     assert "Baseline, L2 and a$b&amp;_: no formal guarantee: no noise is added to the gradients." in page
 
 
@@ -323,9 +316,7 @@ def test_claims_follow_the_numbers(tmp_path: Path) -> None:
 )
 def test_what_is_missing_is_said_and_breaks_nothing(tmp_path: Path, change: str, words: str) -> None:
     seeds = (0,) if change == "one seed" else (0, 1)
-    defenses = {"no baseline": ("l2", "dp_eps2"), "one defense": ("my_defense",)}.get(
-        change, ("baseline", "dp_eps2")
-    )
+    defenses = {"no baseline": ("l2", "dp_eps2"), "one defense": ("my_defense",)}.get(change, ("baseline", "dp_eps2"))
     rows = make_rows(defenses=defenses, seeds=seeds, n=20)
     if change == "no reconstructions":
         rows["reconstructions"] = []

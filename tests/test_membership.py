@@ -274,9 +274,7 @@ def test_the_smallest_population_is_enough_and_nothing_is_printed(attackers, sea
 
 
 def test_jobs_are_no_part_of_the_configuration():
-    identity = {
-        field.name: field.metadata.get("identity", True) for field in dataclasses.fields(TrainedAttackers)
-    }
+    identity = {field.name: field.metadata.get("identity", True) for field in dataclasses.fields(TrainedAttackers)}
     assert identity == {"attackers": True, "search": True, "max_per_side": True, "jobs": False}
 
 
@@ -383,9 +381,7 @@ def test_shadow_says_what_is_missing():
     with pytest.raises(AttackError, match="keeps no data for one\\. Choose a split with shadow data"):
         Shadow().run(AttackTarget(population=population), rng())
     with pytest.raises(AttackError, match="answers with 5 classes, the target with 4"):
-        Shadow().run(
-            AttackTarget(population=population, train_shadow=lambda: overfit(0, 20, 20, classes=5)), rng()
-        )
+        Shadow().run(AttackTarget(population=population, train_shadow=lambda: overfit(0, 20, 20, classes=5)), rng())
     with pytest.raises(AttackError, match="at least 2 non-members, got 1"):
         Shadow().run(AttackTarget(population=population, train_shadow=lambda: overfit(0, 20, 1)), rng())
 

@@ -258,8 +258,7 @@ def test_best_of_null_scores_flatters_the_paper_protocol_only():
         generator = rng([11, repeat])
         is_member = np.arange(200) < 100
         candidates = {
-            name: candidate(name, is_member, generator.normal(size=200))
-            for name in ("a", "b", "c", "d", "e", "f")
+            name: candidate(name, is_member, generator.normal(size=200)) for name in ("a", "b", "c", "d", "e", "f")
         }
         best = best_of(candidates, generator)
         assert best.paper_protocol_auc == max(auc(is_member, one.score) for one in candidates.values())
@@ -274,9 +273,7 @@ def test_best_of_null_scores_flatters_the_paper_protocol_only():
 def test_best_of_finds_the_score_that_knows_and_measures_it_on_the_other_half():
     is_member, good = sample(0, 200, 100, shift=2)
     bad = rng(1).normal(size=300)
-    best = best_of(
-        {"bad": candidate("bad", is_member, bad), "good": candidate("good", is_member, good)}, rng()
-    )
+    best = best_of({"bad": candidate("bad", is_member, bad), "good": candidate("good", is_member, good)}, rng())
     assert (best.paper_protocol_score, best.selected) == ("good", "good")
     assert best.paper_protocol_auc == auc(is_member, good)
     assert (best.metrics.n_members, best.metrics.n_non_members) == (100, 50)

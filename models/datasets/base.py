@@ -121,7 +121,13 @@ class Dataset(ABC):
         train, test = self.open(data_dir, download)
         train_index = _subset(len(train.labels), self.max_train_examples)
         test_index = _subset(len(test.labels), self.max_test_examples)
-        images = np.concatenate([train.read(train_index), test.read(test_index)])
+        parts = train.read(train_index), test.read(test_index)
+        if parts[0].shape[1:] != parts[1].shape[1:]:
+            raise DatasetError(
+                f"Images (channels, height, width) are {parts[0].shape[1:]} in train but {parts[1].shape[1:]} in test. "
+                "Set `size` in the dataset to resize all; color and gray must be the same in both."
+            )
+        images = np.concatenate(parts)
         labels = np.concatenate([train.labels[train_index], test.labels[test_index]]).astype(np.int64)
         return ImageData(
             images=torch.from_numpy(images),
@@ -161,6 +167,15 @@ def not_found(name: str, searched: Path, remedy: str) -> DatasetError:
     return DatasetError(f"Dataset '{name}' was not found: searched {searched.absolute()}. {remedy}")
 
 
+def not_fetched(name: str, searched: Path, error: Exception) -> DatasetError:
+    """The error for a download that failed."""
+    reason = " ".join(str(error).split())
+    return DatasetError(
+        f"Dataset '{name}' could not be downloaded to {searched.absolute()}: {reason}. Check the network, or name the "
+        "folder that holds it with --data DIR."
+    )
+
+
 DOWNLOAD_REMEDY = "Name the folder that holds it with --data DIR, or let it be fetched with --download."
 
 
@@ -182,16 +197,18 @@ def decode_images(
     """Decode images to (n, channels, height, width) uint8, RGB or gray as the first one is.
 
     Raises:
-        DatasetError: an image cannot be decoded, or sizes differ and no `size` was given.
+        DatasetError: an image cannot be decoded or has more than 8 bits, or sizes differ and no `size` was given.
     """
     decoded: list[npt.NDArray[np.uint8]] = []
     mode: str | None = None
     for i in index.tolist():
         try:
             image = read(i)
-            mode = mode or ("L" if image.mode in ("1", "L", "I", "I;16") else "RGB")
+            if image.mode.startswith(("I", "F")):  # Pillow would clip these at 255, not scale them
+                raise ValueError(f"its mode is {image.mode}, and only images of 8 bits per channel are read")
+            mode = mode or ("L" if image.mode in ("1", "L") else "RGB")
             image = image.convert(mode)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
             raise DatasetError(
                 f"Image {i} of dataset '{name}' cannot be decoded: {error}. Replace the file."
             ) from error

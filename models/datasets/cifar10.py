@@ -9,7 +9,15 @@ from typing import ClassVar
 import numpy as np
 from torchvision import datasets
 
-from models.datasets.base import DOWNLOAD_REMEDY, Dataset, DatasetError, DatasetInfo, RawPart, not_found
+from models.datasets.base import (
+    DOWNLOAD_REMEDY,
+    Dataset,
+    DatasetError,
+    DatasetInfo,
+    RawPart,
+    not_fetched,
+    not_found,
+)
 from models.datasets.parquet_images import ParquetImages
 
 
@@ -37,8 +45,10 @@ class Cifar10(Dataset):
     def _read(self, data_dir: Path, train: bool, download: bool) -> RawPart:
         try:
             part = datasets.CIFAR10(str(data_dir), train=train, download=download)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             folder = data_dir / "cifar-10-batches-py"
+            if download:
+                raise not_fetched("cifar10", folder, error) from error
             if folder.is_dir():
                 raise DatasetError(
                     f"The files in {folder.absolute()} are not CIFAR-10's: {error} Replace them."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,7 +9,15 @@ from typing import ClassVar
 import numpy as np
 from torchvision import datasets
 
-from models.datasets.base import DOWNLOAD_REMEDY, Dataset, DatasetError, DatasetInfo, RawPart, not_found
+from models.datasets.base import (
+    DOWNLOAD_REMEDY,
+    Dataset,
+    DatasetError,
+    DatasetInfo,
+    RawPart,
+    not_fetched,
+    not_found,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +33,20 @@ class Mnist(Dataset):
     reader: ClassVar[type[datasets.MNIST]] = datasets.MNIST
 
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
-        name = self.reader.__name__
-        folder = data_dir / name / "raw"
+        folder = data_dir / self.reader.__name__ / "raw"
         return self._read(data_dir, folder, True, download), self._read(data_dir, folder, False, download)
 
     def _read(self, data_dir: Path, folder: Path, train: bool, download: bool) -> RawPart:
         try:
             part = self.reader(str(data_dir), train=train, download=download)
-        except RuntimeError as error:
-            raise not_found(type(self).__name__, folder, DOWNLOAD_REMEDY) from error
-        except (ValueError, EOFError, gzip.BadGzipFile, OSError, AssertionError) as error:
-            raise DatasetError(f"The files in {folder.absolute()} cannot be read: {error}. Replace them.") from error
-        images = part.data.numpy()
-        return RawPart(labels=part.targets.numpy().astype(np.int64), read=lambda index: images[index][:, None])
+        except (RuntimeError, ValueError, TypeError, KeyError, EOFError, OSError, AssertionError) as error:
+            if len(list(folder.glob("*-ubyte"))) == len(self.reader.resources):
+                raise DatasetError(f"The files in {folder.absolute()} cannot be read: {error}. Replace them.") from error
+            name = type(self).__module__.rpartition(".")[2]  # as users type it
+            if download:
+                raise not_fetched(name, folder, error) from error
+            raise not_found(name, folder, DOWNLOAD_REMEDY) from error
+        images, labels = part.data.numpy(), part.targets.numpy().astype(np.int64)
+        if len(images) != len(labels):
+            raise DatasetError(f"{folder.absolute()} has {len(images)} images but {len(labels)} labels. Replace the files.")
+        return RawPart(labels=labels, read=lambda index: images[index][:, None])

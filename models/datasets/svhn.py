@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from torchvision import datasets
 
-from models.datasets.base import DOWNLOAD_REMEDY, Dataset, DatasetError, RawPart, not_found
+from models.datasets.base import DOWNLOAD_REMEDY, Dataset, DatasetError, RawPart, not_fetched, not_found
+
+DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, NotImplementedError, OSError)
+"""What SciPy's reader raises on a damaged file, besides its own error and those of zlib and struct."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +39,16 @@ class Svhn(Dataset):
         if not path.is_file():
             if not download:
                 raise not_found("svhn", path, DOWNLOAD_REMEDY)
-            datasets.SVHN(str(data_dir), split=part, download=True)
+            try:
+                datasets.SVHN(str(data_dir), split=part, download=True)
+            except (RuntimeError, OSError) as error:
+                raise not_fetched("svhn", path, error) from error
         try:
             content = loadmat(path)
             images = content["X"].transpose(3, 2, 0, 1)
             labels = content["y"].astype(np.int64).ravel() % 10  # the file calls zero 10
-        except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as error:
+            if images.dtype != np.uint8 or len(images) != len(labels):
+                raise ValueError(f"it holds {len(images)} images of {images.dtype} and {len(labels)} labels")
+        except (*DAMAGE, MatReadError, zlib.error, struct.error) as error:
             raise DatasetError(f"{path.absolute()} is not an SVHN file: {error}. Replace it.") from error
         return RawPart(labels=labels, read=lambda index: np.ascontiguousarray(images[index]))

@@ -68,10 +68,9 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
     Raises:
         ValueError: an argument is out of range, or the accountant cannot handle such little noise.
     """
-    if accountant not in ACCOUNTANTS:
-        raise ValueError(f"accountant is '{accountant}'; allowed: {', '.join(ACCOUNTANTS)}")
-    if not 0 < sample_rate <= 1:
-        raise ValueError(f"sample_rate is {sample_rate}; it must be above 0 and at most 1")
+    _check(sample_rate, steps, delta, accountant)
+    if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
+        raise ValueError(f"noise_multiplier is {noise_multiplier}; it must be above 0 and finite")
     if steps == 0:
         return 0.0
     accounting = PRVAccountant() if accountant == "prv" else RDPAccountant()
@@ -80,8 +79,11 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
         # "optimal order is the largest alpha": the bound is only looser, and more noise is the next try
         warnings.simplefilter("ignore")
         try:
-            return float(accounting.get_epsilon(delta=delta))
-        except (RuntimeError, OverflowError, MemoryError, ValueError) as error:
+            spent = float(accounting.get_epsilon(delta=delta))
+            if not math.isfinite(spent):
+                raise OverflowError("its bound is not finite")
+            return spent
+        except (RuntimeError, ArithmeticError, MemoryError, ValueError) as error:
             raise ValueError(
                 f"the {accountant} accountant cannot account noise_multiplier {noise_multiplier:g} over {steps} steps "
                 f"at sample rate {sample_rate:g}: {error}. Use more noise (a smaller epsilon), or accountant rdp."
@@ -97,34 +99,43 @@ def find_noise_multiplier(
     The end of the search that is returned is the one that keeps the promise.
 
     Raises:
-        ValueError: no noise multiplier up to 10⁵ reaches the target (the PRV bound includes an error of 0.01).
+        ValueError: an argument is out of range, or no noise multiplier up to 10⁵ reaches the target (the PRV
+            bound includes an error of 0.01).
     """
+    _check(sample_rate, steps, delta, accountant)
 
-    def spent(noise_multiplier: float) -> float:
-        return epsilon(noise_multiplier, sample_rate, steps, delta, accountant)
+    def enough(noise_multiplier: float) -> bool:
+        try:
+            return epsilon(noise_multiplier, sample_rate, steps, delta, accountant) <= epsilon_target
+        except ValueError:  # so little noise that it cannot be accounted: certainly too little
+            return False
 
     high = 1.0
-    while spent(high) > epsilon_target:
+    if accountant != "rdp":
+        # Rényi's answer is cheap and close. PRV takes minutes and gigabytes far below it, so the search starts here;
+        # at 1 or more, since very small ε are out of reach of Rényi's orders but not of PRV.
+        high = find_noise_multiplier(max(epsilon_target, 1.0), sample_rate, steps, delta, "rdp")
+    while not enough(high):
         high *= 2
         if high > 1e5:
-            raise ValueError(
-                f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant; ask for more"
-            )
-    low = high / 2
-    while True:
-        try:
-            if spent(low) > epsilon_target:
-                break
-        except ValueError:  # so little noise that it cannot be accounted: certainly too little
-            break
-        low, high = low / 2, low
+            raise ValueError(f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant; ask for more")
+    low = 0.8 * high
+    while enough(low):
+        low, high = 0.8 * low, low
         if high < 1e-3:
             return high
     while high / low > 1 + 1e-4:
         middle = math.sqrt(low * high)
-        try:
-            enough = spent(middle) <= epsilon_target
-        except ValueError:
-            enough = False
-        low, high = (low, middle) if enough else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def _check(sample_rate: float, steps: int, delta: float, accountant: str) -> None:
+    if accountant not in ACCOUNTANTS:
+        raise ValueError(f"accountant is '{accountant}'; allowed: {', '.join(ACCOUNTANTS)}")
+    if not 0 < sample_rate <= 1:
+        raise ValueError(f"sample_rate is {sample_rate}; it must be above 0 and at most 1")
+    if not 0 < delta < 1:
+        raise ValueError(f"delta is {delta}; it must be above 0 and below 1")
+    if steps < 0 or steps != int(steps):
+        raise ValueError(f"steps is {steps}; it must be a whole number from 0")

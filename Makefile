@@ -1,0 +1,34 @@
+# Every target works on a clean clone: what it needs is installed into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format schema clean
+
+demo: .venv/installed  ## train, attack and report on the demo sweep
+	$(BIN)/sweeper launch
+
+test: .venv/installed  ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: .venv/installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed  ## rewrite to the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schema: .venv/installed  ## docs/schema.md from sweeper/schema.py
+	$(BIN)/python -c "from sweeper.schema import markdown; print(markdown(), end='')" > docs/schema.md
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "sweeper needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@echo "Installing into .venv: about 6 GB, some minutes."
+	$(PYTHON) -m venv .venv
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,38 @@
+"""Shared fixtures: the tiny sweep that most tests of the runner use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY = """
+name: tiny
+summary: small enough for a test
+datasets: [{name: digits, max_train_examples: 400, max_test_examples: 100}]
+splits: [quarters]
+defenses:
+  baseline: none
+  dp: {name: dp_sgd, noise_multiplier: 1.0, accountant: rdp}
+training: {epochs: 2, batch_size: 25, learning_rate: 0.1}
+seeds: [0]
+attacks:
+  - threshold
+  - {name: trained_attackers, attackers: [logistic_regression], search: none}
+  - shadow
+  - {name: layer_decoder, epochs: 1, width: 4, max_attacker_examples: 50, max_evaluated_examples: 20}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The path of a sweep file with two targets and four attacks on each."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    return path

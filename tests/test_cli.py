@@ -1,0 +1,188 @@
+"""The command line: what it prints, its exit codes, and what it says of wrong input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sweeper.cli import app
+from sweeper.records import Store
+from sweeper.spec import expand, load_sweep
+
+COMMANDS = ["launch", "plan", "trial", "audit", "report", "ls", "doctor"]
+
+
+def sweeper(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_complete_and_has_an_example(command: str) -> None:
+    result = sweeper(command, "--help")
+    assert result.exit_code == 0
+    assert "Example: sweeper " + command in " ".join(result.stdout.split())
+
+
+def test_help_starts_quickly_because_it_imports_little() -> None:
+    code = (
+        "import sys, sweeper.cli; heavy = {'torch', 'ray', 'pandas', 'sklearn', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(bool(heavy))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_shell_completion_offers_sweeps_and_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sweeper.cli import _complete_attack, _complete_sweep
+
+    assert _complete_sweep("lo") == ["lomurno2022"]
+    assert _complete_attack("mod") == ["modified_entropy"]
+    environment = {"_SWEEPER_COMPLETE": "complete_bash", "COMP_WORDS": "sweeper launch lo", "COMP_CWORD": "2"}
+    result = CliRunner().invoke(app, [], prog_name="sweeper", env=environment)
+    assert "lomurno2022" in result.stdout
+
+
+def test_plan_for_machines_is_json_and_nothing_else(tiny: Path, tmp_path: Path) -> None:
+    result = sweeper("plan", tiny, "--json", "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout)
+    assert [row["defense"] for row in rows] == ["baseline", "dp"]
+    private = rows[1]
+    assert (private["n_train"], private["steps"], private["sample_rate"]) == (100, 8, 0.25)
+    assert private["epsilon"] > 0
+    assert rows[0]["epsilon"] is None
+    assert {row["status"] for row in rows} == {"to do"}
+    assert not (tmp_path / "out").exists(), "a plan writes nothing"
+
+
+def test_plan_for_people_shows_every_id(tiny: Path) -> None:
+    result = sweeper("plan", tiny)
+    for trial in expand(load_sweep(str(tiny))):
+        assert trial.target_id in result.stdout
+    assert "Rough cost" in result.stdout
+
+
+def test_plan_says_which_datasets_are_missing(tmp_path: Path) -> None:
+    result = sweeper("plan", "lomurno2022", "--data", tmp_path, "--only", "baseline/mnist/official")
+    assert result.exit_code == 0
+    assert f"searched {tmp_path / 'MNIST' / 'raw'}" in result.stderr
+    assert "--download" in result.stderr
+
+
+def test_dry_run_writes_nothing(tiny: Path, tmp_path: Path) -> None:
+    result = sweeper("launch", tiny, "--out", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0
+    assert "2 trials, 0 done, 2 to run" in result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_runs_here_and_the_report_is_made_from_it(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    baseline = expand(load_sweep(str(tiny)))[0].target_id
+    result = sweeper("trial", tiny, baseline[:6], "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "finished: trained, 4 attacks run" in result.stdout
+    assert json.loads(sweeper("plan", tiny, "--out", out, "--json").stdout)[0]["status"] == "done"
+    result = sweeper("report", out)
+    assert result.exit_code == 0, result.output
+    assert str(out / "report" / "report.html") in result.stdout.replace("\n", "")
+    assert "<html" in (out / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_launch_does_nothing_where_all_is_done(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    for trial in expand(load_sweep(str(tiny), ["attacks=[threshold]"])):
+        sweeper("trial", tiny, trial.target_id, "--set", "attacks=[threshold]", "--out", out)
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it would fail
+    result = sweeper("launch", tiny, "--set", "attacks=[threshold]", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "2 trials, 2 done, 0 to run" in result.stdout
+
+
+def test_doctor_and_ls_say_what_there_is(tmp_path: Path) -> None:
+    doctor = sweeper("doctor", "--data", tmp_path).stdout
+    for word in ("Python", "PyTorch", "Ray", "digits", "MNIST", "free disk", "--download"):
+        assert word in doctor
+    listed = sweeper("ls").stdout
+    for word in ("dp_sgd", "layer_decoder", "parquet_images", "lomurno_cnn", "demo", "Abadi"):
+        assert word in listed
+
+
+def unwritable(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_text("not a folder")
+    return tmp_path / "file" / "out"
+
+
+WRONG: dict[str, tuple[list[Any], str]] = {
+    "unknown sweep": (["launch", "dmeo"], "Unknown sweep 'dmeo'. Did you mean 'demo'?"),
+    "unknown defense": (["launch", "demo", "--set", "defenses=[dropuot]"], "Did you mean 'dropout'?"),
+    "batch larger than data": (
+        ["launch", "demo", "--set", "training.batch_size=500"],
+        "batch_size is 500 but the target has only 359",
+    ),
+    "unreachable epsilon": (["launch", "demo", "--set", "defenses.dp_eps2.epsilon=0.001"], "cannot be reached"),
+    "missing dataset": (
+        ["launch", "lomurno2022", "--data", "nowhere", "--only", "l2/mnist/official"],
+        "was not found: searched",
+    ),
+    "unknown only": (["plan", "demo", "--only", "l3"], "--only"),
+    "unknown id": (["trial", "demo", "zzz"], "0 trials of 'demo' have an id that begins with 'zzz'"),
+    "no results": (["report", "nowhere"], "holds no results of a sweep"),
+    "too few for an attack": (
+        ["launch", "demo", "--set", "max_train_examples=40", "--set", "training.batch_size=5"],
+        "at least 12",
+    ),
+    "no cluster": (["launch", "demo", "--address", "127.0.0.1:1"], "Ray could not be reached at 127.0.0.1:1"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_wrong_input_is_one_paragraph_and_exit_code_two(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments, expected = WRONG[case]
+    result = sweeper(*arguments)
+    assert result.exit_code == 2, result.output
+    assert expected in result.stderr
+    errors = [line for line in result.stderr.splitlines() if "Error:" in line]
+    assert len(errors) == 1
+    assert "Traceback" not in result.output
+
+
+def test_an_unwritable_results_folder_is_explained(tiny: Path, tmp_path: Path) -> None:
+    result = sweeper("launch", tiny, "--out", unwritable(tmp_path))
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
+    assert "--out" in result.stderr
+
+
+def test_a_corrupt_gathered_file_is_explained(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    trial = expand(load_sweep(str(tiny)))[0]
+    sweeper("trial", tiny, trial.target_id, "--set", "attacks=[]", "--out", out)
+    part = out / "parts" / "history" / f"{trial.target_id}.parquet"
+    part.write_bytes(b"PAR1")
+    result = sweeper("report", out)
+    assert result.exit_code == 2
+    assert "cannot be read" in result.stderr
+    assert part.name in result.stderr
+
+
+def test_a_delta_above_one_over_n_is_warned_of(tiny: Path) -> None:
+    result = sweeper("plan", tiny, "--set", "defenses.dp.delta=0.02")
+    assert result.exit_code == 0
+    assert "delta 0.02 is not below 1/n = 0.01 for 100 training examples" in result.stderr
+
+
+def test_a_table_of_results_is_written_even_where_there_is_nothing_in_it(tiny: Path, tmp_path: Path) -> None:
+    trial = expand(load_sweep(str(tiny)))[0]
+    sweeper("trial", tiny, trial.target_id, "--set", "attacks=[]", "--out", tmp_path / "out")
+    Store(tmp_path / "out").gather()
+    assert (tmp_path / "out" / "scores.parquet").exists()
+    assert sweeper("report", tmp_path / "out").exit_code == 0

@@ -1,0 +1,540 @@
+"""Datasets: what comes out is what the files hold, whatever the layout; what is wrong is said in words."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import pickle
+import random
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import scipy.io
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torchvision import datasets as torchvision_datasets
+
+from models.datasets.base import DatasetError
+from models.datasets.cifar10 import Cifar10
+from models.datasets.digits import Digits
+from models.datasets.fashion_mnist import FashionMnist
+from models.datasets.image_folder import ImageFolder
+from models.datasets.mnist import Mnist
+from models.datasets.parquet_images import ParquetImages
+from models.datasets.svhn import Svhn
+
+N_TRAIN, N_TEST = 14, 10
+MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+# Writers of each layout. Images are (n, channels, height, width) uint8.
+
+
+def idx_bytes(array):
+    """The IDX format of yann.lecun.com: a magic number, big-endian sizes, then bytes."""
+    header = [0, 0, 8, array.ndim] + [byte for size in array.shape for byte in size.to_bytes(4, "big")]
+    return bytes(header) + array.astype(np.uint8).tobytes()
+
+
+def encoded(image, kind="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_idx(root, train, test, _, name="MNIST"):
+    folder = root / name / "raw"
+    folder.mkdir(parents=True)
+    arrays = (train[0][:, 0], train[1], test[0][:, 0], test[1])
+    for file_name, array in zip(MNIST_FILES, arrays, strict=True):
+        (folder / file_name).write_bytes(idx_bytes(array))
+
+
+def write_table(path, images, labels, image="image", label="label", **more):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = [{"bytes": each if isinstance(each, bytes | None) else encoded(each), "path": None} for each in images]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({image: pa.array(cells, kind), label: pa.array(labels), **more}), path)
+
+
+def write_parquet(root, train, test, _, folder="pictures", label="label"):
+    half = len(train[1]) // 2  # two files, as the hub splits larger datasets
+    write_table(root / folder / "train-00000-of-00002.parquet", train[0][:half], train[1][:half], label=label)
+    write_table(root / folder / "train-00001-of-00002.parquet", train[0][half:], train[1][half:], label=label)
+    write_table(root / folder / "test-00000-of-00001.parquet", *test, label=label)
+
+
+def write_batches(root, train, test, monkeypatch):
+    """The pickles of Krizhevsky's page; torchvision is told the checksums of these instead of the real ones."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+
+    def write(name, content):
+        data = pickle.dumps(content)
+        (folder / name).write_bytes(data)
+        return [name, hashlib.md5(data).hexdigest()]
+
+    def batch(name, part, chosen):
+        images = part[0][chosen]
+        return write(name, {"data": images.reshape(len(images), -1), "labels": part[1][chosen].tolist()})
+
+    reader = torchvision_datasets.CIFAR10
+    parts = np.array_split(np.arange(len(train[1])), 5)
+    train_list = [batch(f"data_batch_{i}", train, chosen) for i, chosen in enumerate(parts, start=1)]
+    monkeypatch.setattr(reader, "train_list", train_list)
+    monkeypatch.setattr(reader, "test_list", [batch("test_batch", test, np.arange(len(test[1])))])
+    name, checksum = write("batches.meta", {"label_names": [str(i) for i in range(10)]})
+    monkeypatch.setattr(reader, "meta", {"filename": name, "key": "label_names", "md5": checksum})
+
+
+def write_mat(root, train, test, _):
+    root.mkdir(exist_ok=True)
+    for name, (images, labels) in (("train", train), ("test", test)):
+        called = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
+        content = {"X": images.transpose(2, 3, 1, 0), "y": called}
+        scipy.io.savemat(root / f"{name}_32x32.mat", content, do_compression=True)
+
+
+def write_folders(root, train, test, _):
+    for name, (images, labels) in (("train", train), ("test", test)):
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            path = root / "pictures" / name / f"class{label}" / f"{number:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(image))
+
+
+LAYOUTS = {
+    "mnist": (Mnist, {}, write_idx, (1, 28, 28)),
+    "fashion_mnist": (FashionMnist, {}, partial(write_idx, name="FashionMNIST"), (1, 28, 28)),
+    "cifar10_batches": (Cifar10, {}, write_batches, (3, 32, 32)),
+    "cifar10_parquet": (Cifar10, {}, partial(write_parquet, folder="cifar10"), (3, 32, 32)),
+    "svhn": (Svhn, {}, write_mat, (3, 32, 32)),
+    "parquet_rgb": (ParquetImages, {"folder": "pictures"}, write_parquet, (3, 9, 13)),
+    "parquet_gray": (ParquetImages, {"folder": "pictures"}, partial(write_parquet, label="fine"), (1, 12, 8)),
+    "image_folder": (ImageFolder, {"folder": "pictures"}, write_folders, (3, 10, 11)),
+}
+
+
+def random_part(count, shape, seed):
+    labels = np.arange(count) % 10
+    if count == N_TRAIN:
+        labels = np.sort(labels)  # ImageFolder's own order, so that one expectation serves every layout
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8), labels
+
+
+@pytest.fixture(params=LAYOUTS)
+def stored(request, tmp_path, monkeypatch):
+    """A dataset on disk, as (the class with its arguments bound, a writer, train, test, folder)."""
+    kind, arguments, write, shape = LAYOUTS[request.param]
+    train, test = random_part(N_TRAIN, shape, 1), random_part(N_TEST, shape, 2)
+    root = tmp_path / "data"
+    write(root, train, test, monkeypatch)
+    return partial(kind, **arguments), partial(write, _=None) if write is not write_batches else write, train, test, root
+
+
+def test_images_and_labels_are_those_of_the_files(stored):
+    dataset, _, train, test, root = stored
+    data = dataset().load(root)
+    assert data.images.dtype == torch.uint8
+    assert data.labels.dtype == torch.int64
+    np.testing.assert_array_equal(data.images.numpy(), np.concatenate([train[0], test[0]]))
+    np.testing.assert_array_equal(data.labels.numpy(), np.concatenate([train[1], test[1]]))
+    np.testing.assert_array_equal(data.example_id, np.arange(N_TRAIN + N_TEST))
+    assert (data.info.n_train, data.info.n_test) == (N_TRAIN, N_TEST)
+    assert data.info.image_shape == train[0].shape[1:]
+    assert data.info.num_classes == 10
+    assert len(data.info.mean) == len(data.info.std) == train[0].shape[1]
+
+
+@pytest.mark.parametrize("limits", [(7, 5), (13, 10), (2, 2)])
+def test_a_limit_keeps_a_fixed_subset_and_its_ids(stored, limits):
+    dataset, _, _, _, root = stored
+    whole, limited = dataset().load(root), dataset(max_train_examples=limits[0], max_test_examples=limits[1])
+    data, again = limited.load(root), limited.load(root)
+    np.testing.assert_array_equal(data.example_id, again.example_id)
+    assert data.sha256 == again.sha256 != whole.sha256
+    ids = data.example_id
+    assert (np.diff(ids) > 0).all()
+    assert ((ids < N_TRAIN).sum(), (ids >= N_TRAIN).sum()) == limits
+    assert (ids[: data.info.n_train] < N_TRAIN).all()
+    assert torch.equal(data.images, whole.images[ids])
+    assert torch.equal(data.labels, whole.labels[ids])
+    # A published dataset is described without its files; with limits that both keep, the two must agree.
+    assert limited.describe(root) == data.info
+
+
+def test_a_dataset_that_is_not_published_is_described_from_its_files(stored):
+    dataset, _, _, _, root = stored
+    if dataset().published is None:
+        assert dataset().describe(root) == dataset().load(root).info
+    else:
+        assert dataset().describe(root / "nowhere") == dataset().published
+
+
+def test_the_fingerprint_changes_with_one_pixel_and_one_label_only(stored, tmp_path, monkeypatch):
+    dataset, write, train, test, root = stored
+    first = dataset().load(root).sha256
+    assert dataset().load(root).sha256 == first
+    pixel = (train[0].copy(), train[1])
+    pixel[0][3, 0, 4, 5] ^= 1
+    relabeled = (test[0], test[1].copy())
+    relabeled[1][-1], relabeled[1][-2] = test[1][-2], test[1][-1]
+    seen = {first}
+    for name, parts in (("same", (train, test)), ("pixel", (pixel, test)), ("label", (train, relabeled))):
+        write(tmp_path / name, *parts, monkeypatch) if write is write_batches else write(tmp_path / name, *parts)
+        digest = dataset().load(tmp_path / name).sha256
+        assert (digest == first) == (name == "same")
+        seen.add(digest)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_missing_dataset_names_the_folder_and_the_remedy(layout, tmp_path):
+    kind, arguments, _, _ = LAYOUTS[layout]
+    with pytest.raises(DatasetError) as caught:
+        kind(**arguments).load(tmp_path / "nowhere")
+    text = str(caught.value)
+    assert str((tmp_path / "nowhere").absolute()) in text
+    if arguments:
+        assert "--data" in text or "one per class" in text
+    else:
+        assert "--data" in text
+        assert "--download" in text or layout == "cifar10_parquet"
+        assert f"'{layout.split('_b')[0].split('_p')[0]}'" in text  # the name that users type
+
+
+# digits
+
+
+def test_digits_are_all_of_scikit_learns_once_each():
+    data, bunch = Digits().load(None), load_digits()
+    assert tuple(data.images.shape) == (1797, 1, 8, 8)
+    assert (data.info.n_train, data.info.n_test) == (1437, 360)
+    assert Digits().describe(None) == data.info
+    # 16 levels survive the scaling to 0–255, so rounding back gives scikit-learn's own numbers.
+    back = np.rint(data.images.numpy().reshape(1797, 64) * (16 / 255)).astype(int)
+    ours = np.column_stack([back, data.labels.numpy()])
+    theirs = np.column_stack([bunch.data.astype(int), bunch.target])
+    assert data.images.max() == 255
+
+    def ordered(rows):
+        return rows[np.lexsort(rows.T)]
+
+    # The same multiset as the 1,797 originals: train and test are disjoint, and each row kept its label.
+    np.testing.assert_array_equal(ordered(ours), ordered(theirs))
+
+
+def test_digits_parts_have_the_same_share_of_each_class_and_the_stated_normalization():
+    data = Digits().load(None)
+    labels, n_train = data.labels.numpy(), data.info.n_train
+    expected = np.bincount(labels) * 360 / 1797
+    assert np.abs(np.bincount(labels[n_train:]) - expected).max() < 1
+    pixels = data.images[:n_train].double() / 255
+    assert data.info.mean[0] == pytest.approx(float(pixels.mean()), abs=2e-3)
+    assert data.info.std[0] == pytest.approx(float(pixels.std()), abs=2e-3)
+
+
+def test_limits_on_digits_are_not_just_the_first_ones():
+    data, whole = Digits(max_train_examples=200).load(None), Digits().load(None)
+    assert data.info.n_train == 200
+    assert data.info.n_test == 360
+    assert data.example_id[:200].max() > 1000
+    np.testing.assert_array_equal(data.example_id[200:], np.arange(1437, 1797))
+    assert torch.equal(data.images, whole.images[data.example_id])
+    assert torch.equal(data.labels, whole.labels[data.example_id])
+
+
+@pytest.mark.parametrize("limit", [1, 0, -3])
+def test_a_limit_below_two_is_refused(limit):
+    with pytest.raises(ValueError, match=f"max_train_examples is {limit}; it must be at least 2"):
+        Digits(max_train_examples=limit)
+
+
+# Downloads, by torchvision's own code, from a server of ours
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder served over HTTP on loopback, its address, and the paths that were asked for."""
+    folder, asked = tmp_path / "served", []
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path.rpartition("/")[2])
+            super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.02), daemon=True)
+    thread.start()
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    yield folder, f"http://127.0.0.1:{server.server_port}/", asked
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def serve_mnist(folder, address, monkeypatch, reader=torchvision_datasets.MNIST):
+    train, test = random_part(N_TRAIN, (1, 28, 28), 1), random_part(N_TEST, (1, 28, 28), 2)
+    resources = []
+    for name, array in zip(MNIST_FILES, (train[0][:, 0], train[1], test[0][:, 0], test[1]), strict=True):
+        packed = gzip.compress(idx_bytes(array))
+        (folder / f"{name}.gz").write_bytes(packed)
+        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
+    monkeypatch.setattr(reader, "mirrors", [address])
+    monkeypatch.setattr(reader, "resources", resources)
+    return train, test
+
+
+@pytest.mark.parametrize("dataset", [Mnist(), FashionMnist()])
+def test_download_fetches_once_and_reads_what_came(dataset, served, tmp_path, monkeypatch):
+    folder, address, asked = served
+    train, test = serve_mnist(folder, address, monkeypatch, dataset.reader)
+    root = tmp_path / "data"
+    with pytest.raises(DatasetError, match="--download"):
+        dataset.load(root)
+    assert asked == []
+    data = dataset.load(root, download=True)
+    assert set(asked) == {f"{name}.gz" for name in MNIST_FILES}
+    first_time = len(asked)
+    np.testing.assert_array_equal(data.images.numpy(), np.concatenate([train[0], test[0]]))
+    np.testing.assert_array_equal(data.labels.numpy(), np.concatenate([train[1], test[1]]))
+    assert dataset.load(root, download=True).sha256 == dataset.load(root).sha256 == data.sha256
+    assert len(asked) == first_time
+
+
+def test_a_download_whose_checksum_is_wrong_is_refused(served, tmp_path, monkeypatch):
+    folder, address, asked = served
+    serve_mnist(folder, address, monkeypatch)
+    damaged = bytearray((folder / f"{MNIST_FILES[0]}.gz").read_bytes())
+    damaged[-20] ^= 1
+    (folder / f"{MNIST_FILES[0]}.gz").write_bytes(damaged)
+    with pytest.raises(DatasetError, match="corrupted"):
+        Mnist().load(tmp_path / "data", download=True)
+    assert asked
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "svhn"])
+def test_a_download_that_fails_is_a_dataset_error_that_says_why(name, tmp_path, monkeypatch):
+    nowhere = "http://127.0.0.1:9/"  # the discard port: refused at once
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(variable, "127.0.0.1")
+    for reader in (torchvision_datasets.MNIST, torchvision_datasets.FashionMNIST):
+        monkeypatch.setattr(reader, "mirrors", [nowhere])
+    monkeypatch.setattr(torchvision_datasets.CIFAR10, "url", nowhere + "cifar.tar.gz")
+    split_list = {part: [nowhere + part, f"{part}_32x32.mat", "0" * 32] for part in ("train", "test", "extra")}
+    monkeypatch.setattr(torchvision_datasets.SVHN, "split_list", split_list)
+    dataset = {"mnist": Mnist, "fashion_mnist": FashionMnist, "cifar10": Cifar10, "svhn": Svhn}[name]()
+    with pytest.raises(DatasetError, match=r"(?i)refused") as caught:
+        dataset.load(tmp_path, download=True)
+    assert str(tmp_path) in str(caught.value)
+    assert f"'{name}'" in str(caught.value)
+
+
+# Files that are there and wrong
+
+
+def test_mnist_files_that_are_cut_short_are_called_unreadable_and_not_missing(tmp_path):
+    write_idx(tmp_path, random_part(N_TRAIN, (1, 28, 28), 1), random_part(N_TEST, (1, 28, 28), 2), None)
+    for name in MNIST_FILES:
+        path = tmp_path / "MNIST" / "raw" / name
+        whole = path.read_bytes()
+        for length in (0, 3, 8, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            with pytest.raises(DatasetError, match="cannot be read") as caught:
+                Mnist().load(tmp_path)
+            assert str(path.parent) in str(caught.value)
+        path.write_bytes(whole)
+    Mnist().load(tmp_path)
+
+
+def test_mnist_images_and_labels_of_different_number_are_refused(tmp_path):
+    train, test = random_part(N_TRAIN, (1, 28, 28), 1), random_part(N_TEST, (1, 28, 28), 2)
+    for number, kept in enumerate((N_TRAIN - 1, N_TRAIN + 1)):
+        images, labels = random_part(N_TRAIN + 1, (1, 28, 28), 1)[0], np.arange(N_TRAIN + 1) % 10
+        write_idx(tmp_path / str(number), (images[:N_TRAIN], labels[:kept]), test, None)
+        with pytest.raises(DatasetError, match=f"{N_TRAIN} images .*{kept} labels"):
+            Mnist().load(tmp_path / str(number))
+    write_idx(tmp_path, train, test, None)
+    Mnist().load(tmp_path)
+
+
+def test_cifar_batches_that_are_not_the_real_ones_are_refused_before_they_are_unpickled(tmp_path, monkeypatch):
+    write_batches(tmp_path, random_part(N_TRAIN, (3, 32, 32), 1), random_part(N_TEST, (3, 32, 32), 2), monkeypatch)
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
+
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle that fails its checksum was opened",))
+
+    path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(DatasetError, match="not CIFAR-10's") as caught:
+        Cifar10().load(tmp_path)
+    assert str(path.parent) in str(caught.value)
+
+
+def test_svhn_files_that_are_damaged_are_dataset_errors(tmp_path):
+    write_mat(tmp_path, random_part(N_TRAIN, (3, 32, 32), 1), random_part(N_TEST, (3, 32, 32), 2), None)
+    path = tmp_path / "train_32x32.mat"
+    whole, rng = path.read_bytes(), random.Random(0)
+    refused = 0
+    for trial in range(40):
+        damaged = bytearray(whole[: rng.randrange(len(whole))] if trial % 2 else whole)
+        for _ in range(3 * (1 - trial % 2)):
+            damaged[rng.randrange(400)] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            Svhn().load(tmp_path)
+        except DatasetError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 30
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
+def test_damaged_images_are_dataset_errors_and_nothing_else(kind, tmp_path):
+    rng = random.Random(0)
+    image = random_part(1, (3, 9, 9), 3)[0][0]
+    whole = encoded(image, kind)
+    # Sizes that Pillow refuses as a decompression bomb are among the damages.
+    damages = [b"", whole[:5], bytes(10)]
+    if kind == "BMP":
+        damages.append(whole[:18] + (2**20).to_bytes(4, "little") * 2 + whole[26:])
+    for _ in range(25):
+        damaged = bytearray(whole)
+        for _ in range(4):
+            damaged[rng.randrange(len(whole))] = rng.randrange(256)
+        damages.append(bytes(damaged[: rng.randrange(len(whole))] if rng.random() < 0.3 else damaged))
+    write_table(tmp_path / "p" / "test.parquet", [image], [0])
+    refused = 0
+    for damaged in damages:
+        write_table(tmp_path / "p" / "train.parquet", [damaged], [0])
+        try:
+            ParquetImages(folder="p", size=9).load(tmp_path)
+        except DatasetError as error:
+            assert "Image 0" in str(error)
+            assert str(tmp_path) in str(error)
+            refused += 1
+    assert refused >= 3 + (kind == "BMP")
+
+
+def test_sixteen_bit_images_are_refused_rather_than_clipped_to_white(tmp_path):
+    levels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG")
+    for part in ("train", "test"):
+        write_table(tmp_path / "p" / f"{part}.parquet", [buffer.getvalue()] * 2, [0, 1])
+    with pytest.raises(DatasetError, match="8 bits"):
+        ParquetImages(folder="p").load(tmp_path)
+
+
+def write_pair(root, train_images, test_images, **train_columns):
+    write_table(root / "p" / "train.parquet", train_images, np.arange(len(train_images)) % 2, **train_columns)
+    write_table(root / "p" / "test.parquet", test_images, np.arange(len(test_images)) % 2)
+
+
+@pytest.mark.parametrize("parts", ["train", "between"])
+def test_differing_sizes_are_refused_unless_a_size_is_given(parts, tmp_path):
+    small, large = random_part(2, (3, 9, 9), 1)[0], random_part(2, (3, 9, 12), 1)[0]
+    train = [*small, *large] if parts == "train" else small
+    write_pair(tmp_path, train, large)
+    with pytest.raises(DatasetError, match="Set `size`"):
+        ParquetImages(folder="p").load(tmp_path)
+    data = ParquetImages(folder="p", size=10).load(tmp_path)
+    assert data.info.image_shape == (3, 10, 10)
+    assert ParquetImages(folder="p", size=10).describe(tmp_path) == data.info
+
+
+def test_a_size_resizes_and_leaves_images_of_that_size_alone(tmp_path):
+    images = random_part(3, (1, 9, 9), 1)[0]
+    constant = np.full((1, 5, 5), 77, dtype=np.uint8)
+    write_pair(tmp_path, [*images, constant], images)
+    data = ParquetImages(folder="p", size=9).load(tmp_path)
+    np.testing.assert_array_equal(data.images[:3].numpy(), images)
+    assert (data.images[3] == 77).all()
+
+
+def test_gray_and_color_follow_the_first_image_and_must_be_the_same_in_train_and_test(tmp_path):
+    gray, color = random_part(2, (1, 9, 9), 1)[0], random_part(2, (3, 9, 9), 1)[0]
+    write_pair(tmp_path / "mixed", [*color, *gray], color)
+    data = ParquetImages(folder="p").load(tmp_path / "mixed")
+    assert data.info.image_shape == (3, 9, 9)
+    np.testing.assert_array_equal(data.images[2:4].numpy(), np.broadcast_to(gray, (2, 3, 9, 9)))
+    write_pair(tmp_path / "apart", gray, color)
+    with pytest.raises(DatasetError, match="train.*test"):
+        ParquetImages(folder="p").load(tmp_path / "apart")
+
+
+def test_columns_are_found_when_there_is_one_of_the_kind_and_asked_for_otherwise(tmp_path):
+    images, _ = random_part(4, (3, 9, 9), 1)
+    for part in ("train", "test"):
+        write_table(tmp_path / "p" / f"{part}.parquet", images, [0, 1, 2, 0], "img", "fine_label", coarse_label=[1, 1, 0, 0])
+    with pytest.raises(DatasetError, match="2 columns that could be the label: fine_label, coarse_label.*Set `label_column`"):
+        ParquetImages(folder="p").load(tmp_path)
+    assert ParquetImages(folder="p", label_column="fine_label").load(tmp_path).info.num_classes == 3
+    assert ParquetImages(folder="p", label_column="coarse_label").load(tmp_path).info.num_classes == 2
+    with pytest.raises(DatasetError, match="no column 'lable'; it has img, fine_label, coarse_label"):
+        ParquetImages(folder="p", label_column="lable").load(tmp_path)
+    with pytest.raises(DatasetError, match="no field `bytes`"):
+        ParquetImages(folder="p", label_column="fine_label", image_column="coarse_label").load(tmp_path)
+    with pytest.raises(DatasetError, match="whole numbers"):
+        ParquetImages(folder="p", label_column="img").load(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [[0, None, 1], [-1, 0, 1], [0.5, 1.0, 2.0], ["a", "b", "c"], [True, False, True]])
+def test_labels_that_are_not_classes_are_refused(labels, tmp_path):
+    images, _ = random_part(3, (1, 9, 9), 1)
+    for part in ("train", "test"):
+        write_table(tmp_path / "p" / f"{part}.parquet", images, labels)
+    with pytest.raises(DatasetError, match="whole numbers from 0, without nulls"):
+        ParquetImages(folder="p", label_column="label").load(tmp_path)
+
+
+def test_null_images_and_files_that_are_not_parquet_are_dataset_errors(tmp_path):
+    images = list(random_part(3, (1, 9, 9), 1)[0])
+    write_pair(tmp_path, [images[0], None], images)
+    with pytest.raises(DatasetError, match="Image 1"):
+        ParquetImages(folder="p").load(tmp_path)
+    (tmp_path / "p" / "train.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        ParquetImages(folder="p").load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [ParquetImages, ImageFolder])
+@pytest.mark.parametrize("folder", ["../elsewhere", "a/../../b", "/etc", ".."])
+def test_a_folder_that_leaves_the_data_folder_is_refused(kind, folder):
+    with pytest.raises(ValueError, match="must be a path below the folder given by --data"):
+        kind(folder=folder)
+
+
+@pytest.mark.parametrize("kind", [ParquetImages, ImageFolder])
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_size_below_one_is_refused(kind, size):
+    with pytest.raises(ValueError, match=f"size is {size}; it must be at least 1"):
+        kind(folder="p", size=size)
+
+
+def test_image_folder_refuses_other_classes_in_test_and_unreadable_files(tmp_path):
+    train, test = random_part(N_TRAIN, (3, 9, 9), 1), random_part(N_TEST, (3, 9, 9), 2)
+    write_folders(tmp_path, train, test, None)
+    dataset = ImageFolder(folder="pictures")
+    broken = tmp_path / "pictures" / "train" / "class3" / "zzz.png"
+    broken.write_bytes(b"not an image")
+    with pytest.raises(DatasetError, match="cannot be decoded"):
+        dataset.load(tmp_path)
+    broken.unlink()
+    dataset.load(tmp_path)
+    (tmp_path / "pictures" / "train" / "class3").rename(tmp_path / "pictures" / "train" / "other")
+    with pytest.raises(DatasetError, match=r"other in train but .*class3"):
+        dataset.load(tmp_path)

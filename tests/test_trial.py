@@ -1,0 +1,318 @@
+"""One trial from configuration to records, in this process: what it writes, what it never does twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from attacks.membership.threshold import Threshold
+from models import train
+from sweeper import trial as trial_module
+from sweeper.errors import UserError
+from sweeper.records import Store
+from sweeper.schema import SCHEMAS
+from sweeper.spec import Trial, expand, load_sweep
+from sweeper.trial import record_failure, run_trial
+
+TIMES = ["load_time_s", "first_step_time_s", "train_time_s", "seconds_per_step", "started_at", "attack_time_s"]
+
+
+def run(sweep_path: Path, out: Path, *overrides: str, only: int | None = None) -> tuple[Store, list[Trial], list[Any]]:
+    """Run a sweep's trials in this process and gather them."""
+    sweep = load_sweep(str(sweep_path), overrides)
+    trials = expand(sweep)[:only]
+    store = Store(out)
+    store.prepare()
+    store.write_sweep(sweep)
+    results = [
+        run_trial(trial, data_dir=out, store=store, device=torch.device("cpu"), raise_errors=False) for trial in trials
+    ]
+    store.gather()
+    return store, trials, results
+
+
+def table(store: Store, name: str) -> pd.DataFrame:
+    return pq.read_table(store.root / f"{name}.parquet").to_pandas()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, list[Trial], Path]:
+    """The tiny sweep, run once for all tests that only look."""
+    from conftest import TINY
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("finished")
+    path = folder / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    store, trials, results = run(path, folder / "out")
+    assert [result.status for result in results] == ["finished", "finished"], results
+    return store, trials, path
+
+
+def test_every_table_has_the_declared_schema_and_other_readers_agree(finished: Any) -> None:
+    import duckdb
+
+    store, _, _ = finished
+    for name, schema in SCHEMAS.items():
+        path = store.root / f"{name}.parquet"
+        read = pq.read_table(path)
+        assert read.schema.equals(schema), name
+        assert read.schema.field("target_id").metadata[b"description"]
+        assert len(pd.read_parquet(path)) == read.num_rows == duckdb.sql(f"select * from '{path}'").fetchdf().shape[0]
+        assert read.num_rows > 0
+
+
+def test_the_row_of_a_target_is_complete_and_true(finished: Any) -> None:
+    store, trials, _ = finished
+    rows = table(store, "trials").set_index("defense")
+    assert list(rows["status"]) == ["finished", "finished"]
+    assert list(rows["target_id"]) == [trial.target_id for trial in trials]
+    assert set(rows["n_train"]) == {100}
+    assert set(rows["steps"]) == {8}
+    baseline, private = rows.loc["baseline"], rows.loc["dp"]
+    assert pd.isna(baseline["epsilon_spent"])
+    assert "no differentially private mechanism" in baseline["no_guarantee_reason"]
+    assert private["sampling"] == "poisson"
+    assert private["sample_rate"] == 0.25
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    accountant.history = [(1.0, 0.25, 8)]
+    assert private["epsilon_spent"] == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+    assert private["epsilon_gdp"] < private["epsilon_spent"]
+    assert pd.isna(private["no_guarantee_reason"])
+    assert rows[["test_accuracy", "dataset_sha256", "torch_version", "threads", "config"]].notna().all(axis=None)
+
+
+def test_accuracy_can_be_computed_again_from_outputs_and_weights(finished: Any) -> None:
+    store, trials, _ = finished
+    outputs = table(store, "outputs")
+    for trial, (_, row) in zip(trials, table(store, "trials").iterrows(), strict=True):
+        own = outputs[outputs["target_id"] == trial.target_id]
+        right = np.stack(own["logits"].to_list()).argmax(1) == own["label"]
+        assert right[own["role"] == "member"].mean() == pytest.approx(row["train_accuracy"])
+        assert right[own["role"] == "test"].mean() == pytest.approx(row["test_accuracy"])
+        assert dict(own["role"].value_counts()) == dict.fromkeys(
+            ["member", "non_member", "shadow_in", "shadow_out", "test"], 100
+        )
+        weights = load_file(store.weights_path(trial.target_id))
+        assert sum(value.size for name, value in weights.items() if name.startswith("stages.prediction")) == 1290
+
+
+def test_metrics_can_be_computed_again_from_scores(finished: Any) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    store, _, _ = finished
+    scores, attacks = table(store, "scores"), table(store, "attacks")
+    membership = attacks[(attacks["family"] == "membership") & (attacks["attack"] != "best_of")]
+    assert len(membership) == 12
+    for _, row in membership.iterrows():
+        own = scores[(scores["target_id"] == row["target_id"]) & (scores["attack_id"] == row["attack_id"])]
+        own = own[own["score_name"] == row["score_name"]]
+        assert row["auc"] == pytest.approx(roc_auc_score(own["is_member"], own["score"]))
+        assert row["auc_low"] <= row["auc"] <= row["auc_high"]
+        assert pd.isna(row["tpr_at_fpr_0.01"])  # 100 non-members say nothing of 1 %
+    best = attacks[attacks["attack"] == "best_of"]
+    assert len(best) == 2
+    for _, row in best.iterrows():
+        own = membership[membership["target_id"] == row["target_id"]]
+        assert row["paper_protocol_auc"] == pytest.approx(own["auc"].max())
+        assert len(row["candidates"]) == 6
+        assert row["score_name"] in row["candidates"]
+        assert row["n_members"] == 50
+    trained = attacks[attacks["attack"] == "trained_attackers"]
+    assert trained["uses_target_membership_labels"].all()
+
+
+def test_reconstructions_have_all_layers_controls_and_images(finished: Any) -> None:
+    import io
+
+    from PIL import Image
+
+    store, _, _ = finished
+    rows = table(store, "reconstructions")
+    layers = ["conv1", "maxpool1", "conv2", "maxpool2", "conv3", "maxpool3", "dense", "prediction"]
+    for _, own in rows.groupby("target_id"):
+        assert list(own["layer"]) == layers
+        assert own["mse_gap"].to_numpy() == pytest.approx((own["mse_non_members"] - own["mse_members"]).to_numpy())
+        assert own["mse_untrained"].notna().all()
+    ids = {tuple(example["example_id"] for example in examples) for examples in rows["examples"]}
+    assert len(ids) == 1, "every defense and layer must show the same examples"
+    image = Image.open(io.BytesIO(rows["examples"].iloc[0][0]["reconstruction_png"]))
+    assert image.size == (8, 8)
+
+
+def test_same_trial_twice_gives_the_same_parquet_but_for_times(finished: Any, tmp_path: Path) -> None:
+    store, _, path = finished
+    again, _, _ = run(path, tmp_path / "again")
+    for name in SCHEMAS:
+        first, second = (pq.read_table(each.root / f"{name}.parquet") for each in (store, again))
+        kept = [column for column in first.column_names if column not in TIMES]
+        assert first.select(kept).equals(second.select(kept)), name
+
+
+def test_what_is_recorded_is_not_done_again(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, trials, path = finished
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("trained or attacked again")
+
+    monkeypatch.setattr(trial_module, "fit", refuse)
+    monkeypatch.setattr(Threshold, "run", refuse)
+    _, _, results = run(path, store.root)
+    assert [(result.status, result.trained, result.attacks_run) for result in results] == [("finished", False, 0)] * 2
+    assert all(status.done for status in store.statuses(trials).values())
+
+
+def test_adding_an_attack_trains_nothing_and_compares_anew(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(tiny, out, "attacks=[threshold]", only=1)
+    monkeypatch.setattr(trial_module, "fit", None)
+    overrides = "attacks=[threshold, {name: trained_attackers, attackers: [knn], search: none}]"
+    store, trials, (result,) = run(tiny, out, overrides, only=1)
+    assert (result.status, result.trained, result.attacks_run) == ("finished", False, 1)
+    attacks = table(store, "attacks")
+    (best,) = attacks[attacks["attack"] == "best_of"].to_dict("records")
+    assert len(best["candidates"]) == 5
+    assert store.statuses(trials)[trials[0].target_id].done
+
+
+def test_targets_of_an_earlier_version_are_kept_but_not_gathered(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(tiny, out, "attacks=[threshold]", only=1)
+    store, trials, _ = run(tiny, out, "attacks=[threshold]", "training.epochs=1", only=1)
+    assert list(table(store, "trials")["target_id"]) == [trials[0].target_id]
+    assert len(list((out / "parts" / "trials").iterdir())) == 2
+    assert store.gather() == 1
+
+
+def test_a_failed_training_is_a_row_and_is_done_again(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(train.PlainGradient, "step", lambda self, images, labels: 1 / 0)
+        store, trials, results = run(tiny, out, "attacks=[threshold]")
+    assert [result.status for result in results] == ["failed", "finished"]
+    row = table(store, "trials").set_index("defense").loc["baseline"]
+    assert row["status"] == "failed"
+    assert "ZeroDivisionError: division by zero" in row["error"]
+    assert pd.isna(row["test_accuracy"])
+    assert store.statuses(trials)[trials[0].target_id].word == "failed"
+    store, _, results = run(tiny, out, "attacks=[threshold]")
+    assert [result.status for result in results] == ["finished", "finished"]
+    assert set(table(store, "trials")["status"]) == {"finished"}
+
+
+def test_a_diverged_training_says_so(tiny: Path, tmp_path: Path) -> None:
+    store, _, (result,) = run(tiny, tmp_path / "out", "training.learning_rate=1e30", "attacks=[]", only=1)
+    assert result.status == "failed"
+    assert "lower training.learning_rate" in table(store, "trials")["error"].iloc[0]
+
+
+def test_a_failed_attack_is_a_row_and_the_others_go_on(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(Threshold, "run", lambda self, target, rng: 1 / 0)
+    overrides = "attacks=[threshold, {name: trained_attackers, attackers: [knn], search: none}]"
+    store, trials, (result,) = run(tiny, out, overrides, only=1)
+    assert result.status == "failed"
+    assert "threshold: ZeroDivisionError" in result.errors[0]
+    attacks = table(store, "attacks").set_index("attack")
+    assert attacks.loc["threshold", "status"] == "failed"
+    assert pd.isna(attacks.loc["threshold", "auc"])
+    assert attacks.loc["trained_attackers", "status"] == "finished"
+    assert "best_of" not in attacks.index
+    assert table(store, "trials")["status"].iloc[0] == "finished"
+    assert store.statuses(trials)[trials[0].target_id].word == "failed"
+
+
+def test_errors_are_raised_for_a_debugger(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.PlainGradient, "step", lambda self, images, labels: 1 / 0)
+    trial = expand(load_sweep(str(tiny)))[0]
+    with pytest.raises(ZeroDivisionError):
+        run_trial(trial, data_dir=tmp_path, store=Store(tmp_path), device=torch.device("cpu"), raise_errors=True)
+
+
+def test_a_killed_process_leaves_a_failed_row(tiny: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(str(tiny))
+    (trial, _), store = expand(sweep), Store(tmp_path)
+    store.prepare()
+    store.write_sweep(sweep)
+    record_failure(trial, store, attempt=2, error="the trial's process died")
+    store.gather()
+    row = table(store, "trials").iloc[0]
+    assert (row["status"], row["attempts"], row["error"]) == ("failed", 2, "the trial's process died")
+
+
+def test_a_torn_write_leaves_nothing_behind(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tear(rows: pa.Table, path: Path, **kwargs: object) -> None:
+        Path(path).write_bytes(b"PAR1 half a fi")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("sweeper.records.pq.write_table", tear)
+    store = Store(tmp_path / "out")
+    store.prepare()
+    trial = expand(load_sweep(str(tiny)))[0]
+    with pytest.raises(OSError, match="disk full"):
+        record_failure(trial, store, attempt=1, error="x")
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
+
+
+def test_a_corrupt_part_is_named(tiny: Path, tmp_path: Path) -> None:
+    store, trials, _ = run(tiny, tmp_path / "out", "attacks=[]", only=1)
+    part = store.root / "parts" / "trials" / f"{trials[0].target_id}.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{trials[0].target_id}.parquet cannot be read"):
+        store.gather()
+
+
+def test_an_untrained_target_leaks_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "still.yaml"
+    path.write_text(
+        "datasets: [{name: digits, max_train_examples: 400}]\nsplits: [half]\n"
+        "defenses: {baseline: none}\nattacks: [threshold]\n"
+        "training: {epochs: 1, batch_size: 20, learning_rate: 0.05}\n"
+    )
+    untrained, _, _ = run(path, tmp_path / "untrained", "training.learning_rate=1e-12")
+    rows = table(untrained, "attacks")
+    honest = rows[rows["attack"] == "best_of"].iloc[0]
+    assert honest["auc_low"] < 0.5 < honest["auc_high"]
+
+
+def test_a_target_with_random_labels_gives_an_auc_above_nine_tenths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from models.datasets.digits import Digits
+
+    original = Digits.open
+
+    def with_random_labels(self: Digits, data_dir: Path, download: bool) -> Any:
+        train_part, test_part = original(self, data_dir, download)
+        shuffled = np.random.default_rng(0).permutation(train_part.labels)
+        return type(train_part)(labels=shuffled, read=train_part.read), test_part
+
+    # Random labels can be learned only by heart, so a target that is right on them is as overfitted as can be.
+    monkeypatch.setattr(Digits, "open", with_random_labels)
+    trial_module._load.cache_clear()
+    path = tmp_path / "leak.yaml"
+    path.write_text(
+        "datasets: [{name: digits, max_train_examples: 400}]\nsplits: [half]\ndefenses: {baseline: none}\n"
+        "attacks: [threshold]\ntraining: {epochs: 120, batch_size: 20, learning_rate: 0.05}\n"
+    )
+    store, _, _ = run(path, tmp_path / "out")
+    trial_module._load.cache_clear()
+    rows = table(store, "attacks").set_index("score_name")
+    assert rows.loc["loss", "auc"] > 0.9
+    assert table(store, "trials")["train_accuracy"].iloc[0] > 0.95
