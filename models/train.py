@@ -32,8 +32,8 @@ class DivergedError(ArithmeticError):
 class Training:
     """SGD and its settings, the same for every arm of a comparison.
 
-    `evaluate_every` is the number of epochs between measurements on the test set; 0 measures only at
-    the end. Under Poisson sampling `batch_size` is the expected size.
+    `evaluate_every` is the number of epochs between measurements on the test set in the history; 0 makes
+    none (the finished target is measured in any case). Under Poisson sampling `batch_size` is the expected size.
     """
 
     epochs: int = 30

@@ -133,7 +133,7 @@ def resolve(resources: Resources) -> Resources:
         gpus = 1.0 if largest_gpu >= 1 else 0.0
     cpus = resources.cpus_per_trial
     if cpus is None:
-        shares = [node["CPU"] * gpus / node["GPU"] for node in nodes if node.get("GPU") and node.get("CPU")]
+        shares = [node["CPU"] * min(1.0, gpus / node["GPU"]) for node in nodes if node.get("GPU") and node.get("CPU")]
         cpus = float(max(1, int(min(shares)))) if gpus and shares else 1.0
     if not any(node.get("CPU", 0.0) >= cpus and node.get("GPU", 0.0) >= gpus for node in nodes):
         raise UserError(

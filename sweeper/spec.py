@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,9 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
         UserError: a pattern matches no trial.
     """
     by_id: dict[str, Trial] = {}
-    for part in sweep.parts:
-        for trial in _expand_part(sweep.name, part):
+    rounds = zip_longest(*(_rounds(sweep.name, part) for part in sweep.parts), fillvalue=())
+    for one_round in rounds:
+        for trial in chain.from_iterable(one_round):
             known = by_id.get(trial.target_id)
             if known is not None:
                 if (known.dataset_label, known.defense_label) != (trial.dataset_label, trial.defense_label):
@@ -198,25 +200,30 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
     return [trial for trial in trials if trial.target_id in chosen]
 
 
-def _expand_part(sweep_name: str, part: Part) -> Iterator[Trial]:
+def _rounds(sweep_name: str, part: Part) -> Iterator[list[Trial]]:
+    """The part's trials, one list per seed: a sweep that is cut short then has whole comparisons."""
     for seed in part.seeds:
-        for dataset_label, dataset in part.datasets.items():
-            for split in part.splits:
-                for architecture in part.architectures.values():
-                    for defense_label, defenses in part.defenses.items():
-                        yield Trial(
-                            sweep=sweep_name,
-                            part=part.name,
-                            dataset_label=dataset_label,
-                            defense_label=defense_label,
-                            dataset=dataset,
-                            split=split,
-                            architecture=architecture,
-                            defenses=defenses,
-                            training=part.training,
-                            seed=seed,
-                            attacks=part.attacks,
-                        )
+        yield list(_grid(sweep_name, part, seed))
+
+
+def _grid(sweep_name: str, part: Part, seed: int) -> Iterator[Trial]:
+    for dataset_label, dataset in part.datasets.items():
+        for split in part.splits:
+            for architecture in part.architectures.values():
+                for defense_label, defenses in part.defenses.items():
+                    yield Trial(
+                        sweep=sweep_name,
+                        part=part.name,
+                        dataset_label=dataset_label,
+                        defense_label=defense_label,
+                        dataset=dataset,
+                        split=split,
+                        architecture=architecture,
+                        defenses=defenses,
+                        training=part.training,
+                        seed=seed,
+                        attacks=part.attacks,
+                    )
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]

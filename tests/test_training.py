@@ -1,0 +1,361 @@
+"""The training loop: reproducible, each random stream on its own, steps and privacy counted as taken."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from models import train
+from models.architectures.base import Architecture, Normalize, StagedModel
+from models.architectures.lomurno_cnn import LomurnoCnn
+from models.datasets.base import DatasetInfo, ImageData
+from models.datasets.digits import Digits
+from models.defenses.dp_sgd import DpSgd
+from models.defenses.dropout import Dropout
+from models.defenses.l2 import L2
+from models.private.accounting import epsilon
+from models.private.gradients import PrivateGradient
+from models.seeds import Stream, numpy_generator, torch_generator, torch_seed
+from models.train import DivergedError, PlainGradient, Training, build_model, fit, loss_and_accuracy, predict
+
+CNN = LomurnoCnn(filters=(4, 4, 4), dense_units=8)
+DP = DpSgd(noise_multiplier=1.0, accountant="rdp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Architecture):
+    """One linear layer, for tests that take many steps."""
+
+    source: ClassVar[str] = "logistic regression"
+
+    def build(self, info):
+        stage = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(info.image_shape), info.num_classes))
+        return StagedModel(Normalize(info.mean, info.std), OrderedDict(prediction=stage))
+
+
+def numbered(count):
+    """A dataset whose images spell their own position, so that a batch says who is in it."""
+    images = torch.zeros(count, 1, 8, 8, dtype=torch.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = torch.arange(count) // 256, torch.arange(count) % 256
+    info = DatasetInfo(n_train=count, n_test=0, image_shape=(1, 8, 8), num_classes=3, mean=(0.5,), std=(0.5,))
+    return ImageData(images=images, labels=torch.arange(count) % 3, example_id=np.arange(count), info=info, sha256="")
+
+
+def spelled(images):
+    return (images[:, 0, 0, 0].long() * 256 + images[:, 0, 0, 1].long()).tolist()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return Digits(max_train_examples=240, max_test_examples=60).load(None)
+
+
+def fit_on(data, *defenses, architecture=CNN, members=None, test=None, seed=3, stream_index=0, on_epoch=None, **training):
+    return fit(
+        architecture=architecture,
+        defenses=defenses,
+        training=Training(**{"epochs": 2, "batch_size": 32} | training),
+        data=data,
+        members=np.arange(data.info.n_train) if members is None else members,
+        test=np.arange(data.info.n_train, len(data.labels)) if test is None else test,
+        seed=seed,
+        stream_index=stream_index,
+        on_epoch=on_epoch,
+    )
+
+
+def weights(target):
+    return torch.cat([value.flatten() for value in target.model.state_dict().values()])
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """The batches of every step and the weights before the first, of the last training that was run."""
+    record = {"batches": [], "initial": None}
+    for kind in (PlainGradient, PrivateGradient):
+        start, step = kind.__init__, kind.step
+
+        def init(self, model, *arguments, start=start, **more):
+            record["batches"] = []
+            record["initial"] = torch.cat([value.detach().flatten().clone() for value in model.parameters()])
+            start(self, model, *arguments, **more)
+
+        def observed(self, images, labels, step=step):
+            record["batches"].append(spelled(images))
+            return step(self, images, labels)
+
+        monkeypatch.setattr(kind, "__init__", init)
+        monkeypatch.setattr(kind, "step", observed)
+    return record
+
+
+# Reproducible, and on streams of their own
+
+
+@pytest.mark.parametrize("defenses", [(), (Dropout(rate=0.3), L2(weight=0.1)), (Dropout(rate=0.3), DP)], ids=["none", "both", "dp"])
+def test_the_same_trial_gives_the_same_weights_bit_for_bit(digits, defenses):
+    first = fit_on(digits, *defenses)
+    torch.manual_seed(12345)  # the surroundings do not matter
+    np.random.seed(6)
+    again = fit_on(digits, *defenses)
+    assert torch.equal(weights(first), weights(again))
+    assert [record.train_loss for record in first.history] == [record.train_loss for record in again.history]
+    other = fit_on(digits, *defenses, seed=4)
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_fit_leaves_every_global_generator_as_it_was(digits):
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    fit_on(digits, Dropout(rate=0.5), DP, evaluate_every=1)
+    after = torch.random.get_rng_state(), np.random.get_state()[1], random.getstate()
+    assert torch.equal(before[0], after[0])
+    np.testing.assert_array_equal(before[1], after[1])
+    assert before[2] == after[2]
+
+
+@pytest.mark.parametrize(
+    ("changed", "same_start", "same_batches"),
+    [
+        (Stream.INIT, False, True),
+        (Stream.SAMPLING, True, False),
+        (Stream.NOISE, True, True),
+        (Stream.DROPOUT, True, True),
+    ],
+)
+def test_a_stream_changes_its_own_randomness_and_no_other(changed, same_start, same_batches, recorded, monkeypatch):
+    data, defenses = numbered(80), (Dropout(rate=0.5), DP)
+    base = fit_on(data, *defenses)
+    start, batches = recorded["initial"], recorded["batches"]
+    monkeypatch.setattr(
+        train, "torch_generator", lambda seed, stream, *rest, **more: torch_generator(seed + (stream == changed), stream, *rest, **more)
+    )
+    monkeypatch.setattr(train, "torch_seed", lambda seed, stream, *rest: torch_seed(seed + (stream == changed), stream, *rest))
+    other = fit_on(data, *defenses)
+    assert torch.equal(start, recorded["initial"]) == same_start
+    assert (batches == recorded["batches"]) == same_batches
+    assert not torch.equal(weights(base), weights(other))
+
+
+@pytest.mark.parametrize("defenses", [(), (DP,)], ids=["none", "dp"])
+def test_a_shadow_shares_neither_start_nor_batches_with_its_target(defenses, recorded):
+    data = numbered(80)
+    fit_on(data, *defenses)
+    target = dict(recorded)
+    fit_on(data, *defenses, stream_index=1)
+    assert not torch.equal(target["initial"], recorded["initial"])
+    assert target["batches"] != recorded["batches"]
+
+
+def test_streams_of_all_seeds_and_indices_are_different():
+    keys = [(seed, stream, index) for seed in range(5) for stream in Stream for index in range(4)]
+    draws = {key: numpy_generator(*key).random(200) for key in keys}
+    assert len({torch_seed(*key) for key in keys}) == len(keys)
+    # The largest correlation of 12,720 independent pairs of 200: above 0.5 with a probability below 1e-7.
+    assert max(abs(np.corrcoef(draws[one], draws[two])[0, 1]) for one, two in combinations(keys[::3], 2)) < 0.5
+
+
+# Batches
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(100, 10), (101, 10), (64, 64), (37, 5), (5, 1)])
+def test_shuffled_epochs_use_every_example_once_the_last_partial_batch_included(count, batch_size, recorded):
+    data = numbered(300)
+    members = np.sort(np.random.default_rng(0).permutation(300)[:count])
+    target = fit_on(data, architecture=Linear(), members=members, epochs=3, batch_size=batch_size)
+    per_epoch = math.ceil(count / batch_size)
+    assert target.steps == len(recorded["batches"]) == 3 * per_epoch
+    epochs = [recorded["batches"][i * per_epoch : (i + 1) * per_epoch] for i in range(3)]
+    for batches in epochs:
+        sizes = [len(batch) for batch in batches]
+        assert sizes == [batch_size] * (count // batch_size) + ([count % batch_size] if count % batch_size else [])
+        assert sorted(sum(batches, [])) == members.tolist()
+    if count > 5:
+        assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_poisson_batches_take_each_member_independently_at_the_sample_rate(recorded):
+    """Sizes are Binomial(n, q): mean, variance and each member's count, every check with a false-alarm rate of 1e-6."""
+    data, batch_size, epochs = numbered(400), 12, 30
+    members = np.arange(0, 400, 2)
+    target = fit_on(data, DP, architecture=Linear(), members=members, batch_size=batch_size, epochs=epochs)
+    batches, rate = recorded["batches"], batch_size / len(members)
+    steps = epochs * len(members) // batch_size
+    assert target.steps == len(batches) == steps == 500
+    sizes = np.array([len(batch) for batch in batches])
+    spread = len(members) * rate * (1 - rate)
+    assert abs(sizes.mean() - batch_size) / math.sqrt(spread / steps) < stats.norm.isf(5e-7)
+    low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], steps)
+    assert low < ((sizes - batch_size) ** 2).sum() / spread < high
+    assert all(len(set(batch)) == len(batch) for batch in batches)
+    counts = Counter(sum(batches, []))
+    assert set(counts) <= set(members.tolist())
+    each = np.array([counts[member] for member in members.tolist()])
+    chi2 = ((each - steps * rate) ** 2).sum() / (steps * rate * (1 - rate))
+    assert chi2 < stats.chi2.isf(1e-6, len(members))
+
+
+def test_an_empty_poisson_batch_is_a_step_of_noise_and_not_an_error(recorded):
+    target = fit_on(numbered(40), DP, architecture=Linear(), batch_size=1, epochs=2)
+    assert target.steps == 80
+    assert [] in recorded["batches"]
+    assert torch.isfinite(weights(target)).all()
+    assert all(math.isfinite(record.train_loss) for record in target.history)
+
+
+@pytest.mark.parametrize("defenses", [(), (DP,)], ids=["none", "dp"])
+def test_a_batch_larger_than_the_data_is_refused(digits, defenses):
+    with pytest.raises(ValueError, match="batch_size is 33 but the target has only 32 training examples"):
+        fit_on(digits, *defenses, members=np.arange(32), batch_size=33)
+    assert fit_on(digits, members=np.arange(32), batch_size=32, epochs=1).steps == 1
+
+
+# Steps, history, privacy
+
+
+@pytest.mark.parametrize(("count", "batch_size", "epochs"), [(100, 32, 3), (90, 7, 2), (64, 64, 5), (99, 50, 1), (60, 40, 4)])
+def test_steps_and_epsilon_are_those_really_taken(count, batch_size, epochs, recorded):
+    target = fit_on(numbered(count), DP, architecture=Linear(), batch_size=batch_size, epochs=epochs)
+    assert isinstance(target.steps, int)
+    assert target.steps == len(recorded["batches"]) == epochs * count // batch_size == target.history[-1].step
+    rate = batch_size / count
+    assert target.guarantee.epsilon == epsilon(1.0, rate, target.steps, DP.delta, "rdp")
+    assert [record.epsilon_spent for record in target.history] == [
+        epsilon(1.0, rate, epoch * count // batch_size, DP.delta, "rdp") for epoch in range(1, epochs + 1)
+    ]
+    assert (target.guarantee.sampling, target.guarantee.adjacency) == ("poisson", "add_or_remove_one")
+
+
+@pytest.mark.parametrize("target_epsilon", [1.0, 8.0])
+def test_a_wanted_epsilon_is_kept_by_the_steps_that_were_taken(target_epsilon):
+    defense = DpSgd(epsilon=target_epsilon, accountant="rdp")
+    target = fit_on(numbered(90), defense, architecture=Linear(), batch_size=20, epochs=3)
+    assert 0.999 * target_epsilon <= target.guarantee.epsilon <= target_epsilon
+
+
+def test_without_a_private_mechanism_nothing_is_promised(digits):
+    target = fit_on(digits, L2(), Dropout())
+    assert target.guarantee is None
+    assert {record.epsilon_spent for record in target.history} == {None}
+
+
+def test_history_has_one_row_per_epoch_with_what_happened_in_it(recorded):
+    data, told = numbered(50), []
+    target = fit_on(
+        data, members=np.arange(40), test=np.arange(40, 50), epochs=5, batch_size=16, evaluate_every=2,
+        on_epoch=lambda record, epochs: told.append((record, epochs)),
+    )  # fmt: skip
+    assert [record.epoch for record in target.history] == [1, 2, 3, 4, 5]
+    assert [record.step for record in target.history] == [3, 6, 9, 12, 15]
+    assert told == [(record, 5) for record in target.history]
+    assert [record.test_loss is not None for record in target.history] == [False, True, False, True, True]
+    loss, accuracy = loss_and_accuracy(*predict(target.model, data, np.arange(40, 50)))
+    assert target.history[-1].test_loss == pytest.approx(loss, rel=1e-5)
+    assert target.history[-1].test_accuracy == pytest.approx(accuracy)
+    assert all(0 <= record.train_accuracy <= 1 for record in target.history)
+    assert target.train_time_s == pytest.approx(sum(record.train_time_s for record in target.history))
+    assert target.first_step_time_s > 0
+    assert target.seconds_per_step == pytest.approx(target.train_time_s / 14)
+
+
+def test_measuring_on_the_way_changes_nothing(digits):
+    defenses = (Dropout(rate=0.4), DP)
+    never, always = fit_on(digits, *defenses), fit_on(digits, *defenses, evaluate_every=1)
+    assert torch.equal(weights(never), weights(always))
+    assert all(record.test_loss is None for record in never.history)
+
+
+def test_the_first_epoch_of_one_full_batch_reports_the_loss_at_the_start(digits):
+    target = fit_on(digits, epochs=1, batch_size=240)
+    start = build_model(CNN, (), digits.info, torch_seed(3, Stream.INIT))
+    loss, accuracy = loss_and_accuracy(*predict(start, digits, np.arange(240)))
+    assert target.history[0].train_loss == pytest.approx(loss, rel=1e-4)
+    assert target.history[0].train_accuracy == pytest.approx(accuracy, abs=1e-6)
+
+
+# What a step does
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight", [0.0, 0.02, 0.5])
+def test_l2_is_the_gradient_of_kerass_penalty_on_the_prediction_weights(digits, weight, momentum):
+    """Three full-batch steps against autograd of loss + weight·‖w‖², as Keras's kernel_regularizer adds it."""
+    target = fit_on(digits, L2(weight=weight), epochs=3, batch_size=240, learning_rate=0.2, momentum=momentum)
+    model = build_model(CNN, (), digits.info, torch_seed(3, Stream.INIT))
+    velocity = [torch.zeros_like(value) for value in model.parameters()]
+    for _ in range(3):
+        loss = cross_entropy(model(digits.images[:240]), digits.labels[:240])
+        loss = loss + weight * model.stages.prediction[0].weight.pow(2).sum()
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for value, speed, gradient in zip(model.parameters(), velocity, gradients, strict=True):
+                speed.mul_(momentum).add_(gradient)
+                value.sub_(0.2 * speed)
+    for (name, ours), reference in zip(target.model.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_private_step_is_plain_sgd_on_the_private_gradient(digits):
+    """q = 1 and next to no noise: the clipped mean gradient, divided by the expected batch, is what SGD follows."""
+    defense = DpSgd(noise_multiplier=1e-7, max_grad_norm=1e4, accountant="rdp")
+    private, plain = (fit_on(digits, *each, epochs=1, batch_size=240) for each in ((defense,), ()))
+    torch.testing.assert_close(weights(private), weights(plain), rtol=1e-3, atol=1e-4)
+
+
+def test_a_small_network_learns_real_digits(digits):
+    target = fit_on(digits, architecture=LomurnoCnn(filters=(8, 8, 8), dense_units=32), epochs=12, batch_size=20, evaluate_every=12)
+    assert target.history[-1].train_loss < 0.5 * target.history[0].train_loss
+    assert target.history[-1].test_accuracy > 0.6
+    assert not target.model.training
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_advice(digits):
+    with pytest.raises(DivergedError, match=r"in epoch \d+; lower training.learning_rate"):
+        fit_on(digits, learning_rate=1e20, epochs=5)
+
+
+# Predictions
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_predictions_are_in_the_order_asked_for_in_eval_mode_and_by_parts(digits, training, monkeypatch):
+    model = build_model(CNN, (Dropout(rate=0.5),), digits.info, 1).train(training)
+    index = np.random.default_rng(0).permutation(len(digits.labels))[:50]
+    monkeypatch.setattr(train, "EVALUATION_BATCH", 7)
+    logits, labels = predict(model, digits, index)
+    assert model.training == training
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model.eval()(digits.images[index]))
+    assert torch.equal(labels, digits.labels[index])
+    empty, none = predict(model, digits, index[:0])
+    assert tuple(empty.shape) == (0, 10)
+    assert len(none) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"evaluate_every": -1}, "evaluate_every is -1; it must be at least 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf"),
+        ({"momentum": 1.0}, "momentum is 1.0; it must be at least 0 and below 1"),
+        ({"momentum": -0.1}, "momentum is -0.1"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(Training(), **changed)
