@@ -140,9 +140,11 @@ def fit(
     """
     device = data.images.device
     model = build_model(architecture, defenses, data.info, torch_seed(seed, Stream.INIT, stream_index)).to(device)
-    # Convolutions run faster on CPU and GPU alike when channels are innermost; the numbers differ by rounding only.
-    model.to(memory_format=torch.channels_last)
     plan = make_plan(training, defenses, model, len(members))
+    if plan.rule is None:
+        # Convolutions run faster on CPU and GPU alike when channels are innermost; the numbers differ by rounding only.
+        # Not for private gradients: see `PrivateGradient`.
+        model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(_parameter_groups(model, plan), lr=training.learning_rate, momentum=training.momentum)
     gradient: PlainGradient | PrivateGradient
     if plan.rule is None:

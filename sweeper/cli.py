@@ -351,7 +351,8 @@ def report(
     """Gather a results folder; make tables, figures and one self-contained report.html."""
     from sweeper.records import Store
 
-    Store(results).gather()
+    if (results / "parts").is_dir():  # else only the gathered tables were passed on, and they will do
+        Store(results).gather()
     _report(results, to)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from sweeper.spec import Sweep, Trial, expand, identity
 _TARGET_TABLES = ("history", "outputs", "trials")
 _ATTACK_TABLES = ("scores", "reconstructions", "attacks")
 _FAILED = ".failed"
+_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +212,10 @@ class Store:
         if not targets and not path.exists():
             raise UserError(f"{self.root} holds no results of a sweep. Name the folder that `sweeper launch` wrote to.")
         try:
-            planned = json.loads(path.read_text(encoding="utf-8"))["targets"]
-            return {str(target): [str(each) for each in ids] for target, ids in planned.items()}
+            planned: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))["targets"]
+            if not all(_ID.fullmatch(each) for target, ids in planned.items() for each in (target, *ids)):
+                raise ValueError("it names something that is no id")
+            return planned
         except FileNotFoundError:
             everything: dict[str, list[str]] = {key.removesuffix(_FAILED): [] for key in sorted(targets)}
             for key in sorted(attacks):

@@ -104,6 +104,30 @@ def test_launch_does_nothing_where_all_is_done(tiny: Path, tmp_path: Path, monke
     assert "2 trials, 2 done, 0 to run" in result.stdout
 
 
+def test_the_gathered_tables_alone_are_enough_for_a_report(tiny: Path, tmp_path: Path) -> None:
+    out, passed_on = tmp_path / "out", tmp_path / "passed_on"
+    trial = expand(load_sweep(str(tiny)))[0]
+    sweeper("trial", tiny, trial.target_id, "--set", "attacks=[threshold]", "--out", out)
+    Store(out).gather()
+    passed_on.mkdir()
+    for path in out.glob("*.parquet"):
+        path.rename(passed_on / path.name)
+    assert sweeper("report", passed_on).exit_code == 0
+    assert (passed_on / "report" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["not json", "[]", '{"targets": {"../../etc": []}}', '{"targets": {"0123456789abcdef": ["x"]}}']
+)
+def test_a_broken_list_of_targets_is_explained(text: str, tiny: Path, tmp_path: Path) -> None:
+    trial = expand(load_sweep(str(tiny)))[0]
+    sweeper("trial", tiny, trial.target_id, "--set", "attacks=[]", "--out", tmp_path)
+    (tmp_path / "sweep.json").write_text(text)
+    result = sweeper("report", tmp_path)
+    assert result.exit_code == 2
+    assert "sweep.json cannot be read" in result.stderr
+
+
 def test_doctor_and_ls_say_what_there_is(tmp_path: Path) -> None:
     doctor = sweeper("doctor", "--data", tmp_path).stdout
     for word in ("Python", "PyTorch", "Ray", "digits", "MNIST", "free disk", "--download"):
@@ -132,7 +156,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     ),
     "unknown only": (["plan", "demo", "--only", "l3"], "--only"),
     "unknown id": (["trial", "demo", "zzz"], "0 trials of 'demo' have an id that begins with 'zzz'"),
-    "no results": (["report", "nowhere"], "holds no results of a sweep"),
+    "no results": (["report", "nowhere"], "nowhere"),
     "too few for an attack": (
         ["launch", "demo", "--set", "max_train_examples=40", "--set", "training.batch_size=5"],
         "at least 12",

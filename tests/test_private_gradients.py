@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,25 @@ def test_without_noise_it_is_the_sum_of_gradients_clipped_by_hand(name, count):
             logits = model(images)
         assert float(loss) == pytest.approx(float(cross_entropy(logits, labels, reduction="sum")), rel=1e-5)
         assert int(right) == int((logits.argmax(1) == labels).sum())
+
+
+@pytest.mark.parametrize("model_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("images_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_layout_of_memory_changes_nothing(model_format, images_format, channels):
+    """Opacus 1.6 mixes pixels, and examples, where a convolution's input is channels-last."""
+    info = replace(INFO, image_shape=(channels, 8, 8), mean=(0.4,) * channels, std=(0.3,) * channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        model = LomurnoCnn(filters=(3, 4, 5), dense_units=6).build(info)
+    images = torch.rand(9, channels, 8, 8, generator=generator())
+    labels = torch.randint(CLASSES, (9,), generator=generator(1))
+    gradients = per_example_gradients(model, images, labels)
+    clip = float(gradients.norm(dim=1).median())
+    clipped = (gradients * torch.clamp(clip / gradients.norm(dim=1), max=1)[:, None]).sum(0)
+    model.to(memory_format=model_format)
+    ours, _, _ = step_of(model, images.to(memory_format=images_format), labels, clip=clip)
+    assert relative_error(ours, clipped) < 1e-5
 
 
 def test_a_clip_norm_that_nothing_reaches_gives_the_ordinary_gradient_exactly_weighted():

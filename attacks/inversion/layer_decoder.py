@@ -164,7 +164,7 @@ def build_decoder(activation_shape: tuple[int, ...], image_shape: tuple[int, ...
     layers: list[nn.Module] = []
     if len(activation_shape) == 1:
         rows, columns = height, width_px
-        while max(rows, columns) > 8 or rows == height:
+        while max(rows, columns) > 8 or rows == height > 1:
             rows, columns = -(-rows // 2), -(-columns // 2)
         layers += [
             nn.Linear(activation_shape[0], width * rows * columns),

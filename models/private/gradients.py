@@ -22,6 +22,9 @@ class PrivateGradient:
     examples, so memory does not grow with it; noise is drawn once per step, whatever the chunks, from
     `noise_generator` alone. An empty batch is a step of noise only.
 
+    The model's parameters are put in contiguous memory: Opacus (1.6) unfolds a convolution's input by strides that
+    assume it, and reads other pixels, and other examples, where channels are innermost.
+
     Raises:
         ValueError: the model has a layer that mixes examples, such as BatchNorm; use GroupNorm.
     """
@@ -39,6 +42,8 @@ class PrivateGradient:
                 raise ValueError(
                     f"layer '{name}' is {type(module).__name__}, which mixes examples; use GroupNorm instead"
                 )
+        for parameter in model.parameters():  # `Module.to` leaves tensors of one channel as they are
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
         self._hooked = GradSampleModule(model, loss_reduction="sum")
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._rule = rule
@@ -56,7 +61,7 @@ class PrivateGradient:
         ):
             if len(chunk_labels) == 0:
                 continue
-            logits = self._hooked(chunk_images)
+            logits = self._hooked(chunk_images.clone(memory_format=torch.contiguous_format))
             loss = cross_entropy(logits, chunk_labels, reduction="sum")
             loss.backward()
             self._add_weighted(sums)
