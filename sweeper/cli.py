@@ -173,16 +173,15 @@ def launch(
     store.write_sweep(loaded)
     failed: list[str] = []
     if pending:
-        from sweeper import cluster
+        with contextlib.ExitStack() as stack:
+            with _working("starting Ray"):
+                from sweeper import cluster
 
-        with (
-            err.status("starting Ray") if err.is_terminal else contextlib.nullcontext(),
-            cluster.connect(address, verbose),
-        ):
-            asked = cluster.Resources(
-                cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent
-            )
-            resources = cluster.resolve(asked)
+                stack.enter_context(cluster.connect(address, verbose))
+                asked = cluster.Resources(
+                    cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent
+                )
+                resources = cluster.resolve(asked)
             failed = _run(pending, len(trials) - len(pending), store, data, resources, retries, verbose)
     left_out = store.gather()
     statuses = store.statuses(trials)
@@ -426,11 +425,16 @@ def doctor(data: DataDir = Path("data")) -> None:
 # Helpers of the commands
 
 
+def _working(what: str) -> contextlib.AbstractContextManager[object]:
+    """A spinner with `what` for as long as it takes, where somebody looks at a screen."""
+    return err.status(what) if err.is_terminal else contextlib.nullcontext()
+
+
 def _load(
     sweep: str, overrides: Sequence[str] | None, only: Sequence[str] | None, data: Path
 ) -> tuple[Sweep, list[Trial], list[ResolvedTrial]]:
     """The checked sweep, its trials, and what they resolve to; warnings are printed."""
-    with err.status("reading the sweep") if err.is_terminal else contextlib.nullcontext():
+    with _working("reading the sweep"):
         from sweeper.preflight import resolve_trials
         from sweeper.spec import expand, load_sweep
 
@@ -479,7 +483,7 @@ def _report(results: Path, to: Path | None = None) -> None:
     from analysis.report import write_report
 
     try:
-        with err.status("writing the report") if err.is_terminal else contextlib.nullcontext():
+        with _working("writing the report"):
             path = write_report(results, to)
     except ResultsError as error:
         raise UserError(str(error)) from None

@@ -27,7 +27,7 @@ class SweepDisplay:
         self._done_before = done_before
         self._started = time.monotonic()
         self._running: dict[str, tuple[float, str, float]] = {}
-        self._recent: list[tuple[str, str, str]] = []
+        self._recent: list[tuple[str, str, str, str]] = []
         self.finished = 0
         self.failed = 0
 
@@ -48,7 +48,7 @@ class SweepDisplay:
             self.finished += 1
         else:
             self.failed += 1
-        self._recent = [*self._recent, (event.kind, self._trials[target_id].title, event.what or took)][-RECENT:]
+        self._recent = [*self._recent, (event.kind, target_id, event.what, took)][-RECENT:]
         counted = self.finished + self.failed
         line = f"[{counted}/{len(self._trials)}] {event.kind} {target_id} {self._trials[target_id].title} in {took}"
         line += f", {self._rate()}"
@@ -75,13 +75,12 @@ class SweepDisplay:
         summary.append(f", {self.failed} failed", style="red" if self.failed else "dim")
         summary.append(f", {self._done_before} done before, {self._rate()}", style="dim")
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
-        for column, width in (("trial", None), ("doing", 20), ("", 14), ("time", 8)):
+        for column, width in (("trial", None), ("doing", 20), ("", 12), ("time", 12)):
             table.add_column(column, width=width, no_wrap=True, overflow="ellipsis", ratio=1 if width is None else None)
-        for kind, title, what in self._recent:
+        for kind, target_id, what, took in self._recent:
             mark = Text("✔ ", style="green") if kind == "finished" else Text("✘ ", style="red")
-            table.add_row(
-                mark.append(title, style="dim"), Text(what.splitlines()[0] if what else "", style="dim"), "", ""
-            )
+            title = mark.append(self._trials[target_id].title, style="dim")
+            table.add_row(title, Text(what.splitlines()[0] if what else "", style="dim"), "", Text(took, style="dim"))
         for target_id, (started, what, fraction) in self._running.items():
             bar = ProgressBar(total=1.0, completed=fraction, width=12)
             table.add_row(Text("  " + self._trials[target_id].title), what, bar, duration(time.monotonic() - started))

@@ -136,7 +136,13 @@ def stored(request, tmp_path, monkeypatch):
     train, test = random_part(N_TRAIN, shape, 1), random_part(N_TEST, shape, 2)
     root = tmp_path / "data"
     write(root, train, test, monkeypatch)
-    return partial(kind, **arguments), partial(write, _=None) if write is not write_batches else write, train, test, root
+    return (
+        partial(kind, **arguments),
+        partial(write, _=None) if write is not write_batches else write,
+        train,
+        test,
+        root,
+    )
 
 
 def test_images_and_labels_are_those_of_the_files(stored):
@@ -479,8 +485,12 @@ def test_gray_and_color_follow_the_first_image_and_must_be_the_same_in_train_and
 def test_columns_are_found_when_there_is_one_of_the_kind_and_asked_for_otherwise(tmp_path):
     images, _ = random_part(4, (3, 9, 9), 1)
     for part in ("train", "test"):
-        write_table(tmp_path / "p" / f"{part}.parquet", images, [0, 1, 2, 0], "img", "fine_label", coarse_label=[1, 1, 0, 0])
-    with pytest.raises(DatasetError, match="2 columns that could be the label: fine_label, coarse_label.*Set `label_column`"):
+        write_table(
+            tmp_path / "p" / f"{part}.parquet", images, [0, 1, 2, 0], "img", "fine_label", coarse_label=[1, 1, 0, 0]
+        )
+    with pytest.raises(
+        DatasetError, match="2 columns that could be the label: fine_label, coarse_label.*Set `label_column`"
+    ):
         ParquetImages(folder="p").load(tmp_path)
     assert ParquetImages(folder="p", label_column="fine_label").load(tmp_path).info.num_classes == 3
     assert ParquetImages(folder="p", label_column="coarse_label").load(tmp_path).info.num_classes == 2

@@ -155,7 +155,9 @@ def test_the_attackers_images_are_disjoint_from_all_that_is_reported_on_and_trai
     parts = SPLITS[split](800, 120, 3)
     trial = SimpleNamespace(split=split, seed=3, architecture=CNN, defenses=())
     box = _white_box(trial, digits, parts, None, torch.device("cpu"))
-    sets = {name: set(getattr(box, name).example_id.tolist()) for name in ("attacker", "members", "non_members", "test")}
+    sets = {
+        name: set(getattr(box, name).example_id.tolist()) for name in ("attacker", "members", "non_members", "test")
+    }
     assert all(sets.values())
     for one, other in combinations(sets, 2):
         if {one, other} == {"non_members", "test"} and split == "official":
@@ -176,7 +178,7 @@ def test_the_prediction_is_seen_as_a_posterior_or_its_logarithm(white_box):
     def shifted(images, cut):
         return white_box.activations(images, cut) + 4
 
-    def saturated(images, cut):  # the class stays ten bits of one: all else is below the smallest float
+    def saturated(images, cut):  # all but the largest vanish from the posterior
         return 1e4 * white_box.activations(images, cut)
 
     def one_hot(images, cut):
@@ -238,7 +240,9 @@ def test_settings_out_of_range_are_refused_by_name(changed, message):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (28, 28), (32, 32), (30, 30), (17, 23), (9, 64), (33, 8)])
 def test_the_decoder_gives_the_images_exact_size_from_every_cut(channels, height, width):
-    info = replace(Digits.published, image_shape=(channels, height, width), mean=(0.5,) * channels, std=(0.5,) * channels)
+    info = replace(
+        Digits.published, image_shape=(channels, height, width), mean=(0.5,) * channels, std=(0.5,) * channels
+    )
     model = LomurnoCnn(filters=(2, 3, 4), dense_units=5).build(info).eval()
     images = torch.zeros(2, channels, height, width, dtype=torch.uint8)
     with torch.no_grad():

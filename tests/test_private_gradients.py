@@ -42,7 +42,9 @@ def cnn(dropout=False):
 def group_norm():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(12)
-        return nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(36, CLASSES))
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, stride=2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(36, CLASSES)
+        )
 
 
 MODELS = {"cnn": cnn, "group_norm": group_norm, "dropout_in_eval": lambda: cnn(dropout=True)}
@@ -255,7 +257,9 @@ def test_the_sum_is_divided_by_the_expected_batch_size_and_not_by_the_drawn_one(
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False), nn.SyncBatchNorm(3)], ids=lambda layer: type(layer).__name__
+    "layer",
+    [nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False), nn.SyncBatchNorm(3)],
+    ids=lambda layer: type(layer).__name__,
 )
 def test_batch_norm_is_refused_with_advice(layer):
     model = nn.Sequential(nn.Conv2d(1, 3, 3), layer, nn.Flatten(), nn.Linear(108, CLASSES))

@@ -90,7 +90,14 @@ def test_roles_say_what_each_example_is_used_for():
         expected = {
             "official": {"member": n_train, "non_member": n_test},
             "half": {"member": 21, "non_member": 21, "unused": 1, "test": n_test},
-            "quarters": {"member": 10, "non_member": 10, "shadow_in": 10, "shadow_out": 10, "unused": 3, "test": n_test},
+            "quarters": {
+                "member": 10,
+                "non_member": 10,
+                "shadow_in": 10,
+                "shadow_out": 10,
+                "unused": 3,
+                "test": n_test,
+            },
         }[name]
         assert Counter(roles.tolist()) == expected
         assert set(np.flatnonzero(roles == "member")) == set(split.members)

@@ -61,7 +61,9 @@ def digits():
     return Digits(max_train_examples=240, max_test_examples=60).load(None)
 
 
-def fit_on(data, *defenses, architecture=CNN, members=None, test=None, seed=3, stream_index=0, on_epoch=None, **training):
+def fit_on(
+    data, *defenses, architecture=CNN, members=None, test=None, seed=3, stream_index=0, on_epoch=None, **training
+):
     return fit(
         architecture=architecture,
         defenses=defenses,
@@ -103,7 +105,9 @@ def recorded(monkeypatch):
 # Reproducible, and on streams of their own
 
 
-@pytest.mark.parametrize("defenses", [(), (Dropout(rate=0.3), L2(weight=0.1)), (Dropout(rate=0.3), DP)], ids=["none", "both", "dp"])
+@pytest.mark.parametrize(
+    "defenses", [(), (Dropout(rate=0.3), L2(weight=0.1)), (Dropout(rate=0.3), DP)], ids=["none", "both", "dp"]
+)
 def test_the_same_trial_gives_the_same_weights_bit_for_bit(digits, defenses):
     first = fit_on(digits, *defenses)
     torch.manual_seed(12345)  # the surroundings do not matter
@@ -139,9 +143,13 @@ def test_a_stream_changes_its_own_randomness_and_no_other(changed, same_start, s
     base = fit_on(data, *defenses)
     start, batches = recorded["initial"], recorded["batches"]
     monkeypatch.setattr(
-        train, "torch_generator", lambda seed, stream, *rest, **more: torch_generator(seed + (stream == changed), stream, *rest, **more)
+        train,
+        "torch_generator",
+        lambda seed, stream, *rest, **more: torch_generator(seed + (stream == changed), stream, *rest, **more),
     )
-    monkeypatch.setattr(train, "torch_seed", lambda seed, stream, *rest: torch_seed(seed + (stream == changed), stream, *rest))
+    monkeypatch.setattr(
+        train, "torch_seed", lambda seed, stream, *rest: torch_seed(seed + (stream == changed), stream, *rest)
+    )
     other = fit_on(data, *defenses)
     assert torch.equal(start, recorded["initial"]) == same_start
     assert (batches == recorded["batches"]) == same_batches
@@ -224,7 +232,9 @@ def test_a_batch_larger_than_the_data_is_refused(digits, defenses):
 # Steps, history, privacy
 
 
-@pytest.mark.parametrize(("count", "batch_size", "epochs"), [(100, 32, 3), (90, 7, 2), (64, 64, 5), (99, 50, 1), (60, 40, 4)])
+@pytest.mark.parametrize(
+    ("count", "batch_size", "epochs"), [(100, 32, 3), (90, 7, 2), (64, 64, 5), (99, 50, 1), (60, 40, 4)]
+)
 def test_steps_and_epsilon_are_those_really_taken(count, batch_size, epochs, recorded):
     target = fit_on(numbered(count), DP, architecture=Linear(), batch_size=batch_size, epochs=epochs)
     assert isinstance(target.steps, int)
@@ -314,7 +324,9 @@ def test_a_private_step_is_plain_sgd_on_the_private_gradient(digits):
 
 
 def test_a_small_network_learns_real_digits(digits):
-    target = fit_on(digits, architecture=LomurnoCnn(filters=(8, 8, 8), dense_units=32), epochs=12, batch_size=20, evaluate_every=12)
+    target = fit_on(
+        digits, architecture=LomurnoCnn(filters=(8, 8, 8), dense_units=32), epochs=12, batch_size=20, evaluate_every=12
+    )
     assert target.history[-1].train_loss < 0.5 * target.history[0].train_loss
     assert target.history[-1].test_accuracy > 0.6
     assert not target.model.training

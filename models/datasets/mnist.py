@@ -41,12 +41,16 @@ class Mnist(Dataset):
             part = self.reader(str(data_dir), train=train, download=download)
         except (RuntimeError, ValueError, TypeError, KeyError, EOFError, OSError, AssertionError) as error:
             if len(list(folder.glob("*-ubyte"))) == len(self.reader.resources):
-                raise DatasetError(f"The files in {folder.absolute()} cannot be read: {error}. Replace them.") from error
+                raise DatasetError(
+                    f"The files in {folder.absolute()} cannot be read: {error}. Replace them."
+                ) from error
             name = type(self).__module__.rpartition(".")[2]  # as users type it
             if download:
                 raise not_fetched(name, folder, error) from error
             raise not_found(name, folder, DOWNLOAD_REMEDY) from error
         images, labels = part.data.numpy(), part.targets.numpy().astype(np.int64)
         if len(images) != len(labels):
-            raise DatasetError(f"{folder.absolute()} has {len(images)} images but {len(labels)} labels. Replace the files.")
+            raise DatasetError(
+                f"{folder.absolute()} has {len(images)} images but {len(labels)} labels. Replace the files."
+            )
         return RawPart(labels=labels, read=lambda index: images[index][:, None])

@@ -118,7 +118,9 @@ def find_noise_multiplier(
     while not enough(high):
         high *= 2
         if high > 1e5:
-            raise ValueError(f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant; ask for more")
+            raise ValueError(
+                f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant; ask for more"
+            )
     low = 0.8 * high
     while enough(low):
         low, high = 0.8 * low, low
