@@ -478,7 +478,7 @@ def test_gray_and_color_follow_the_first_image_and_must_be_the_same_in_train_and
     assert data.info.image_shape == (3, 9, 9)
     np.testing.assert_array_equal(data.images[2:4].numpy(), np.broadcast_to(gray, (2, 3, 9, 9)))
     write_pair(tmp_path / "apart", gray, color)
-    with pytest.raises(DatasetError, match="train.*test"):
+    with pytest.raises(DatasetError, match=r"train.*test"):
         ParquetImages(folder="p").load(tmp_path / "apart")
 
 
@@ -489,7 +489,7 @@ def test_columns_are_found_when_there_is_one_of_the_kind_and_asked_for_otherwise
             tmp_path / "p" / f"{part}.parquet", images, [0, 1, 2, 0], "img", "fine_label", coarse_label=[1, 1, 0, 0]
         )
     with pytest.raises(
-        DatasetError, match="2 columns that could be the label: fine_label, coarse_label.*Set `label_column`"
+        DatasetError, match=r"2 columns that could be the label: fine_label, coarse_label.*Set `label_column`"
     ):
         ParquetImages(folder="p").load(tmp_path)
     assert ParquetImages(folder="p", label_column="fine_label").load(tmp_path).info.num_classes == 3

@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from typing import ClassVar
 
 import numpy as np
@@ -188,7 +188,7 @@ def test_shuffled_epochs_use_every_example_once_the_last_partial_batch_included(
     for batches in epochs:
         sizes = [len(batch) for batch in batches]
         assert sizes == [batch_size] * (count // batch_size) + ([count % batch_size] if count % batch_size else [])
-        assert sorted(sum(batches, [])) == members.tolist()
+        assert sorted(chain.from_iterable(batches)) == members.tolist()
     if count > 5:
         assert epochs[0] != epochs[1] != epochs[2]
 
@@ -207,7 +207,7 @@ def test_poisson_batches_take_each_member_independently_at_the_sample_rate(recor
     low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], steps)
     assert low < ((sizes - batch_size) ** 2).sum() / spread < high
     assert all(len(set(batch)) == len(batch) for batch in batches)
-    counts = Counter(sum(batches, []))
+    counts = Counter(chain.from_iterable(batches))
     assert set(counts) <= set(members.tolist())
     each = np.array([counts[member] for member in members.tolist()])
     chi2 = ((each - steps * rate) ** 2).sum() / (steps * rate * (1 - rate))
