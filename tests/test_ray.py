@@ -115,3 +115,20 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tiny: Path, 
     after = {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
     assert len(after) == 8
     assert all(after[name] == when for name, when in finished.items()), "a finished target was trained again"
+
+
+def test_a_running_cluster_is_joined_by_its_address(tiny: Path, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1, num_gpus=2)
+        out = tmp_path / "out"
+        command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--address", str(cluster.address)]
+        command += ["--set", "attacks=[threshold]", "--gpus-per-trial", "1", "--cpus-per-trial", "0.5"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    finally:
+        cluster.shutdown()
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = pq.read_table(out / "trials.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["finished", "finished"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file
 
 from attacks.membership.threshold import Threshold
 from models import train
+from sweeper import components
 from sweeper import trial as trial_module
 from sweeper.errors import UserError
 from sweeper.records import Store
@@ -236,6 +238,25 @@ def test_a_failed_attack_is_a_row_and_the_others_go_on(
     assert "best_of" not in attacks.index
     assert table(store, "trials")["status"].iloc[0] == "finished"
     assert store.statuses(trials)[trials[0].target_id].word == "failed"
+
+
+@pytest.mark.parametrize("name", sorted(components.names("defense")))
+def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Path) -> None:
+    needed = {"dp_sgd": {"epsilon": 8.0}}.get(name, {})
+    override = f"defenses=[{json.dumps({'name': name, **needed})}]"
+    store, _, (result,) = run(tiny, tmp_path / "out", override, "attacks=[]")
+    assert result.status == "finished", result.errors
+    row = table(store, "trials").iloc[0]
+    assert pd.notna(row["epsilon_spent"]) != pd.notna(row["no_guarantee_reason"])
+
+
+@pytest.mark.parametrize("name", sorted(components.names("attack")))
+def test_every_attack_that_is_found_runs(name: str, tiny: Path, tmp_path: Path) -> None:
+    cheap = {"trained_attackers": {"search": "none"}, "layer_decoder": {"epochs": 1, "width": 2}}.get(name, {})
+    override = f"attacks=[{json.dumps({'name': name, **cheap})}]"
+    store, trials, (result,) = run(tiny, tmp_path / "out", override, only=1)
+    assert result.status == "finished", result.errors
+    assert store.statuses(trials)[trials[0].target_id].done
 
 
 def test_errors_are_raised_for_a_debugger(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

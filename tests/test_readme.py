@@ -1,0 +1,79 @@
+"""What the README and the cluster file show works as shown."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from sweeper import components
+from sweeper.spec import expand, load_sweep
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_defense_of_the_readme_is_found_trained_and_checked(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    import models.defenses
+    from sweeper.records import Store
+    from sweeper.trial import run_trial
+
+    (code,) = [block for block in blocks("python") if "class NoisyStart" in block]
+    folder = tmp_path / "defenses"
+    folder.mkdir()
+    (folder / "noisy_start.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(models.defenses, "__path__", [*models.defenses.__path__, str(folder)])
+    for cached in (components.names, components.component_class, components._name_of_class):
+        cached.cache_clear()
+    try:
+        sweep = load_sweep(str(tiny), ["defenses=[{name: noisy_start, scale: 0.02}]", "attacks=[threshold]"])
+        (trial,) = expand(sweep)
+        store = Store(tmp_path / "out")
+        store.prepare()
+        result = run_trial(trial, data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True)
+        assert (result.status, trial.defense_label) == ("finished", "noisy_start")
+    finally:
+        monkeypatch.undo()
+        for cached in (components.names, components.component_class, components._name_of_class):
+            cached.cache_clear()
+
+
+def test_the_sweep_file_of_the_readme_is_valid(tmp_path: Path) -> None:
+    (text,) = blocks("yaml")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert len(expand(load_sweep(str(path)))) == 18
+
+
+def test_the_overrides_of_the_readme_are_valid() -> None:
+    shell = "\n".join(blocks("sh"))
+    overrides = re.findall(r"--set (\S+)", shell)
+    assert overrides
+    load_sweep("lomurno2022", overrides)
+
+
+def test_the_cluster_file_is_valid_and_closed_to_strangers() -> None:
+    import importlib.util
+
+    spec = importlib.util.find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    schema = json.loads((Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_text(encoding="utf-8"))
+    content = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    jsonschema.validate(content, schema)
+    head_start = " ".join(content["head_start_ray_commands"])
+    assert "--dashboard-host=127.0.0.1" in head_start
+    assert "RAY_AUTH_MODE=token" in head_start
+    assert content["head_node_type"] in content["available_node_types"]
