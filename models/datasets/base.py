@@ -151,6 +151,20 @@ class Dataset(ABC):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class FolderDataset(Dataset):
+    """A user's own images in `folder`, a path below the data folder; `size` resizes all to a square."""
+
+    folder: str
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        inside(Path(), self.folder)
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size is {self.size}; it must be at least 1, or null to keep the images' own size")
+
+
 def _limited(count: int, limit: int | None) -> int:
     return count if limit is None else min(count, limit)
 

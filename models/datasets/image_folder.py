@@ -11,26 +11,17 @@ import numpy.typing as npt
 from PIL import Image
 from torchvision import datasets
 
-from models.datasets.base import Dataset, DatasetError, IntArray, RawPart, decode_images, inside, not_found
+from models.datasets.base import DatasetError, FolderDataset, IntArray, RawPart, decode_images, inside, not_found
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder(Dataset):
+class ImageFolder(FolderDataset):
     """Images in `folder/train/CLASS/*` and `folder/test/CLASS/*`, a path below the data folder.
 
     Classes are numbered in alphabetical order. `size` resizes all images to a square.
     """
 
-    folder: str
-    size: int | None = None
-
     source: ClassVar[str] = "torchvision's ImageFolder layout"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        inside(Path(), self.folder)
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size is {self.size}; it must be at least 1, or null to keep the images' own size")
 
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
         folder = inside(data_dir, self.folder)
@@ -45,7 +36,7 @@ class ImageFolder(Dataset):
     def _find(folder: Path) -> datasets.ImageFolder:
         try:
             return datasets.ImageFolder(str(folder))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise not_found("image_folder", folder, f"It needs folders of images, one per class ({error}).") from error
 
     def _part(self, found: datasets.ImageFolder) -> RawPart:

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from models.datasets.base import (
-    Dataset,
     DatasetError,
+    FolderDataset,
     IntArray,
     RawPart,
     class_labels,
@@ -26,25 +26,17 @@ from models.datasets.base import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParquetImages(Dataset):
+class ParquetImages(FolderDataset):
     """Parquet files `train-*.parquet` and `test-*.parquet` in `folder`, a path below the data folder.
 
     `image_column` holds a struct of `bytes` (an encoded image) and `path`, `label_column` whole numbers
     from 0; null finds the only column of that kind. `size` resizes all images to a square.
     """
 
-    folder: str
     image_column: str | None = None
     label_column: str | None = None
-    size: int | None = None
 
     source: ClassVar[str] = "Hugging Face datasets, image layout"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        inside(Path(), self.folder)
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size is {self.size}; it must be at least 1, or null to keep the images' own size")
 
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
         folder = inside(data_dir, self.folder)
