@@ -50,10 +50,10 @@ class PrivacyAccounting:
         """ε by the central limit of Gaussian DP (Dong, Roth & Su 2019): an approximation, not a bound."""
         if steps == 0:
             return 0.0
-        accountant = GaussianAccountant()
-        accountant.history = [(self.noise_multiplier, self.sample_rate, steps)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it underestimates: which is why it is no guarantee here
+            accountant = GaussianAccountant()
+            accountant.history = [(self.noise_multiplier, self.sample_rate, steps)]
             try:
                 value = float(accountant.get_epsilon(delta=self.delta))
             except ValueError:  # the root is out of the searched bracket at very large ε
