@@ -29,7 +29,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("config", pa.string(), "Resolved configuration as canonical JSON, defaults spelled out"),
             ("status", pa.string(), "finished or failed"),
             ("error", pa.string(), "Text of the error of a failed trial, else null"),
-            ("attempts", pa.int32(), "How many times the trial was started until this row"),
+            ("attempts", pa.int32(), "Times it was started until this row, as far as the process that wrote it knows"),
             ("n_train", pa.int64(), "Examples the target was trained on (its members)"),
             ("n_non_members", pa.int64(), "Examples that membership attacks are given as non-members"),
             ("n_test", pa.int64(), "Examples that test accuracy is measured on"),

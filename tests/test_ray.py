@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -132,3 +133,31 @@ def test_a_running_cluster_is_joined_by_its_address(tiny: Path, tmp_path: Path) 
     assert result.returncode == 0, result.stdout + result.stderr
     rows = pq.read_table(out / "trials.parquet").to_pylist()
     assert [row["status"] for row in rows] == ["finished", "finished"]
+
+
+def test_a_process_that_dies_is_a_failed_row_and_the_rest_goes_on(tiny: Path, tmp_path: Path) -> None:
+    package = tmp_path / "installed"
+    (package / "fatal-1.0.dist-info").mkdir(parents=True)
+    (package / "fatal-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: fatal\nVersion: 1.0\n")
+    (package / "fatal-1.0.dist-info" / "entry_points.txt").write_text("[sweeper.defenses]\nfatal = fatal:Fatal\n")
+    (package / "fatal.py").write_text(
+        "import os, signal, sys\nfrom dataclasses import dataclass\nfrom typing import ClassVar\n"
+        "from models.defenses.base import Defense\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Fatal(Defense):\n"
+        "    source: ClassVar[str] = 'a test'\n"
+        "    def edit_model(self, model):\n"
+        "        if sys.argv[0].endswith('default_worker.py'):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return model\n"
+    )
+    out = tmp_path / "out"
+    command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--retries", "1"]
+    command += ["--set", "attacks=[threshold]", "--set", "defenses=[fatal, l2]"]
+    environment = os.environ | {"PYTHONPATH": str(package)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    assert result.returncode == 1, result.stdout + result.stderr
+    rows = {row["defense"]: row for row in pq.read_table(out / "trials.parquet").to_pylist()}
+    assert rows["l2"]["status"] == "finished"
+    assert (rows["fatal"]["status"], rows["fatal"]["attempts"]) == ("failed", 2)
+    assert "process died" in rows["fatal"]["error"]
+    assert "Traceback" not in result.stderr
