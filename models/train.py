@@ -111,8 +111,8 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(init_seed)
         model = architecture.build(info)
-    for defense in defenses:
-        model = defense.edit_model(model)
+        for defense in defenses:
+            model = defense.edit_model(model)
     return model
 
 

@@ -14,6 +14,7 @@ import shutil
 import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,13 +163,46 @@ def run_trials(
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     by_id = {trial.target_id: trial for trial in trials}
     function = _trainable(by_id, data_dir.absolute(), out_dir.absolute(), resources, retries)
+    store = Store(out_dir)
+    watcher = _Watcher(on_event)
+    left, aborted = list(by_id), Counter[str]()
+    while left:
+        try:
+            _fit(function, left, resources, retries, watcher, verbose)
+            break
+        except RuntimeError as error:
+            # Where Ray kills a worker for the node's memory, Tune gives up the whole run: begin a new one with what
+            # is left, less the trials that were under way too often when that happened.
+            if not watcher.running:
+                raise
+            reason = f"Ray gave up: {str(error).splitlines()[0]}"
+            aborted.update(watcher.running)
+            for target_id in watcher.running & {each for each, count in aborted.items() if count > retries}:
+                watcher.died[target_id] = reason
+                on_event(Event(kind="failed", target_id=target_id, what=reason))
+            watcher.running.clear()
+            statuses = store.statuses(by_id[target_id] for target_id in left)
+            ended = watcher.died.keys() | watcher.failed | {each for each, status in statuses.items() if status.done}
+            left = [target_id for target_id in left if target_id not in ended]
+    for target_id, error_text in watcher.died.items():
+        record_failure(by_id[target_id], store, retries + 1, error_text)
+
+
+def _fit(
+    function: Callable[[dict[str, Any]], None],
+    target_ids: list[str],
+    resources: Resources,
+    retries: int,
+    watcher: _Watcher,
+    verbose: bool,
+) -> None:
+    """One run of Tune over these targets."""
     asked = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
     state_dir = tempfile.mkdtemp(prefix="sweeper-tune-")
-    watcher = _Watcher(on_event)
     try:
         tune.Tuner(
             tune.with_resources(function, {name: amount for name, amount in asked.items() if amount}),
-            param_space={"target_id": tune.grid_search(list(by_id))},
+            param_space={"target_id": tune.grid_search(target_ids)},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=resources.max_concurrent,
                 reuse_actors=True,
@@ -185,8 +219,6 @@ def run_trials(
         ).fit()
     finally:
         shutil.rmtree(state_dir, ignore_errors=True)
-    for target_id, error in watcher.died.items():
-        record_failure(by_id[target_id], Store(out_dir), retries + 1, error)
 
 
 def _trainable(
@@ -234,12 +266,15 @@ class _Watcher(tune.Callback):
     def __init__(self, on_event: Callable[[Event], None]) -> None:
         self._on_event = on_event
         self.died: dict[str, str] = {}
+        self.failed: set[str] = set()
+        self.running: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into its own state, which is never restored here; a terminal is no pickle.
-        return {"died": {}, "_on_event": None}
+        return {"died": {}, "failed": set(), "running": set(), "_on_event": None}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.running.add(trial.config["target_id"])
         self._on_event(Event(kind="started", target_id=trial.config["target_id"]))
 
     def on_trial_result(
@@ -252,6 +287,9 @@ class _Watcher(tune.Callback):
                 Event(kind="progress", target_id=target_id, what=what, fraction=float(result.get("fraction", 0.0)))
             )
         else:
+            self.running.discard(target_id)
+            if status != "finished":
+                self.failed.add(target_id)
             self._on_event(Event(kind="finished" if status == "finished" else "failed", target_id=target_id, what=what))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -259,4 +297,5 @@ class _Watcher(tune.Callback):
         lines = str(trial.get_pickled_error() or "its process died").strip().splitlines()
         error = f"the trial's process died: {lines[-1] if lines else 'no reason given'}"
         self.died[target_id] = error
+        self.running.discard(target_id)
         self._on_event(Event(kind="failed", target_id=target_id, what=error))

@@ -49,7 +49,7 @@ class ResolvedTrial:
             "defense": trial.defense_label,
             "dataset": trial.dataset_label,
             "split": trial.split,
-            "architecture": components.name_of("architecture", trial.architecture),
+            "architecture": trial.architecture_label,
             "seed": trial.seed,
             "status": status,
             "attacks": [components.name_of("attack", attack) for attack in trial.attacks],

@@ -41,7 +41,7 @@ class Status:
     target: str
     """`finished`, `failed` or `missing`."""
     missing_attacks: tuple[str, ...]
-    """Ids of the attacks that are not recorded as finished."""
+    """Ids of the attacks, and of their comparison, that are not recorded as finished."""
     failed_attacks: tuple[str, ...]
 
     @property
@@ -96,7 +96,7 @@ class Store:
         targets, attacks = self.recorded()
         statuses = {}
         for trial in trials:
-            keys = {each: f"{trial.target_id}.{each}" for each in trial.attack_ids}
+            keys = {each: f"{trial.target_id}.{each}" for each in recorded_attacks(trial)}
             target = "finished" if trial.target_id in targets else "missing"
             if target == "missing" and trial.target_id + _FAILED in targets:
                 target = "failed"
@@ -107,6 +107,10 @@ class Store:
                 failed_attacks=tuple(each for each in missing if keys[each] + _FAILED in attacks),
             )
         return statuses
+
+    def has_target(self, target_id: str) -> bool:
+        """Whether the target is on record as finished."""
+        return self._part("trials", target_id).exists()
 
     def has_attack(self, target_id: str, attack: str) -> bool:
         """Whether the attack is on record as finished."""

@@ -55,6 +55,7 @@ class Trial:
     sweep: str
     part: str
     dataset_label: str
+    architecture_label: str
     defense_label: str
     dataset: Dataset
     split: str
@@ -84,6 +85,11 @@ class Trial:
     def attack_ids(self) -> dict[str, Attack]:
         """The attacks by their ids."""
         return {attack_id(attack): attack for attack in self.attacks}
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        """The sweep's names for defense, dataset and architecture."""
+        return self.defense_label, self.dataset_label, self.architecture_label
 
     @property
     def title(self) -> str:
@@ -171,14 +177,23 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
         for trial in chain.from_iterable(one_round):
             known = by_id.get(trial.target_id)
             if known is not None:
-                if (known.dataset_label, known.defense_label) != (trial.dataset_label, trial.defense_label):
+                if known.labels != trial.labels:
                     raise UserError(
-                        f"'{known.defense_label}' on '{known.dataset_label}' and '{trial.defense_label}' on "
-                        f"'{trial.dataset_label}' are the same configuration under two labels; keep one."
+                        f"{' · '.join(known.labels)} and {' · '.join(trial.labels)} are the same configuration under "
+                        "two labels; keep one."
                     )
                 trial = dataclasses.replace(known, attacks=tuple(dict.fromkeys(known.attacks + trial.attacks)))
             by_id[trial.target_id] = trial
     trials = list(by_id.values())
+    seen: dict[tuple[object, ...], str] = {}
+    for trial in trials:
+        where = (*trial.labels, trial.split, trial.seed)
+        if where in seen:
+            raise UserError(
+                f"Parts '{seen[where]}' and '{trial.part}' give '{trial.title}' two configurations under one set of labels; "
+                "tables could not tell them apart. Label one of them differently."
+            )
+        seen[where] = trial.part
     if not only:
         return trials
     chosen: set[str] = set()
@@ -209,12 +224,13 @@ def _rounds(sweep_name: str, part: Part) -> Iterator[list[Trial]]:
 def _grid(sweep_name: str, part: Part, seed: int) -> Iterator[Trial]:
     for dataset_label, dataset in part.datasets.items():
         for split in part.splits:
-            for architecture in part.architectures.values():
+            for architecture_label, architecture in part.architectures.items():
                 for defense_label, defenses in part.defenses.items():
                     yield Trial(
                         sweep=sweep_name,
                         part=part.name,
                         dataset_label=dataset_label,
+                        architecture_label=architecture_label,
                         defense_label=defense_label,
                         dataset=dataset,
                         split=split,

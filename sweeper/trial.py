@@ -22,6 +22,7 @@ from safetensors.torch import save as save_weights
 
 from attacks.base import (
     Attack,
+    AttackError,
     AttackTarget,
     ImageSet,
     LayerReconstruction,
@@ -37,7 +38,7 @@ from models.seeds import Stream, numpy_generator, torch_seed
 from models.splits import SPLITS, Split
 from models.train import TrainedTarget, build_model, fit, loss_and_accuracy, predict
 from sweeper import components, provenance
-from sweeper.records import BEST_OF, Store, best_of_id
+from sweeper.records import BEST_OF, Store
 from sweeper.schema import SCHEMA_VERSION
 from sweeper.spec import Trial, canonical_json
 
@@ -83,7 +84,9 @@ def run_trial(
         data = _load(trial.dataset, data_dir, str(device))
         load_time_s = time.perf_counter() - started
         split = SPLITS[trial.split](data.info.n_train, data.info.n_test, trial.seed)
-        if status.target != "finished":
+        if status.target == "finished":
+            _check_same_data(trial, data, store)
+        else:
             target = _train(trial, data, split.members, split.test, on_progress)
             outputs = _outputs(target.model, data, np.arange(len(data.labels)))
             row = _trial_row(trial, started_at, attempt, device)
@@ -100,8 +103,7 @@ def run_trial(
         if raise_errors:
             raise
         logger.debug("trial %s failed", trial.target_id, exc_info=True)
-        row = _trial_row(trial, started_at, attempt, device) | {"status": "failed", "error": _describe(error)}
-        store.write_failed_target(trial.target_id, row)
+        _record_failure(trial, store, _trial_row(trial, started_at, attempt, device), _describe(error))
         return TrialResult(target_id=trial.target_id, status="failed", errors=(_describe(error),))
     errors = _run_attacks(trial, status.missing_attacks, data, split, store, device, on_progress, raise_errors)
     return TrialResult(
@@ -109,14 +111,44 @@ def run_trial(
         status="failed" if errors else "finished",
         errors=tuple(errors),
         trained=trained,
-        attacks_run=len(status.missing_attacks),
+        attacks_run=sum(each in trial.attack_ids for each in status.missing_attacks),
     )
 
 
 def record_failure(trial: Trial, store: Store, attempt: int, error: str) -> None:
     """Record a trial that ended without saying so: its process was killed, or its node was lost."""
     row = _trial_row(trial, datetime.datetime.now(datetime.UTC), attempt, torch.device("cpu"))
-    store.write_failed_target(trial.target_id, row | {"status": "failed", "error": error})
+    row |= {"device": None, "machine": None, "threads": None}  # those of the process that died are not known
+    _record_failure(trial, store, row, error)
+
+
+def _record_failure(trial: Trial, store: Store, row: dict[str, Any], error: str) -> None:
+    """A failed row for the target, or, where that is finished, for each attack that is missing."""
+    if not store.has_target(trial.target_id):
+        store.write_failed_target(trial.target_id, row | {"status": "failed", "error": error})
+        return
+    for each in store.statuses([trial])[trial.target_id].missing_attacks:
+        _record_failed_attack(trial, each, store, error)
+
+
+def _record_failed_attack(trial: Trial, each: str, store: Store, error: str) -> None:
+    attack = trial.attack_ids.get(each)
+    if attack is None:
+        row = _attack_row(trial, each, BEST_OF, "membership", _best_of_config(trial))
+    else:
+        name = components.name_of("attack", attack)
+        row = _attack_row(trial, each, name, attack.family, components.configuration("attack", attack))
+    store.write_failed_attack(trial.target_id, each, row | {"status": "failed", "error": error})
+
+
+def _check_same_data(trial: Trial, data: ImageData, store: Store) -> None:
+    """Refuse to attack a recorded target with other data than it was trained on."""
+    recorded = store.read_part("trials", trial.target_id).column("dataset_sha256")[0].as_py()
+    if recorded != data.sha256:
+        raise ValueError(
+            f"the data of '{trial.dataset_label}' have changed since the target was trained (SHA-256 {recorded[:12]}…, now "
+            f"{data.sha256[:12]}…). Put the former data back, or name another results folder with --out"
+        )
 
 
 @lru_cache(maxsize=1)
@@ -160,10 +192,13 @@ def _run_attacks(
     errors = []
     target = _attack_target(trial, data, split, store, device)
     for number, each in enumerate(missing):
-        attack = trial.attack_ids[each]
-        name = components.name_of("attack", attack)
+        attack = trial.attack_ids.get(each)
+        name = components.name_of("attack", attack) if attack else BEST_OF
         on_progress(name, 0.5 + 0.5 * number / len(missing))
         try:
+            if attack is None:
+                _record_best_of(trial, each, store)
+                continue
             started = time.perf_counter()
             attack.check_population(len(split.members), len(split.non_members))
             results = attack.run(target, numpy_generator(trial.seed, Stream.ATTACK, int(each[:8], 16)))
@@ -172,13 +207,8 @@ def _run_attacks(
             if raise_errors:
                 raise
             logger.debug("attack %s on %s failed", name, trial.target_id, exc_info=True)
-            row = _attack_row(trial, each, name, attack.family, components.configuration("attack", attack))
-            store.write_failed_attack(trial.target_id, each, row | {"status": "failed", "error": _describe(error)})
+            _record_failed_attack(trial, each, store, _describe(error))
             errors.append(f"{name}: {_describe(error)}")
-    membership = [each for each, attack in trial.attack_ids.items() if attack.family == "membership"]
-    recorded = all(store.has_attack(trial.target_id, each) for each in membership)
-    if membership and recorded and not store.has_attack(trial.target_id, best_of_id(membership)):
-        _record_best_of(trial, membership, store)
     return errors
 
 
@@ -300,8 +330,23 @@ def _record_attack(
     store.write_attack(trial.target_id, each, rows or [base], scores, reconstructions)
 
 
-def _record_best_of(trial: Trial, membership: Sequence[str], store: Store) -> None:
-    """Compare all membership scores of the target: the papers' maximum, and the honest selection beside it."""
+def _membership_ids(trial: Trial) -> list[str]:
+    return [each for each, attack in trial.attack_ids.items() if attack.family == "membership"]
+
+
+def _best_of_config(trial: Trial) -> dict[str, Any]:
+    return {"name": BEST_OF, "candidates": sorted(_membership_ids(trial))}
+
+
+def _record_best_of(trial: Trial, own_id: str, store: Store) -> None:
+    """Compare all membership scores of the target: the papers' maximum, and the honest selection beside it.
+
+    Raises:
+        AttackError: one of the attacks it compares failed.
+    """
+    membership = _membership_ids(trial)
+    if not all(store.has_attack(trial.target_id, each) for each in membership):
+        raise AttackError("an attack that it compares has failed")
     candidates: dict[str, MembershipScores] = {}
     uses_labels: dict[str, bool] = {}
     for each in membership:
@@ -317,10 +362,9 @@ def _record_best_of(trial: Trial, membership: Sequence[str], store: Store) -> No
                 is_member=rows["is_member"].to_numpy(),
                 score=rows["score"].to_numpy(),
             )
-    own_id = best_of_id(membership)
     started = time.perf_counter()
     best = best_of(candidates, numpy_generator(trial.seed, Stream.ATTACK, int(own_id[:8], 16)))
-    row = _attack_row(trial, own_id, BEST_OF, "membership", {"name": BEST_OF, "candidates": sorted(membership)})
+    row = _attack_row(trial, own_id, BEST_OF, "membership", _best_of_config(trial))
     row |= {
         "status": "finished",
         "score_name": best.selected,
@@ -344,7 +388,7 @@ def _trial_row(trial: Trial, started_at: datetime.datetime, attempt: int, device
         "part": trial.part,
         "dataset": trial.dataset_label,
         "split": trial.split,
-        "architecture": components.name_of("architecture", trial.architecture),
+        "architecture": trial.architecture_label,
         "defense": trial.defense_label,
         "seed": trial.seed,
         "config": canonical_json(trial.config),

@@ -126,6 +126,26 @@ def test_one_target_in_two_parts_is_one_trial_with_both_parts_attacks(tmp_path: 
     assert {components.name_of("attack", attack) for attack in trial.attacks} == {"threshold", "shadow"}
 
 
+def test_architectures_are_told_apart_by_their_labels(tiny: Path) -> None:
+    override = "architectures={small: {name: lomurno_cnn, filters: [4, 4, 4]}, big: lomurno_cnn}"
+    assert [trial.architecture_label for trial in expand(load_sweep(str(tiny), [override]))] == [
+        "small",
+        "small",
+        "big",
+        "big",
+    ]
+
+
+def test_two_configurations_under_one_set_of_labels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.yaml"
+    path.write_text(
+        "datasets: [digits]\ndefenses: [none]\nattacks: []\n"
+        "parts: {a: {training: {epochs: 1}}, b: {training: {epochs: 2}}}"
+    )
+    with pytest.raises(UserError, match="two configurations under one set of labels"):
+        expand(load_sweep(str(path)))
+
+
 def test_one_configuration_under_two_labels_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("datasets: [digits]\nattacks: []\ndefenses: {a: none, b: none}")

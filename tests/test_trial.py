@@ -19,7 +19,7 @@ from models import train
 from sweeper import components
 from sweeper import trial as trial_module
 from sweeper.errors import UserError
-from sweeper.records import Store
+from sweeper.records import Store, recorded_attacks
 from sweeper.schema import SCHEMAS
 from sweeper.spec import Trial, expand, load_sweep
 from sweeper.trial import record_failure, run_trial
@@ -189,6 +189,50 @@ def test_adding_an_attack_trains_nothing_and_compares_anew(
     assert store.statuses(trials)[trials[0].target_id].done
 
 
+def test_a_lost_comparison_is_made_again(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    two = "attacks=[threshold, {name: trained_attackers, attackers: [knn], search: none}]"
+    run(tiny, out, two, only=1)
+    store, trials, _ = run(tiny, out, "attacks=[threshold]", only=1)  # one attack fewer: another comparison
+    assert list(table(store, "attacks")["attack"]).count("best_of") == 1
+    (best_of,) = [
+        path for path in (out / "parts" / "attacks").iterdir() if path.stem.split(".")[1] == trials_best_of(trials)
+    ]
+    best_of.unlink()  # as a kill just before it was written would leave things
+    assert store.statuses(trials)[trials[0].target_id].word == "partial"
+    store, _, (result,) = run(tiny, out, "attacks=[threshold]", only=1)
+    assert (result.status, result.trained, result.attacks_run) == ("finished", False, 0)
+    assert best_of.exists()
+
+
+def trials_best_of(trials: list[Trial]) -> str:
+    return recorded_attacks(trials[0])[-1]
+
+
+def test_a_target_is_not_attacked_with_other_data_than_it_was_trained_on(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from models.datasets.digits import Digits
+
+    out = tmp_path / "out"
+    run(tiny, out, "attacks=[threshold]", only=1)
+    original = Digits.open
+
+    def changed(self: Digits, data_dir: Path, download: bool) -> Any:
+        train_part, test_part = original(self, data_dir, download)
+        return type(train_part)(labels=train_part.labels, read=lambda index: 255 - train_part.read(index)), test_part
+
+    monkeypatch.setattr(Digits, "open", changed)
+    trial_module._load.cache_clear()
+    overrides = "attacks=[threshold, {name: trained_attackers, attackers: [knn], search: none}]"
+    store, _, (result,) = run(tiny, out, overrides, only=1)
+    trial_module._load.cache_clear()
+    assert result.status == "failed"
+    attacks = table(store, "attacks").set_index("attack")
+    assert "have changed since the target was trained" in attacks.loc["trained_attackers", "error"]
+    assert table(store, "trials")["status"].iloc[0] == "finished"
+
+
 def test_targets_of_an_earlier_version_are_kept_but_not_gathered(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(tiny, out, "attacks=[threshold]", only=1)
@@ -235,7 +279,8 @@ def test_a_failed_attack_is_a_row_and_the_others_go_on(
     assert attacks.loc["threshold", "status"] == "failed"
     assert pd.isna(attacks.loc["threshold", "auc"])
     assert attacks.loc["trained_attackers", "status"] == "finished"
-    assert "best_of" not in attacks.index
+    assert attacks.loc["best_of", "status"] == "failed"
+    assert "an attack that it compares has failed" in attacks.loc["best_of", "error"]
     assert table(store, "trials")["status"].iloc[0] == "finished"
     assert store.statuses(trials)[trials[0].target_id].word == "failed"
 
@@ -275,6 +320,20 @@ def test_a_killed_process_leaves_a_failed_row(tiny: Path, tmp_path: Path) -> Non
     store.gather()
     row = table(store, "trials").iloc[0]
     assert (row["status"], row["attempts"], row["error"]) == ("failed", 2, "the trial's process died")
+
+
+def test_a_process_killed_during_an_attack_leaves_failed_attacks(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(tiny, out, "attacks=[]", only=1)
+    sweep = load_sweep(str(tiny))
+    store = Store(out)
+    store.write_sweep(sweep)
+    record_failure(expand(sweep)[0], store, attempt=2, error="the trial's process died")
+    store.gather()
+    assert list(table(store, "trials")["status"]) == ["finished"]
+    attacks = table(store, "attacks")
+    assert set(attacks["status"]) == {"failed"}
+    assert set(attacks["attack"]) == {"threshold", "trained_attackers", "shadow", "layer_decoder", "best_of"}
 
 
 def test_a_torn_write_leaves_nothing_behind(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
