@@ -130,7 +130,7 @@ def _grid(
 ) -> FigureFile:
     defenses = _shown_defenses(measured, set(rows["defense"]))
     seeds = [set(rows.loc[rows["defense"] == defense, "seed"]) for defense in defenses]
-    common = set.intersection(*seeds)
+    common = set.intersection(*seeds) if seeds else set()
     names = layers(measured, setting)
     pictures: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for defense in defenses:

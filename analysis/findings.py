@@ -105,7 +105,7 @@ def _guessing(measured: Measurements) -> list[str]:
     sentences = []
     for setting, dataset in measured.rows():
         signs = {
-            defense: sign(value, 0.5)
+            defense: _beats_guessing(measured, setting, dataset, defense, value)
             for defense in measured.defenses
             if (value := measured.estimate(setting, dataset, defense, "auc")) is not None
         }
@@ -122,7 +122,24 @@ def _guessing(measured: Measurements) -> list[str]:
         if alone:
             parts.append(f"cannot be told against {_names(alone)} (no interval)")
         sentences.append(f"{measured.row_label(setting, dataset)}: {'; '.join(parts)}.")
+    if any(setting.split == "official" for setting in measured.settings):
+        sentences.append(
+            "On the official split, members are the training set and non-members the test set, the same for every "
+            "seed: what tells them apart there need not be membership."
+        )
     return sentences or ["No membership attack has a finished best_of row, so this was not measured."]
+
+
+def _beats_guessing(
+    measured: Measurements, setting: Setting, dataset: str, defense: str, value: Estimate
+) -> int | None:
+    """`sign` of the AUC against 0.5; on the official split its interval over examples must lie above it too.
+
+    There every seed has the same examples, so an interval over seeds does not hold their choice.
+    """
+    verdict = sign(value, 0.5)
+    lows = measured.of(setting, dataset, defense)["auc_low"]
+    return 0 if verdict == 1 and setting.split == "official" and not lows.mean() > 0.5 else verdict
 
 
 def _guarantees(measured: Measurements) -> list[str]:
@@ -196,7 +213,7 @@ def _private_runs(results: Results, measured: Measurements) -> list[str]:
     sentences = []
     for dataset, rows in private.groupby("dataset", sort=False):
         spent = rows["epsilon_spent"].dropna()
-        text = f"{naming.display(str(dataset))}: {len(rows)} private run{'s' if len(rows) > 1 else ''}"
+        text = f"{naming.display(str(dataset))}: {len(rows)} private run{'s' if len(rows) > 1 else ''} in these tables"
         unfinished = int((rows["status"] != "finished").sum())
         if unfinished:
             text += f", {unfinished} of them failed"
@@ -209,6 +226,7 @@ def _private_runs(results: Results, measured: Measurements) -> list[str]:
     if again:
         sentences.append(f"{again} of them were started more than once; what those attempts spent is in no ε here.")
     sentences.append(
+        "Runs of earlier versions of the sweep, interrupted ones and the attackers' shadows are not counted. "
         "Each ε holds for its own run. Who looks at all of them and publishes the best, or publishes this "
         "report, spends more than the ε of the one."
     )
@@ -220,11 +238,14 @@ def _what_ran(results: Results, measured: Measurements) -> list[str]:
     failed = int((trials["status"] != "finished").sum())
     broken = int((attacks["status"] != "finished").sum())
     seeds = trials["seed"].nunique()
+    planned = results.planned or len(trials)
     sentences = [
-        f"{len(trials) - failed} of {len(trials)} trials finished, {failed} failed, with {seeds} "
+        f"{len(trials) - failed} of {planned} trials finished, {failed} failed, with {seeds} "
         f"seed{'' if seeds == 1 else 's'}; {len(attacks) - broken} of {len(attacks)} attack scores were "
         f"computed, {broken} failed."
     ]
+    if planned > len(trials):
+        sentences.append(f"{planned - len(trials)} planned trials have not run yet: this report is of a part.")
     if failed or broken:
         sentences.append("The failures are listed below; no number covers for them.")
     if seeds == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ _TABLES: dict[str, dict[str, str]] = {
 }
 
 _WHAT_TO_DO = (
-    "Give the folder that `sweeper run` wrote; if the sweep was stopped before it ended, "
+    "Give the folder that `sweeper launch` wrote; if the sweep was stopped before it ended, "
     "`sweeper report` gathers the tables from what is there."
 )
 
@@ -96,6 +97,8 @@ class Results:
     trials: pd.DataFrame
     attacks: pd.DataFrame
     reconstructions: pd.DataFrame
+    planned: int | None = None
+    """How many targets the sweep has, where the folder says so."""
 
 
 def _path(directory: Path, table: str) -> Path:
@@ -160,7 +163,15 @@ def load(directory: Path) -> Results:
         trials=_frame(directory, "trials"),
         attacks=_frame(directory, "attacks"),
         reconstructions=_frame(directory, "reconstructions"),
+        planned=_planned(directory),
     )
+
+
+def _planned(directory: Path) -> int | None:
+    try:
+        return len(json.loads((directory / "sweep.json").read_text(encoding="utf-8"))["targets"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # tables that were passed on without it are complete as they are
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

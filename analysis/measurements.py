@@ -252,12 +252,13 @@ def _score_key(target: str, selected: str, scores: pd.DataFrame | None) -> Score
     """Where the values of the score that best_of selected, named attack/score, are kept."""
     if scores is None:
         return None
+    # One attack under two configurations gives two scores of one name: all but the first carry their attack's id.
+    name, _, attack_id = selected.partition("@")
     names = scores["attack"].astype(str) + "/" + scores["score_name"].astype(str)
-    found = scores[(names == selected) | (scores["score_name"] == selected)]
+    found = scores[((names == name) | (scores["score_name"] == name)) & scores["attack_id"].str.startswith(attack_id)]
     if found.empty:
         return None
-    # One attack under two configurations gives two scores of one name: best_of took the stronger.
-    row: Any = found.sort_values("auc").iloc[-1]
+    row: Any = found.iloc[0]
     return target, str(row["attack_id"]), str(row["score_name"])
 
 

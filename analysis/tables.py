@@ -181,10 +181,17 @@ def inversion_table(measured: Measurements) -> Table:
     lines: list[Line] = []
     notes = ["Below zero, the defense made the target easier to invert than the baseline at that layer."]
     compared: set[str] = set()
+    left_out: set[str] = set()
     for number, setting in enumerate(inversion_settings(measured)):
         changes = mse_changes(measured, setting)
         if changes is None:
             continue
+        # Averages over different datasets do not compare: only those that every defense has are taken.
+        present = [set(rows["dataset"]) for _, rows in changes[changes["defense"].isin(defenses)].groupby("defense")]
+        common = set.intersection(*present) if present else set()
+        if common:
+            left_out |= set.union(*present) - common
+            changes = changes[changes["dataset"].isin(common)]
         for layer in layers(measured, setting):
             cells = []
             for defense in defenses:
@@ -206,6 +213,9 @@ def inversion_table(measured: Measurements) -> Table:
     if compared:
         names = naming.listing([naming.display(d) for d in measured.datasets if d in compared])
         notes.append(f"Ours is averaged over {names}; the paper’s over CIFAR-10, MNIST and F-MNIST.")
+    if left_out:
+        names = naming.listing([naming.display(d) for d in measured.datasets if d in left_out])
+        notes.append(f"{names}: left out, for not every defense has reconstructions there.")
     missing = "No reconstructions were recorded." if measured.inversion.empty else _NO_BASELINE
     title = "Table 4. Change of reconstruction MSE against the baseline by layer (percent, higher is better)"
     table = _table(measured, "table4", title, lines, notes, missing=missing)

@@ -162,7 +162,7 @@ class Attack(ABC):
         for count, what in ((n_members, "members"), (n_non_members, "non-members")):
             if count < self.min_per_side:
                 raise AttackError(
-                    f"{type(self).__name__} needs at least {self.min_per_side} {what}, got {count}. "
+                    f"{type(self).__module__.rpartition('.')[2]} needs at least {self.min_per_side} {what}, got {count}. "
                     f"Give it more {what}, or leave this attack out."
                 )
 

@@ -20,7 +20,9 @@ class BestOf:
     on the very scores it is measured on, as papers and TensorFlow Privacy report it. Optimistic: for six
     scores that know nothing, on 1,000 members and 1,000 non-members, it averages 0.516.
     `metrics`, of the score `selected`: honest. The score was chosen on one half of the examples,
-    `metrics` was measured on the other, so it has half as many members and non-members.
+    `metrics` was measured on the other, so it has half as many members and non-members. Where candidates are
+    cross-fitted (`trained_attackers`), their scores on the two halves are not quite independent, and a small
+    optimism remains.
     """
 
     paper_protocol_auc: float

@@ -18,7 +18,7 @@ from attacks.base import Attack, AttackError, AttackTarget, Membership, Membersh
 from attacks.membership.threshold import Threshold
 from attacks.membership.trained_attackers import TrainedAttackers
 from attacks.metrics import membership_metrics
-from sweeper.errors import UserError, unknown_name
+from sweeper.errors import UserError, sentence, unknown_name
 
 THRESHOLD_NAMES: tuple[str, ...] = Threshold().scores
 TRAINED_NAMES: tuple[str, ...] = TrainedAttackers().attackers
@@ -31,12 +31,12 @@ def read_outputs(path: Path) -> Membership:
     Raises:
         UserError: the file is not such a Parquet file; the text says which column, which row and what is allowed.
     """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist or is no file. Give a Parquet file of a model's outputs.")
     try:
         table = pq.read_table(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist. Give a Parquet file of a model's outputs.") from None
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}.") from None
+        raise UserError(f"{path} is not a readable Parquet file: {sentence(str(error).splitlines()[0])}") from None
     names = set(table.column_names)
     missing = [name for name in ("example_id", "is_member", "label") if name not in names]
     given = [name for name in ("logits", "probabilities") if name in names]

@@ -227,7 +227,7 @@ def plan(
     if as_json:
         _print_json([each.as_json(words[each.trial.target_id]) for each in resolved])
         return
-    out.print(f"[bold]{loaded.name}[/bold]: {loaded.summary}", highlight=False)
+    out.print(f"[bold]{loaded.name}[/bold]{': ' if loaded.summary else ''}{loaded.summary}", highlight=False)
     for name in ("paper", "cost", "expected"):
         if getattr(loaded, name):
             out.print(f"[dim]{name}:[/dim] {getattr(loaded, name)}", highlight=False)
@@ -310,6 +310,8 @@ def audit(
     for name in attack or ():
         if name not in auditing.ATTACK_NAMES:
             raise unknown_name("attack", name, auditing.ATTACK_NAMES)
+    if out_file is not None and not out_file.absolute().parent.is_dir():
+        raise UserError(f"--out {out_file}: the folder {out_file.absolute().parent} does not exist. Create it first.")
     population = auditing.read_outputs(outputs)
     rows, _ = auditing.audit(
         population,
@@ -487,6 +489,10 @@ def _report(results: Path, to: Path | None = None) -> None:
             path = write_report(results, to)
     except ResultsError as error:
         raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(
+            f"The report cannot be written: {error}. Name another folder with `sweeper report --to`."
+        ) from None
     out.print(f"Report: [bold]{path.absolute()}[/bold]", highlight=False, soft_wrap=True)
 
 
@@ -530,9 +536,11 @@ def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> Non
 def _print_list(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
     """Names with what they are and where they come from, one line each."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2))
-    table.add_column(no_wrap=True, min_width=17)
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=2, style="dim")
+    name_width = 17
+    left = out.width - name_width - 12
+    table.add_column(no_wrap=True, width=name_width)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=left * 3 // 5)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=left * 2 // 5, style="dim")
     for row in rows:
         table.add_row(*row)
     out.print(table)

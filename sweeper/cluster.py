@@ -79,7 +79,7 @@ def connect(address: str | None, verbose: bool) -> Any:
         if address is not None:
             _check_reachable(address)
         if address is None:
-            ray.init(include_dashboard=False, runtime_env=runtime_env, **quiet)
+            ray.init(address="local", include_dashboard=False, runtime_env=runtime_env, **quiet)
         else:
             packages = (sweeper, models, attacks, analysis)
             runtime_env["py_modules"] = [str(Path(package.__path__[0])) for package in packages]

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.errors import UserError, unknown_name
+from sweeper.errors import UserError, sentence, unknown_name
 
 KINDS: dict[str, tuple[str, ...]] = {
     "defense": ("models.defenses",),
@@ -131,7 +131,7 @@ def _problem(path: str, item: Any) -> str:
     location = ".".join(str(part) for part in item["loc"])
     where = f"{path}.{location}" if location else path
     if item["type"] == "value_error":
-        return f"{where}: {item['ctx']['error']}."
+        return f"{where}: {sentence(item['ctx']['error'])}"
     if item["type"] == "missing":
         return f"{where}: this field is required."
     return f"{where}: got {_show(item['input'])}. {item['msg']}."

@@ -10,6 +10,11 @@ class UserError(Exception):
     """Wrong input. Its text says what was wrong, the value, what is allowed and what to do; exit code 2."""
 
 
+def sentence(text: object) -> str:
+    """The text with one full stop at its end."""
+    return f"{str(text).rstrip('. ')}."
+
+
 def unknown_name(kind: str, name: object, available: Iterable[str]) -> UserError:
     """`Unknown attack 'shadw'. Did you mean 'shadow'? Available: …`"""
     names = sorted(available)

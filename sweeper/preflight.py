@@ -19,7 +19,7 @@ from models.defenses.base import Defense, TrainingPlan
 from models.splits import SPLITS
 from models.train import build_model, make_plan
 from sweeper import components
-from sweeper.errors import UserError
+from sweeper.errors import UserError, sentence
 from sweeper.spec import Trial
 
 # Floating-point operations per second of one CPU thread and cost factors, for the rough estimate only.
@@ -91,7 +91,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
             for attack in trial.attacks:
                 attack.check_population(n_train, n_non_members)
         except (ValueError, AttackError) as error:
-            raise UserError(f"{trial.title}: {error}.") from None
+            raise UserError(f"{trial.title}: {sentence(error)}") from None
         if plan.accounting is not None and plan.accounting.delta >= 1 / n_train:
             warnings.append(
                 f"{trial.defense_label} on {trial.dataset_label}: delta {plan.accounting.delta:g} is not below 1/n = "

@@ -85,25 +85,32 @@ class Store:
 
     def recorded(self) -> tuple[set[str], set[str]]:
         """Keys of all targets and all attacks on record; a failed one's key ends in `.failed`."""
-        found = []
-        for table in ("trials", "attacks"):
-            folder = self.root / "parts" / table
-            found.append({path.name.removesuffix(".parquet") for path in folder.glob("*.parquet")})
-        return found[0], found[1]
+        return self._keys("trials"), self._keys("attacks")
+
+    def _keys(self, table: str) -> set[str]:
+        return {path.name.removesuffix(".parquet") for path in (self.root / "parts" / table).glob("*.parquet")}
 
     def statuses(self, trials: Iterable[Trial]) -> dict[str, Status]:
         """The status of each trial, by target id; one listing of the folder for all of them."""
         targets, attacks = self.recorded()
+        # A row says that all the rest of its record is there; a part that was deleted since is made anew.
+        whole = targets & self._keys("outputs") & self._keys("history")
+        whole &= {path.stem for path in (self.root / "weights").glob("*.safetensors")}
+        kept = {"membership": self._keys("scores"), "inversion": self._keys("reconstructions")}
         statuses = {}
         for trial in trials:
             keys = {each: f"{trial.target_id}.{each}" for each in recorded_attacks(trial)}
-            target = "finished" if trial.target_id in targets else "missing"
+            target = "finished" if trial.target_id in whole else "missing"
             if target == "missing" and trial.target_id + _FAILED in targets:
                 target = "failed"
-            missing = tuple(each for each, key in keys.items() if key not in attacks)
+            missing = []
+            for each, key in keys.items():
+                attack = trial.attack_ids.get(each)
+                if key not in attacks or (attack is not None and key not in kept[attack.family]):
+                    missing.append(each)
             statuses[trial.target_id] = Status(
                 target=target,
-                missing_attacks=missing,
+                missing_attacks=tuple(missing),
                 failed_attacks=tuple(each for each in missing if keys[each] + _FAILED in attacks),
             )
         return statuses
@@ -226,7 +233,7 @@ class Store:
                 target, _, attack = key.removesuffix(_FAILED).partition(".")
                 everything.setdefault(target, []).append(attack)
             return everything
-        except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
             raise UserError(
                 f"{path} cannot be read: {_first_line(error)}. Launch the sweep again to write it anew; nothing is lost."
             ) from None

@@ -27,7 +27,7 @@ from models.defenses.base import Defense
 from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA
 from models.train import Training
 from sweeper import components
-from sweeper.errors import UserError, unknown_name
+from sweeper.errors import UserError, sentence, unknown_name
 
 _TEXT_KEYS = ("name", "summary", "paper", "cost", "expected")
 _PART_KEYS = (
@@ -246,7 +246,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Safe YAML in which `1e-5` is a number and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
         for key in keys:
             if not isinstance(key, str | int | float | bool):
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", node.start_mark)
@@ -264,16 +265,30 @@ _Loader.add_implicit_resolver(
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
+        _check_nesting(value, ())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from None
+        raise UserError(f"{where} is not valid YAML: {sentence(' '.join(str(error).split()))}") from None
+    return value
+
+
+def _check_nesting(value: Any, above: tuple[int, ...]) -> None:
+    """Refuse a value that holds itself, or nests deeper than any sweep does."""
+    if not isinstance(value, dict | list):
+        return
+    if id(value) in above:
+        raise ValueError("an anchor refers to itself")
+    if len(above) > 20:
+        raise ValueError("it nests more than 20 levels deep")
+    for child in value.values() if isinstance(value, dict) else value:
+        _check_nesting(child, (*above, id(value)))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text, or its name is no path"
         raise UserError(
             f"The sweep file {path} cannot be read: {reason}. Packaged sweeps: {', '.join(packaged_sweeps())}."
         ) from None
@@ -310,7 +325,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raise problem
 
 
-def _assign(container: Any, segments: list[str], value: Any, override: str) -> None:
+def _assign(container: Any, segments: list[str], value: Any, override: str, nested: bool = False) -> None:
     """Set the value at a dotted key; an element of a list is found by its name, a bare name becomes a mapping."""
     head, rest = segments[0], segments[1:]
     if isinstance(container, list):
@@ -323,6 +338,8 @@ def _assign(container: Any, segments: list[str], value: Any, override: str) -> N
         key: Any = names.index(head)
     else:
         key = head
+        if rest and nested and key not in container:
+            raise UserError(f"--set {override}: {unknown_name('label', key, container)}")
         container.setdefault(key, None)
     if not rest:
         container[key] = value
@@ -335,7 +352,7 @@ def _assign(container: Any, segments: list[str], value: Any, override: str) -> N
     elif not isinstance(child, dict | list):
         raise UserError(f"--set {override}: '{head}' is {child!r} and has no '{rest[0]}' inside.")
     container[key] = child
-    _assign(child, rest, value, override)
+    _assign(child, rest, value, override, nested=True)
 
 
 def _check_sweep(raw: dict[str, Any], path: Path) -> Sweep:
@@ -372,8 +389,10 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
             raise UserError(f"{path}.{key}: this key is required, here or at the top of the file.")
     limits = {key: merged[key] for key in ("max_train_examples", "max_test_examples") if merged[key] is not None}
     splits = _list(merged["splits"], ["quarters"], f"{path}.splits")
+    if len(splits) != len({str(split) for split in splits}):
+        raise UserError(f"{path}.splits: got {splits}; a split is given twice.")
     for split in splits:
-        if split not in SPLITS:
+        if not isinstance(split, str) or split not in SPLITS:
             raise UserError(f"{path}.splits: {unknown_name('split', split, SPLITS)}")
     attacks = tuple(_build_all("attack", merged["attacks"], f"{path}.attacks").values())
     for split in splits:
@@ -387,12 +406,18 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
         name=name,
         datasets=_build_all("dataset", merged["datasets"], f"{path}.datasets", limits),
         splits=tuple(splits),
-        architectures=_build_all("architecture", merged["architectures"] or ["lomurno_cnn"], f"{path}.architectures"),
+        architectures=_build_all(
+            "architecture", _default(merged["architectures"], ["lomurno_cnn"]), f"{path}.architectures"
+        ),
         defenses=_build_defenses(merged["defenses"], f"{path}.defenses"),
-        training=components.validate(Training, merged["training"] or {}, f"{path}.training"),
+        training=components.validate(Training, _default(merged["training"], {}), f"{path}.training"),
         seeds=_seeds(merged["seeds"], f"{path}.seeds"),
         attacks=attacks,
     )
+
+
+def _default(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 def _list(value: Any, default: list[Any], path: str) -> list[Any]:

@@ -280,7 +280,10 @@ def test_figures_are_written_as_png_and_svg(report: Path) -> None:
 def test_summary_is_computed_from_the_numbers(report: Path) -> None:
     page = report.read_text(encoding="utf-8")
     # Three seeds at ε = 1.987 and δ = 1e-5 each: basic composition adds them up.
-    assert "MNIST: 3 private runs; by basic composition the finished ones together spend ε = 6.0 at δ = 3e-5" in page
+    assert (
+        "MNIST: 3 private runs in these tables; by basic composition the finished ones together spend ε = 6.0 at δ = 3e-5"
+        in page
+    )
     assert "Baseline, L2 and a$b&amp;_: no formal guarantee: no noise is added to the gradients." in page
 
 

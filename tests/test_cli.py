@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -128,6 +129,40 @@ def test_a_broken_list_of_targets_is_explained(text: str, tiny: Path, tmp_path: 
     assert "sweep.json cannot be read" in result.stderr
 
 
+@pytest.mark.parametrize(("table", "trained"), [("outputs", True), ("scores", False), ("reconstructions", False)])
+def test_a_part_that_was_deleted_is_made_anew(table: str, trained: bool, tiny: Path, tmp_path: Path) -> None:
+    trial = expand(load_sweep(str(tiny)))[0]
+    sweeper("trial", tiny, trial.target_id, "--out", tmp_path)
+    part = next((tmp_path / "parts" / table).glob("*.parquet"))
+    part.unlink()
+    result = sweeper("trial", tiny, trial.target_id, "--out", tmp_path)
+    assert result.exit_code == 0
+    assert ("was trained before" not in result.stdout) == trained
+    assert part.exists()
+
+
+def test_a_report_that_cannot_be_written_is_explained(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sweeper("trial", tiny, expand(load_sweep(str(tiny)))[0].target_id, "--set", "attacks=[]", "--out", out)
+    result = sweeper("report", out, "--to", unwritable(tmp_path))
+    assert result.exit_code == 2
+    assert "The report cannot be written" in result.stderr
+
+
+def test_names_are_whole_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from sweeper import cli, components
+
+    narrow = Console(width=80, record=True, file=io.StringIO())
+    monkeypatch.setattr(cli, "out", narrow)
+    assert sweeper("ls").exit_code == 0
+    lines = narrow.export_text().splitlines()
+    for kind in components.KINDS:
+        for name in components.names(kind):
+            assert sum(line.split()[:1] == [name] for line in lines) == 1, name
+
+
 def test_doctor_and_ls_say_what_there_is(tmp_path: Path) -> None:
     doctor = sweeper("doctor", "--data", tmp_path).stdout
     for word in ("Python", "PyTorch", "Ray", "digits", "MNIST", "free disk", "--download"):
@@ -150,6 +185,10 @@ WRONG: dict[str, tuple[list[Any], str]] = {
         "batch_size is 500 but the target has only 359",
     ),
     "unreachable epsilon": (["launch", "demo", "--set", "defenses.dp_eps2.epsilon=0.001"], "cannot be reached"),
+    "epsilon that would take gigabytes": (
+        ["plan", "demo", "--only", "dp_eps2", "--set", "defenses.dp_eps2.epsilon=1e9"],
+        "the prv accountant would need gigabytes",
+    ),
     "missing dataset": (
         ["launch", "lomurno2022", "--data", "nowhere", "--only", "l2/mnist/official"],
         "was not found: searched",

@@ -181,7 +181,15 @@ WRONG = {
     "no such element": ("attacks.lira.epochs=3", "Unknown element 'lira'"),
     "inside a number": ("training.epochs.x=3", "has no 'x' inside"),
     "path that climbs out": ("datasets=[{name: image_folder, folder: ../x}]", "folder is '../x'"),
-    "unknown part": ("parts.nope.seeds=[1]", "datasets: this key is required"),
+    "unknown part": ("parts.nope.seeds=[1]", "Unknown label 'nope'"),
+    "unknown label": ("defenses.dpp.epsilon=3", "Unknown label 'dpp'. Did you mean 'dp'?"),
+    "no file": ("name: empty", "datasets: this key is required"),
+    "split that is no name": ("splits=[[1]]", "Unknown split '[1]'"),
+    "split twice": ("splits=[quarters, quarters]", "a split is given twice"),
+    "anchor in itself": ("training.epochs=&a [*a]", "an anchor refers to itself"),
+    "too deep": ("seeds=" + "[" * 30 + "]" * 30, "nests more than 20 levels"),
+    "no architecture": ("architectures=[]", "at least one element"),
+    "null byte": ('datasets=[{name: image_folder, folder: "a\\0b"}]', "it must be a path below"),
 }
 
 
@@ -189,9 +197,9 @@ WRONG = {
 def test_wrong_input_is_explained(case: str, tiny: Path) -> None:
     override, expected = WRONG[case]
     with pytest.raises(UserError) as raised:
-        if case == "unknown part":
-            tiny.write_text("name: empty")
-        expand(load_sweep(str(tiny), [override]))
+        if case == "no file":
+            tiny.write_text(override)
+        expand(load_sweep(str(tiny), [] if case == "no file" else [override]))
     assert expected in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -207,6 +215,7 @@ def test_wrong_input_is_explained(case: str, tiny: Path) -> None:
         ("parts: []", "parts: got []"),
         ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
         ("\x00", "is not valid YAML"),
+        ("datasets: &a [*a]", "an anchor refers to itself"),
     ],
 )
 def test_wrong_files_are_explained(text: str, expected: str, tmp_path: Path) -> None:
@@ -215,6 +224,14 @@ def test_wrong_files_are_explained(text: str, expected: str, tmp_path: Path) -> 
     with pytest.raises(UserError) as raised:
         load_sweep(str(path))
     assert expected in str(raised.value)
+
+
+def test_merge_keys_of_yaml_work(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yaml"
+    path.write_text(
+        "datasets: [digits]\nattacks: []\ndefenses:\n  a: &a {name: l2, weight: 0.1}\n  b: {<<: *a, weight: 0.2}\n"
+    )
+    assert [trial.defenses[0].weight for trial in expand(load_sweep(str(path)))] == [0.1, 0.2]
 
 
 def test_a_missing_file_and_an_unknown_name_are_explained(tmp_path: Path) -> None:

@@ -287,7 +287,7 @@ def test_a_failed_attack_is_a_row_and_the_others_go_on(
 
 @pytest.mark.parametrize("name", sorted(components.names("defense")))
 def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Path) -> None:
-    needed = {"dp_sgd": {"epsilon": 8.0}}.get(name, {})
+    needed = {"dp_sgd": {"epsilon": 8.0, "accountant": "rdp"}}.get(name, {})
     override = f"defenses=[{json.dumps({'name': name, **needed})}]"
     store, _, (result,) = run(tiny, tmp_path / "out", override, "attacks=[]")
     assert result.status == "finished", result.errors

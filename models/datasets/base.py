@@ -190,7 +190,7 @@ def not_fetched(name: str, searched: Path, error: Exception) -> DatasetError:
     )
 
 
-DOWNLOAD_REMEDY = "Name the folder that holds it with --data DIR, or let it be fetched with --download."
+DOWNLOAD_REMEDY = "Name the folder that holds it with --data DIR, or let `sweeper launch --download` fetch it."
 
 
 def inside(data_dir: Path, folder: str) -> Path:
@@ -200,8 +200,8 @@ def inside(data_dir: Path, folder: str) -> Path:
         ValueError: the folder is absolute or climbs out of the data folder.
     """
     parts = PurePosixPath(folder)
-    if parts.is_absolute() or ".." in parts.parts:
-        raise ValueError(f"folder is '{folder}'; it must be a path below the folder given by --data")
+    if parts.is_absolute() or ".." in parts.parts or "\0" in folder:
+        raise ValueError(f"folder is {folder!r}; it must be a path below the folder given by --data")
     return data_dir / folder
 
 
@@ -246,7 +246,9 @@ def class_labels(values: Sequence[object], name: str) -> IntArray:
         DatasetError: labels are missing, not integers, or negative.
     """
     labels = np.asarray(values)
-    if labels.size == 0 or labels.dtype.kind not in "iu" or labels.min() < 0:
+    if labels.size == 0:
+        raise DatasetError(f"A part of dataset '{name}' is empty; it needs at least one example.")
+    if labels.dtype.kind not in "iu" or labels.min() < 0:
         raise DatasetError(
             f"Labels of dataset '{name}' must be whole numbers from 0, without nulls; got {labels.dtype}."
         )

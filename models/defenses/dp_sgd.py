@@ -19,7 +19,9 @@ class DpSgd(Defense):
     Give `epsilon`, and the smallest noise multiplier that reaches it for the planned steps is found; or
     give `noise_multiplier`, and ε follows. Batches are Poisson samples of expected size `batch_size`, as
     the accounting needs. The (ε, δ) guarantee is proved for adding or removing one example, for the
-    final weights and all the intermediate ones; it does not cover choosing among several runs.
+    final weights and all the intermediate ones; it does not cover choosing among several runs. It assumes noise
+    that the attacker cannot reproduce and exact arithmetic: here noise is float32 from a seeded generator, good
+    for studies; a model for release needs a secret seed and a cryptographic generator.
 
     Deviation from the paper: its batches were shuffled, while its ε came from an accountant for Poisson
     sampling; ours are Poisson. Its clip norm is not stated; ours is `max_grad_norm`, 1 by default.
