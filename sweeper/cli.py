@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import shutil
 import sys
 import time
@@ -303,6 +302,7 @@ def audit(
     membership labels they are judged by, out of fold: minutes for thousands of rows.
     """
     from sweeper import audit as auditing
+    from sweeper import provenance
     from sweeper.errors import unknown_name
 
     if dtype not in ("float64", "float32"):
@@ -318,7 +318,7 @@ def audit(
         attack or auditing.ATTACK_NAMES,
         dtype=dtype,
         seed=seed,
-        jobs=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        jobs=provenance.cpu_count(),
         on_attack=lambda name: err.print(f"attack {name}", style="dim", highlight=False),
     )
     if out_file is not None:
@@ -382,7 +382,7 @@ def doctor(data: DataDir = Path("data")) -> None:
     import torch
 
     from models.datasets.base import DatasetError
-    from sweeper import components, preflight, provenance
+    from sweeper import components, provenance
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -394,7 +394,7 @@ def doctor(data: DataDir = Path("data")) -> None:
     table.add_row(good, "PyTorch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
     table.add_row(good, "Ray", version("ray"))
     table.add_row(good, "Opacus", version("opacus"))
-    table.add_row(good, "processor", f"{provenance.processor()}, {preflight.cpu_count()} CPUs")
+    table.add_row(good, "processor", f"{provenance.processor()}, {provenance.cpu_count()} CPUs")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             memory = torch.cuda.get_device_properties(index).total_memory / 2**30

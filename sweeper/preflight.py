@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -142,11 +141,6 @@ def missing_datasets(trials: Sequence[Trial], data_dir: Path) -> list[str]:
         except DatasetError as error:
             problems.append(str(error))
     return problems
-
-
-def cpu_count() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _describe(dataset: Dataset, data_dir: Path) -> DatasetInfo:

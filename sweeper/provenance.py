@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import sweeper
+
+if TYPE_CHECKING:
+    import torch
 
 
 @cache
@@ -31,12 +33,19 @@ def code() -> dict[str, Any]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """The device, the processor and the number of CPU threads of this process."""
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
         "device": name,
         "machine": f"{platform.machine()} {processor()}".strip(),
         "threads": torch.get_num_threads(),
     }
+
+
+def cpu_count() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
