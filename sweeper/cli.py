@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -161,7 +162,7 @@ def launch(
     pending = [trial for trial in trials if not statuses[trial.target_id].done]
     out.print(
         f"[bold]{loaded.name}[/bold]: {len(trials)} trials, {len(trials) - len(pending)} done, {len(pending)} to run; "
-        f"results in {out_dir}",
+        f"results in {escape(str(out_dir))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -188,11 +189,11 @@ def launch(
     broken = [trial for trial in trials if statuses[trial.target_id].word == "failed"]
     if left_out:
         out.print(
-            f"{left_out} recorded targets of other versions of this sweep are kept in {out_dir}, but not gathered.",
+            f"{left_out} recorded targets of other versions of this sweep are kept in {escape(str(out_dir))}, but not gathered.",
             style="dim",
         )
     for line in failed:
-        err.print(f"[red]failed[/red] {line}", soft_wrap=True, highlight=False)
+        err.print(Text.assemble(("failed ", "red"), line), soft_wrap=True)
     if len(left) < len(trials):
         _report(out_dir)
     if broken or left:
@@ -226,10 +227,10 @@ def plan(
     if as_json:
         _print_json([each.as_json(words[each.trial.target_id]) for each in resolved])
         return
-    out.print(f"[bold]{loaded.name}[/bold]{': ' if loaded.summary else ''}{loaded.summary}", highlight=False)
+    out.print(f"[bold]{loaded.name}[/bold]{': ' if loaded.summary else ''}{escape(loaded.summary)}", highlight=False)
     for name in ("paper", "cost", "expected"):
         if getattr(loaded, name):
-            out.print(f"[dim]{name}:[/dim] {getattr(loaded, name)}", highlight=False)
+            out.print(f"[dim]{name}:[/dim] {escape(getattr(loaded, name))}", highlight=False)
     _print_plan(resolved, words)
     for problem in missing_datasets(trials, data):
         err.print(Text.assemble(("Missing: ", "bold yellow"), problem), soft_wrap=True)
@@ -493,7 +494,7 @@ def _report(results: Path, to: Path | None = None) -> None:
         raise UserError(
             f"The report cannot be written: {error}. Name another folder with `sweeper report --to`."
         ) from None
-    out.print(f"Report: [bold]{path.absolute()}[/bold]", highlight=False, soft_wrap=True)
+    out.print(Text.assemble("Report: ", (str(path.absolute()), "bold")), soft_wrap=True)
 
 
 def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> None:

@@ -68,6 +68,13 @@ def test_plan_for_people_shows_every_id(tiny: Path) -> None:
     assert "Rough cost" in result.stdout
 
 
+def test_square_brackets_are_not_taken_for_styles(tiny: Path, tmp_path: Path) -> None:
+    tiny.write_text(tiny.read_text() + "paper: '[/bold] [link=x]y'\n")
+    out = tmp_path / "[/red]"
+    assert sweeper("plan", tiny, "--set", "summary='[/dim]'").exit_code == 0
+    assert "[/red]" in sweeper("launch", tiny, "--dry-run", "--out", out).stdout
+
+
 def test_plan_says_which_datasets_are_missing(tmp_path: Path) -> None:
     result = sweeper("plan", "lomurno2022", "--data", tmp_path, "--only", "baseline/mnist/official")
     assert result.exit_code == 0
