@@ -22,7 +22,6 @@ class Stream(IntEnum):
     DROPOUT = 4
     ATTACK = 5
     UNTRAINED = 6
-    SUBSET = 7
 
 
 def numpy_generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +17,6 @@ from models.defenses.base import Defense, TrainingPlan
 from models.private.accounting import PrivacyGuarantee
 from models.private.gradients import PrivateGradient
 from models.seeds import Stream, torch_generator, torch_seed
-
-logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 1000
 

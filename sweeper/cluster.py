@@ -39,8 +39,6 @@ from sweeper.records import Store
 from sweeper.spec import Trial
 from sweeper.trial import record_failure, run_trial
 
-logger = logging.getLogger(__name__)
-
 # glibc otherwise returns big blocks to the kernel at every step; it reads these when a process starts.
 ALLOCATOR_ENVIRONMENT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
