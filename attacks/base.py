@@ -43,15 +43,6 @@ class ModelOutputs:
     def __len__(self) -> int:
         return len(self.example_id)
 
-    def take(self, index: npt.NDArray[Any]) -> ModelOutputs:
-        """The rows at `index` (integers or a mask)."""
-        return ModelOutputs(
-            example_id=self.example_id[index],
-            label=self.label[index],
-            values=self.values[index],
-            is_probability=self.is_probability,
-        )
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Membership:
@@ -152,7 +143,6 @@ class Attack(ABC):
     revision: ClassVar[int] = 1
     source: ClassVar[str]
     needs_shadow_data: ClassVar[bool] = False
-    needs_white_box: ClassVar[bool] = False
     uses_target_membership_labels: ClassVar[bool] = False
     min_per_side: ClassVar[int] = 2
     """Members, and non-members, below which the attack refuses to run."""

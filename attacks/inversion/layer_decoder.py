@@ -59,7 +59,6 @@ class LayerDecoder(Attack):
 
     family: ClassVar[str] = "inversion"
     source: ClassVar[str] = "Lomurno & Matteucci 2022"
-    needs_white_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "width", "max_attacker_examples", "max_evaluated_examples"):
