@@ -193,7 +193,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     ),
     "unreachable epsilon": (["launch", "demo", "--set", "defenses.dp_eps2.epsilon=0.001"], "cannot be reached"),
     "epsilon that would take gigabytes": (
-        ["plan", "demo", "--only", "dp_eps2", "--set", "defenses.dp_eps2.epsilon=1e9"],
+        ["plan", "demo", "--only", "dp_eps2", "--set", "defenses.dp_eps2={name: dp_sgd, epsilon: 1.0e+9}"],
         "the prv accountant would need gigabytes",
     ),
     "missing dataset": (
