@@ -15,6 +15,10 @@ from analysis.style import FigureFile
 
 def write_figures(results: Results, measured: Measurements, directory: Path) -> list[FigureFile]:
     """Writes every figure under `directory`, in the order of the report; one that cannot be made says why."""
+    for name in ("pareto", "roc", "figure4", "figure5", "figure6"):
+        for stale in directory.glob(f"{name}*"):  # of a report with other datasets or splits
+            if stale.suffix in (".png", ".svg"):
+                stale.unlink()
     with style.style():
         return [
             *pareto(measured, directory),
