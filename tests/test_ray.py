@@ -97,7 +97,7 @@ def test_gpu_shares_are_packed_and_impossible_requests_are_refused(tiny: Path, t
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--max-concurrent", "1"]
-    command += ["--set", "attacks=[threshold]", "--set", "seeds=[0, 1, 2, 3]", "--set", "training.epochs=60"]
+    command += ["--set", "attacks=[threshold]", "--set", "seeds=[0, 1, 2]", "--set", "training.epochs=40"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     folder = out / "parts" / "trials"
     deadline = time.monotonic() + 120
@@ -108,13 +108,13 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tiny: Path, 
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1, errors
     finished = {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
-    assert 1 <= len(finished) < 8
+    assert 1 <= len(finished) < 6
     assert "The same command goes on from here." in errors
     assert "Traceback" not in errors
     resumed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert resumed.returncode == 0, resumed.stderr
     after = {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
-    assert len(after) == 8
+    assert len(after) == 6
     assert all(after[name] == when for name, when in finished.items()), "a finished target was trained again"
 
 
