@@ -189,6 +189,8 @@ def _run_attacks(
     raise_errors: bool,
 ) -> list[str]:
     """Run the missing attacks one by one, then compare the membership ones; gives the errors' texts."""
+    if not missing:  # nothing to read outputs and images for
+        return []
     errors = []
     target = _attack_target(trial, data, split, store, device)
     for number, each in enumerate(missing):
