@@ -160,7 +160,7 @@ def test_arguments_out_of_range_are_named(accountant, changed, message):
 
 
 def test_too_little_noise_to_account_is_an_error_and_never_an_infinite_guarantee(monkeypatch):
-    monkeypatch.setattr(accounting.RDPAccountant, "get_epsilon", lambda *_, **__: math.inf)
+    monkeypatch.setattr(accounting, "get_privacy_spent", lambda **_: (math.inf, 2.0))
     with pytest.raises(ValueError, match=r"cannot account noise_multiplier 0.123"):
         epsilon(0.123, 0.1, 10, DELTA, "rdp")
 

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 from opacus.accountants import GaussianAccountant, PRVAccountant, RDPAccountant
+from opacus.accountants.analysis.prv import (
+    PoissonSubsampledGaussianPRV,
+    TruncatedPrivacyRandomVariable,
+    compose_heterogeneous,
+    discretize,
+)
+from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
 
 ACCOUNTANTS = ("prv", "rdp")
 """`prv`: numerical composition of privacy loss variables (Gopi, Lee & Wutschitz 2021), with its error
@@ -45,6 +55,13 @@ class PrivacyAccounting:
         """The guarantee after `steps` steps."""
         spent = epsilon(self.noise_multiplier, self.sample_rate, steps, self.delta, self.accountant)
         return PrivacyGuarantee(epsilon=spent, delta=self.delta, accountant=self.accountant)
+
+    def epsilons(self, steps: Sequence[int]) -> list[float]:
+        """ε after each of several numbers of steps, ascending; the last is that of `guarantee`."""
+        if self.accountant == "rdp" or not steps or steps[-1] == 0:
+            return [self.guarantee(each).epsilon for each in steps]
+        last = self.guarantee(steps[-1]).epsilon
+        return [*_prv_epsilons(self.noise_multiplier, self.sample_rate, steps, self.delta)[:-1], last]
 
     def epsilon_gdp(self, steps: int) -> float | None:
         """ε by the central limit of Gaussian DP (Dong, Roth & Su 2019): an approximation, not a bound."""
@@ -80,13 +97,17 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
         return 0.0
     if accountant == "prv":
         _check_prv_size(noise_multiplier, sample_rate, steps, delta)
-    accounting = PRVAccountant() if accountant == "prv" else RDPAccountant()
-    accounting.history = [(noise_multiplier, sample_rate, steps)]
     with warnings.catch_warnings():
         # "optimal order is the largest alpha": the bound is only looser, and more noise is the next try
         warnings.simplefilter("ignore")
         try:
-            spent = float(accounting.get_epsilon(delta=delta))
+            if accountant == "prv":
+                accounting = PRVAccountant()
+                accounting.history = [(noise_multiplier, sample_rate, steps)]
+                spent = float(accounting.get_epsilon(delta=delta))
+            else:
+                rdp = steps * _rdp_of_a_step(noise_multiplier, sample_rate)
+                spent = float(get_privacy_spent(orders=RDPAccountant.DEFAULT_ALPHAS, rdp=rdp, delta=delta)[0])
             if not math.isfinite(spent):
                 raise OverflowError("its bound is not finite")
             return spent
@@ -95,6 +116,14 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
                 f"the {accountant} accountant cannot account noise_multiplier {noise_multiplier:g} over {steps} steps "
                 f"at sample rate {sample_rate:g}: {error}. Use more noise (a smaller epsilon), or accountant rdp."
             ) from error
+
+
+@lru_cache(maxsize=64)
+def _rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Rényi divergences at Opacus's orders; they add up over steps."""
+    orders = RDPAccountant.DEFAULT_ALPHAS
+    divergences = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
+    return np.asarray(divergences)
 
 
 @lru_cache(maxsize=1024)
@@ -111,34 +140,52 @@ def find_noise_multiplier(
     """
     _check(sample_rate, steps, delta, accountant)
 
-    def enough(noise_multiplier: float) -> bool:
+    def excess(noise_multiplier: float) -> float:
+        """How far above the target its ε is, as a logarithm; infinitely far, where it cannot be accounted."""
         try:
-            return epsilon(noise_multiplier, sample_rate, steps, delta, accountant) <= epsilon_target
+            return math.log(epsilon(noise_multiplier, sample_rate, steps, delta, accountant) / epsilon_target)
         except PrvSizeError:
             raise
         except ValueError:  # so little noise that it cannot be accounted: certainly too little
-            return False
+            return math.inf
 
     high = 1.0
     if accountant != "rdp":
         # Rényi's answer is cheap and close. PRV takes minutes and gigabytes far below it, so the search starts here;
         # at 1 or more, since very small ε are out of reach of Rényi's orders but not of PRV.
         high = find_noise_multiplier(max(epsilon_target, 1.0), sample_rate, steps, delta, "rdp")
-    while not enough(high):
+    while (above := excess(high)) > 0:
         high *= 2
         if high > 1e5:
             raise ValueError(
                 f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant; ask for more"
             )
     low = 0.8 * high
-    while enough(low):
-        low, high = 0.8 * low, low
+    while (below := excess(low)) <= 0:
+        low, high, above = 0.8 * low, low, below
         if high < 1e-3:
             return high
-    while high / low > 1 + 1e-4:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if enough(middle) else (middle, high)
+    # The root of the chord, in logarithms, is soon closer than a third of the tolerance: try just beside it, on the
+    # side that has not moved last.
+    tolerance, lower_next = 1e-4, False
+    while (width := math.log(high / low)) > tolerance:
+        root = width * below / (below - above) if math.isfinite(below) else width / 2
+        root += -tolerance / 3 if lower_next else tolerance / 3
+        middle = low * math.exp(min(max(root, 0.01 * width), 0.99 * width))
+        if (value := excess(middle)) <= 0:
+            high, above, lower_next = middle, value, True
+        else:
+            low, below, lower_next = middle, value, False
     return high
+
+
+def _prv_epsilons(noise_multiplier: float, sample_rate: float, steps: Sequence[int], delta: float) -> list[float]:
+    """What Opacus's PRV accountant does, with one discretization, that of the most steps, for all."""
+    loss, eps_error, delta_error = PoissonSubsampledGaussianPRV(sample_rate, noise_multiplier), 0.01, delta / 1000
+    domain = PRVAccountant()._get_domain([loss], [steps[-1]], eps_error, delta_error)
+    discrete = discretize(TruncatedPrivacyRandomVariable(loss, domain.t_min, domain.t_max), domain)
+    composed = (compose_heterogeneous([discrete], [each]) if each else None for each in steps)
+    return [float(each.compute_epsilon(delta, delta_error, eps_error)[2]) if each else 0.0 for each in composed]
 
 
 def _check_prv_size(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> None:
