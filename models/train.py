@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from models.architectures.base import Architecture, StagedModel
 from models.datasets.base import DatasetInfo, ImageData, IntArray
 from models.defenses.base import Defense, TrainingPlan
+from models.performance import Performance, Precision, Replay, check_precision, forward
 from models.private.accounting import PrivacyGuarantee
 from models.private.gradients import PrivateGradient
 from models.seeds import Stream, torch_generator, torch_seed
@@ -31,6 +34,8 @@ class Training:
 
     `evaluate_every` is the number of epochs between measurements on the test set in the history; 0 makes
     none (the finished target is measured in any case). Under Poisson sampling `batch_size` is the expected size.
+    `precision` is that of activations in training, private or not: bf16 is faster where the machine computes in it;
+    weights, gradients of weights, losses and all measurements are fp32.
     """
 
     epochs: int = 30
@@ -38,6 +43,7 @@ class Training:
     learning_rate: float = 0.1
     momentum: float = 0.0
     evaluate_every: int = 0
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch_size", 1), ("evaluate_every", 0)):
@@ -61,6 +67,17 @@ class EpochRecord:
     test_accuracy: float | None
     epsilon_spent: float | None
     train_time_s: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """All that a training needs to go on after an epoch as if it had never stopped, in memory of its own."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    generators: dict[str, Tensor]
+    history: tuple[EpochRecord, ...]
+    first_step_time_s: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,39 +140,59 @@ def fit(
     test: IntArray,
     seed: int,
     stream_index: int = 0,
+    performance: Performance | None = None,
     on_epoch: Callable[[EpochRecord, int], None] | None = None,
+    on_checkpoint: Callable[[Checkpoint], None] | None = None,
+    resume: Checkpoint | None = None,
 ) -> TrainedTarget:
     """Train one model on the examples at `members`, on the device that holds `data`.
 
     Randomness: initialization, batches, dropout and noise each have a stream of `seed`; `stream_index` is 0
     for a target and from 1 for its shadows, which share nothing with it. `on_epoch` gets each epoch's
-    record and the number of epochs.
+    record and the number of epochs. `on_checkpoint` gets a checkpoint after each epoch; with one of them as `resume`,
+    and all else the same, training goes on to the weights and the ε of a run that was never interrupted.
 
     Raises:
         DivergedError: the loss of an epoch is not finite.
-        ValueError: see `make_plan`.
+        ValueError: see `make_plan`; or `training.precision` is nothing that this device computes in.
     """
-    device = data.images.device
+    device, performance = data.images.device, performance or Performance()
+    check_precision(training.precision, device)
     model = build_model(architecture, defenses, data.info, torch_seed(seed, Stream.INIT, stream_index)).to(device)
     plan = make_plan(training, defenses, model, len(members))
-    if plan.rule is None:
+    if performance.channels_last:
         # Convolutions run faster on CPU and GPU alike when channels are innermost; the numbers differ by rounding only.
-        # Not for private gradients: see `PrivateGradient`.
         model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(_parameter_groups(model, plan), lr=training.learning_rate, momentum=training.momentum)
+    sampling = torch_generator(seed, Stream.SAMPLING, stream_index)
+    noise = torch_generator(seed, Stream.NOISE, stream_index, device=str(device))
     gradient: PlainGradient | PrivateGradient
     if plan.rule is None:
-        gradient = PlainGradient(model)
+        gradient = PlainGradient(model, precision=training.precision, performance=performance)
     else:
-        noise = torch_generator(seed, Stream.NOISE, stream_index, device=str(device))
-        gradient = PrivateGradient(model, plan.rule, plan.batch_size, noise)
-    batches = _batches(plan, torch.from_numpy(members), torch_generator(seed, Stream.SAMPLING, stream_index))
+        gradient = PrivateGradient(
+            model, plan.rule, plan.batch_size, noise, precision=training.precision, performance=performance
+        )
+    batches = _batches(plan, torch.from_numpy(members), sampling)
+    epochs = range(1, plan.epochs + 1)
+    spent: list[float] | list[None] = [None] * plan.epochs
+    if plan.accounting:
+        spent = plan.accounting.epsilons([plan.steps_until(epoch) for epoch in epochs])
     history: list[EpochRecord] = []
-    first_step_time_s = train_time_s = 0.0
-    step = 0
+    first_step_time_s = 0.0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(torch_seed(seed, Stream.DROPOUT, stream_index))
-        for epoch in range(1, plan.epochs + 1):
+        generators = {"sampling": sampling, "noise": noise, "dropout": torch.default_generator}
+        if device.type == "cuda":
+            generators["dropout_cuda"] = torch.cuda.default_generators[device.index or 0]
+        if resume is not None:
+            model.load_state_dict(resume.model)
+            optimizer.load_state_dict(deepcopy(resume.optimizer))
+            for name, generator in generators.items():
+                generator.set_state(resume.generators[name])
+            history, first_step_time_s = list(resume.history), resume.first_step_time_s
+        step = history[-1].step if history else 0
+        for epoch in epochs[len(history) :]:
             model.train()
             loss_sum, n_right = torch.zeros((), device=device), torch.zeros((), device=device)
             n_seen = 0
@@ -174,7 +211,6 @@ def fit(
                     first_step_in_epoch_s = first_step_time_s = time.perf_counter() - started
             _synchronize(device)
             epoch_time_s = time.perf_counter() - started - first_step_in_epoch_s
-            train_time_s += epoch_time_s
             train_loss = float(loss_sum) / max(1, n_seen)
             if not math.isfinite(train_loss):
                 raise DivergedError(f"the training loss is {train_loss} in epoch {epoch}; lower training.learning_rate")
@@ -187,14 +223,25 @@ def fit(
                 train_accuracy=float(n_right) / max(1, n_seen),
                 test_loss=test_loss,
                 test_accuracy=test_accuracy,
-                epsilon_spent=plan.accounting.guarantee(step).epsilon if plan.accounting else None,
+                epsilon_spent=spent[epoch - 1],
                 train_time_s=epoch_time_s,
             )
             history.append(record)
+            if on_checkpoint is not None:
+                on_checkpoint(
+                    Checkpoint(
+                        model={name: value.clone() for name, value in model.state_dict().items()},
+                        optimizer=deepcopy(optimizer.state_dict()),
+                        generators={name: generator.get_state() for name, generator in generators.items()},
+                        history=tuple(history),
+                        first_step_time_s=first_step_time_s,
+                    )
+                )
             if on_epoch is not None:
                 on_epoch(record, plan.epochs)
     if isinstance(gradient, PrivateGradient):
         gradient.close()
+    model.zero_grad(set_to_none=True)
     model.to(memory_format=torch.contiguous_format).eval()
     return TrainedTarget(
         model=model,
@@ -203,23 +250,34 @@ def fit(
         guarantee=plan.accounting.guarantee(step) if plan.accounting else None,
         history=tuple(history),
         first_step_time_s=first_step_time_s,
-        train_time_s=train_time_s,
+        train_time_s=sum(record.train_time_s for record in history),
     )
 
 
 class PlainGradient:
     """The ordinary mean gradient of a batch."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, *, precision: Precision = "fp32", performance: Performance | None = None
+    ) -> None:
         self._model = model
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._precision = precision
+        replays = (performance or Performance()).replays_on(self._parameters[0].device)
+        self._run = Replay(self._gradients) if replays else self._gradients
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Set every `.grad` from a batch; gives the summed loss and the number right, both 0-d tensors."""
-        self._model.zero_grad(set_to_none=True)
-        logits = self._model(images)
+        loss_sum, n_right, *gradients = self._run(images, labels)
+        for parameter, value in zip(self._parameters, gradients, strict=True):
+            parameter.grad = value
+        return loss_sum, n_right
+
+    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        logits = forward(self._model, images, self._precision)
         loss = cross_entropy(logits, labels)
-        loss.backward()
-        return loss.detach() * len(labels), (logits.detach().argmax(1) == labels).sum()
+        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+        return loss.detach() * len(labels), (logits.detach().argmax(1) == labels).sum(), *gradients
 
 
 def predict(model: nn.Module, data: ImageData, index: IntArray) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from models.architectures.lomurno_cnn import LomurnoCnn
 from models.datasets.base import DatasetInfo
 from models.private.gradients import PrivateGradient
+from models.performance import Performance
 from models.private.rules import ClipThenNoise
 
 SHAPE, CLASSES = (1, 8, 8), 4
@@ -71,7 +72,7 @@ def per_example_gradients(model, images, labels):
 def step_of(model, images, labels, *, clip=1.0, noise=0.0, expected=1.0, seed=0, chunk=512):
     """The gradient of one private step as one vector, with the loss and the number right."""
     rule = ClipThenNoise(max_grad_norm=clip, noise_multiplier=noise)
-    private = PrivateGradient(model, rule, expected, generator(seed), chunk_size=chunk)
+    private = PrivateGradient(model, rule, expected, generator(seed), performance=Performance(chunk_size=chunk))
     loss, right = private.step(images, labels)
     private.close()
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]), loss, right

@@ -18,12 +18,14 @@ from torch.nn.functional import cross_entropy
 
 from models import train
 from models.architectures.base import Architecture, Normalize, StagedModel
+from models.architectures.lin_lstm import LinLstm
 from models.architectures.lomurno_cnn import LomurnoCnn
 from models.datasets.base import DatasetInfo, ImageData
 from models.datasets.digits import Digits
 from models.defenses.dp_sgd import DpSgd
 from models.defenses.dropout import Dropout
 from models.defenses.l2 import L2
+from models.performance import Performance, cpu_has_bf16
 from models.private.accounting import epsilon
 from models.private.gradients import PrivateGradient
 from models.seeds import Stream, numpy_generator, torch_generator, torch_seed
@@ -62,7 +64,18 @@ def digits():
 
 
 def fit_on(
-    data, *defenses, architecture=CNN, members=None, test=None, seed=3, stream_index=0, on_epoch=None, **training
+    data,
+    *defenses,
+    architecture=CNN,
+    members=None,
+    test=None,
+    seed=3,
+    stream_index=0,
+    performance=None,
+    on_epoch=None,
+    on_checkpoint=None,
+    resume=None,
+    **training,
 ):
     return fit(
         architecture=architecture,
@@ -73,7 +86,10 @@ def fit_on(
         test=np.arange(data.info.n_train, len(data.labels)) if test is None else test,
         seed=seed,
         stream_index=stream_index,
+        performance=performance,
         on_epoch=on_epoch,
+        on_checkpoint=on_checkpoint,
+        resume=resume,
     )
 
 
@@ -227,6 +243,93 @@ def test_a_batch_larger_than_the_data_is_refused(digits, defenses):
     with pytest.raises(ValueError, match="batch_size is 33 but the target has only 32 training examples"):
         fit_on(digits, *defenses, members=np.arange(32), batch_size=33)
     assert fit_on(digits, members=np.arange(32), batch_size=32, epochs=1).steps == 1
+
+
+# Interrupted and resumed
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+@pytest.mark.parametrize("architecture", [CNN, LinLstm(units=8)], ids=["cnn", "lstm"])
+@pytest.mark.parametrize(
+    "defenses",
+    [(), (Dropout(rate=0.3), L2(weight=0.1)), (Dropout(rate=0.3), DpSgd(noise_multiplier=1.0))],
+    ids=["none", "both", "dp"],
+)
+def test_an_interrupted_and_resumed_training_equals_an_undisturbed_one(digits, defenses, architecture, stop_after):
+    settings = {"architecture": architecture, "epochs": 4, "momentum": 0.5}
+    undisturbed = fit_on(digits, *defenses, **settings)
+    checkpoints = []
+
+    def interrupt(record, epochs):
+        if record.epoch == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_on(digits, *defenses, **settings, on_epoch=interrupt, on_checkpoint=checkpoints.append)
+    torch.manual_seed(99)  # whatever else the process does meanwhile
+    resumed = fit_on(digits, *defenses, **settings, resume=checkpoints[-1])
+    assert torch.equal(weights(resumed), weights(undisturbed))
+    assert (resumed.guarantee, resumed.steps) == (undisturbed.guarantee, undisturbed.steps)
+    assert [replace(record, train_time_s=0) for record in resumed.history] == [
+        replace(record, train_time_s=0) for record in undisturbed.history
+    ]
+    # The checkpoint is memory of its own: using it has not changed it.
+    again = fit_on(digits, *defenses, **settings, resume=checkpoints[-1])
+    assert torch.equal(weights(again), weights(undisturbed))
+
+
+def test_taking_checkpoints_changes_nothing(digits):
+    taken = []
+    with_them = fit_on(digits, DP, on_checkpoint=taken.append)
+    assert torch.equal(weights(with_them), weights(fit_on(digits, DP)))
+    assert [checkpoint.history[-1].epoch for checkpoint in taken] == [1, 2]
+
+
+# Precision and speed
+
+BF16 = pytest.mark.skipif(not cpu_has_bf16(), reason="this CPU does not compute in bfloat16")
+
+
+@BF16
+@pytest.mark.parametrize("defenses", [(), (DpSgd(noise_multiplier=0.3, accountant="rdp"),)], ids=["none", "dp"])
+def test_bf16_is_for_activations_in_training_and_for_nothing_else(digits, defenses):
+    exact = fit_on(digits, *defenses, epochs=10)
+    rounded = fit_on(digits, *defenses, epochs=10, precision="bf16")
+    assert {value.dtype for value in rounded.model.state_dict().values()} == {torch.float32}
+    assert not torch.equal(weights(exact), weights(rounded))
+    apart = (weights(exact) - weights(rounded)).norm() / weights(exact).norm()
+    assert apart < 0.05
+    assert rounded.history[-1].train_loss == pytest.approx(exact.history[-1].train_loss, rel=0.05)
+    assert rounded.guarantee == exact.guarantee
+
+
+def test_bf16_is_refused_where_it_would_be_emulated(digits, monkeypatch):
+    monkeypatch.setattr("models.performance.cpu_has_bf16", lambda: False)
+    with pytest.raises(ValueError, match="precision is bf16, but this CPU does not compute in bfloat16; use fp32"):
+        fit_on(digits, precision="bf16")
+    fit_on(digits, epochs=1)
+
+
+@pytest.mark.parametrize("defenses", [(), (L2(weight=0.1), DP)], ids=["none", "dp"])
+@pytest.mark.parametrize(
+    "performance",
+    [Performance(channels_last=False), Performance(chunk_size=7), Performance(pad_to=8), Performance(chunk_bytes=1)],
+    ids=["contiguous", "chunks", "padded", "one_by_one"],
+)
+def test_performance_switches_change_rounding_only(digits, defenses, performance):
+    settings = {"epochs": 1, "learning_rate": 0.01}
+    usual, switched = (
+        fit_on(digits, *defenses, **settings),
+        fit_on(digits, *defenses, **settings, performance=performance),
+    )
+    torch.testing.assert_close(weights(switched), weights(usual), rtol=1e-4, atol=1e-5)
+    assert switched.guarantee == usual.guarantee
+
+
+@pytest.mark.parametrize("name", ["chunk_size", "chunk_bytes", "pad_to"])
+def test_performance_settings_out_of_range_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+        Performance(**{name: 0})
 
 
 # Steps, history, privacy

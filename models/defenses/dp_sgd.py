@@ -33,7 +33,7 @@ class DpSgd(Defense):
     max_grad_norm: float = 1.0
     accountant: str = "prv"
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     source: ClassVar[str] = "Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar & Zhang 2016"
 
     def __post_init__(self) -> None:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
-from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from models.performance import Performance, Precision, Replay, forward
 from models.private.rules import Rule
+from models.private.tap import Tap
 
-# Images need no gradient, so Opacus's hook on the first layer fires as intended.
-warnings.filterwarnings("ignore", message="Full backward hook is firing")
+_FIRST_ROWS = 8
+"""Examples whose memory is measured to choose the size of the chunks."""
 
 
 class PrivateGradient:
     """Computes Σᵢ weightᵢ · gᵢ + noise, over the expected batch size, into the parameters' `.grad`.
 
-    Per-example gradients come from Opacus's hooks. A batch is worked through in chunks of `chunk_size`
-    examples, so memory does not grow with it; noise is drawn once per step, whatever the chunks, from
-    `noise_generator` alone. An empty batch is a step of noise only.
+    One forward and one backward pass give every layer's inputs and output gradients, from these come the norms, and
+    after the rule has turned norms into weights, the weighted sum; see `models.private.layers` for how. A batch is
+    worked through in chunks, so that memory does not grow with it; noise is drawn once per step, whatever the chunks,
+    from `noise_generator` alone. An empty batch is a step of noise only.
 
-    The model's parameters are put in contiguous memory: Opacus (1.6) unfolds a convolution's input by strides that
-    assume it, and reads other pixels, and other examples, where channels are innermost.
+    Norms, sums and noise are float32 also where activations are bf16.
 
     Raises:
-        ValueError: the model has a layer that mixes examples, such as BatchNorm; use GroupNorm.
+        ValueError: a layer mixes examples, such as BatchNorm, or no per-example gradients of it are known.
     """
 
     def __init__(
@@ -35,53 +34,86 @@ class PrivateGradient:
         rule: Rule,
         expected_batch_size: float,
         noise_generator: torch.Generator,
-        chunk_size: int = 512,
+        *,
+        precision: Precision = "fp32",
+        performance: Performance | None = None,
     ) -> None:
-        for name, module in model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                raise ValueError(
-                    f"layer '{name}' is {type(module).__name__}, which mixes examples; use GroupNorm instead"
-                )
-        for parameter in model.parameters():  # `Module.to` leaves tensors of one channel as they are
-            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-        self._hooked = GradSampleModule(model, loss_reduction="sum")
+        self._model = model
+        self._tap = Tap(model)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._rule = rule
         self._expected_batch_size = expected_batch_size
         self._noise_generator = noise_generator
-        self._chunk_size = chunk_size
+        self._precision = precision
+        self._device = self._parameters[0].device
+        self._performance = performance or Performance()
+        self._chunk_size = self._performance.chunk_size
+        self._rows_multiple = self._performance.rows_multiple_on(self._device)
+        self._run_chunk = Replay(self._chunk) if self._performance.replays_on(self._device) else self._chunk
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Set every `.grad` from a batch; gives the summed loss and the number right, both 0-d tensors."""
-        device = self._parameters[0].device
-        loss_sum, n_right = torch.zeros((), device=device), torch.zeros((), device=device)
-        sums = [torch.zeros_like(parameter) for parameter in self._parameters]
-        for chunk_images, chunk_labels in zip(
-            images.split(self._chunk_size), labels.split(self._chunk_size), strict=True
-        ):
-            if len(chunk_labels) == 0:
-                continue
-            logits = self._hooked(chunk_images.clone(memory_format=torch.contiguous_format))
-            loss = cross_entropy(logits, chunk_labels, reduction="sum")
-            loss.backward()
-            self._add_weighted(sums)
-            loss_sum += loss.detach()
-            n_right += (logits.detach().argmax(1) == chunk_labels).sum()
+        totals: list[Tensor] | None = None
+        done, count = 0, len(labels)
+        if self._chunk_size is None and count:
+            self._chunk_size = self._affordable_examples(images[:_FIRST_ROWS], labels[:_FIRST_ROWS])
+        while done < count:
+            # Chunks of nearly the same size, none above the limit
+            assert self._chunk_size is not None
+            left = count - done
+            rows = -(-left // -(-left // self._chunk_size))
+            chunk = slice(done, done + rows)
+            results = self._run_chunk(*self._padded(images[chunk], labels[chunk]))
+            totals = list(results) if totals is None else [a.add_(b) for a, b in zip(totals, results, strict=True)]
+            done += rows
+            if done < count and totals[0] is results[0]:
+                totals = [total.clone() for total in totals]  # the next chunk may write over these
+        if totals is None:
+            totals = [torch.zeros((), device=self._device), torch.zeros((), device=self._device)]
+            totals += [torch.zeros_like(parameter) for parameter in self._parameters]
+        loss_sum, n_right, *sums = totals
+        scale = 1 / self._expected_batch_size
         for parameter, weighted_sum in zip(self._parameters, sums, strict=True):
-            noise = torch.empty_like(weighted_sum).normal_(generator=self._noise_generator)
-            parameter.grad = weighted_sum.add_(noise, alpha=self._rule.noise_std).div_(self._expected_batch_size)
+            noise = torch.empty_like(parameter, memory_format=torch.contiguous_format)
+            noise.normal_(0, self._rule.noise_std * scale, generator=self._noise_generator)
+            parameter.grad = noise.add_(weighted_sum, alpha=scale)
         return loss_sum, n_right
 
-    def _add_weighted(self, sums: list[Tensor]) -> None:
-        samples: list[Tensor] = [parameter.grad_sample for parameter in self._parameters]  # type: ignore[attr-defined]
-        squares = torch.stack([sample.flatten(1).pow(2).sum(1) for sample in samples])
-        weights = self._rule.weights(squares.sum(0).sqrt())
-        for weighted_sum, sample in zip(sums, samples, strict=True):
-            weighted_sum.add_((weights @ sample.flatten(1)).view_as(weighted_sum))
-        for parameter in self._parameters:
-            parameter.grad_sample = None  # type: ignore[attr-defined]
-            parameter.grad = None
-
     def close(self) -> None:
-        """Take the hooks off the model again."""
-        self._hooked.to_standard_module()
+        """Leave an ordinary model."""
+        self._tap.close()
+
+    def _affordable_examples(self, images: Tensor, labels: Tensor) -> int:
+        """How many examples fit a chunk's memory, by a trial run of a few; it leaves the global generators as they were."""
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            self._chunk(images, labels, torch.ones_like(labels, dtype=torch.bool))
+        per_example = max(1, self._tap.bytes_recorded // len(labels))
+        return max(1, self._performance.chunk_bytes_on(self._device) // per_example)
+
+    def _padded(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A chunk filled up with repetitions of its last example, and which rows are real."""
+        count = len(labels)
+        rows = -(-count // self._rows_multiple) * self._rows_multiple
+        position = torch.arange(rows, device=self._device)
+        is_real = position < count
+        if rows > count:
+            position = position.clamp(max=count - 1)
+            images, labels = images[position], labels[position]
+        return images, labels, is_real
+
+    def _chunk(self, images: Tensor, labels: Tensor, is_real: Tensor) -> tuple[Tensor, ...]:
+        """Summed loss, number right, and each parameter's weighted sum. Rows that are not real weigh exactly nothing."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        with self._tap.recording(len(labels)) as recording:
+            logits = forward(self._model, images, self._precision)
+            loss = torch.where(is_real, cross_entropy(logits, labels, reduction="none"), 0).sum()
+            loss.backward()
+        with torch.no_grad():
+            norms = recording.squares(len(labels), self._device).sqrt()
+            weights = torch.where(is_real, self._rule.weights(norms), 0)
+            sums = recording.weighted_sums(weights)
+            n_right = ((logits.argmax(1) == labels) & is_real).sum().float()
+            ordered = [sums[p] if p in sums else torch.zeros_like(p) for p in self._parameters]
+        return loss.detach(), n_right, *ordered

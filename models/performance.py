@@ -1,0 +1,129 @@
+"""Switches of speed and memory. None of them can change what is clipped, or how much noise is added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Performance:
+    """How one training uses the machine; its numbers change by rounding only, but for dropout's masks.
+
+    Args:
+        chunk_size: the most examples of a batch that private gradients work on at once, which bounds memory; None
+            takes as many as fit `chunk_bytes`, by what the first examples take. Ordinary gradients take whole batches.
+        chunk_bytes: None is 1 GiB on CPU and 4 GiB on CUDA.
+        channels_last: keep images with their channels innermost, which convolutions prefer.
+        replay: capture a step as a CUDA graph once for each number of rows and replay it, so that small models do not
+            wait for their kernels to be launched; None does so on CUDA. No other device can.
+        pad_to: rows are filled up to a multiple of this many with examples that weigh nothing, so that random batch
+            sizes come in few shapes; None is 32 where steps are replayed, else 1, since nothing is compiled.
+    """
+
+    chunk_size: int | None = None
+    chunk_bytes: int | None = None
+    channels_last: bool = True
+    replay: bool | None = None
+    pad_to: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_size", "chunk_bytes", "pad_to"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1, or left out")
+
+    def replays_on(self, device: torch.device) -> bool:
+        """Whether steps are captured on this device."""
+        if self.replay and device.type != "cuda":
+            raise ValueError(f"replay captures CUDA graphs, and this is {device.type}; leave it out")
+        return device.type == "cuda" if self.replay is None else self.replay
+
+    def rows_multiple_on(self, device: torch.device) -> int:
+        """What numbers of rows are a multiple of."""
+        return self.pad_to or (32 if self.replays_on(device) else 1)
+
+    def chunk_bytes_on(self, device: torch.device) -> int:
+        """What a chunk may take."""
+        return self.chunk_bytes or (2**32 if device.type == "cuda" else 2**30)
+
+
+def forward(model: nn.Module, images: Tensor, precision: Precision) -> Tensor:
+    """Logits in float32; in between, activations are in `precision` where PyTorch's autocast finds that safe."""
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        logits: Tensor = model(images)
+    return logits.float()
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse bf16 where it would be emulated.
+
+    Raises:
+        ValueError: this CPU or GPU does not compute in bfloat16.
+    """
+    if precision == "fp32":
+        return
+    supported = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bf16()
+    if not supported:
+        raise ValueError(f"precision is bf16, but this {device.type.upper()} does not compute in bfloat16; use fp32")
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16."""
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+# Replaying steps
+
+Outputs = tuple[Tensor, ...]
+Capture = Callable[[Callable[..., Outputs], Sequence[Tensor]], tuple[Outputs, Callable[[], None]]]
+"""Takes a function and the tensors it shall read; gives the tensors it writes, and what runs it again."""
+
+
+class Replay:
+    """A function of tensors, captured once for each shape of its arguments and then replayed.
+
+    The tensors it gives are overwritten by the next call. The function must do the same work, whatever the values, and
+    must not read any back. Random numbers are drawn as if nothing had been captured.
+    """
+
+    def __init__(self, function: Callable[..., Outputs], capture: Capture | None = None) -> None:
+        self._function = function
+        self._capture = capture or capture_cuda_graph
+        self._captured: dict[tuple[object, ...], tuple[list[Tensor], Outputs, Callable[[], None]]] = {}
+
+    def __call__(self, *arguments: Tensor) -> Outputs:
+        key = tuple((argument.shape, argument.dtype, argument.stride()) for argument in arguments)
+        if key not in self._captured:
+            inputs = [argument.clone() for argument in arguments]
+            self._captured[key] = (inputs, *self._capture(self._function, inputs))
+        inputs, outputs, run = self._captured[key]
+        for kept, argument in zip(inputs, arguments, strict=True):
+            kept.copy_(argument)
+        run()
+        return outputs
+
+
+def capture_cuda_graph(
+    function: Callable[..., Outputs], inputs: Sequence[Tensor]
+) -> tuple[Outputs, Callable[[], None]]:
+    """A CUDA graph of `function`, after the runs on another stream that PyTorch asks for."""
+    device = inputs[0].device
+    random_state = torch.cuda.get_rng_state(device)
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function(*inputs)
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = function(*inputs)
+    torch.cuda.set_rng_state(random_state, device)
+    return outputs, graph.replay

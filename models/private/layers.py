@@ -1,0 +1,473 @@
+"""What one call of a layer knows about its per-example gradients: their norms, and weighted sums of them.
+
+A layer whose weight gradient is Σₜ gₜ uₜᵀ over T positions (the steps of a sequence, the pixels of a convolution;
+g the gradient of its output, u its input there) has three ways to the norm:
+
+- T = 1: ‖g‖² ‖u‖², in closed form.
+- The product itself, one per example. It is kept, if it is no larger than the layer's own input and output, for the
+  weighted sum; else only its norm is.
+- The Gram form ⟨G Gᵀ, U Uᵀ⟩, of T × T numbers in place of the weight's, where positions are few.
+
+Sources: Goodfellow 2015 (closed form); Li, Tramèr, Liang & Hashimoto 2022 and Bu, Wang, Zha & Karypis 2023 (Gram form,
+and one backward pass for it all). Not from there: the Gram matrix of a convolution's patches is summed from shifted
+blocks of the image's own, so that no patch is ever laid out; and its rounding error is bounded, see `_gram_squares`.
+
+A bias is a weight whose input is one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_BLOCK_FLOATS = {"cpu": 2**20, "cuda": 2**26}
+"""Intermediate results are worked through in blocks of examples of about this size: 4 MiB stay near in a core's cache."""
+
+_GRAM_ADVANTAGE = 30
+"""The Gram form is taken where it costs fewer multiply-adds than this, for each weight. The product of one example is
+slower than its arithmetic by about as many, for it is written, read for its norm, and read for the weighted sum; see
+docs/performance.md."""
+
+_KEEP_FACTOR = 8
+"""Per-example products are kept where they are at most this many times as large as the layer's input and output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerGradients:
+    """The gradients of one call's parameters, one per example, in the form that was cheapest to make.
+
+    `squares` are the squared norms, (n,). `weighted_sum` maps (n,) weights to Σᵢ weightᵢ gᵢ, by parameter name; `each`
+    gives the gradients themselves, (n, *shape), for parameters that are used more than once. `bytes` is what is kept.
+    """
+
+    squares: Tensor
+    weighted_sum: Callable[[Tensor], dict[str, Tensor]]
+    each: Callable[[], dict[str, Tensor]]
+    bytes: int = 0
+
+
+Sampler = Callable[[Any, Tensor, Tensor, frozenset[str]], LayerGradients]
+"""From a layer, its input, the gradient of its output (both with examples first, in float32 or more), and the names of
+the parameters wanted."""
+
+
+def join(parts: Sequence[LayerGradients]) -> LayerGradients:
+    """The gradients of several groups of one layer's parameters as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return LayerGradients(
+        squares=torch.stack([part.squares for part in parts]).sum(0),
+        weighted_sum=lambda weights: {k: v for part in parts for k, v in part.weighted_sum(weights).items()},
+        each=lambda: {k: v for part in parts for k, v in part.each().items()},
+        bytes=sum(part.bytes for part in parts),
+    )
+
+
+def kept(each: dict[str, Tensor]) -> LayerGradients:
+    """Gradients that are at hand, one per example."""
+    return LayerGradients(
+        squares=torch.stack([_squares(sample) for sample in each.values()]).sum(0),
+        weighted_sum=lambda weights: {
+            name: (weights @ sample.flatten(1)).view(sample.shape[1:]) for name, sample in each.items()
+        },
+        each=lambda: each,
+        bytes=sum(sample.numel() * sample.element_size() for sample in each.values()),
+    )
+
+
+def _squares(samples: Tensor) -> Tensor:
+    """Squared norms of (n, ...)."""
+    norms: Tensor = torch.linalg.vector_norm(samples.flatten(1), dim=1)
+    return norms.square()
+
+
+def _blocks(count: int, floats_per_example: int, device: torch.device) -> Iterator[slice]:
+    rows = max(1, _BLOCK_FLOATS.get(device.type, _BLOCK_FLOATS["cuda"]) // max(1, floats_per_example))
+    return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
+
+
+# Layers that multiply: T positions, each with an input and an output gradient
+
+
+class _Positions(ABC):
+    """A layer call as T positions per example; groups of a convolution stand as examples of their own.
+
+    `inputs` is the length of uₜ without its ones, of which there are `ones`, one for each bias; `outputs` that of gₜ;
+    `size` the numbers in the layer's input and output for one example; `input_gram_cost` the multiply-adds of
+    `input_gram` for one example, and `input_gram_floats` what it lays out meanwhile.
+    """
+
+    count: int
+    groups: int
+    positions: int
+    inputs: int
+    ones: int
+    outputs: int
+    size: int
+    input_gram_cost: int
+    input_gram_floats: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def grads(self, rows: slice) -> Tensor:
+        """G of some examples, (rows · groups, outputs, T)."""
+
+    @abstractmethod
+    def patches(self, rows: slice) -> Tensor:
+        """U of some examples, (rows · groups, T, inputs + ones)."""
+
+    @abstractmethod
+    def input_gram(self, rows: slice) -> Tensor:
+        """U Uᵀ of some examples without the ones, (rows · groups, T, T), to be written over."""
+
+    @abstractmethod
+    def product(self, weights: Tensor) -> dict[str, Tensor]:
+        """Σᵢ weightᵢ Gᵢ Uᵢ as an ordinary summed gradient, by parameter name."""
+
+    @abstractmethod
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """Products (k, groups · outputs · (inputs + ones)) as gradients (k, *shape), by parameter name."""
+
+    def gradients(self) -> LayerGradients:
+        """Norms and weighted sums in the cheapest form, by rule of the shapes alone."""
+        weights_size = self.groups * self.outputs * (self.inputs + self.ones)
+        gram_cost = self.input_gram_cost + self.groups * self.outputs * self.positions**2
+        if gram_cost < _GRAM_ADVANTAGE * weights_size:
+            return LayerGradients(squares=self._gram_squares(), weighted_sum=self.product, each=self._each)
+        keep = weights_size <= _KEEP_FACTOR * self.size
+        squares, flat = self._products(keep)
+        if not keep:
+            return LayerGradients(squares=squares, weighted_sum=self.product, each=self._each)
+        return LayerGradients(
+            squares=squares,
+            weighted_sum=lambda weights: {name: sums[0] for name, sums in self.split((weights @ flat)[None]).items()},
+            each=lambda: self.split(flat),
+            bytes=flat.numel() * flat.element_size(),
+        )
+
+    def _each(self) -> dict[str, Tensor]:
+        return self.split(self._products(keep=True)[1])
+
+    def _products(self, keep: bool) -> tuple[Tensor, Tensor]:
+        """Squared norms of the products G U; and these, (n, groups · outputs · (inputs + ones)), if kept."""
+        width = self.inputs + self.ones
+        squares = torch.empty(self.count, device=self.device, dtype=self.dtype)
+        flat = squares.new_empty(self.count if keep else 0, self.groups, self.outputs, width)
+        for rows in _blocks(self.count, self.groups * self.positions * width, self.device):
+            out = flat[rows].flatten(0, 1) if keep else None
+            products = torch.bmm(self.grads(rows), self.patches(rows), out=out)
+            squares[rows] = _squares(products.view(-1, self.groups * self.outputs * width))
+        return squares, flat.flatten(1)
+
+    def _gram_squares(self) -> Tensor:
+        squares = torch.empty(self.count, device=self.device, dtype=self.dtype)
+        for rows in _blocks(self.count, self.input_gram_floats, self.device):
+            grads = self.grads(rows)
+            input_gram = self.input_gram(rows).add_(self.ones)
+            block = gram_squares(torch.bmm(grads.transpose(1, 2), grads), input_gram)
+            squares[rows] = block.view(-1, self.groups).sum(1)
+        return squares
+
+
+def gram_squares(grad_gram: Tensor, input_gram: Tensor) -> Tensor:
+    """⟨G Gᵀ, U Uᵀ⟩ for each pair of (k, T, T): (k,), never far below the true value.
+
+    Where positions nearly cancel, the terms are much larger than their sum, and so is its rounding error; a norm that
+    comes out too small would break the bound on an example's contribution. By Cauchy and Schwarz the terms sum to at
+    most (Σₜ ‖gₜ‖ ‖uₜ‖)² in size: where rounding of that could matter, it is added.
+    """
+    squares = (grad_gram * input_gram).sum((1, 2))
+    diagonals = grad_gram.diagonal(dim1=1, dim2=2) * input_gram.diagonal(dim1=1, dim2=2)
+    rounding = 2 * torch.finfo(squares.dtype).eps * diagonals.clamp(min=0).sqrt().sum(1).square()
+    return torch.where(rounding > 2e-4 * squares, squares.clamp(min=0) + rounding, squares)
+
+
+class Steps(_Positions):
+    """A linear layer on the steps of a sequence; or a recurrent one, given the gradients of its gates.
+
+    `inputs` by weight's name and `grad` are (n, T, features), or (T, n, features) if `time_major`. Each of `biases` has
+    the same gradient.
+    """
+
+    groups = 1
+
+    def __init__(
+        self, inputs: dict[str, Tensor], grad: Tensor, biases: Sequence[str], *, time_major: bool = False
+    ) -> None:
+        self._inputs, self._grad, self._biases, self._time_major = inputs, grad, biases, time_major
+        self.positions, self.count = grad.shape[:2] if time_major else (grad.shape[1], grad.shape[0])
+        self.inputs, self.outputs = sum(value.shape[2] for value in inputs.values()), grad.shape[2]
+        self.ones = len(biases)
+        self.size = self.positions * (self.inputs + self.outputs)
+        self.input_gram_cost = self.positions**2 * self.inputs
+        self.input_gram_floats = 2 * self.positions**2 + self.size
+        self.device, self.dtype = grad.device, grad.dtype
+
+    def _rows(self, value: Tensor, rows: slice) -> Tensor:
+        return value[:, rows].transpose(0, 1) if self._time_major else value[rows]
+
+    def grads(self, rows: slice) -> Tensor:
+        return self._rows(self._grad, rows).transpose(1, 2)
+
+    def patches(self, rows: slice) -> Tensor:
+        parts = [self._rows(value, rows) for value in self._inputs.values()]
+        return torch.cat([*parts, parts[0].new_ones(*parts[0].shape[:2], self.ones)], 2)
+
+    def input_gram(self, rows: slice) -> Tensor:
+        parts = [self._rows(value, rows) for value in self._inputs.values()]
+        gram = torch.bmm(parts[0], parts[0].transpose(1, 2))
+        for part in parts[1:]:
+            gram.baddbmm_(part, part.transpose(1, 2))
+        return gram
+
+    def product(self, weights: Tensor) -> dict[str, Tensor]:
+        weighted = self._grad * weights.view((1, -1, 1) if self._time_major else (-1, 1, 1))
+        weighted = weighted.reshape(-1, self.outputs)
+        sums = {name: weighted.t() @ value.reshape(-1, value.shape[2]) for name, value in self._inputs.items()}
+        if self._biases:
+            sums |= dict.fromkeys(self._biases, weighted.sum(0))
+        return sums
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        widths = [value.shape[2] for value in self._inputs.values()]
+        *parts, ones = flat.view(-1, self.outputs, self.inputs + self.ones).split([*widths, self.ones], 2)
+        return dict(zip(self._inputs, parts, strict=True)) | {
+            name: ones[:, :, number] for number, name in enumerate(self._biases)
+        }
+
+
+class _Convolution(_Positions):
+    """A convolution of an image (n, channels, height, width) with zeros around it; `grad` (n, filters, out height, width).
+
+    Any layout of memory is read as it is. A transposed convolution is one with the roles of image and gradient
+    swapped, and its bias apart.
+    """
+
+    def __init__(
+        self,
+        image: Tensor,
+        grad: Tensor,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        bias: bool,
+        padding: tuple[int, int],
+    ) -> None:
+        self._kernel, self._stride, self._dilation, self._grad = kernel, stride, dilation, grad
+        self._unpadded, self._padding = image, padding
+        image = functional.pad(image, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else image
+        self.count, filters, *self._out = grad.shape
+        # Rows and columns that the stride leaves over are cut off.
+        spans = [
+            (out - 1) * s + d * (k - 1) + 1 for out, s, d, k in zip(self._out, stride, dilation, kernel, strict=True)
+        ]
+        self._image = image[:, :, : spans[0], : spans[1]]
+        self.groups, self.ones = groups, int(bias)
+        self._channels, self.outputs = image.shape[1] // groups, filters // groups
+        self.positions, self.inputs = self._out[0] * self._out[1], self._channels * kernel[0] * kernel[1]
+        self.size = image[:1].numel() + grad[:1].numel()
+        self.device, self.dtype = grad.device, grad.dtype
+        # Two ways to U Uᵀ: from the patches, or from the image's own Gram matrix; an addition in memory counts as ten.
+        pixels, laid_out = spans[0] * spans[1], self.positions * (self.inputs + self.ones)
+        from_patches = groups * (self.positions**2 * self.inputs + 10 * laid_out)
+        sums = kernel[0] * (self._out[0] * spans[1]) ** 2 + kernel[1] * self.positions**2
+        from_image = groups * (pixels**2 * self._channels + 10 * sums)
+        self._gram_of_image = from_image < from_patches
+        self.input_gram_cost = min(from_image, from_patches)
+        self.input_gram_floats = groups * (2 * pixels**2 if self._gram_of_image else laid_out + self.positions**2)
+
+    def grads(self, rows: slice) -> Tensor:
+        return self._grad[rows].reshape(-1, self.outputs, self.positions)
+
+    def patches(self, rows: slice) -> Tensor:
+        image = self._image[rows]
+        (n, c, h, w), (s0, s1), (d0, d1) = image.stride(), self._stride, self._dilation
+        laid_out = image.new_empty(len(image), self.groups, *self._out, self.inputs + self.ones)
+        patch = (*self._kernel, self._channels)
+        view = image.as_strided(
+            (*laid_out.shape[:4], *patch), (n, self._channels * c, s0 * h, s1 * w, d0 * h, d1 * w, c)
+        )
+        laid_out[..., : self.inputs].unflatten(-1, patch).copy_(view)
+        laid_out[..., self.inputs :].fill_(1)
+        return laid_out.view(-1, self.positions, self.inputs + self.ones)
+
+    def input_gram(self, rows: slice) -> Tensor:
+        if not self._gram_of_image:
+            patches = self.patches(rows)[:, :, : self.inputs]
+            return torch.bmm(patches, patches.transpose(1, 2))
+        image = self._image[rows]
+        height, width = image.shape[2:]
+        pixels = image.reshape(-1, self._channels, height * width)
+        gram = torch.bmm(pixels.transpose(1, 2), pixels).view(-1, height, width, height, width)
+        # ⟨uₜ, uₛ⟩ is the sum over the kernel's offsets of ⟨pixel at t + offset, pixel at s + offset⟩: first over its
+        # rows, then over its columns.
+        columns = _diagonal_sum(gram, (1, 3), self._kernel[0], self._out[0], self._stride[0], self._dilation[0])
+        both = _diagonal_sum(columns, (2, 4), self._kernel[1], self._out[1], self._stride[1], self._dilation[1])
+        return both.view(-1, self.positions, self.positions)
+
+    def product(self, weights: Tensor) -> dict[str, Tensor]:
+        shape = (self.groups * self.outputs, self._channels, *self._kernel)
+        _, weight, bias = torch.ops.aten.convolution_backward(
+            self._grad * weights.view(-1, 1, 1, 1),
+            self._unpadded,
+            self._image.new_empty(shape),
+            [shape[0]],
+            self._stride,
+            self._padding,
+            self._dilation,
+            False,
+            (0, 0),
+            self.groups,
+            (False, True, bool(self.ones)),
+        )
+        return {"weight": weight} | ({"bias": bias} if self.ones else {})
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        products = flat.view(len(flat), self.groups * self.outputs, self.inputs + self.ones)
+        weight = products[..., : self.inputs].reshape(*products.shape[:2], *self._kernel, self._channels)
+        return {"weight": weight.movedim(4, 2)} | ({"bias": products[..., -1]} if self.ones else {})
+
+
+def _diagonal_sum(gram: Tensor, dims: tuple[int, int], kernel: int, out: int, stride: int, dilation: int) -> Tensor:
+    """Σ over a kernel's offsets of the blocks of `gram` moved by it in both `dims`: contiguous, and a tensor of its own."""
+
+    def moved(offset: int) -> Tensor:
+        index = [slice(None)] * gram.dim()
+        for dim in dims:
+            index[dim] = slice(offset * dilation, offset * dilation + (out - 1) * stride + 1, stride)
+        return gram[tuple(index)]
+
+    total = moved(0).clone(memory_format=torch.contiguous_format)
+    for offset in range(1, kernel):
+        total += moved(offset)
+    return total
+
+
+# One sampler per kind of layer
+
+
+def _linear(layer: nn.Linear, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+    if "weight" not in wanted:
+        return kept({"bias": grad.reshape(len(grad), -1, grad.shape[-1]).sum(1)})
+    if value.dim() > 2:
+        return Steps(
+            {"weight": value.reshape(len(value), -1, value.shape[-1])},
+            grad.reshape(len(grad), -1, grad.shape[-1]),
+            ["bias"] if "bias" in wanted else [],
+        ).gradients()
+    has_bias = "bias" in wanted
+
+    def weighted_sum(weights: Tensor) -> dict[str, Tensor]:
+        weighted = grad * weights[:, None]
+        return {"weight": weighted.t() @ value} | ({"bias": weighted.sum(0)} if has_bias else {})
+
+    return LayerGradients(
+        squares=_squares(grad) * (_squares(value) + has_bias),
+        weighted_sum=weighted_sum,
+        each=lambda: {"weight": grad[:, :, None] * value[:, None]} | ({"bias": grad} if has_bias else {}),
+    )
+
+
+def _conv2d(layer: nn.Conv2d, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+    if "weight" not in wanted:
+        return kept({"bias": grad.sum((2, 3))})
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        sides: list[int] = layer._reversed_padding_repeated_twice
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        value, padding = functional.pad(value, sides, mode=mode), (0, 0)
+    else:
+        padding = _pair(layer.padding)
+    geometry = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)
+    return _Convolution(value, grad, *geometry, layer.groups, "bias" in wanted, padding).gradients()
+
+
+def _conv_transpose2d(layer: nn.ConvTranspose2d, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+    parts = [kept({"bias": grad.sum((2, 3))})] if "bias" in wanted else []
+    if "weight" in wanted:
+        geometry = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)
+        padding = _pair(cast("tuple[int, int]", layer.padding))
+        # An output_padding of a stride or more would be another convolution's: cut what it added beyond.
+        heights = [
+            (side - 1) * stride + dilation * (kernel - 1) + 1 - 2 * pad
+            for side, kernel, stride, dilation, pad in zip(value.shape[2:], *geometry, padding, strict=True)
+        ]
+        parts.append(
+            _Convolution(
+                grad[:, :, : heights[0], : heights[1]], value, *geometry, layer.groups, False, padding
+            ).gradients()
+        )
+    return join(parts)
+
+
+def _pair(value: Sequence[int]) -> tuple[int, int]:
+    return value[0], value[1]
+
+
+def _group_norm(layer: nn.GroupNorm, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+    return _scale_and_shift(functional.group_norm(value, layer.num_groups, eps=layer.eps), grad, wanted)
+
+
+def _layer_norm(layer: nn.LayerNorm, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+    shape = layer.normalized_shape
+    normalized = functional.layer_norm(value, shape, eps=layer.eps)
+    rows = (len(grad), -1, *shape)
+    return kept(
+        ({"weight": (grad * normalized).reshape(rows).sum(1)} if "weight" in wanted else {})
+        | ({"bias": grad.reshape(rows).sum(1)} if "bias" in wanted else {})
+    )
+
+
+def _scale_and_shift(normalized: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+    """Of normalized · weight + bias, one number of each per channel, the second dimension."""
+    rest = tuple(range(2, grad.dim()))
+
+    def total(value: Tensor) -> Tensor:
+        return value.sum(rest) if rest else value
+
+    return kept(
+        ({"weight": total(grad * normalized)} if "weight" in wanted else {})
+        | ({"bias": total(grad)} if "bias" in wanted else {})
+    )
+
+
+def _embedding(layer: nn.Embedding, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+    if layer.scale_grad_by_freq or layer.max_norm is not None:
+        raise ValueError("scale_grad_by_freq and max_norm mix examples; leave them out")
+    tokens = value.reshape(len(value), -1)
+    grads = grad.reshape(*tokens.shape, layer.embedding_dim)
+    if layer.padding_idx is not None:
+        grads = grads * (tokens != layer.padding_idx)[..., None]
+    squares = grads.new_empty(len(tokens))
+    for rows in _blocks(len(tokens), 2 * tokens.shape[1] ** 2, grads.device):
+        # The rows of two positions meet where their tokens are the same.
+        same = (tokens[rows, :, None] == tokens[rows, None, :]).to(grads.dtype)
+        squares[rows] = gram_squares(torch.bmm(grads[rows], grads[rows].transpose(1, 2)), same)
+
+    def weighted_sum(weights: Tensor) -> dict[str, Tensor]:
+        total = grads.new_zeros(layer.num_embeddings, layer.embedding_dim)
+        return {"weight": total.index_add_(0, tokens.flatten(), (grads * weights[:, None, None]).flatten(0, 1))}
+
+    def each() -> dict[str, Tensor]:
+        samples = grads.new_zeros(len(tokens), layer.num_embeddings, layer.embedding_dim)
+        return {"weight": samples.scatter_add_(1, tokens[..., None].expand_as(grads), grads)}
+
+    return LayerGradients(squares=squares, weighted_sum=weighted_sum, each=each)
+
+
+SAMPLERS: dict[type[nn.Module], Sampler] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _conv2d,
+    nn.ConvTranspose2d: _conv_transpose2d,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.Embedding: _embedding,
+}
+"""By exact type: a subclass may compute something else."""

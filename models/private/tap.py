@@ -1,0 +1,303 @@
+"""Listens to a model's layers for what its per-example gradients are made of."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from opacus import GradSampleModule
+from opacus.grad_sample.functorch import ft_compute_per_sample_gradient, prepare_layer
+from torch import Tensor, nn
+
+from models.private.layers import SAMPLERS, LayerGradients, Sampler, Steps, kept
+from models.private.lstm import PrivateLSTM, lstm
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Layer:
+    """A module with parameters of its own, treated as one."""
+
+    name: str
+    module: nn.Module
+    wanted: dict[str, nn.Parameter]
+    sampler: Sampler | None
+
+    @property
+    def title(self) -> str:
+        return f"layer '{self.name}' ({type(self.module).__name__})"
+
+
+@dataclass(eq=False)
+class Recording:
+    """The per-example gradients of one backward pass, so far.
+
+    `squares` are the squared norms over all parameters, (n,). `bytes` is about what it all took: each layer's input,
+    output and output gradient, and the per-example gradients that are kept.
+    """
+
+    gradients: list[tuple[dict[str, nn.Parameter], LayerGradients]] = field(default_factory=list)
+    shared: dict[nn.Parameter, Tensor] = field(default_factory=dict)
+    calls: Counter[nn.Parameter] = field(default_factory=Counter)
+    bytes: int = 0
+
+    def add(self, parameters: dict[str, nn.Parameter], gradients: LayerGradients) -> None:
+        self.bytes += gradients.bytes
+        if all(self.calls[parameter] == 1 for parameter in parameters.values()):
+            self.gradients.append((parameters, gradients))
+            return
+        # A parameter that is used more than once: its gradient is a sum, and so the norm of none of its parts.
+        for name, samples in gradients.each().items():
+            parameter = parameters[name]
+            self.shared[parameter] = self.shared[parameter] + samples if parameter in self.shared else samples
+
+    def finish(self) -> None:
+        """Once the backward pass is over: what was used more than once counts as one layer."""
+        if self.shared:
+            names = {str(number): parameter for number, parameter in enumerate(self.shared)}
+            samples = dict(zip(names, self.shared.values(), strict=True))
+            self.gradients.append((names, kept(samples)))
+
+    def squares(self, count: int, device: torch.device) -> Tensor:
+        if not self.gradients:
+            return torch.zeros(count, device=device)
+        return torch.stack([gradients.squares for _, gradients in self.gradients]).sum(0)
+
+    def weighted_sums(self, weights: Tensor) -> dict[nn.Parameter, Tensor]:
+        """Σᵢ weightᵢ gᵢ of every parameter that took part; (n,) weights."""
+        sums = {}
+        for parameters, gradients in self.gradients:
+            for name, total in gradients.weighted_sum(weights).items():
+                sums[parameters[name]] = total
+        return sums
+
+
+class Tap:
+    """Knows a model's layers, and records the gradients of a batch, one per example, while it is run.
+
+    The ordinary gradients of the parameters are not computed meanwhile. Layers that are not known here fall back to
+    Opacus's per-example gradients, with one line in the log that names them.
+
+    Examples must be the first dimension of every layer's input, and of its output (of an `nn.LSTM`, as `batch_first`
+    says).
+
+    Raises:
+        ValueError: a layer mixes examples, or has no per-example gradients. While recording, too: a parameter is used
+            outside of its layer, or a layer's input is changed in place before the backward pass has read it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        for name, module in model.named_modules():
+            _refuse_mixing(name, module)
+        self._layers = list({id(layer.module): layer for layer in _layers(model)}.values())
+        self._anchor = torch.zeros((), requires_grad=True)
+        self.bytes_recorded = 0
+        fallen_back = [layer.title for layer in self._layers if layer.sampler is None and not _is_lstm(layer.module)]
+        if fallen_back:
+            logger.info("per-example gradients by Opacus, slower than our own, for %s", ", ".join(fallen_back))
+
+    @contextmanager
+    def recording(self, count: int) -> Iterator[Recording]:
+        """Record one forward and backward pass of `count` examples; parameters need no gradient meanwhile."""
+        recording = Recording()
+        handles = []
+        try:
+            for layer in self._layers:
+                if _is_lstm(layer.module):
+                    layer.module.forward = partial(self._lstm, layer, recording, count)
+                else:
+                    handles.append(layer.module.register_forward_pre_hook(partial(self._before, layer)))
+                    hook = partial(self._after, layer, recording, count)
+                    handles.append(layer.module.register_forward_hook(hook, with_kwargs=True))
+            yield recording
+            self._check_bypasses()
+            recording.finish()
+            self.bytes_recorded = recording.bytes
+        finally:
+            for handle in handles:
+                handle.remove()
+            for layer in self._layers:
+                layer.module.__dict__.pop("forward", None)
+                _set_requires_grad(layer, True)
+
+    def _before(self, layer: _Layer, module: nn.Module, args: Any) -> None:
+        _refuse_mixing(layer.name, module)
+        if torch.is_grad_enabled():
+            _set_requires_grad(layer, False)
+
+    def _after(
+        self, layer: _Layer, recording: Recording, count: int, module: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> Any:
+        _set_requires_grad(layer, True)
+        if not torch.is_grad_enabled():
+            return None
+        tensors = [value for value in (*args, *kwargs.values()) if value is not None]
+        if len(tensors) != 1 or not isinstance(tensors[0], Tensor) or not isinstance(output, Tensor):
+            raise ValueError(
+                f"{layer.title} takes or gives more than one tensor, and there are no per-example gradients of such a layer"
+            )
+        value = tensors[0]
+        _check_count(layer, count, value.shape[0])
+        if not output.requires_grad:
+            output = _Start.apply(output, self._anchor.to(output.device))
+        recording.calls.update(layer.wanted.values())
+        recording.bytes += _bytes(value, output, output)
+        version = value._version
+
+        def record(grad: Tensor) -> None:
+            if value._version != version:
+                raise ValueError(f"the input of {layer.title} was changed in place after the layer had used it")
+            with torch.no_grad():
+                recording.add(layer.wanted, _sample(layer, value.detach(), grad))
+
+        output.register_hook(record)
+        return output
+
+    def _lstm(
+        self, layer: _Layer, recording: Recording, count: int, value: Tensor, state: Any = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        module = layer.module
+        assert isinstance(module, nn.LSTM)
+
+        def record(suffix: str, steps: Tensor, hidden: Tensor, grad: Tensor) -> None:
+            names = {name: parameter for name, parameter in layer.wanted.items() if name.endswith(f"_{suffix}")}
+            inputs = {f"weight_ih_{suffix}": steps, f"weight_hh_{suffix}": hidden}
+            with torch.no_grad():
+                recording.add(names, _lstm_gradients(inputs, grad, frozenset(names)))
+
+        if not torch.is_grad_enabled():
+            return lstm(module, value, state)
+        result = lstm(module, value, state, record=record)
+        _check_count(layer, count, value.shape[0 if module.batch_first else 1])
+        recording.calls.update(layer.wanted.values())
+        # Hidden and cell states, gates, and the gates' gradients
+        recording.bytes += module.num_layers * _bytes(value, *[result[0]] * 12)
+        return result
+
+    def close(self) -> None:
+        """Take what the fallback left on the model's layers off again."""
+        for layer in self._layers:
+            layer.module.__dict__.pop("ft_compute_sample_grad", None)
+
+    def _check_bypasses(self) -> None:
+        for layer in self._layers:
+            for name, parameter in layer.wanted.items():
+                if parameter.grad is not None:
+                    raise ValueError(
+                        f"'{name}' of {layer.title} is used outside of that layer's own call, where its per-example "
+                        "gradients cannot be seen; call the layer instead"
+                    )
+
+
+class _Start(torch.autograd.Function):
+    """Makes a tensor require a gradient where nothing before it does, without a copy."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, anchor: Tensor) -> Tensor:
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return None, None
+
+
+def _layers(module: nn.Module, name: str = "") -> Iterator[_Layer]:
+    """Modules with parameters of their own; one that is not known is a layer with all that is in it."""
+    own = dict(module.named_parameters(recurse=False))
+    sampler = SAMPLERS.get(type(module))
+    known = sampler is not None or _is_lstm(module)
+    if own and not known:
+        _prepare_fallback(name, module)
+        own = dict(module.named_parameters())
+    wanted = {key: parameter for key, parameter in own.items() if parameter.requires_grad}
+    if wanted:
+        yield _Layer(name=name, module=module, wanted=wanted, sampler=sampler)
+    if not own:
+        for key, child in module.named_children():
+            yield from _layers(child, f"{name}.{key}" if name else key)
+
+
+def _bytes(*tensors: Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _is_lstm(module: nn.Module) -> bool:
+    return type(module) in (nn.LSTM, PrivateLSTM)
+
+
+def _set_requires_grad(layer: _Layer, required: bool) -> None:
+    for parameter in layer.wanted.values():
+        parameter.requires_grad_(required)
+
+
+def _check_count(layer: _Layer, count: int, found: int) -> None:
+    if found != count:
+        raise ValueError(
+            f"{layer.title} got an input whose first dimension is {found}, not the {count} examples of the batch; keep "
+            "examples in the first dimension"
+        )
+
+
+def _refuse_mixing(name: str, module: nn.Module) -> None:
+    kind = type(module).__name__
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+        raise ValueError(f"layer '{name}' is {kind}, which mixes examples; use GroupNorm instead")
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats:
+        raise ValueError(
+            f"layer '{name}' is {kind} with track_running_stats, which keeps statistics of examples; leave it out"
+        )
+
+
+# Per-example gradients of a call
+
+
+def _sample(layer: _Layer, value: Tensor, grad: Tensor) -> LayerGradients:
+    grad = _widened(grad)
+    value = _widened(value)
+    if layer.sampler is not None:
+        return layer.sampler(layer.module, value, grad, frozenset(layer.wanted))
+    names = {parameter: name for name, parameter in layer.wanted.items()}
+    # Opacus (1.6) unfolds a convolution's input by strides that assume contiguous memory.
+    value, grad = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (value, grad))
+    try:
+        samples = _opacus_sampler(layer.module)(layer.module, [value], grad)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise ValueError(f"Opacus finds no per-example gradients of {layer.title}: {error}") from error
+    return kept({names[parameter]: sample for parameter, sample in samples.items() if parameter in names})
+
+
+def _widened(value: Tensor) -> Tensor:
+    """Norms and sums are made in float32 at least."""
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+def _prepare_fallback(name: str, module: nn.Module) -> None:
+    if type(module) in GradSampleModule.GRAD_SAMPLERS:
+        return
+    try:
+        prepare_layer(module)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"layer '{name}' ({type(module).__name__}) has no per-example gradients: {error}. Freeze it, or build it of layers "
+            "that have them"
+        ) from error
+
+
+def _opacus_sampler(module: nn.Module) -> Any:
+    return GradSampleModule.GRAD_SAMPLERS.get(type(module), ft_compute_per_sample_gradient)
+
+
+def _lstm_gradients(inputs: dict[str, Tensor], grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+    biases = sorted(name for name in wanted if name.startswith("bias"))
+    inputs = {name: value for name, value in inputs.items() if name in wanted}
+    if not inputs:
+        total = grad.sum(0)
+        return kept(dict.fromkeys(biases, total))
+    return Steps(inputs, grad, biases, time_major=True).gradients()
