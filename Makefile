@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format schema clean
+.PHONY: demo test lint format schema bench clean
 
 demo: .venv/installed  ## train, attack and report on the demo sweep
 	$(BIN)/sweeper launch
@@ -21,6 +21,9 @@ format: .venv/installed  ## rewrite to the style
 
 schema: .venv/installed  ## docs/schema.md from sweeper/schema.py
 	$(BIN)/python -c "from sweeper.schema import markdown; print(markdown(), end='')" > docs/schema.md
+
+bench: .venv/installed  ## private training against SGD and Opacus; QUICK=1 takes under two minutes
+	$(BIN)/python benchmarks/private_training.py $(if $(QUICK),--quick)
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

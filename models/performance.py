@@ -19,7 +19,7 @@ class Performance:
     Args:
         chunk_size: the most examples of a batch that private gradients work on at once, which bounds memory; None
             takes as many as fit `chunk_bytes`, by what the first examples take. Ordinary gradients take whole batches.
-        chunk_bytes: None is 1 GiB on CPU and 4 GiB on CUDA.
+        chunk_bytes: None is 1.25 GiB on CPU and 5 GiB on CUDA.
         channels_last: keep images with their channels innermost, which convolutions prefer.
         replay: capture a step as a CUDA graph once for each number of rows and replay it, so that small models do not
             wait for their kernels to be launched; None does so on CUDA. No other device can.
@@ -51,7 +51,7 @@ class Performance:
 
     def chunk_bytes_on(self, device: torch.device) -> int:
         """What a chunk may take."""
-        return self.chunk_bytes or (2**32 if device.type == "cuda" else 2**30)
+        return self.chunk_bytes or (5 * 2**30 if device.type == "cuda" else 5 * 2**28)
 
 
 def forward(model: nn.Module, images: Tensor, precision: Precision) -> Tensor:

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from models.allocator import restart_with_allocator_environment
 from sweeper import __version__
 from sweeper.errors import UserError
 
@@ -43,6 +44,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def main() -> None:
     """Entry point of the `sweeper` command."""
+    if sys.argv[1:2] == ["trial"]:  # the only one that trains in this process
+        restart_with_allocator_environment()
     app()
 
 
@@ -139,6 +142,10 @@ def launch(
     max_concurrent: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time. \\[default: as many as fit]")
     ] = None,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Examples DP-SGD works on at once; less takes less memory. \\[default: what fits]"),
+    ] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a failed trial is tried again.")] = 1,
     download: Annotated[bool, typer.Option("--download", help="Fetch missing public datasets into --data.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
@@ -179,7 +186,10 @@ def launch(
 
                 stack.enter_context(cluster.connect(address, verbose))
                 asked = cluster.Resources(
-                    cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent
+                    cpus_per_trial=cpus_per_trial,
+                    gpus_per_trial=gpus_per_trial,
+                    max_concurrent=max_concurrent,
+                    chunk_size=chunk_size,
                 )
                 resources = cluster.resolve(asked)
             failed = _run(pending, len(trials) - len(pending), store, data, resources, retries, verbose)

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -34,13 +34,12 @@ import analysis
 import attacks
 import models
 import sweeper
+from models.allocator import ALLOCATOR_ENVIRONMENT
+from models.performance import Performance
 from sweeper.errors import UserError
 from sweeper.records import Store
 from sweeper.spec import Trial
 from sweeper.trial import record_failure, run_trial
-
-# glibc otherwise returns big blocks to the kernel at every step; it reads these when a process starts.
-ALLOCATOR_ENVIRONMENT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 REPORT_EVERY_S = 0.5
 
@@ -57,11 +56,15 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What each trial is given, and how many may run at once (None: as many as fit)."""
+    """What each trial is given, and how many may run at once (None: as many as fit).
+
+    `chunk_size` is the most examples that private gradients work on at once (None: as many as fit their memory).
+    """
 
     cpus_per_trial: float | None = None
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
+    chunk_size: int | None = None
 
 
 @contextlib.contextmanager
@@ -139,7 +142,7 @@ def resolve(resources: Resources) -> Resources:
             f"No node can run a trial of {cpus:g} CPUs and {gpus:g} GPUs: the largest has {largest_cpu:g} CPUs, and "
             f"{largest_gpu:g} GPUs is the most of one. Ask for less with --cpus-per-trial and --gpus-per-trial."
         )
-    return Resources(cpus_per_trial=cpus, gpus_per_trial=gpus, max_concurrent=resources.max_concurrent)
+    return replace(resources, cpus_per_trial=cpus, gpus_per_trial=gpus)
 
 
 def run_trials(
@@ -249,6 +252,7 @@ def _trainable(
                 store=Store(out_dir),
                 device=device,
                 attempt=attempt,
+                performance=Performance(chunk_size=resources.chunk_size),
                 on_progress=report,
             )
             if result.status == "finished":

@@ -34,6 +34,7 @@ from attacks.base import (
 from attacks.metrics import MembershipMetrics, membership_metrics
 from attacks.selection import best_of
 from models.datasets.base import Dataset, ImageData, IntArray
+from models.performance import Performance
 from models.seeds import Stream, numpy_generator, torch_seed
 from models.splits import SPLITS, Split
 from models.train import TrainedTarget, build_model, fit, loss_and_accuracy, predict
@@ -66,6 +67,7 @@ def run_trial(
     store: Store,
     device: torch.device,
     attempt: int = 1,
+    performance: Performance | None = None,
     on_progress: Progress = lambda what, fraction: None,
     raise_errors: bool = False,
 ) -> TrialResult:
@@ -87,7 +89,7 @@ def run_trial(
         if status.target == "finished":
             _check_same_data(trial, data, store)
         else:
-            target = _train(trial, data, split.members, split.test, on_progress)
+            target = _train(trial, data, split, performance, on_progress)
             outputs = _outputs(target.model, data, np.arange(len(data.labels)))
             row = _trial_row(trial, started_at, attempt, device)
             row |= _data_columns(data, split) | _training_columns(target, data, split) | {"load_time_s": load_time_s}
@@ -105,7 +107,9 @@ def run_trial(
         logger.debug("trial %s failed", trial.target_id, exc_info=True)
         _record_failure(trial, store, _trial_row(trial, started_at, attempt, device), _describe(error))
         return TrialResult(target_id=trial.target_id, status="failed", errors=(_describe(error),))
-    errors = _run_attacks(trial, status.missing_attacks, data, split, store, device, on_progress, raise_errors)
+    errors = _run_attacks(
+        trial, status.missing_attacks, data, split, store, device, performance, on_progress, raise_errors
+    )
     return TrialResult(
         target_id=trial.target_id,
         status="failed" if errors else "finished",
@@ -157,15 +161,18 @@ def _load(dataset: Dataset, data_dir: Path, device: str) -> ImageData:
     return dataset.load(data_dir).to(torch.device(device))
 
 
-def _train(trial: Trial, data: ImageData, members: IntArray, test: IntArray, on_progress: Progress) -> TrainedTarget:
+def _train(
+    trial: Trial, data: ImageData, split: Split, performance: Performance | None, on_progress: Progress
+) -> TrainedTarget:
     return fit(
         architecture=trial.architecture,
         defenses=trial.defenses,
         training=trial.training,
         data=data,
-        members=members,
-        test=test,
+        members=split.members,
+        test=split.test,
         seed=trial.seed,
+        performance=performance,
         on_epoch=lambda record, epochs: on_progress(f"epoch {record.epoch}/{epochs}", 0.5 * record.epoch / epochs),
     )
 
@@ -185,6 +192,7 @@ def _run_attacks(
     split: Split,
     store: Store,
     device: torch.device,
+    performance: Performance | None,
     on_progress: Progress,
     raise_errors: bool,
 ) -> list[str]:
@@ -192,7 +200,7 @@ def _run_attacks(
     if not missing:  # nothing to read outputs and images for
         return []
     errors = []
-    target = _attack_target(trial, data, split, store, device)
+    target = _attack_target(trial, data, split, store, device, performance)
     for number, each in enumerate(missing):
         attack = trial.attack_ids.get(each)
         name = components.name_of("attack", attack) if attack else BEST_OF
@@ -214,7 +222,9 @@ def _run_attacks(
     return errors
 
 
-def _attack_target(trial: Trial, data: ImageData, split: Split, store: Store, device: torch.device) -> AttackTarget:
+def _attack_target(
+    trial: Trial, data: ImageData, split: Split, store: Store, device: torch.device, performance: Performance | None
+) -> AttackTarget:
     """The recorded target as an attacker meets it; weights are loaded when an attack first asks for them."""
     outputs = store.read_part("outputs", trial.target_id)
     by_id = {example: row for row, example in enumerate(outputs.column("example_id").to_pylist())}
@@ -240,6 +250,7 @@ def _attack_target(trial: Trial, data: ImageData, split: Split, store: Store, de
             test=split.shadow_out,
             seed=trial.seed,
             stream_index=1,
+            performance=performance,
         )
         index = np.concatenate([split.shadow_in, split.shadow_out])
         return Membership(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -256,3 +257,15 @@ def test_a_table_of_results_is_written_even_where_there_is_nothing_in_it(tiny: P
     Store(tmp_path / "out").gather()
     assert (tmp_path / "out" / "scores.parquet").exists()
     assert sweeper("report", tmp_path / "out").exit_code == 0
+
+
+def test_a_process_that_trains_starts_anew_with_the_allocators_settings():
+    code = (
+        "import os, sys; from models.allocator import restart_with_allocator_environment as restart; restart();"
+        "print(sys.argv[1:], os.environ['MALLOC_MMAP_MAX_'], os.environ['MALLOC_TRIM_THRESHOLD_'])"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    for given, kept in (({}, "0"), ({"MALLOC_MMAP_MAX_": "7"}, "7")):
+        command = [sys.executable, "-c", code, "a b", "--c"]
+        result = subprocess.run(command, env=environment | given, capture_output=True, text=True, timeout=60)
+        assert result.stdout.strip() == f"['a b', '--c'] {kept} 100000000000", result.stderr
