@@ -39,7 +39,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from models.allocator import ALLOCATOR_ENVIRONMENT
 from models.architectures.base import Architecture
 from models.architectures.lin_cnn import LinCnn
 from models.architectures.lin_lstm import LinLstm
@@ -50,6 +49,7 @@ from models.performance import Performance
 from models.private.gradients import PrivateGradient
 from models.private.rules import ClipThenNoise
 from models.train import PlainGradient
+from sweeper.allocator import ALLOCATOR_ENVIRONMENT
 
 warnings.filterwarnings("ignore", message="Full backward hook is firing")  # Opacus's, on a model's first layer
 
@@ -231,7 +231,7 @@ def measure(allocator: str, quick: bool) -> Iterator[dict[str, Any]]:
     """Rows of all cases with the allocator that this process was started with."""
     for case, (model, _, shape, batch_size) in enumerate(CASES[:QUICK_CASES] if quick else CASES):
         for threads in (1,) if quick else (1, 2):
-            times = apart(time_case, case, threads, 14.0 if quick else 25.0)
+            times = apart(time_case, case, threads, 14.0 if quick else 16.0)
             for name, milliseconds in times.items():
                 peak = apart(peak_of, case, threads, name)
                 yield {

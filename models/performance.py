@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
 
@@ -18,7 +21,8 @@ class Performance:
 
     Args:
         chunk_size: the most examples of a batch that private gradients work on at once, which bounds memory; None
-            takes as many as fit `chunk_bytes`, by what the first examples take. Ordinary gradients take whole batches.
+            takes as many as fit `chunk_bytes`, by what the first examples take. Ordinary gradients take whole batches;
+            `pad_to` may fill a chunk up beyond it.
         chunk_bytes: None is 1.25 GiB on CPU and 5 GiB on CUDA.
         channels_last: keep images with their channels innermost, which convolutions prefer.
         replay: capture a step as a CUDA graph once for each number of rows and replay it, so that small models do not
@@ -90,19 +94,28 @@ class Replay:
     """A function of tensors, captured once for each shape of its arguments and then replayed.
 
     The tensors it gives are overwritten by the next call. The function must do the same work, whatever the values, and
-    must not read any back. Random numbers are drawn as if nothing had been captured.
+    must not read any back; one that does cannot be captured, and is called as it is, with one warning in the log. What it
+    finds outside of its arguments, such as a model's mode, is that of the capture. Random numbers are drawn as if nothing
+    had been captured.
     """
 
     def __init__(self, function: Callable[..., Outputs], capture: Capture | None = None) -> None:
         self._function = function
-        self._capture = capture or capture_cuda_graph
+        self._capture = capture or CudaGraphs()
+        self._is_capturable = True
         self._captured: dict[tuple[object, ...], tuple[list[Tensor], Outputs, Callable[[], None]]] = {}
 
     def __call__(self, *arguments: Tensor) -> Outputs:
         key = tuple((argument.shape, argument.dtype, argument.stride()) for argument in arguments)
-        if key not in self._captured:
+        if self._is_capturable and key not in self._captured:
             inputs = [argument.clone() for argument in arguments]
-            self._captured[key] = (inputs, *self._capture(self._function, inputs))
+            try:
+                self._captured[key] = (inputs, *self._capture(self._function, inputs))
+            except RuntimeError as error:
+                self._is_capturable = False
+                logger.warning("steps are not replayed, which is slower for small models: %s", error)
+        if key not in self._captured:
+            return self._function(*arguments)
         inputs, outputs, run = self._captured[key]
         for kept, argument in zip(inputs, arguments, strict=True):
             kept.copy_(argument)
@@ -110,20 +123,31 @@ class Replay:
         return outputs
 
 
-def capture_cuda_graph(
-    function: Callable[..., Outputs], inputs: Sequence[Tensor]
-) -> tuple[Outputs, Callable[[], None]]:
-    """A CUDA graph of `function`, after the runs on another stream that PyTorch asks for."""
-    device = inputs[0].device
-    random_state = torch.cuda.get_rng_state(device)
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            function(*inputs)
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = function(*inputs)
-    torch.cuda.set_rng_state(random_state, device)
-    return outputs, graph.replay
+class CudaGraphs:
+    """Captures functions as CUDA graphs, after the runs on another stream that PyTorch asks for.
+
+    All share their memory, so that the results of one are overwritten by another, too.
+    """
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(
+        self, function: Callable[..., Outputs], inputs: Sequence[Tensor]
+    ) -> tuple[Outputs, Callable[[], None]]:
+        device = inputs[0].device
+        random_state = torch.cuda.get_rng_state(device)
+        try:
+            stream = torch.cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    function(*inputs)
+            torch.cuda.current_stream(device).wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                outputs = function(*inputs)
+            self._pool = graph.pool()
+        finally:
+            torch.cuda.set_rng_state(random_state, device)
+        return outputs, graph.replay

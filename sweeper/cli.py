@@ -19,8 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from models.allocator import restart_with_allocator_environment
 from sweeper import __version__
+from sweeper.allocator import restart_with_allocator_environment
 from sweeper.errors import UserError
 
 if TYPE_CHECKING:

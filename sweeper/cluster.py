@@ -34,8 +34,8 @@ import analysis
 import attacks
 import models
 import sweeper
-from models.allocator import ALLOCATOR_ENVIRONMENT
 from models.performance import Performance
+from sweeper.allocator import ALLOCATOR_ENVIRONMENT
 from sweeper.errors import UserError
 from sweeper.records import Store
 from sweeper.spec import Trial

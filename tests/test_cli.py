@@ -261,7 +261,7 @@ def test_a_table_of_results_is_written_even_where_there_is_nothing_in_it(tiny: P
 
 def test_a_process_that_trains_starts_anew_with_the_allocators_settings():
     code = (
-        "import os, sys; from models.allocator import restart_with_allocator_environment as restart; restart();"
+        "import os, sys; from sweeper.allocator import restart_with_allocator_environment as restart; restart();"
         "print(sys.argv[1:], os.environ['MALLOC_MMAP_MAX_'], os.environ['MALLOC_TRIM_THRESHOLD_'])"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}

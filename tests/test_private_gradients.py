@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from models.architectures.lomurno_cnn import LomurnoCnn
 from models.datasets.base import DatasetInfo
-from models.private.gradients import PrivateGradient
 from models.performance import Performance
+from models.private.gradients import PrivateGradient
 from models.private.rules import ClipThenNoise
 
 SHAPE, CLASSES = (1, 8, 8), 4
@@ -223,6 +223,22 @@ def test_noise_differs_from_step_to_step_and_is_uncorrelated():
     private.close()
     # Under independence the correlation of n pairs is N(0, 1/n): false alarm 1e-6.
     assert abs(np.corrcoef(*draws)[0, 1]) * math.sqrt(len(draws[0])) < stats.norm.isf(5e-7)
+
+
+def test_noise_of_one_parameter_says_nothing_about_that_of_another():
+    """Parameters of the same shape, and the same parameter a step later, each drawn anew; false alarm 1e-6 in all."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(14)
+        model = nn.Sequential(nn.Flatten(), *(nn.Linear(64, 64) for _ in range(3)), nn.Linear(64, CLASSES))
+    private = PrivateGradient(model, ClipThenNoise(max_grad_norm=1.0, noise_multiplier=1.0), 1.0, generator(7))
+    draws = []
+    for _ in range(2):
+        private.step(*batch(0))
+        draws += [layer.weight.grad.flatten().double().numpy() for layer in list(model)[1:4]]
+    private.close()
+    correlations = np.corrcoef(draws)[np.triu_indices(6, k=1)]
+    # Under independence each of the 15 is N(0, 1/n).
+    assert abs(correlations).max() * math.sqrt(len(draws[0])) < stats.norm.isf(5e-7 / 15)
 
 
 def test_noise_comes_from_the_generator_that_was_passed_and_from_nowhere_else():

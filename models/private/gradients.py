@@ -11,7 +11,7 @@ from models.private.rules import Rule
 from models.private.tap import Tap
 
 _FIRST_ROWS = 8
-"""Examples whose memory is measured to choose the size of the chunks."""
+"""Examples that are tried out before the first step."""
 
 
 class PrivateGradient:
@@ -48,6 +48,7 @@ class PrivateGradient:
         self._device = self._parameters[0].device
         self._performance = performance or Performance()
         self._chunk_size = self._performance.chunk_size
+        self._tried = False
         self._rows_multiple = self._performance.rows_multiple_on(self._device)
         self._run_chunk = Replay(self._chunk) if self._performance.replays_on(self._device) else self._chunk
 
@@ -55,8 +56,8 @@ class PrivateGradient:
         """Set every `.grad` from a batch; gives the summed loss and the number right, both 0-d tensors."""
         totals: list[Tensor] | None = None
         done, count = 0, len(labels)
-        if self._chunk_size is None and count:
-            self._chunk_size = self._affordable_examples(images[:_FIRST_ROWS], labels[:_FIRST_ROWS])
+        if count and not self._tried:
+            self._try_out(images, labels)
         while done < count:
             # Chunks of nearly the same size, none above the limit
             assert self._chunk_size is not None
@@ -67,7 +68,7 @@ class PrivateGradient:
             totals = list(results) if totals is None else [a.add_(b) for a, b in zip(totals, results, strict=True)]
             done += rows
             if done < count and totals[0] is results[0]:
-                totals = [total.clone() for total in totals]  # the next chunk may write over these
+                totals = [total.clone() for total in totals]  # two may be one tensor, and a replay writes over them
         if totals is None:
             totals = [torch.zeros((), device=self._device), torch.zeros((), device=self._device)]
             totals += [torch.zeros_like(parameter) for parameter in self._parameters]
@@ -77,19 +78,25 @@ class PrivateGradient:
             noise = torch.empty_like(parameter, memory_format=torch.contiguous_format)
             noise.normal_(0, self._rule.noise_std * scale, generator=self._noise_generator)
             parameter.grad = noise.add_(weighted_sum, alpha=scale)
-        return loss_sum, n_right
+        return loss_sum.clone(), n_right.clone()  # a replayed step writes over its own
 
     def close(self) -> None:
         """Leave an ordinary model."""
         self._tap.close()
 
-    def _affordable_examples(self, images: Tensor, labels: Tensor) -> int:
-        """How many examples fit a chunk's memory, by a trial run of a few; it leaves the global generators as they were."""
-        devices = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            self._chunk(images, labels, torch.ones_like(labels, dtype=torch.bool))
-        per_example = max(1, self._tap.bytes_recorded // len(labels))
-        return max(1, self._performance.chunk_bytes_on(self._device) // per_example)
+    def _try_out(self, images: Tensor, labels: Tensor) -> None:
+        """Choose the size of the chunks by what a few examples take, leaving the global generators as they were.
+
+        Their number is not the batch's: a layer that takes a sequence's steps for examples does not pass both.
+        """
+        rows = slice(0, _FIRST_ROWS if len(labels) > _FIRST_ROWS else max(1, len(labels) - 1))
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            self._chunk(images[rows], labels[rows], torch.ones_like(labels[rows], dtype=torch.bool))
+        self._tried = True
+        if self._chunk_size is None:
+            per_example = max(1, self._tap.bytes_recorded // len(labels[rows]))
+            affordable = max(1, self._performance.chunk_bytes_on(self._device) // per_example)
+            self._chunk_size = affordable - affordable % 32 if affordable > 32 else affordable
 
     def _padded(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A chunk filled up with repetitions of its last example, and which rows are real."""

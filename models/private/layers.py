@@ -34,6 +34,13 @@ _GRAM_ADVANTAGE = 30
 slower than its arithmetic by about as many, for it is written, read for its norm, and read for the weighted sum; see
 docs/performance.md."""
 
+_GRAM_LENGTH = 4096
+"""The longest vectors of a position that the Gram form is taken for, unless there is one position alone. Products of
+much longer ones are rounded by more than `gram_squares` allows for: eight times at 16,384, where vectors point alike."""
+
+_SHORT_ROW = 32
+"""Columns of patches below which products of single rows of a kernel are slower than those of whole patches."""
+
 _KEEP_FACTOR = 8
 """Per-example products are kept where they are at most this many times as large as the layer's input and output."""
 
@@ -120,8 +127,8 @@ class _Positions(ABC):
         """G of some examples, (rows · groups, outputs, T)."""
 
     @abstractmethod
-    def patches(self, rows: slice) -> Tensor:
-        """U of some examples, (rows · groups, T, inputs + ones)."""
+    def columns(self, rows: slice) -> list[Tensor]:
+        """U of some examples, (rows · groups, T, inputs + ones), as one or several blocks of its columns."""
 
     @abstractmethod
     def input_gram(self, rows: slice) -> Tensor:
@@ -132,39 +139,45 @@ class _Positions(ABC):
         """Σᵢ weightᵢ Gᵢ Uᵢ as an ordinary summed gradient, by parameter name."""
 
     @abstractmethod
-    def split(self, flat: Tensor) -> dict[str, Tensor]:
-        """Products (k, groups · outputs · (inputs + ones)) as gradients (k, *shape), by parameter name."""
+    def split(self, products: list[Tensor]) -> dict[str, Tensor]:
+        """Products G U (k, groups · outputs, columns), a block of columns each, as gradients (k, *shape), by name."""
 
     def gradients(self) -> LayerGradients:
         """Norms and weighted sums in the cheapest form, by rule of the shapes alone."""
         weights_size = self.groups * self.outputs * (self.inputs + self.ones)
         gram_cost = self.input_gram_cost + self.groups * self.outputs * self.positions**2
-        if gram_cost < _GRAM_ADVANTAGE * weights_size:
+        short = self.positions == 1 or max(self.inputs, self.outputs) <= _GRAM_LENGTH
+        if short and gram_cost < _GRAM_ADVANTAGE * weights_size:
             return LayerGradients(squares=self._gram_squares(), weighted_sum=self.product, each=self._each)
         keep = weights_size <= _KEEP_FACTOR * self.size
-        squares, flat = self._products(keep)
+        squares, products = self._products(keep)
         if not keep:
             return LayerGradients(squares=squares, weighted_sum=self.product, each=self._each)
+
+        def weighted_sum(weights: Tensor) -> dict[str, Tensor]:
+            sums = [(weights @ block.flatten(1)).view(1, *block.shape[1:]) for block in products]
+            return {name: value[0] for name, value in self.split(sums).items()}
+
+        kept_bytes = weights_size * self.count * squares.element_size()
         return LayerGradients(
-            squares=squares,
-            weighted_sum=lambda weights: {name: sums[0] for name, sums in self.split((weights @ flat)[None]).items()},
-            each=lambda: self.split(flat),
-            bytes=flat.numel() * flat.element_size(),
+            squares=squares, weighted_sum=weighted_sum, each=lambda: self.split(products), bytes=kept_bytes
         )
 
     def _each(self) -> dict[str, Tensor]:
         return self.split(self._products(keep=True)[1])
 
-    def _products(self, keep: bool) -> tuple[Tensor, Tensor]:
-        """Squared norms of the products G U; and these, (n, groups · outputs · (inputs + ones)), if kept."""
-        width = self.inputs + self.ones
-        squares = torch.empty(self.count, device=self.device, dtype=self.dtype)
-        flat = squares.new_empty(self.count if keep else 0, self.groups, self.outputs, width)
-        for rows in _blocks(self.count, self.groups * self.positions * width, self.device):
-            out = flat[rows].flatten(0, 1) if keep else None
-            products = torch.bmm(self.grads(rows), self.patches(rows), out=out)
-            squares[rows] = _squares(products.view(-1, self.groups * self.outputs * width))
-        return squares, flat.flatten(1)
+    def _products(self, keep: bool) -> tuple[Tensor, list[Tensor]]:
+        """Squared norms of the products G U; and these, (n, groups · outputs, columns) for each block, if kept."""
+        squares = torch.zeros(self.count, device=self.device, dtype=self.dtype)
+        widths = [block.shape[2] for block in self.columns(slice(0, 0))]
+        products = [squares.new_empty(self.count if keep else 0, self.groups, self.outputs, width) for width in widths]
+        for rows in _blocks(self.count, self.groups * self.positions * (self.inputs + self.ones), self.device):
+            grads = self.grads(rows)
+            for columns, block in zip(self.columns(rows), products, strict=True):
+                out = block[rows].flatten(0, 1) if keep else None
+                product = torch.bmm(grads, columns, out=out)
+                squares[rows] += _squares(product.view(-1, self.groups * self.outputs * columns.shape[2]))
+        return squares, [block.flatten(1, 2) for block in products]
 
     def _gram_squares(self) -> Tensor:
         squares = torch.empty(self.count, device=self.device, dtype=self.dtype)
@@ -216,9 +229,9 @@ class Steps(_Positions):
     def grads(self, rows: slice) -> Tensor:
         return self._rows(self._grad, rows).transpose(1, 2)
 
-    def patches(self, rows: slice) -> Tensor:
-        parts = [self._rows(value, rows) for value in self._inputs.values()]
-        return torch.cat([*parts, parts[0].new_ones(*parts[0].shape[:2], self.ones)], 2)
+    def columns(self, rows: slice) -> list[Tensor]:
+        blocks = [self._rows(value, rows) for value in self._inputs.values()]
+        return [*blocks, blocks[0].new_ones(*blocks[0].shape[:2], self.ones)] if self.ones else blocks
 
     def input_gram(self, rows: slice) -> Tensor:
         parts = [self._rows(value, rows) for value in self._inputs.values()]
@@ -235,12 +248,9 @@ class Steps(_Positions):
             sums |= dict.fromkeys(self._biases, weighted.sum(0))
         return sums
 
-    def split(self, flat: Tensor) -> dict[str, Tensor]:
-        widths = [value.shape[2] for value in self._inputs.values()]
-        *parts, ones = flat.view(-1, self.outputs, self.inputs + self.ones).split([*widths, self.ones], 2)
-        return dict(zip(self._inputs, parts, strict=True)) | {
-            name: ones[:, :, number] for number, name in enumerate(self._biases)
-        }
+    def split(self, products: list[Tensor]) -> dict[str, Tensor]:
+        by_weight = dict(zip(self._inputs, products, strict=False))
+        return by_weight | {name: products[-1][:, :, number] for number, name in enumerate(self._biases)}
 
 
 class _Convolution(_Positions):
@@ -274,6 +284,7 @@ class _Convolution(_Positions):
         self._channels, self.outputs = image.shape[1] // groups, filters // groups
         self.positions, self.inputs = self._out[0] * self._out[1], self._channels * kernel[0] * kernel[1]
         self.size = image[:1].numel() + grad[:1].numel()
+        self._short_rows = self._channels * kernel[1] < _SHORT_ROW
         self.device, self.dtype = grad.device, grad.dtype
         # Two ways to U Uᵀ: from the patches, or from the image's own Gram matrix; an addition in memory counts as ten.
         pixels, laid_out = spans[0] * spans[1], self.positions * (self.inputs + self.ones)
@@ -287,21 +298,44 @@ class _Convolution(_Positions):
     def grads(self, rows: slice) -> Tensor:
         return self._grad[rows].reshape(-1, self.outputs, self.positions)
 
-    def patches(self, rows: slice) -> Tensor:
+    def columns(self, rows: slice) -> list[Tensor]:
+        """A block for each row of the kernel, which then is a moved view of one layout; or one, where rows are short.
+
+        The ones are the last column of the first block.
+        """
         image = self._image[rows]
+        if self._short_rows:
+            return [self._patches(image)]
+        (n, c, h, w), stride, dilation = image.stride(), self._stride, self._dilation
+        row = (self._kernel[1], self._channels)
+        height, width = image.shape[2], self._out[1]
+        laid_out = image.new_empty(len(image), self.groups, height, width, row[0] * row[1] + self.ones)
+        shape, strides = (*laid_out.shape[:4], *row), (n, self._channels * c, h, stride[1] * w, dilation[1] * w, c)
+        laid_out[..., : row[0] * row[1]].unflatten(-1, row).copy_(image.as_strided(shape, strides))
+        laid_out[..., row[0] * row[1] :].fill_(1)
+        blocks = []
+        for offset in range(self._kernel[0]):
+            first = offset * dilation[0]
+            moved = laid_out[:, :, first : first + (self._out[0] - 1) * stride[0] + 1 : stride[0]]
+            block = moved.reshape(-1, self.positions, laid_out.shape[-1])
+            blocks.append(block if offset == 0 else block[:, :, : row[0] * row[1]])
+        return blocks
+
+    def _patches(self, image: Tensor) -> Tensor:
+        """All patches, their numbers ordered as in the weight, their positions next to each other in memory."""
+        image = image.contiguous()
         (n, c, h, w), (s0, s1), (d0, d1) = image.stride(), self._stride, self._dilation
-        laid_out = image.new_empty(len(image), self.groups, *self._out, self.inputs + self.ones)
-        patch = (*self._kernel, self._channels)
-        view = image.as_strided(
-            (*laid_out.shape[:4], *patch), (n, self._channels * c, s0 * h, s1 * w, d0 * h, d1 * w, c)
-        )
-        laid_out[..., : self.inputs].unflatten(-1, patch).copy_(view)
-        laid_out[..., self.inputs :].fill_(1)
-        return laid_out.view(-1, self.positions, self.inputs + self.ones)
+        laid_out = image.new_empty(len(image), self.groups, self.inputs + self.ones, *self._out)
+        patch = (self._channels, *self._kernel)
+        strides = (n, self._channels * c, c, d0 * h, d1 * w, s0 * h, s1 * w)
+        view = image.as_strided((*laid_out.shape[:2], *patch, *self._out), strides)
+        laid_out[:, :, : self.inputs].unflatten(2, patch).copy_(view)
+        laid_out[:, :, self.inputs :].fill_(1)
+        return laid_out.view(-1, self.inputs + self.ones, self.positions).transpose(1, 2)
 
     def input_gram(self, rows: slice) -> Tensor:
         if not self._gram_of_image:
-            patches = self.patches(rows)[:, :, : self.inputs]
+            patches = self._patches(self._image[rows])[:, :, : self.inputs]
             return torch.bmm(patches, patches.transpose(1, 2))
         image = self._image[rows]
         height, width = image.shape[2:]
@@ -330,10 +364,14 @@ class _Convolution(_Positions):
         )
         return {"weight": weight} | ({"bias": bias} if self.ones else {})
 
-    def split(self, flat: Tensor) -> dict[str, Tensor]:
-        products = flat.view(len(flat), self.groups * self.outputs, self.inputs + self.ones)
-        weight = products[..., : self.inputs].reshape(*products.shape[:2], *self._kernel, self._channels)
-        return {"weight": weight.movedim(4, 2)} | ({"bias": products[..., -1]} if self.ones else {})
+    def split(self, products: list[Tensor]) -> dict[str, Tensor]:
+        bias = {"bias": products[0][..., -1]} if self.ones else {}
+        shape = (*products[0].shape[:2], self._channels, *self._kernel)
+        if self._short_rows:
+            return {"weight": products[0][..., : self.inputs].reshape(shape)} | bias
+        width = self.inputs // self._kernel[0]
+        by_row = torch.stack([block[..., :width] for block in products], 2)
+        return {"weight": by_row.unflatten(3, (self._kernel[1], self._channels)).movedim(4, 2)} | bias
 
 
 def _diagonal_sum(gram: Tensor, dims: tuple[int, int], kernel: int, out: int, stride: int, dilation: int) -> Tensor:
@@ -394,16 +432,17 @@ def _conv_transpose2d(layer: nn.ConvTranspose2d, value: Tensor, grad: Tensor, wa
     if "weight" in wanted:
         geometry = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)
         padding = _pair(cast("tuple[int, int]", layer.padding))
-        # An output_padding of a stride or more would be another convolution's: cut what it added beyond.
-        heights = [
-            (side - 1) * stride + dilation * (kernel - 1) + 1 - 2 * pad
+        # A convolution from the output back to the input would have to end where the kernel's last step does. With
+        # output_padding the output ends later than that, by as much less is missing on that side, or is left over.
+        ends = [
+            (side - 1) * stride + dilation * (kernel - 1) + 1 - pad
             for side, kernel, stride, dilation, pad in zip(value.shape[2:], *geometry, padding, strict=True)
         ]
-        parts.append(
-            _Convolution(
-                grad[:, :, : heights[0], : heights[1]], value, *geometry, layer.groups, False, padding
-            ).gradients()
-        )
+        missing = ends[0] - grad.shape[2], ends[1] - grad.shape[3]
+        if missing != padding:
+            grad = functional.pad(grad, (padding[1], missing[1], padding[0], missing[0]))
+            padding = 0, 0
+        parts.append(_Convolution(grad, value, *geometry, layer.groups, False, padding).gradients())
     return join(parts)
 
 
@@ -412,7 +451,12 @@ def _pair(value: Sequence[int]) -> tuple[int, int]:
 
 
 def _group_norm(layer: nn.GroupNorm, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
-    return _scale_and_shift(functional.group_norm(value, layer.num_groups, eps=layer.eps), grad, wanted)
+    scales, shifts = grad.new_empty(grad.shape[:2]), grad.new_empty(grad.shape[:2])
+    for rows in _blocks(len(grad), 3 * grad[:1].numel(), grad.device):
+        normalized = functional.group_norm(value[rows], layer.num_groups, eps=layer.eps)
+        scales[rows] = (grad[rows] * normalized).reshape(*normalized.shape[:2], -1).sum(2)
+        shifts[rows] = grad[rows].reshape(*normalized.shape[:2], -1).sum(2)
+    return kept({name: each for name, each in (("weight", scales), ("bias", shifts)) if name in wanted})
 
 
 def _layer_norm(layer: nn.LayerNorm, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
@@ -422,19 +466,6 @@ def _layer_norm(layer: nn.LayerNorm, value: Tensor, grad: Tensor, wanted: frozen
     return kept(
         ({"weight": (grad * normalized).reshape(rows).sum(1)} if "weight" in wanted else {})
         | ({"bias": grad.reshape(rows).sum(1)} if "bias" in wanted else {})
-    )
-
-
-def _scale_and_shift(normalized: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
-    """Of normalized · weight + bias, one number of each per channel, the second dimension."""
-    rest = tuple(range(2, grad.dim()))
-
-    def total(value: Tensor) -> Tensor:
-        return value.sum(rest) if rest else value
-
-    return kept(
-        ({"weight": total(grad * normalized)} if "weight" in wanted else {})
-        | ({"bias": total(grad)} if "bias" in wanted else {})
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Record = Callable[[str, Tensor, Tensor, Tensor], None]
 """Takes, for one layer and direction, the suffix of its parameters' names, its input (T, n, features), its hidden state
@@ -123,6 +124,7 @@ class _Recurrence(torch.autograd.Function):
         return hidden[1:], cell[-1].clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_hidden: Tensor, grad_last_cell: Tensor) -> Any:
         steps, weight_ih, weight_hh, gates, hidden, cell, squashed = ctx.saved_tensors
         count, batch, units = squashed.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,10 +46,19 @@ class Recording:
     gradients: list[tuple[dict[str, nn.Parameter], LayerGradients]] = field(default_factory=list)
     shared: dict[nn.Parameter, Tensor] = field(default_factory=dict)
     calls: Counter[nn.Parameter] = field(default_factory=Counter)
+    added: Counter[nn.Parameter] = field(default_factory=Counter)
     bytes: int = 0
 
     def add(self, parameters: dict[str, nn.Parameter], gradients: LayerGradients) -> None:
         self.bytes += gradients.bytes
+        self.added.update(parameters.values())
+        for name, parameter in parameters.items():
+            repeated = self.added[parameter] > 1 and parameter not in self.shared
+            if repeated or self.added[parameter] > self.calls[parameter]:
+                raise ValueError(
+                    f"gradients of a layer's '{name}' arrived before all of its calls had been made; differentiate "
+                    "nothing inside of the model, and use no checkpoints with use_reentrant"
+                )
         if all(self.calls[parameter] == 1 for parameter in parameters.values()):
             self.gradients.append((parameters, gradients))
             return
@@ -73,9 +82,10 @@ class Recording:
     def weighted_sums(self, weights: Tensor) -> dict[nn.Parameter, Tensor]:
         """Σᵢ weightᵢ gᵢ of every parameter that took part; (n,) weights."""
         sums = {}
-        for parameters, gradients in self.gradients:
-            for name, total in gradients.weighted_sum(weights).items():
-                sums[parameters[name]] = total
+        with torch.no_grad(), _full_precision(weights.device):
+            for parameters, gradients in self.gradients:
+                for name, total in gradients.weighted_sum(weights).items():
+                    sums[parameters[name]] = total
         return sums
 
 
@@ -94,10 +104,12 @@ class Tap:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        for name, module in model.named_modules():
-            _refuse_mixing(name, module)
+        _refuse_mixing(model)
+        self._model = model
+        self._parameters = _trainable(model)
         self._layers = list({id(layer.module): layer for layer in _layers(model)}.values())
-        self._anchor = torch.zeros((), requires_grad=True)
+        for layer in self._layers:
+            _refuse_ambiguous(layer, self._layers)
         self.bytes_recorded = 0
         fallen_back = [layer.title for layer in self._layers if layer.sampler is None and not _is_lstm(layer.module)]
         if fallen_back:
@@ -106,6 +118,13 @@ class Tap:
     @contextmanager
     def recording(self, count: int) -> Iterator[Recording]:
         """Record one forward and backward pass of `count` examples; parameters need no gradient meanwhile."""
+        _refuse_mixing(self._model)
+        if {id(parameter) for parameter in _trainable(self._model)} != {
+            id(parameter) for parameter in self._parameters
+        }:
+            raise ValueError(
+                "parameters were frozen, released or replaced since private gradients were set up; do so before"
+            )
         recording = Recording()
         handles = []
         try:
@@ -113,9 +132,12 @@ class Tap:
                 if _is_lstm(layer.module):
                     layer.module.forward = partial(self._lstm, layer, recording, count)
                 else:
+                    if layer.sampler is None:
+                        _prepare_fallback(layer.name, layer.module)  # each time: it works on a copy of the module
                     handles.append(layer.module.register_forward_pre_hook(partial(self._before, layer)))
                     hook = partial(self._after, layer, recording, count)
-                    handles.append(layer.module.register_forward_hook(hook, with_kwargs=True))
+                    # Before any other hook, which may change what the layer gave
+                    handles.append(layer.module.register_forward_hook(hook, with_kwargs=True, prepend=True))
             yield recording
             self._check_bypasses()
             recording.finish()
@@ -124,18 +146,17 @@ class Tap:
             for handle in handles:
                 handle.remove()
             for layer in self._layers:
-                layer.module.__dict__.pop("forward", None)
+                if _is_lstm(layer.module):
+                    layer.module.__dict__.pop("forward", None)
                 _set_requires_grad(layer, True)
 
     def _before(self, layer: _Layer, module: nn.Module, args: Any) -> None:
-        _refuse_mixing(layer.name, module)
         if torch.is_grad_enabled():
             _set_requires_grad(layer, False)
 
     def _after(
         self, layer: _Layer, recording: Recording, count: int, module: nn.Module, args: Any, kwargs: Any, output: Any
     ) -> Any:
-        _set_requires_grad(layer, True)
         if not torch.is_grad_enabled():
             return None
         tensors = [value for value in (*args, *kwargs.values()) if value is not None]
@@ -144,41 +165,51 @@ class Tap:
                 f"{layer.title} takes or gives more than one tensor, and there are no per-example gradients of such a layer"
             )
         value = tensors[0]
-        _check_count(layer, count, value.shape[0])
+        for tensor in (value, output):
+            _check_count(layer, count, tensor.shape[0] if tensor.dim() else 0)
+        if output._is_view():
+            output = output.clone()  # where a view is changed in place, its hook is lost
         if not output.requires_grad:
-            output = _Start.apply(output, self._anchor.to(output.device))
+            # An anchor of the output's own device: a copy from the CPU could not be captured
+            output = _Start.apply(output, torch.zeros((), device=output.device, requires_grad=True))
+        _set_requires_grad(layer, True)
         recording.calls.update(layer.wanted.values())
         recording.bytes += _bytes(value, output, output)
         version = value._version
 
-        def record(grad: Tensor) -> None:
+        number = output.output_nr
+
+        def record(grads: Sequence[Tensor]) -> None:
             if value._version != version:
                 raise ValueError(f"the input of {layer.title} was changed in place after the layer had used it")
-            with torch.no_grad():
-                recording.add(layer.wanted, _sample(layer, value.detach(), grad))
+            with torch.no_grad(), _full_precision(value.device):
+                recording.add(layer.wanted, _sample(layer, value.detach(), grads[number]))
 
-        output.register_hook(record)
+        # Not a hook of the tensor itself, which others that the model puts there would come after
+        output.grad_fn.register_prehook(record)
         return output
 
     def _lstm(
-        self, layer: _Layer, recording: Recording, count: int, value: Tensor, state: Any = None
+        self, layer: _Layer, recording: Recording, count: int, input: Tensor, hx: Any = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         module = layer.module
         assert isinstance(module, nn.LSTM)
 
         def record(suffix: str, steps: Tensor, hidden: Tensor, grad: Tensor) -> None:
             names = {name: parameter for name, parameter in layer.wanted.items() if name.endswith(f"_{suffix}")}
+            if not names:
+                return
             inputs = {f"weight_ih_{suffix}": steps, f"weight_hh_{suffix}": hidden}
-            with torch.no_grad():
+            with torch.no_grad(), _full_precision(grad.device):
                 recording.add(names, _lstm_gradients(inputs, grad, frozenset(names)))
 
         if not torch.is_grad_enabled():
-            return lstm(module, value, state)
-        result = lstm(module, value, state, record=record)
-        _check_count(layer, count, value.shape[0 if module.batch_first else 1])
+            return lstm(module, input, hx)
+        result = lstm(module, input, hx, record=record)
+        _check_count(layer, count, input.shape[0 if module.batch_first else 1])
         recording.calls.update(layer.wanted.values())
         # Hidden and cell states, gates, and the gates' gradients
-        recording.bytes += module.num_layers * _bytes(value, *[result[0]] * 12)
+        recording.bytes += module.num_layers * _bytes(input, *[result[0]] * 12)
         return result
 
     def close(self) -> None:
@@ -209,17 +240,15 @@ class _Start(torch.autograd.Function):
 
 
 def _layers(module: nn.Module, name: str = "") -> Iterator[_Layer]:
-    """Modules with parameters of their own; one that is not known is a layer with all that is in it."""
-    own = dict(module.named_parameters(recurse=False))
+    """Modules with trainable parameters of their own; one that is not known is a layer with all that is in it."""
+    own = {key: value for key, value in module.named_parameters(recurse=False) if value.requires_grad}
     sampler = SAMPLERS.get(type(module))
-    known = sampler is not None or _is_lstm(module)
-    if own and not known:
+    if own and sampler is None and not _is_lstm(module):
         _prepare_fallback(name, module)
-        own = dict(module.named_parameters())
-    wanted = {key: parameter for key, parameter in own.items() if parameter.requires_grad}
-    if wanted:
-        yield _Layer(name=name, module=module, wanted=wanted, sampler=sampler)
-    if not own:
+        own = {key: value for key, value in module.named_parameters() if value.requires_grad}
+    if own:
+        yield _Layer(name=name, module=module, wanted=own, sampler=sampler)
+    else:
         for key, child in module.named_children():
             yield from _layers(child, f"{name}.{key}" if name else key)
 
@@ -237,25 +266,56 @@ def _set_requires_grad(layer: _Layer, required: bool) -> None:
         parameter.requires_grad_(required)
 
 
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def _check_count(layer: _Layer, count: int, found: int) -> None:
     if found != count:
         raise ValueError(
-            f"{layer.title} got an input whose first dimension is {found}, not the {count} examples of the batch; keep "
-            "examples in the first dimension"
+            f"{layer.title} takes or gives a tensor whose first dimension is {found}, not the {count} examples of the "
+            "batch; keep examples in the first dimension"
         )
 
 
-def _refuse_mixing(name: str, module: nn.Module) -> None:
-    kind = type(module).__name__
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-        raise ValueError(f"layer '{name}' is {kind}, which mixes examples; use GroupNorm instead")
-    if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats:
-        raise ValueError(
-            f"layer '{name}' is {kind} with track_running_stats, which keeps statistics of examples; leave it out"
-        )
+def _refuse_mixing(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise ValueError(f"layer '{name}' is {kind}, which mixes examples; use GroupNorm instead")
+        if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats:
+            raise ValueError(
+                f"layer '{name}' is {kind} with track_running_stats, which keeps statistics of examples; leave it out"
+            )
+
+
+def _refuse_ambiguous(layer: _Layer, others: Sequence[_Layer]) -> None:
+    """What a layer's class does not tell, or what would be counted twice or once too little."""
+    inside = {id(module) for module in layer.module.modules()}
+    if any("forward" in vars(module) for module in layer.module.modules()):
+        raise ValueError(f"{layer.title} has had its forward replaced; make a class of its own for it")
+    for other in others:
+        if other is not layer and id(other.module) in inside:
+            raise ValueError(f"{layer.title} and {other.title} share a module, and one has parameters of its own")
+    if len(list(layer.module.named_parameters(remove_duplicate=False))) > len(list(layer.module.parameters())):
+        raise ValueError(f"{layer.title} holds a parameter under two names")
 
 
 # Per-example gradients of a call
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """No rounding below float32 in norms and sums, whatever is allowed around them: TF32 by default in cuDNN."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    cudnn = torch.backends.cudnn
+    flags = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "benchmark_limit", "deterministic")}
+    try:
+        with torch.autocast(device.type, enabled=False), cudnn.flags(**flags, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _sample(layer: _Layer, value: Tensor, grad: Tensor) -> LayerGradients:
@@ -268,7 +328,7 @@ def _sample(layer: _Layer, value: Tensor, grad: Tensor) -> LayerGradients:
     value, grad = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (value, grad))
     try:
         samples = _opacus_sampler(layer.module)(layer.module, [value], grad)
-    except (RuntimeError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(f"Opacus finds no per-example gradients of {layer.title}: {error}") from error
     return kept({names[parameter]: sample for parameter, sample in samples.items() if parameter in names})
 
@@ -279,7 +339,7 @@ def _widened(value: Tensor) -> Tensor:
 
 
 def _prepare_fallback(name: str, module: nn.Module) -> None:
-    if type(module) in GradSampleModule.GRAD_SAMPLERS:
+    if _opacus_sampler(module) is not ft_compute_per_sample_gradient:
         return
     try:
         prepare_layer(module)
@@ -291,6 +351,8 @@ def _prepare_fallback(name: str, module: nn.Module) -> None:
 
 
 def _opacus_sampler(module: nn.Module) -> Any:
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        return ft_compute_per_sample_gradient  # Opacus's convolutions (1.6) pad with zeros, whatever the mode
     return GradSampleModule.GRAD_SAMPLERS.get(type(module), ft_compute_per_sample_gradient)
 
 
