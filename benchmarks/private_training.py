@@ -231,7 +231,7 @@ def measure(allocator: str, quick: bool) -> Iterator[dict[str, Any]]:
     """Rows of all cases with the allocator that this process was started with."""
     for case, (model, _, shape, batch_size) in enumerate(CASES[:QUICK_CASES] if quick else CASES):
         for threads in (1,) if quick else (1, 2):
-            times = apart(time_case, case, threads, 14.0 if quick else 16.0)
+            times = apart(time_case, case, threads, 14.0 if quick else 12.0)
             for name, milliseconds in times.items():
                 peak = apart(peak_of, case, threads, name)
                 yield {
@@ -276,7 +276,7 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     console = Console()
-    console.width = max(console.width, 96)
+    console.width = max(console.width, 104)
     for allocator in ["tuned"] if arguments.quick else ["tuned", "default"]:
         environment = {key: value for key, value in os.environ.items() if key not in ALLOCATOR_ENVIRONMENT}
         environment |= ALLOCATOR_ENVIRONMENT if allocator == "tuned" else {}

@@ -4,13 +4,13 @@ A layer whose weight gradient is Σₜ gₜ uₜᵀ over T positions (the steps 
 g the gradient of its output, u its input there) has three ways to the norm:
 
 - T = 1: ‖g‖² ‖u‖², in closed form.
-- The product itself, one per example. It is kept, if it is no larger than the layer's own input and output, for the
+- The product itself, one per example. Unless it is much larger than the layer's own input and output, it is kept for the
   weighted sum; else only its norm is.
 - The Gram form ⟨G Gᵀ, U Uᵀ⟩, of T × T numbers in place of the weight's, where positions are few.
 
 Sources: Goodfellow 2015 (closed form); Li, Tramèr, Liang & Hashimoto 2022 and Bu, Wang, Zha & Karypis 2023 (Gram form,
 and one backward pass for it all). Not from there: the Gram matrix of a convolution's patches is summed from shifted
-blocks of the image's own, so that no patch is ever laid out; and its rounding error is bounded, see `_gram_squares`.
+blocks of the image's own, so that no patch is ever laid out; and its rounding error is bounded, see `gram_squares`.
 
 A bias is a weight whose input is one.
 """
