@@ -14,6 +14,7 @@ from scipy.special import betaincinv, expit, logit
 from scipy.stats import binom
 
 from attacks.base import BoolArray, FloatArray
+from attacks.metrics import check_scores
 
 _TOLERANCE = 1e-7
 """How far below the true root the returned ε may lie."""
@@ -66,12 +67,7 @@ def audit_one_run(
     Source: Steinke, Nasr & Jagielski 2023, Algorithm 1, with as many guesses of "in" as of "out"; there the two
     numbers are free.
     """
-    if is_member.ndim != 1 or is_member.shape != score.shape:
-        raise ValueError(f"is_member and score must be of one shape (n,), got {is_member.shape} and {score.shape}.")
-    if is_member.dtype != np.bool_:
-        raise ValueError(f"is_member must be boolean, got {is_member.dtype}.")
-    if np.isnan(score).any():
-        raise ValueError(f"{int(np.isnan(score).sum())} of {len(score)} scores are NaN.")
+    check_scores(is_member, score)
     n_canaries = len(score)
     if not 1 <= n_guesses_per_side <= n_canaries // 2:
         raise ValueError(

@@ -136,14 +136,23 @@ def stratified_halves(is_member: BoolArray, rng: np.random.Generator) -> BoolArr
     return mask
 
 
-def _levels(is_member: BoolArray, score: FloatArray) -> tuple[npt.NDArray[np.intp], int]:
-    """Each score's place (n,) among the distinct scores, ascending from 0, and how many there are."""
+def check_scores(is_member: BoolArray, score: FloatArray) -> None:
+    """Refuse what is no membership and score for each example.
+
+    Raises:
+        ValueError: the shapes differ, `is_member` is not boolean, or a score is NaN; infinities are fine.
+    """
     if is_member.ndim != 1 or is_member.shape != score.shape:
         raise ValueError(f"is_member and score must be of one shape (n,), got {is_member.shape} and {score.shape}.")
     if is_member.dtype != np.bool_:
         raise ValueError(f"is_member must be boolean, got {is_member.dtype}.")
     if np.isnan(score).any():
         raise ValueError(f"{int(np.isnan(score).sum())} of {len(score)} scores are NaN.")
+
+
+def _levels(is_member: BoolArray, score: FloatArray) -> tuple[npt.NDArray[np.intp], int]:
+    """Each score's place (n,) among the distinct scores, ascending from 0, and how many there are."""
+    check_scores(is_member, score)
     distinct, level = np.unique(score, return_inverse=True)
     return level, len(distinct)
 
