@@ -188,9 +188,10 @@ def time_case(case: int, threads: int, seconds: float) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in steps}
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(times["sgd"]) < 5:
-        for name, step in steps.items():
+        # SGD and ours more often: theirs is the ratio that is looked at, and they take the least time.
+        for name in ("sgd", "ours", "sgd", "ours", *steps):
             before = time.perf_counter()
-            step()
+            steps[name]()
             times[name].append((time.perf_counter() - before) * 1e3)
     return {name: statistics.median(each[1:]) for name, each in times.items()}
 
