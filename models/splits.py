@@ -1,4 +1,4 @@
-"""Who is a member: three ways of splitting a dataset between the target, the shadow and the test."""
+"""Who is a member: four ways of splitting a dataset between the target, the shadow and the test."""
 
 from __future__ import annotations
 
@@ -66,6 +66,21 @@ def quarters(n_train: int, n_test: int, seed: int) -> Split:
     )
 
 
+def coins(n_train: int, n_test: int, seed: int) -> Split:
+    """Steinke, Nasr & Jagielski 2023: a fair coin of its own makes each example of the pool a member, or a non-member.
+
+    Their audit of one training run turns right guesses into a lower bound on ε by counting them as independent coins.
+    Halves of a fixed size are none: to know some of their members says something of the others. How many members there
+    are is binomial, n_train / 2 ± √n_train / 2, and depends on `seed`.
+    """
+    heads = numpy_generator(seed, Stream.SPLIT, 2).random(n_train) < 0.5
+    return Split(
+        members=np.flatnonzero(heads).astype(np.int64),
+        non_members=np.flatnonzero(~heads).astype(np.int64),
+        test=np.arange(n_train, n_train + n_test),
+    )
+
+
 def _parts(n_train: int, seed: int, parts: int) -> list[IntArray]:
     """Equal, disjoint, sorted random parts of the pool; up to parts − 1 examples are left over."""
     shuffled = numpy_generator(seed, Stream.SPLIT).permutation(n_train)
@@ -73,7 +88,15 @@ def _parts(n_train: int, seed: int, parts: int) -> list[IntArray]:
     return [np.sort(shuffled[i * size : (i + 1) * size]).astype(np.int64) for i in range(parts)]
 
 
-SPLITS: dict[str, Callable[[int, int, int], Split]] = {"official": official, "half": half, "quarters": quarters}
+SPLITS: dict[str, Callable[[int, int, int], Split]] = {
+    "official": official,
+    "half": half,
+    "quarters": quarters,
+    "coins": coins,
+}
 """Every split by the name users type: `(n_train, n_test, seed) -> Split`."""
 
 SPLITS_WITH_SHADOW_DATA = frozenset({"quarters"})
+
+COIN_SPLITS = frozenset({"coins"})
+"""Splits that toss a coin for each member: how many there are depends on the seed, and one run can be audited."""

@@ -8,8 +8,10 @@ import io
 import pickle
 import random
 import threading
+from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +23,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets as torchvision_datasets
 
-from models.datasets.base import DatasetError
+from models.datasets import base
+from models.datasets.base import Dataset, DatasetError, RawPart
 from models.datasets.cifar10 import Cifar10
 from models.datasets.digits import Digits
 from models.datasets.fashion_mnist import FashionMnist
@@ -257,10 +260,242 @@ def test_limits_on_digits_are_not_just_the_first_ones():
     assert torch.equal(data.labels, whole.labels[data.example_id])
 
 
+def test_a_subsets_seed_draws_another_subset_and_0_is_the_first_one():
+    def ids(**fields):
+        return Digits(**fields).load(None).example_id
+
+    first = ids(max_train_examples=200, max_test_examples=50)
+    train = np.sort(np.random.default_rng([1437, 200]).permutation(1437)[:200])  # the draw before there was a seed
+    test = np.sort(np.random.default_rng([360, 50]).permutation(360)[:50])
+    np.testing.assert_array_equal(first, np.concatenate([train, 1437 + test]))
+    np.testing.assert_array_equal(ids(max_train_examples=200, max_test_examples=50, subset_seed=0), first)
+    drawn = [ids(max_train_examples=200, max_test_examples=50, subset_seed=seed) for seed in (1, 2, 1, 2**40)]
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+    assert len({tuple(chosen[:200]) for chosen in (first, *drawn)}) == 4
+    assert len({tuple(chosen[200:]) for chosen in (first, *drawn)}) == 4
+    for chosen in drawn:
+        assert (len(set(chosen)), (chosen < 1437).sum()) == (250, 200)
+
+
+def test_a_limit_that_is_not_reached_keeps_all_whatever_the_subsets_seed():
+    data = Digits(max_train_examples=1437, max_test_examples=5000, subset_seed=3).load(None)
+    np.testing.assert_array_equal(data.example_id, np.arange(1797))
+
+
+def test_a_subsets_seed_below_zero_is_refused():
+    with pytest.raises(ValueError, match="subset_seed is -1; it must be at least 0"):
+        Digits(subset_seed=-1)
+
+
 @pytest.mark.parametrize("limit", [1, 0, -3])
 def test_a_limit_below_two_is_refused(limit):
     with pytest.raises(ValueError, match=f"max_train_examples is {limit}; it must be at least 2"):
         Digits(max_train_examples=limit)
+
+
+# Transforms
+
+
+def by_pillow(image, grayscale, crop, resize):
+    """One image (channels, height, width), transformed by Pillow alone."""
+    picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+    if grayscale:
+        picture = picture.convert("L")
+    if crop:
+        left, top = (picture.width - crop) // 2, (picture.height - crop) // 2
+        picture = picture.crop((left, top, left + crop, top + crop))
+    if resize:
+        picture = picture.resize((resize, resize), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("grayscale", "crop", "resize"),
+    [(True, None, None), (False, 7, None), (False, None, 6), (False, None, 40), (True, 7, None), (True, 8, 5)],
+)
+def test_images_are_transformed_as_pillow_does_in_the_stated_order(stored, grayscale, crop, resize):
+    dataset, _, train, test, root = stored
+    transformed = dataset(grayscale=grayscale, crop=crop, resize=resize)
+    data, whole = transformed.load(root), dataset().load(root)
+    expected = [by_pillow(image, grayscale, crop, resize) for image in np.concatenate([train[0], test[0]])]
+    np.testing.assert_array_equal(data.images.numpy(), np.stack(expected))
+    assert data.images.dtype == torch.uint8
+    assert torch.equal(data.labels, whole.labels)
+    np.testing.assert_array_equal(data.example_id, whole.example_id)
+    assert data.info.image_shape == tuple(data.images.shape[1:])
+    assert len(data.info.mean) == len(data.info.std) == data.images.shape[1]
+    assert data.info.num_classes == whole.info.num_classes
+    # What it is described as, without its files where it is a published one, is what is loaded.
+    described = transformed.describe(root / "nowhere" if transformed.published else root)
+    for name in ("image_shape", "mean", "std", "num_classes"):
+        assert getattr(described, name) == getattr(data.info, name), name
+    changed = data.images.shape != whole.images.shape
+    assert (data.sha256 != whole.sha256) == changed
+    assert data.sha256 == hashlib.sha256(data.images.numpy().tobytes() + data.labels.numpy().tobytes()).hexdigest()
+
+
+def test_gray_values_are_pillows_for_every_kind_of_color(tmp_path):
+    corners = np.stack(np.meshgrid(*[[0, 1, 2, 127, 128, 253, 254, 255]] * 3)).reshape(3, 16, 32).astype(np.uint8)
+    images = np.concatenate([corners[None], np.random.default_rng(0).integers(0, 256, (200, 3, 16, 32), np.uint8)])
+    write_pair(tmp_path, images, images[:2])
+    gray = ParquetImages(folder="p", grayscale=True).load(tmp_path).images[: len(images)].numpy()
+    expected = [np.asarray(Image.fromarray(image.transpose(1, 2, 0)).convert("L")) for image in images]
+    np.testing.assert_array_equal(gray[:, 0], np.stack(expected))
+
+
+def test_transforming_in_blocks_changes_nothing(tmp_path, monkeypatch):
+    write_mat(tmp_path, random_part(N_TRAIN, (3, 32, 32), 1), random_part(N_TEST, (3, 32, 32), 2), None)
+    dataset = Svhn(grayscale=True, crop=30, resize=28)
+    whole, sizes, transform = dataset.load(tmp_path), [], Dataset._transform
+    monkeypatch.setattr(base, "_BLOCK", 4)
+    monkeypatch.setattr(
+        Dataset, "_transform", lambda self, images: (sizes.append(len(images)), transform(self, images))[1]
+    )
+    assert dataset.load(tmp_path).sha256 == whole.sha256
+    assert sizes == [4, 4, 4, 2, 4, 4, 2]
+
+
+def test_the_constants_of_a_gray_version_follow_from_the_channels():
+    info = Cifar10(grayscale=True, resize=28).describe(None)
+    assert info.image_shape == (1, 28, 28)
+    assert info.mean[0] == pytest.approx(0.299 * 0.4914 + 0.587 * 0.4822 + 0.114 * 0.4465, abs=1e-5)
+    assert info.std[0] == pytest.approx((0.2470 + 0.2435 + 0.2616) / 3)
+    assert (info.n_train, info.n_test) == (50_000, 10_000)
+    # Constants of one channel for all: the weights add up to one.
+    assert Mnist(grayscale=True).describe(None) == Mnist.published
+    assert sum(base.LUMA) == 2**16
+
+
+def test_the_gray_mean_is_the_mean_of_the_gray_images():
+    images = (
+        np.random.default_rng(0).integers(0, 256, (50, 3, 9, 9), dtype=np.uint8) // np.array([1, 2, 4])[:, None, None]
+    )
+    images = images.astype(np.uint8)
+    means = images.mean(axis=(0, 2, 3)) / 255
+
+    @dataclass(frozen=True, kw_only=True)
+    class Colors(Dataset):
+        source: ClassVar[str] = "a test"
+        mean: ClassVar[tuple[float, ...]] = tuple(means)
+        std: ClassVar[tuple[float, ...]] = (0.1, 0.2, 0.6)
+
+        def open(self, data_dir, download):
+            part = RawPart(labels=np.arange(50) % 10, read=lambda index: images[index])
+            return part, part
+
+    data = Colors(grayscale=True).load(None)
+    assert data.info.mean[0] == pytest.approx(float(data.images.double().mean()) / 255, abs=1e-4)  # but for rounding
+    assert data.info.std == pytest.approx((0.3,))
+    assert Colors().load(None).info.mean == tuple(means)
+
+
+def test_gray_is_made_of_one_or_three_channels_only():
+    @dataclass(frozen=True, kw_only=True)
+    class Pairs(Dataset):
+        source: ClassVar[str] = "a test"
+
+        def open(self, data_dir, download):
+            part = RawPart(labels=np.arange(4) % 2, read=lambda index: np.zeros((len(index), 2, 5, 5), dtype=np.uint8))
+            return part, part
+
+    assert Pairs(resize=3).load(None).images.shape == (8, 2, 3, 3)
+    for use in (Pairs(grayscale=True).load, Pairs(grayscale=True).describe):
+        with pytest.raises(DatasetError, match=r"grayscale needs images of 3 channels.*these have 2"):
+            use(None)
+
+
+def test_a_crop_larger_than_the_images_is_refused_before_training(stored):
+    dataset, _, train, _, root = stored
+    height, width = train[0].shape[2:]
+    side = min(height, width)
+    assert dataset(crop=side).load(root).info.image_shape[1:] == (side, side)
+    too_large = dataset(crop=side + 1, resize=5)
+    for use in (too_large.describe, too_large.load):
+        with pytest.raises(
+            DatasetError, match=rf"crop is {side + 1}, but .* {height} pixels high and {width} wide.*{side} or less"
+        ):
+            use(root)
+
+
+@pytest.mark.parametrize("name", ["crop", "resize"])
+@pytest.mark.parametrize("value", [0, -28])
+def test_a_crop_or_a_resize_below_one_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be at least 1 pixel"):
+        Cifar10(**{name: value})
+
+
+def test_size_comes_before_the_other_transforms(tmp_path):
+    small, large = random_part(2, (3, 9, 9), 1)[0], random_part(2, (3, 14, 20), 2)[0]
+    write_pair(tmp_path, [*small, *large], large)
+    data = ParquetImages(folder="p", size=12, grayscale=True, crop=8, resize=5).load(tmp_path)
+    sized = ParquetImages(folder="p", size=12).load(tmp_path)
+    expected = [by_pillow(image, True, 8, 5) for image in sized.images.numpy()]
+    np.testing.assert_array_equal(data.images.numpy(), np.stack(expected))
+    with pytest.raises(DatasetError, match="Set `size`"):  # the others do not make one size of several
+        ParquetImages(folder="p", resize=5).load(tmp_path)
+
+
+# SVHN's extra training examples
+
+
+def write_svhn(root, n_extra=6, shape=(3, 32, 32)):
+    """Train, test and extra files in `root`; gives the three parts."""
+    train, test = random_part(N_TRAIN, (3, 32, 32), 1), random_part(N_TEST, (3, 32, 32), 2)
+    extra = np.random.default_rng(3).integers(0, 256, (n_extra, *shape), dtype=np.uint8), 9 - np.arange(n_extra) % 10
+    write_mat(root, train, test, None)
+    called = np.where(extra[1] == 0, 10, extra[1]).astype(np.uint8)[:, None]
+    scipy.io.savemat(root / "extra_32x32.mat", {"X": extra[0].transpose(2, 3, 1, 0), "y": called})
+    return train, test, extra
+
+
+def test_extra_joins_svhns_extra_examples_to_the_training_part(tmp_path):
+    train, test, extra = write_svhn(tmp_path)
+    data = Svhn(extra=True).load(tmp_path)
+    np.testing.assert_array_equal(data.images.numpy(), np.concatenate([train[0], extra[0], test[0]]))
+    np.testing.assert_array_equal(data.labels.numpy(), np.concatenate([train[1], extra[1], test[1]]))
+    assert (data.info.n_train, data.info.n_test) == (N_TRAIN + 6, N_TEST)
+    assert Svhn(extra=True).describe(tmp_path) == data.info
+    assert Svhn().load(tmp_path).info.n_train == N_TRAIN
+
+
+def test_svhn_is_described_as_published_until_its_files_are_there(tmp_path):
+    assert Svhn().describe(tmp_path).n_train == 73_257
+    described = Svhn(extra=True, grayscale=True, crop=28, max_train_examples=100_000).describe(tmp_path)
+    assert (described.n_train, described.n_test, described.image_shape) == (100_000, 26_032, (1, 28, 28))
+    assert Svhn(extra=True).describe(tmp_path).n_train == 604_388
+    write_svhn(tmp_path)
+    assert Svhn().describe(tmp_path).n_train == N_TRAIN
+
+
+def test_a_limit_draws_from_svhns_train_and_extra_alike(tmp_path):
+    write_svhn(tmp_path, n_extra=30)
+    whole = Svhn(extra=True).load(tmp_path)
+    data = Svhn(extra=True, max_train_examples=20, subset_seed=5).load(tmp_path)
+    chosen = data.example_id[:20]
+    assert (chosen < N_TRAIN).any()
+    assert ((chosen >= N_TRAIN) & (chosen < N_TRAIN + 30)).any()
+    np.testing.assert_array_equal(data.example_id[20:], np.arange(N_TRAIN + 30, N_TRAIN + 30 + N_TEST))
+    assert torch.equal(data.images, whole.images[data.example_id])
+    assert torch.equal(data.labels, whole.labels[data.example_id])
+
+
+def test_a_missing_or_wrong_extra_file_is_named(tmp_path):
+    write_svhn(tmp_path)
+    path = tmp_path / "extra_32x32.mat"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DatasetError, match=r"extra_32x32.mat is not an SVHN file"):
+        Svhn(extra=True).load(tmp_path)
+    path.unlink()
+    with pytest.raises(DatasetError, match=r"extra_32x32.mat.*--download.*set extra to false"):
+        Svhn(extra=True).load(tmp_path)
+    Svhn().load(tmp_path)
+
+
+def test_svhn_files_of_another_image_size_are_refused(tmp_path):
+    write_svhn(tmp_path, shape=(3, 16, 16))
+    with pytest.raises(DatasetError, match=r"extra_32x32.mat is not an SVHN file.*\(3, 16, 16\)"):
+        Svhn(extra=True).load(tmp_path)
 
 
 # Downloads, by torchvision's own code, from a server of ours
@@ -329,6 +564,21 @@ def test_a_download_whose_checksum_is_wrong_is_refused(served, tmp_path, monkeyp
     with pytest.raises(DatasetError, match="corrupted"):
         Mnist().load(tmp_path / "data", download=True)
     assert asked
+
+
+@pytest.mark.parametrize("extra", [False, True])
+def test_download_fetches_svhns_extra_file_only_where_it_is_asked_for(extra, served, tmp_path, monkeypatch):
+    folder, address, asked = served
+    write_svhn(folder)
+    names = {part: f"{part}_32x32.mat" for part in ("train", "test", "extra")}
+    sums = {part: hashlib.md5((folder / name).read_bytes()).hexdigest() for part, name in names.items()}
+    split_list = {part: [address + name, name, sums[part]] for part, name in names.items()}
+    monkeypatch.setattr(torchvision_datasets.SVHN, "split_list", split_list)
+    root = tmp_path / "data"
+    data = Svhn(extra=extra).load(root, download=True)
+    assert set(asked) == set(names.values()) - (set() if extra else {"extra_32x32.mat"})
+    assert data.info.n_train == N_TRAIN + 6 * extra
+    assert Svhn(extra=extra).load(root).sha256 == data.sha256
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "svhn"])

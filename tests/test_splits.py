@@ -1,4 +1,4 @@
-"""Splits: disjoint parts of one shuffled pool, the test set apart, and every example's role."""
+"""Splits: disjoint parts of one pool, the test set apart, and every example's role."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA
+from models.seeds import Stream, numpy_generator
+from models.splits import COIN_SPLITS, SPLITS, SPLITS_WITH_SHADOW_DATA
 
 SETS = ("members", "non_members", "shadow_in", "shadow_out")
 SIZES = [(100, 20), (101, 7), (1437, 360), (8, 2), (1003, 1)]
@@ -41,6 +42,42 @@ def test_sizes(n_train, n_test):
     assert sizes["official"] == [n_train, n_test, 0, 0]
     assert sizes["half"] == [n_train // 2] * 2 + [0, 0]
     assert sizes["quarters"] == [n_train // 4] * 4
+    assert sum(sizes["coins"][:2]) == n_train
+    assert sizes["coins"][2:] == [0, 0]
+
+
+def test_only_splits_by_coins_have_sizes_that_depend_on_the_seed():
+    for name, make in SPLITS.items():
+        sizes = {(len(split.members), len(split.non_members)) for split in (make(400, 40, seed) for seed in range(5))}
+        assert (len(sizes) > 1) == (name in COIN_SPLITS), name
+
+
+def test_coins_are_fair_and_independent_of_each_other():
+    """Over 2,000 seeds, the count of members of two examples, and of the two alike, is binomial with p = 1/2."""
+    n_seeds, n_train = 2000, 6
+    heads = np.zeros((n_seeds, n_train), dtype=bool)
+    for seed in range(n_seeds):
+        heads[seed, SPLITS["coins"](n_train, 5, seed).members] = True
+    spread = np.sqrt(n_seeds) / 2
+    # 5 standard deviations: 21 comparisons go wrong with a probability of 1e-5
+    assert np.abs(heads.sum(0) - n_seeds / 2).max() < 5 * spread
+    for one, other in combinations(range(n_train), 2):
+        # In halves of 3 and 3, two examples are alike in 2 of 5 cases, which is 9 standard deviations away.
+        assert abs((heads[:, one] == heads[:, other]).sum() - n_seeds / 2) < 5 * spread
+    # The number of heads is binomial too, of variance n / 4; for halves it would be 0.
+    assert heads.sum(1).var() == pytest.approx(n_train / 4, rel=0.15)
+
+
+def test_coins_are_those_of_a_stream_of_their_own():
+    heads = numpy_generator(7, Stream.SPLIT, 2).random(50) < 0.5  # recorded results were made with these
+    np.testing.assert_array_equal(SPLITS["coins"](50, 5, 7).members, np.flatnonzero(heads))
+
+
+def test_coins_share_no_randomness_with_the_other_splits():
+    members = set(SPLITS["coins"](4000, 5, 7).members.tolist())
+    for name in ("half", "quarters"):
+        others = set(SPLITS[name](4000, 5, 7).members.tolist())
+        assert abs(len(members & others) - len(others) / 2) < 5 * np.sqrt(len(others)) / 2
 
 
 @pytest.mark.parametrize("name", SPLITS)
@@ -98,6 +135,7 @@ def test_roles_say_what_each_example_is_used_for():
                 "unused": 3,
                 "test": n_test,
             },
+            "coins": {"member": len(split.members), "non_member": n_train - len(split.members), "test": n_test},
         }[name]
         assert Counter(roles.tolist()) == expected
         assert set(np.flatnonzero(roles == "member")) == set(split.members)

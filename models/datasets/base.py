@@ -16,6 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 IntArray = npt.NDArray[np.int64]
+ImageArray = npt.NDArray[np.uint8]
+
+LUMA = (19595, 38470, 7471)
+"""Weights of red, green and blue in a gray value, in 1/65536: ITU-R 601 in the fixed point of Pillow's convert("L")."""
+
+_BLOCK = 1000
+"""Images that are transformed at a time, so that what is held beside them stays small."""
 
 
 class DatasetError(ValueError):
@@ -40,7 +47,8 @@ class ImageData:
 
     `images` (n, channels, height, width) uint8 and `labels` (n,) int64 hold the `n_train` training
     examples, then the test examples. `example_id` (n,) is each one's index in the complete dataset.
-    `info.mean` and `info.std` per channel normalize inputs in [0, 1]. `sha256` is over images and labels.
+    `info.mean` and `info.std` per channel normalize inputs in [0, 1]. `sha256` is over images and labels, as they
+    are here.
     """
 
     images: Tensor
@@ -59,21 +67,34 @@ class RawPart:
     """The training or the test part before any image is decoded; `read` decodes the images at an index."""
 
     labels: IntArray
-    read: Callable[[IntArray], npt.NDArray[np.uint8]]
+    read: Callable[[IntArray], ImageArray]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(ABC):
     """Base of all datasets: a frozen dataclass that says how to find, read and normalize images.
 
-    `max_train_examples` and `max_test_examples` keep a fixed random subset (the same one for every
-    trial), for cheap runs. The normalization constants are fixed, never computed from what a trial
-    trains on; those of public datasets are the published ones of the whole training set, and ε does
-    not cover their choice.
+    `max_train_examples` and `max_test_examples` keep a fixed random subset where there are more (the same one for
+    every trial); `subset_seed` draws another one.
+
+    Images are transformed after reading, in this order. `grayscale` turns color (RGB) into ITU-R 601 luma, as
+    Pillow's convert("L") does to the bit; gray images stay as they are. `crop` keeps the central square of so many
+    pixels on a side (where what is cut off is odd, one row or column more at the bottom or right). `resize` scales to
+    a square of so many pixels on a side, whatever the shape: Pillow's bilinear filter, with antialiasing.
+
+    The normalization constants are fixed, never computed from what a trial trains on; those of public datasets are
+    the published ones of the whole training set, and ε does not cover their choice. Of a gray version, the mean is
+    the luma of the channels' means (exact, since luma is linear), and the standard deviation is the mean of the
+    channels': a choice, since the true one depends on how the channels vary together. Cropping and resizing keep
+    the constants.
     """
 
     max_train_examples: int | None = None
     max_test_examples: int | None = None
+    subset_seed: int = 0
+    grayscale: bool = False
+    crop: int | None = None
+    resize: int | None = None
 
     source: ClassVar[str]
     published: ClassVar[DatasetInfo | None] = None
@@ -85,6 +106,12 @@ class Dataset(ABC):
             value = getattr(self, name)
             if value is not None and value < 2:
                 raise ValueError(f"{name} is {value}; it must be at least 2, or null for all examples")
+        if self.subset_seed < 0:
+            raise ValueError(f"subset_seed is {self.subset_seed}; it must be at least 0")
+        for name in ("crop", "resize"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1 pixel, or null to leave images as they are")
 
     @abstractmethod
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
@@ -98,44 +125,101 @@ class Dataset(ABC):
         """What a trial would see; a published dataset is described without looking for it.
 
         Raises:
-            DatasetError: it is not a published one, and nothing usable is there.
+            DatasetError: it is not a published one, and nothing usable is there; or its images cannot be transformed
+                as the fields say.
         """
-        if self.published is not None:
-            info = self.published
-        else:
-            train, test = self.open(data_dir, download=False)
-            first = train.read(np.zeros(1, dtype=np.int64))
-            info = self._info(len(train.labels), len(test.labels), first.shape[1:], train.labels, test.labels)
+        info = self.raw_info(data_dir)
         return replace(
-            info,
+            self._transformed(info),
             n_train=_limited(info.n_train, self.max_train_examples),
             n_test=_limited(info.n_test, self.max_test_examples),
         )
 
-    def load(self, data_dir: Path, *, download: bool = False) -> ImageData:
-        """Read, limit and fingerprint the dataset.
+    def raw_info(self, data_dir: Path) -> DatasetInfo:
+        """The whole dataset before any field of this class changes it.
 
         Raises:
-            DatasetError: nothing usable is there.
+            DatasetError: it is not a published one, and nothing usable is there.
+        """
+        if self.published is not None:
+            return self.published
+        train, test = self.open(data_dir, download=False)
+        first = train.read(np.zeros(1, dtype=np.int64))
+        return self._info(len(train.labels), len(test.labels), first.shape[1:], train.labels, test.labels)
+
+    def load(self, data_dir: Path, *, download: bool = False) -> ImageData:
+        """Read, limit, transform and fingerprint the dataset.
+
+        Raises:
+            DatasetError: nothing usable is there, or its images cannot be transformed as the fields say.
         """
         train, test = self.open(data_dir, download)
-        train_index = _subset(len(train.labels), self.max_train_examples)
-        test_index = _subset(len(test.labels), self.max_test_examples)
+        train_index = _subset(len(train.labels), self.max_train_examples, self.subset_seed)
+        test_index = _subset(len(test.labels), self.max_test_examples, self.subset_seed)
         parts = train.read(train_index), test.read(test_index)
         if parts[0].shape[1:] != parts[1].shape[1:]:
             raise DatasetError(
                 f"Images (channels, height, width) are {parts[0].shape[1:]} in train but {parts[1].shape[1:]} in test. "
                 "Set `size` in the dataset to resize all; color and gray must be the same in both."
             )
-        images = np.concatenate(parts)
+        info = self._transformed(
+            self._info(len(train_index), len(test_index), parts[0].shape[1:], train.labels, test.labels)
+        )
+        images = np.empty((info.n_train + info.n_test, *info.image_shape), dtype=np.uint8)
+        for first, part in zip((0, info.n_train), parts, strict=True):
+            for start in range(0, len(part), _BLOCK):
+                block = part[start : start + _BLOCK]
+                images[first + start : first + start + len(block)] = self._transform(block)
         labels = np.concatenate([train.labels[train_index], test.labels[test_index]]).astype(np.int64)
         return ImageData(
             images=torch.from_numpy(images),
             labels=torch.from_numpy(labels),
             example_id=np.concatenate([train_index, len(train.labels) + test_index]),
-            info=self._info(len(train_index), len(test_index), images.shape[1:], train.labels, test.labels),
+            info=info,
             sha256=hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
         )
+
+    def _transform(self, images: ImageArray) -> ImageArray:
+        """Images (n, channels, height, width) after `grayscale`, `crop` and `resize`."""
+        if self.grayscale and images.shape[1] == 3:
+            weighted = images * np.array(LUMA, dtype=np.uint32)[:, None, None]
+            luma = (weighted.sum(axis=1, keepdims=True, dtype=np.uint32) + 2**15) >> 16
+            images = luma.astype(np.uint8)
+        if self.crop is not None:
+            top, left = ((size - self.crop) // 2 for size in images.shape[2:])
+            images = images[:, :, top : top + self.crop, left : left + self.crop]
+        if self.resize is not None and images.shape[2:] != (self.resize, self.resize):
+            size = (self.resize, self.resize)
+            planes = [
+                np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR))
+                for plane in images.reshape(-1, *images.shape[2:])
+            ]
+            images = np.stack(planes).reshape(*images.shape[:2], *size)
+        return images
+
+    def _transformed(self, info: DatasetInfo) -> DatasetInfo:
+        """What `info`, of the images as they are read, is after `grayscale`, `crop` and `resize`."""
+        channels, height, width = info.image_shape
+        mean, std = info.mean, info.std
+        name = type(self).__module__.rpartition(".")[2]  # as users type it
+        if self.grayscale and channels != 1:
+            if channels != 3:
+                raise DatasetError(
+                    f"Dataset '{name}': grayscale needs images of 3 channels (RGB), or of 1; these have {channels}."
+                )
+            channels = 1
+            mean = (sum(weight * value for weight, value in zip(LUMA, mean, strict=True)) / sum(LUMA),)
+            std = (sum(std) / len(std),)
+        if self.crop is not None:
+            if self.crop > min(height, width):
+                raise DatasetError(
+                    f"Dataset '{name}': crop is {self.crop}, but its images are {height} pixels high and {width} wide. "
+                    f"Set crop to {min(height, width)} or less, or leave it out."
+                )
+            height = width = self.crop
+        if self.resize is not None:
+            height = width = self.resize
+        return replace(info, image_shape=(channels, height, width), mean=mean, std=std)
 
     def _info(
         self, n_train: int, n_test: int, shape: tuple[int, ...], train_labels: IntArray, test_labels: IntArray
@@ -153,7 +237,11 @@ class Dataset(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderDataset(Dataset):
-    """A user's own images in `folder`, a path below the data folder; `size` resizes all to a square."""
+    """A user's own images in `folder`, a path below the data folder.
+
+    `size` resizes each image to a square as it is read, so files of different sizes go together; `grayscale`, `crop`
+    and `resize` come after it and need images of one size.
+    """
 
     folder: str
     size: int | None = None
@@ -169,11 +257,11 @@ def _limited(count: int, limit: int | None) -> int:
     return count if limit is None else min(count, limit)
 
 
-def _subset(count: int, limit: int | None) -> IntArray:
+def _subset(count: int, limit: int | None, subset_seed: int) -> IntArray:
     """A fixed random subset, in ascending order; it does not depend on the trial's seed."""
     if limit is None or limit >= count:
         return np.arange(count, dtype=np.int64)
-    return np.sort(np.random.default_rng([count, limit]).permutation(count)[:limit]).astype(np.int64)
+    return np.sort(np.random.default_rng([count, limit, subset_seed]).permutation(count)[:limit]).astype(np.int64)
 
 
 def not_found(name: str, searched: Path, remedy: str) -> DatasetError:
@@ -205,15 +293,13 @@ def inside(data_dir: Path, folder: str) -> Path:
     return data_dir / folder
 
 
-def decode_images(
-    read: Callable[[int], Image.Image], index: IntArray, size: int | None, name: str
-) -> npt.NDArray[np.uint8]:
+def decode_images(read: Callable[[int], Image.Image], index: IntArray, size: int | None, name: str) -> ImageArray:
     """Decode images to (n, channels, height, width) uint8, RGB or gray as the first one is.
 
     Raises:
         DatasetError: an image cannot be decoded or has more than 8 bits, or sizes differ and no `size` was given.
     """
-    decoded: list[npt.NDArray[np.uint8]] = []
+    decoded: list[ImageArray] = []
     mode: str | None = None
     for i in index.tolist():
         try:

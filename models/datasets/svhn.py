@@ -13,7 +13,17 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from torchvision import datasets
 
-from models.datasets.base import DOWNLOAD_REMEDY, Dataset, DatasetError, RawPart, not_fetched, not_found
+from models.datasets.base import (
+    DOWNLOAD_REMEDY,
+    Dataset,
+    DatasetError,
+    DatasetInfo,
+    ImageArray,
+    IntArray,
+    RawPart,
+    not_fetched,
+    not_found,
+)
 
 DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, NotImplementedError, OSError)
 """What SciPy's reader raises on a damaged file, besides its own error and those of zlib and struct."""
@@ -24,21 +34,38 @@ class Svhn(Dataset):
     """SVHN: 73,257 + 26,032 color 32×32 house-number digits (`train_32x32.mat`, `test_32x32.mat`).
 
     torchvision fetches the files and verifies what it fetched; files that are there already are read
-    as they are.
+    as they are. `extra` joins the 531,131 easier digits of `extra_32x32.mat` (1.3 GB) to the training examples,
+    after them.
     """
+
+    extra: bool = False
 
     source: ClassVar[str] = "Netzer, Wang, Coates, Bissacco, Wu & Ng 2011"
     mean: ClassVar[tuple[float, ...]] = (0.4377, 0.4438, 0.4728)
     std: ClassVar[tuple[float, ...]] = (0.1980, 0.2010, 0.1970)
 
+    def raw_info(self, data_dir: Path) -> DatasetInfo:
+        """By the files; as published while one of them is not there yet."""
+        parts = ("train", "extra", "test") if self.extra else ("train", "test")
+        if all((data_dir / f"{part}_32x32.mat").is_file() for part in parts):
+            return super().raw_info(data_dir)
+        n_train = 73_257 + (531_131 if self.extra else 0)
+        return DatasetInfo(
+            n_train=n_train, n_test=26_032, image_shape=(3, 32, 32), num_classes=10, mean=self.mean, std=self.std
+        )
+
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
-        return self._read(data_dir, "train", download), self._read(data_dir, "test", download)
+        train = self._read(data_dir, "train", download)
+        if self.extra:
+            train = _joined(train, self._read(data_dir, "extra", download))
+        return train, self._read(data_dir, "test", download)
 
     def _read(self, data_dir: Path, part: str, download: bool) -> RawPart:
         path = data_dir / f"{part}_32x32.mat"
         if not path.is_file():
             if not download:
-                raise not_found("svhn", path, DOWNLOAD_REMEDY)
+                without = " Or set extra to false." if part == "extra" else ""
+                raise not_found("svhn", path, DOWNLOAD_REMEDY + without)
             try:
                 datasets.SVHN(str(data_dir), split=part, download=True)
             except (RuntimeError, OSError) as error:
@@ -49,6 +76,22 @@ class Svhn(Dataset):
             labels = content["y"].astype(np.int64).ravel() % 10  # the file calls zero 10
             if images.dtype != np.uint8 or len(images) != len(labels):
                 raise ValueError(f"it holds {len(images)} images of {images.dtype} and {len(labels)} labels")
+            if images.shape[1:] != (3, 32, 32):
+                raise ValueError(f"its images (channels, height, width) are {images.shape[1:]}, not (3, 32, 32)")
         except (*DAMAGE, MatReadError, zlib.error, struct.error) as error:
             raise DatasetError(f"{path.absolute()} is not an SVHN file: {error}. Replace it.") from error
         return RawPart(labels=labels, read=lambda index: np.ascontiguousarray(images[index]))
+
+
+def _joined(first: RawPart, second: RawPart) -> RawPart:
+    """One part with the examples of `first`, then those of `second`; neither's images are copied."""
+    n_first = len(first.labels)
+
+    def read(index: IntArray) -> ImageArray:
+        in_second = index >= n_first
+        images = np.empty((len(index), 3, 32, 32), dtype=np.uint8)
+        images[~in_second] = first.read(index[~in_second])
+        images[in_second] = second.read(index[in_second] - n_first)
+        return images
+
+    return RawPart(labels=np.concatenate([first.labels, second.labels]), read=read)
