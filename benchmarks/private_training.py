@@ -83,7 +83,7 @@ def sgd_contiguous(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
 def ours(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
     """What `fit` does with DP-SGD."""
     model.to(memory_format=torch.channels_last)
-    rule = ClipThenNoise(max_grad_norm=CLIP_NORM, noise_multiplier=NOISE_MULTIPLIER)
+    rule = ClipThenNoise(max_grad_norm=CLIP_NORM, noise_scale=NOISE_MULTIPLIER)
     generator = torch.Generator().manual_seed(0)
     gradient = PrivateGradient(model, rule, len(labels), generator, performance=Performance())
     optimizer = _sgd(model)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,20 +28,28 @@ class DivergedError(ArithmeticError):
     """The loss is no longer a finite number."""
 
 
+LEARNING_RATES = {"sgd": 0.1, "adam": 0.001, "adagrad": 0.01, "adadelta": 1.0}
+"""The learning rate of each optimizer where none is given: PyTorch's own defaults, and 0.1 for SGD, which has none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """SGD and its settings, the same for every arm of a comparison.
+    """The optimizer and its settings, the same for every arm of a comparison.
 
-    `evaluate_every` is the number of epochs between measurements on the test set in the history; 0 makes
-    none (the finished target is measured in any case). Under Poisson sampling `batch_size` is the expected size.
-    `precision` is that of activations in training, private or not: bf16 is faster where the machine computes in it;
+    `learning_rate` is by default the optimizer's in `LEARNING_RATES`; `momentum` is SGD's alone; all else is as PyTorch
+    has it. `evaluate_every` is the number of epochs between measurements on the test set in the history; 0 makes
+    none (the finished target is measured in any case). `sampling` is how batches are drawn: shuffled, each example
+    once per epoch, or Poisson samples, for which `batch_size` is the expected size, and by which gradients are averaged;
+    a mechanism whose guarantee needs Poisson samples draws them in any case. `precision` is that of activations in training, private or not: bf16 is faster where the machine computes in it;
     weights, gradients of weights, losses and all measurements are fp32.
     """
 
     epochs: int = 30
     batch_size: int = 200
-    learning_rate: float = 0.1
+    optimizer: Literal["sgd", "adam", "adagrad", "adadelta"] = "sgd"
+    learning_rate: float | None = None
     momentum: float = 0.0
+    sampling: Literal["shuffled", "poisson"] = "shuffled"
     evaluate_every: int = 0
     precision: Precision = "fp32"
 
@@ -49,10 +57,18 @@ class Training:
         for name, low in (("epochs", 1), ("batch_size", 1), ("evaluate_every", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        if self.learning_rate is None:
+            # Spelled out, so that a default and the same value given by hand are one configuration
+            object.__setattr__(self, "learning_rate", LEARNING_RATES[self.optimizer])
+        assert self.learning_rate is not None
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0 and finite")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(
+                f"momentum is {self.momentum}, but only sgd takes one, and the optimizer is {self.optimizer}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +82,21 @@ class EpochRecord:
     test_loss: float | None
     test_accuracy: float | None
     epsilon_spent: float | None
+    clip_norm: float | None
     train_time_s: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
-    """All that a training needs to go on after an epoch as if it had never stopped, in memory of its own."""
+    """All that a training needs to go on after an epoch as if it had never stopped, in memory of its own.
+
+    `clip_norms` are those of private gradients, else None.
+    """
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     generators: dict[str, Tensor]
+    clip_norms: Tensor | None
     history: tuple[EpochRecord, ...]
     first_step_time_s: float
 
@@ -112,7 +133,9 @@ def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedMo
             f"batch_size is {training.batch_size} but the target has only {n_train} training examples; "
             f"set training.batch_size to {n_train} or less"
         )
-    plan = TrainingPlan(n_train=n_train, epochs=training.epochs, batch_size=training.batch_size)
+    plan = TrainingPlan(
+        n_train=n_train, epochs=training.epochs, batch_size=training.batch_size, sampling=training.sampling
+    )
     for defense in defenses:
         plan = defense.edit_training(plan, model)
     return plan
@@ -163,14 +186,16 @@ def fit(
     if performance.channels_last:
         # Convolutions run faster on CPU and GPU alike when channels are innermost; the numbers differ by rounding only.
         model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(_parameter_groups(model, plan), lr=training.learning_rate, momentum=training.momentum)
+    optimizer = _optimizer(training, _parameter_groups(model, plan))
     sampling = torch_generator(seed, Stream.SAMPLING, stream_index)
     noise = torch_generator(seed, Stream.NOISE, stream_index, device=str(device))
     gradient: PlainGradient | PrivateGradient
+    private: PrivateGradient | None = None
     if plan.rule is None:
-        gradient = PlainGradient(model, precision=training.precision, performance=performance)
+        expected = plan.batch_size if plan.sampling == "poisson" else None
+        gradient = PlainGradient(model, expected, precision=training.precision, performance=performance)
     else:
-        gradient = PrivateGradient(
+        gradient = private = PrivateGradient(
             model, plan.rule, plan.batch_size, noise, precision=training.precision, performance=performance
         )
     batches = _batches(plan, torch.from_numpy(members), sampling)
@@ -190,6 +215,8 @@ def fit(
             optimizer.load_state_dict(deepcopy(resume.optimizer))
             for name, generator in generators.items():
                 generator.set_state(resume.generators[name])
+            if private is not None and resume.clip_norms is not None:
+                private.clip_norms = resume.clip_norms.clone()
             history, first_step_time_s = list(resume.history), resume.first_step_time_s
         step = history[-1].step if history else 0
         for epoch in epochs[len(history) :]:
@@ -224,6 +251,7 @@ def fit(
                 test_loss=test_loss,
                 test_accuracy=test_accuracy,
                 epsilon_spent=spent[epoch - 1],
+                clip_norm=None if private is None else float(torch.linalg.vector_norm(private.clip_norms)),
                 train_time_s=epoch_time_s,
             )
             history.append(record)
@@ -233,14 +261,15 @@ def fit(
                         model={name: value.clone() for name, value in model.state_dict().items()},
                         optimizer=deepcopy(optimizer.state_dict()),
                         generators={name: generator.get_state() for name, generator in generators.items()},
+                        clip_norms=None if private is None else private.clip_norms.clone(),
                         history=tuple(history),
                         first_step_time_s=first_step_time_s,
                     )
                 )
             if on_epoch is not None:
                 on_epoch(record, plan.epochs)
-    if isinstance(gradient, PrivateGradient):
-        gradient.close()
+    if private is not None:
+        private.close()
     model.zero_grad(set_to_none=True)
     model.to(memory_format=torch.contiguous_format).eval()
     return TrainedTarget(
@@ -255,12 +284,18 @@ def fit(
 
 
 class PlainGradient:
-    """The ordinary mean gradient of a batch."""
+    """The ordinary gradient of a batch: the mean, or the sum over `expected_batch_size` where that is given."""
 
     def __init__(
-        self, model: nn.Module, *, precision: Precision = "fp32", performance: Performance | None = None
+        self,
+        model: nn.Module,
+        expected_batch_size: float | None = None,
+        *,
+        precision: Precision = "fp32",
+        performance: Performance | None = None,
     ) -> None:
         self._model = model
+        self._expected_batch_size = expected_batch_size
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._precision = precision
         replays = (performance or Performance()).replays_on(self._parameters[0].device)
@@ -268,6 +303,10 @@ class PlainGradient:
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Set every `.grad` from a batch; gives the summed loss and the number right, both 0-d tensors."""
+        if not len(labels):  # a Poisson sample may be empty, which not every layer takes
+            for parameter in self._parameters:
+                parameter.grad = torch.zeros_like(parameter)
+            return torch.zeros((), device=images.device), torch.zeros((), device=images.device)
         loss_sum, n_right, *gradients = self._run(images, labels)
         for parameter, value in zip(self._parameters, gradients, strict=True):
             parameter.grad = value
@@ -275,9 +314,10 @@ class PlainGradient:
 
     def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         logits = forward(self._model, images, self._precision)
-        loss = cross_entropy(logits, labels)
+        loss_sum = cross_entropy(logits, labels, reduction="sum")
+        loss = loss_sum / (self._expected_batch_size or len(labels))
         gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
-        return loss.detach() * len(labels), (logits.detach().argmax(1) == labels).sum(), *gradients
+        return loss_sum.detach(), (logits.detach().argmax(1) == labels).sum(), *gradients
 
 
 def predict(model: nn.Module, data: ImageData, index: IntArray) -> tuple[Tensor, Tensor]:
@@ -295,6 +335,20 @@ def predict(model: nn.Module, data: ImageData, index: IntArray) -> tuple[Tensor,
 def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean cross-entropy in nats and the fraction right."""
     return float(cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
+
+
+def _optimizer(training: Training, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+    learning_rate = training.learning_rate
+    assert learning_rate is not None
+    match training.optimizer:
+        case "adam":
+            return torch.optim.Adam(groups, lr=learning_rate)
+        case "adagrad":
+            return torch.optim.Adagrad(groups, lr=learning_rate)
+        case "adadelta":
+            return torch.optim.Adadelta(groups, lr=learning_rate)
+        case "sgd":
+            return torch.optim.SGD(groups, lr=learning_rate, momentum=training.momentum)
 
 
 def _parameter_groups(model: nn.Module, plan: TrainingPlan) -> list[dict[str, object]]:

@@ -300,7 +300,7 @@ def batch(count, seed=0):
 def private_gradient(model, *, clip=1.0, noise=0.0, expected=1.0, seed=0, precision="fp32", **performance):
     return PrivateGradient(
         model,
-        ClipThenNoise(max_grad_norm=clip, noise_multiplier=noise),
+        ClipThenNoise(max_grad_norm=clip, noise_scale=noise),
         expected,
         generator(seed),
         precision=precision,

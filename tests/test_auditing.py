@@ -280,17 +280,19 @@ CLAIMED_EPSILON = epsilon(NOISE_MULTIPLIER, SAMPLE_RATE, STEPS, DELTA, "prv")
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseWithoutClipping:
+class NoiseWithoutClipping(Rule):
     """A broken rule: the noise is there, and what it should hide is not clipped."""
 
-    noise_std: float
+    initial_clip_norm: float = 1.0
 
-    def weights(self, norms: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(norms)
+    def weigh(
+        self, norms: torch.Tensor, clip_norms: torch.Tensor, draws: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones_like(norms), torch.zeros_like(norms[:, 0])
 
 
 def dp_sgd(noise_multiplier: float) -> Rule:
-    return ClipThenNoise(max_grad_norm=1.0, noise_multiplier=noise_multiplier)
+    return ClipThenNoise(max_grad_norm=1.0, noise_scale=noise_multiplier)
 
 
 def audited_epsilon(rule: Rule, sample_rate: float = SAMPLE_RATE) -> float:
@@ -342,7 +344,7 @@ def test_the_audit_catches_missing_noise():
     ("rule", "sample_rate"),
     [
         pytest.param(dp_sgd(NOISE_MULTIPLIER / 4), SAMPLE_RATE, id="a quarter of the noise"),
-        pytest.param(NoiseWithoutClipping(noise_std=NOISE_MULTIPLIER), SAMPLE_RATE, id="no clipping"),
+        pytest.param(NoiseWithoutClipping(noise_scale=NOISE_MULTIPLIER), SAMPLE_RATE, id="no clipping"),
         pytest.param(dp_sgd(NOISE_MULTIPLIER), 1.0, id="full batches accounted as sampled"),
     ],
 )

@@ -177,8 +177,8 @@ def test_an_l2_weight_out_of_range_is_refused(weight):
 def test_dp_sgd_turns_the_plan_to_poisson_with_a_rule_and_accounting_that_agree():
     plan = plan_of(DpSgd(noise_multiplier=1.3, max_grad_norm=0.7, delta=1e-6, accountant="rdp"))
     assert plan.sampling == "poisson"
-    assert plan.rule == ClipThenNoise(max_grad_norm=0.7, noise_multiplier=1.3)
-    assert plan.rule.noise_std == pytest.approx(1.3 * 0.7)
+    assert plan.rule == ClipThenNoise(max_grad_norm=0.7, noise_scale=1.3)
+    assert float(plan.rule.noise_std(torch.tensor([0.7]))) == pytest.approx(1.3 * 0.7)
     assert plan.accounting.sample_rate == plan.sample_rate == 50 / 1000
     assert (plan.accounting.noise_multiplier, plan.accounting.max_grad_norm) == (1.3, 0.7)
     assert plan.accounting.epsilon_target is None
@@ -195,7 +195,7 @@ def test_dp_sgd_given_an_epsilon_spends_at_most_it_over_the_planned_steps(target
     assert plan.steps == epochs * n_train // batch_size
     assert 0.999 * target <= plan.accounting.guarantee(plan.steps).epsilon <= target
     assert plan.accounting.epsilon_target == target
-    assert plan.rule.noise_multiplier == plan.accounting.noise_multiplier
+    assert plan.rule.noise_scale == plan.accounting.noise_multiplier
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from models.architectures.lomurno_cnn import LomurnoCnn
 from models.datasets.base import DatasetInfo
 from models.performance import Performance
 from models.private.gradients import PrivateGradient
-from models.private.rules import ClipThenNoise
+from models.private.rules import ClipThenNoise, clip_factors
 
 SHAPE, CLASSES = (1, 8, 8), 4
 INFO = DatasetInfo(n_train=1, n_test=1, image_shape=SHAPE, num_classes=CLASSES, mean=(0.4,), std=(0.3,))
@@ -71,7 +71,7 @@ def per_example_gradients(model, images, labels):
 
 def step_of(model, images, labels, *, clip=1.0, noise=0.0, expected=1.0, seed=0, chunk=512):
     """The gradient of one private step as one vector, with the loss and the number right."""
-    rule = ClipThenNoise(max_grad_norm=clip, noise_multiplier=noise)
+    rule = ClipThenNoise(max_grad_norm=clip, noise_scale=noise)
     private = PrivateGradient(model, rule, expected, generator(seed), performance=Performance(chunk_size=chunk))
     loss, right = private.step(images, labels)
     private.close()
@@ -168,12 +168,11 @@ def test_removing_one_example_moves_the_sum_by_at_most_the_clip_norm(clip):
 
 
 def test_an_example_without_gradient_is_no_division_by_zero():
-    rule = ClipThenNoise(max_grad_norm=0.3, noise_multiplier=1.0)
     norms = torch.tensor([0.0, 1e-30, 0.1, 0.3, 0.6, 30.0])
     expected = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5, 0.01])
-    torch.testing.assert_close(rule.weights(norms), expected)
-    assert (rule.weights(norms)[:4] == 1).all()
-    assert (rule.weights(norms) * norms <= 0.3 * (1 + 1e-6)).all()
+    torch.testing.assert_close(clip_factors(norms, torch.tensor(0.3)), expected)
+    assert (clip_factors(norms, torch.tensor(0.3))[:4] == 1).all()
+    assert (clip_factors(norms, torch.tensor(0.3)) * norms <= 0.3 * (1 + 1e-6)).all()
 
 
 # Noise
@@ -215,7 +214,7 @@ def test_noise_on_top_of_a_batch_has_the_stated_standard_deviation(noise, clip, 
 
 def test_noise_differs_from_step_to_step_and_is_uncorrelated():
     model = wide()
-    private = PrivateGradient(model, ClipThenNoise(max_grad_norm=1.0, noise_multiplier=1.0), 1.0, generator(7))
+    private = PrivateGradient(model, ClipThenNoise(max_grad_norm=1.0, noise_scale=1.0), 1.0, generator(7))
     draws = []
     for _ in range(2):
         private.step(*batch(0))
@@ -230,7 +229,7 @@ def test_noise_of_one_parameter_says_nothing_about_that_of_another():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(14)
         model = nn.Sequential(nn.Flatten(), *(nn.Linear(64, 64) for _ in range(3)), nn.Linear(64, CLASSES))
-    private = PrivateGradient(model, ClipThenNoise(max_grad_norm=1.0, noise_multiplier=1.0), 1.0, generator(7))
+    private = PrivateGradient(model, ClipThenNoise(max_grad_norm=1.0, noise_scale=1.0), 1.0, generator(7))
     draws = []
     for _ in range(2):
         private.step(*batch(0))
@@ -281,12 +280,12 @@ def test_the_sum_is_divided_by_the_expected_batch_size_and_not_by_the_drawn_one(
 def test_batch_norm_is_refused_with_advice(layer):
     model = nn.Sequential(nn.Conv2d(1, 3, 3), layer, nn.Flatten(), nn.Linear(108, CLASSES))
     with pytest.raises(ValueError, match=r"layer '1' is \w*BatchNorm.*use GroupNorm instead"):
-        PrivateGradient(model, ClipThenNoise(max_grad_norm=1.0, noise_multiplier=1.0), 1.0, generator())
+        PrivateGradient(model, ClipThenNoise(max_grad_norm=1.0, noise_scale=1.0), 1.0, generator())
 
 
 def test_several_steps_do_not_pile_up_and_closing_leaves_an_ordinary_model():
     model = cnn()
-    private = PrivateGradient(model, ClipThenNoise(max_grad_norm=1.0, noise_multiplier=0.0), 1.0, generator())
+    private = PrivateGradient(model, ClipThenNoise(max_grad_norm=1.0, noise_scale=0.0), 1.0, generator())
     images, labels = batch(9)
     private.step(*batch(5, seed=9))
     private.step(images, labels)

@@ -19,6 +19,9 @@ from models.architectures.resnet18 import ResNet18
 from models.datasets.base import DatasetInfo
 from models.performance import Performance, Replay
 from models.private.gradients import PrivateGradient
+from models.private.rules import Rule
+
+NO_DRAWS = torch.empty(16, 0)
 
 
 def by_hand(model, images, labels):
@@ -142,23 +145,26 @@ def test_padded_rows_weigh_exactly_nothing(name, form):
     images, labels = batch(16)
     is_real = torch.arange(16) < 11
     with forced(**FORMS[form]):
-        results = private._chunk(images, labels, is_real)
+        results = private._chunk(images, labels, is_real, NO_DRAWS, private.clip_norms)
         for other, seed in ((1e4 * images, 8), (torch.zeros_like(images), 9)):
             filled = torch.where(is_real[:, None, None, None], images, other)
             relabeled = torch.where(is_real, labels, batch(16, seed)[1])
-            for one, another in zip(private._chunk(filled, relabeled, is_real), results, strict=True):
+            for one, another in zip(
+                private._chunk(filled, relabeled, is_real, NO_DRAWS, private.clip_norms), results, strict=True
+            ):
                 assert torch.equal(one, another)
     private.close()
 
 
-@dataclass(frozen=True)
-class Normalize:
+@dataclass(frozen=True, kw_only=True)
+class Normalize(Rule):
     """A rule that makes every gradient as long as the clip norm; of one that is zero, nothing can be made."""
 
-    noise_std: float = 0.0
+    noise_scale: float = 0.0
+    initial_clip_norm: float = 1.0
 
-    def weights(self, norms):
-        return 1 / norms
+    def weigh(self, norms, clip_norms, draws):
+        return clip_norms / norms, torch.zeros_like(norms[:, 0])
 
 
 def test_padded_rows_weigh_nothing_under_a_rule_that_divides_by_their_norm():

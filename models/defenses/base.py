@@ -5,12 +5,13 @@ Defenses compose: a list of them is applied in order. None of them is named anyw
 
 from __future__ import annotations
 
+import math
 from abc import ABC
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from models.architectures.base import StagedModel
-from models.private.accounting import PrivacyAccounting
+from models.private.accounting import ACCOUNTANTS, PrivacyAccounting, find_noise_multiplier
 from models.private.rules import Rule
 
 
@@ -70,3 +71,89 @@ class Defense(ABC):
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
         """The plan to follow in place of `plan`; `model` is the edited one."""
         return plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism(Defense):
+    """Base of the defenses that put a rule in place of the ordinary gradient; a training takes one of them.
+
+    `poisson_sampling` says whether the mechanism draws Poisson batches, whatever the training asks for.
+    """
+
+    poisson_sampling: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountedMechanism(Mechanism):
+    """Base of the mechanisms whose ε is proved: with `delta`, by `accountant`, under Poisson batches."""
+
+    delta: float = 1e-5
+    accountant: str = "prv"
+
+    poisson_sampling: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.delta < 1:
+            raise ValueError(f"delta is {self.delta}; it must be above 0 and below 1, and well below 1/n")
+        if self.accountant not in ACCOUNTANTS:
+            raise ValueError(f"accountant is '{self.accountant}'; allowed: {', '.join(ACCOUNTANTS)}")
+
+    def account(
+        self,
+        plan: TrainingPlan,
+        noise_multiplier: float,
+        max_grad_norm: float | None,
+        epsilon_target: float | None = None,
+    ) -> PrivacyAccounting:
+        """The accounting of a plan whose batches are Poisson samples."""
+        return PrivacyAccounting(
+            epsilon_target=epsilon_target,
+            delta=self.delta,
+            accountant=self.accountant,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=max_grad_norm,
+            sample_rate=plan.sample_rate,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetedMechanism(AccountedMechanism):
+    """Base of the mechanisms that are given either an ε to reach or a noise multiplier."""
+
+    epsilon: float | None = None
+    noise_multiplier: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give exactly one of epsilon and noise_multiplier")
+        check_positive(self, "epsilon", "noise_multiplier")
+
+    def resolved_noise_multiplier(self, plan: TrainingPlan) -> float:
+        """The noise multiplier given, or the smallest that reaches `epsilon` over the plan's steps."""
+        if self.noise_multiplier is not None:
+            return self.noise_multiplier
+        assert self.epsilon is not None
+        return find_noise_multiplier(self.epsilon, plan.sample_rate, plan.steps, self.delta, self.accountant)
+
+
+def check_positive(defense: Defense, *names: str) -> None:
+    """Refuse fields that are not above 0 and finite; None passes.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    for name in names:
+        value = getattr(defense, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} is {value}; it must be above 0 and finite")
+
+
+def check_noise_scale(noise_scale: float) -> None:
+    """Refuse a noise scale that is below 0 or not finite.
+
+    Raises:
+        ValueError: it is.
+    """
+    if not (math.isfinite(noise_scale) and noise_scale >= 0):
+        raise ValueError(f"noise_scale is {noise_scale}; it must be zero or more, and finite")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from models.architectures.base import StagedModel
-from models.defenses.base import Defense, TrainingPlan
-from models.private.accounting import ACCOUNTANTS, PrivacyAccounting, find_noise_multiplier
+from models.defenses.base import BudgetedMechanism, TrainingPlan, check_positive
 from models.private.rules import ClipThenNoise
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpSgd(Defense):
+class DpSgd(BudgetedMechanism):
     """Clips each example's gradient to `max_grad_norm`, adds Gaussian noise, averages over the expected batch.
 
     Give `epsilon`, and the smallest noise multiplier that reaches it for the planned steps is found; or
@@ -27,42 +25,19 @@ class DpSgd(Defense):
     sampling; ours are Poisson. Its clip norm is not stated; ours is `max_grad_norm`, 1 by default.
     """
 
-    epsilon: float | None = None
-    noise_multiplier: float | None = None
-    delta: float = 1e-5
     max_grad_norm: float = 1.0
-    accountant: str = "prv"
 
     revision: ClassVar[int] = 3
     source: ClassVar[str] = "Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar & Zhang 2016"
 
     def __post_init__(self) -> None:
-        if (self.epsilon is None) == (self.noise_multiplier is None):
-            raise ValueError("give exactly one of epsilon and noise_multiplier")
-        for name in ("epsilon", "noise_multiplier", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} is {value}; it must be above 0 and finite")
-        if not 0 < self.delta < 1:
-            raise ValueError(f"delta is {self.delta}; it must be above 0 and below 1, and well below 1/n")
-        if self.accountant not in ACCOUNTANTS:
-            raise ValueError(f"accountant is '{self.accountant}'; allowed: {', '.join(ACCOUNTANTS)}")
+        super().__post_init__()
+        check_positive(self, "max_grad_norm")
 
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
         plan = replace(plan, sampling="poisson")
-        sample_rate = plan.sample_rate
-        noise_multiplier = self.noise_multiplier
-        if noise_multiplier is None:
-            assert self.epsilon is not None
-            noise_multiplier = find_noise_multiplier(self.epsilon, sample_rate, plan.steps, self.delta, self.accountant)
+        noise_multiplier = self.resolved_noise_multiplier(plan)
         return plan.with_rule(
-            ClipThenNoise(max_grad_norm=self.max_grad_norm, noise_multiplier=noise_multiplier),
-            accounting=PrivacyAccounting(
-                epsilon_target=self.epsilon,
-                delta=self.delta,
-                accountant=self.accountant,
-                noise_multiplier=noise_multiplier,
-                max_grad_norm=self.max_grad_norm,
-                sample_rate=sample_rate,
-            ),
+            ClipThenNoise(max_grad_norm=self.max_grad_norm, noise_scale=noise_multiplier),
+            accounting=self.account(plan, noise_multiplier, self.max_grad_norm, self.epsilon),
         )

@@ -42,13 +42,16 @@ class PrivacyGuarantee:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyAccounting:
-    """The parameters of a subsampled Gaussian mechanism; with a number of steps, a guarantee."""
+    """The parameters of a subsampled Gaussian mechanism; with a number of steps, a guarantee.
+
+    `max_grad_norm` is None where the clip norm changes from step to step.
+    """
 
     epsilon_target: float | None
     delta: float
     accountant: str
     noise_multiplier: float
-    max_grad_norm: float
+    max_grad_norm: float | None
     sample_rate: float
 
     def guarantee(self, steps: int) -> PrivacyGuarantee:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.performance import Performance, Precision, Replay, forward
-from models.private.rules import Rule
-from models.private.tap import Tap
+from models.private.rules import NoiseThenClip, Rule, clip_factors
+from models.private.tap import Recording, Tap
+
+Chunk = Callable[..., tuple[Tensor, ...]]
 
 _FIRST_ROWS = 8
 """Examples that are tried out before the first step."""
@@ -20,9 +25,11 @@ class PrivateGradient:
     One forward and one backward pass give every layer's inputs and output gradients, from these come the norms, and
     after the rule has turned norms into weights, the weighted sum; see `models.private.layers` for how. A batch is
     worked through in chunks, so that memory does not grow with it; noise is drawn once per step, whatever the chunks,
-    from `noise_generator` alone. An empty batch is a step of noise only.
+    from `noise_generator` alone. An empty batch is a step of noise only. A rule that clips by the batch's own norms takes
+    a second pass where the batch is more than a chunk.
 
-    Norms, sums and noise are float32 also where activations are bf16.
+    `clip_norms` (groups,) are those of the next step, or of the last one where the batch decides; they are all of the
+    state there is, and go with a checkpoint. Norms, sums and noise are float32 also where activations are bf16.
 
     Raises:
         ValueError: a layer mixes examples, such as BatchNorm, or no per-example gradients of it are known.
@@ -41,6 +48,7 @@ class PrivateGradient:
         self._model = model
         self._tap = Tap(model)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._dimension = sum(parameter.numel() for parameter in self._parameters)
         self._rule = rule
         self._expected_batch_size = expected_batch_size
         self._noise_generator = noise_generator
@@ -50,55 +58,84 @@ class PrivateGradient:
         self._chunk_size = self._performance.chunk_size
         self._tried = False
         self._rows_multiple = self._performance.rows_multiple_on(self._device)
-        self._run_chunk = Replay(self._chunk) if self._performance.replays_on(self._device) else self._chunk
+        self._is_literal = isinstance(rule, NoiseThenClip) and rule.is_literal(self._dimension)
+        replays = self._performance.replays_on(self._device)
+        self._run_chunk: Chunk = Replay(self._chunk) if replays else self._chunk
+        self._run_whole: Chunk = Replay(self._whole_batch) if replays else self._whole_batch
+        self._run_norms: Chunk = Replay(self._norms_alone) if replays else self._norms_alone
+        if self._is_literal:  # it draws its noise as it goes, which a replay would repeat
+            self._run_chunk = self._literal_chunk
+        n_groups = self._tap.n_layers if rule.per_layer else 1
+        self.clip_norms = torch.full((n_groups,), float(rule.initial_clip_norm), device=self._device)
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Set every `.grad` from a batch; gives the summed loss and the number right, both 0-d tensors."""
-        totals: list[Tensor] | None = None
-        done, count = 0, len(labels)
+        count = len(labels)
         if count and not self._tried:
             self._try_out(images, labels)
-        while done < count:
-            # Chunks of nearly the same size, none above the limit
-            assert self._chunk_size is not None
-            left = count - done
-            rows = -(-left // -(-left // self._chunk_size))
-            chunk = slice(done, done + rows)
-            results = self._run_chunk(*self._padded(images[chunk], labels[chunk]))
+        draws = torch.empty(count, 0, device=self._device)
+        if not self._is_literal:
+            draws = self._rule.draw(count, self._dimension, self._noise_generator)
+        chunks = list(self._chunks(count))
+        run = self._run_chunk
+        if self._rule.clips_by_batch and len(chunks) == 1:
+            run = self._run_whole
+        elif self._rule.clips_by_batch and chunks:
+            self.clip_norms = self._batch_clip_norms(images, labels, chunks)
+        totals: list[Tensor] | None = None
+        for chunk in chunks:
+            results = run(*self._padded(images[chunk], labels[chunk], draws[chunk]), self.clip_norms)
             totals = list(results) if totals is None else [a.add_(b) for a, b in zip(totals, results, strict=True)]
-            done += rows
-            if done < count and totals[0] is results[0]:
+            if len(chunks) > 1 and totals[0] is results[0]:
                 totals = [total.clone() for total in totals]  # two may be one tensor, and a replay writes over them
         if totals is None:
-            totals = [torch.zeros((), device=self._device), torch.zeros((), device=self._device)]
+            totals = [torch.zeros((), device=self._device) for _ in range(4)]
             totals += [torch.zeros_like(parameter) for parameter in self._parameters]
-        loss_sum, n_right, *sums = totals
+        if run is self._run_whole:
+            self.clip_norms = totals.pop().clone()
+        loss_sum, n_right, n_within, variance, *sums = totals
         scale = 1 / self._expected_batch_size
+        std = (variance + self._rule.noise_std(self.clip_norms).square()).sqrt()
         for parameter, weighted_sum in zip(self._parameters, sums, strict=True):
             noise = torch.empty_like(parameter, memory_format=torch.contiguous_format)
-            noise.normal_(0, self._rule.noise_std * scale, generator=self._noise_generator)
-            parameter.grad = noise.add_(weighted_sum, alpha=scale)
+            noise.normal_(generator=self._noise_generator)
+            parameter.grad = noise.mul_(std * scale).add_(weighted_sum, alpha=scale)
+        self.clip_norms = self._rule.next_clip_norms(
+            self.clip_norms, count, n_within, self._expected_batch_size, self._noise_generator
+        )
         return loss_sum.clone(), n_right.clone()  # a replayed step writes over its own
 
     def close(self) -> None:
         """Leave an ordinary model."""
         self._tap.close()
 
+    def _chunks(self, count: int) -> Iterator[slice]:
+        """Chunks of nearly the same size, none above the limit."""
+        done = 0
+        while done < count:
+            assert self._chunk_size is not None
+            left = count - done
+            rows = -(-left // -(-left // self._chunk_size))
+            yield slice(done, done + rows)
+            done += rows
+
     def _try_out(self, images: Tensor, labels: Tensor) -> None:
-        """Choose the size of the chunks by what a few examples take, leaving the global generators as they were.
+        """Choose the size of the chunks by what a few examples take, leaving the generators as they were.
 
         Their number is not the batch's: a layer that takes a sequence's steps for examples does not pass both.
         """
         rows = slice(0, _FIRST_ROWS if len(labels) > _FIRST_ROWS else max(1, len(labels) - 1))
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            self._chunk(images[rows], labels[rows], torch.ones_like(labels[rows], dtype=torch.bool))
+            self._norms_alone(images[rows], labels[rows], torch.ones_like(labels[rows], dtype=torch.bool))
         self._tried = True
         if self._chunk_size is None:
             per_example = max(1, self._tap.bytes_recorded // len(labels[rows]))
+            if self._is_literal:
+                per_example += 8 * self._dimension  # the gradient, and its noise
             affordable = max(1, self._performance.chunk_bytes_on(self._device) // per_example)
             self._chunk_size = affordable - affordable % 32 if affordable > 32 else affordable
 
-    def _padded(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _padded(self, images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A chunk filled up with repetitions of its last example, and which rows are real."""
         count = len(labels)
         rows = -(-count // self._rows_multiple) * self._rows_multiple
@@ -106,11 +143,22 @@ class PrivateGradient:
         is_real = position < count
         if rows > count:
             position = position.clamp(max=count - 1)
-            images, labels = images[position], labels[position]
-        return images, labels, is_real
+            images, labels, draws = images[position], labels[position], draws[position]
+        return images, labels, is_real, draws
 
-    def _chunk(self, images: Tensor, labels: Tensor, is_real: Tensor) -> tuple[Tensor, ...]:
-        """Summed loss, number right, and each parameter's weighted sum. Rows that are not real weigh exactly nothing."""
+    def _batch_clip_norms(self, images: Tensor, labels: Tensor, chunks: Sequence[slice]) -> Tensor:
+        """The rule's clip norms by the norms of all chunks; dropout's masks are drawn again in the pass that follows."""
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            norms = []
+            for chunk in chunks:
+                padded = self._padded(images[chunk], labels[chunk], labels[chunk])
+                norms.append(self._run_norms(*padded[:3])[0][: len(labels[chunk])].clone())
+        all_norms = torch.cat(norms)
+        return self._rule.batch_clip_norms(all_norms, torch.ones_like(all_norms[:, 0], dtype=torch.bool))
+
+    @contextmanager
+    def _backward(self, images: Tensor, labels: Tensor, is_real: Tensor) -> Iterator[tuple[Recording, Tensor, Tensor]]:
+        """The recording of a forward and backward pass, the summed loss and the number right."""
         for parameter in self._parameters:
             parameter.grad = None
         with self._tap.recording(len(labels)) as recording:
@@ -118,9 +166,59 @@ class PrivateGradient:
             loss = torch.where(is_real, cross_entropy(logits, labels, reduction="none"), 0).sum()
             loss.backward()
         with torch.no_grad():
-            norms = recording.squares(len(labels), self._device).sqrt()
-            weights = torch.where(is_real, self._rule.weights(norms), 0)
-            sums = recording.weighted_sums(weights)
-            n_right = ((logits.argmax(1) == labels) & is_real).sum().float()
-            ordered = [sums[p] if p in sums else torch.zeros_like(p) for p in self._parameters]
-        return loss.detach(), n_right, *ordered
+            yield recording, loss.detach(), ((logits.argmax(1) == labels) & is_real).sum().float()
+
+    def _norms(self, recording: Recording, count: int) -> Tensor:
+        if self._rule.per_layer:
+            return recording.layer_squares(count, self._device).sqrt()
+        return recording.squares(count, self._device).sqrt()[:, None]
+
+    def _norms_alone(self, images: Tensor, labels: Tensor, is_real: Tensor) -> tuple[Tensor, ...]:
+        with self._backward(images, labels, is_real) as (recording, _, _):
+            return (self._norms(recording, len(labels)),)
+
+    def _chunk(
+        self, images: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Summed loss, number right, number of norms within the clip norm, what the examples add to the noise's variance,
+        and each parameter's weighted sum. Rows that are not real weigh exactly nothing."""
+        with self._backward(images, labels, is_real) as (recording, loss_sum, n_right):
+            norms = self._norms(recording, len(labels))
+            return (loss_sum, n_right, *self._weighted(recording, norms, is_real, draws, clip_norms))
+
+    def _whole_batch(
+        self, images: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
+    ) -> tuple[Tensor, ...]:
+        """As `_chunk`, of a whole batch, with the clip norms by its own norms, which come last; not by those given."""
+        with self._backward(images, labels, is_real) as (recording, loss_sum, n_right):
+            norms = self._norms(recording, len(labels))
+            clip_norms = self._rule.batch_clip_norms(norms, is_real)
+            return (loss_sum, n_right, *self._weighted(recording, norms, is_real, draws, clip_norms), clip_norms)
+
+    def _weighted(
+        self, recording: Recording, norms: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
+    ) -> tuple[Tensor, ...]:
+        weights, variances = self._rule.weigh(norms, clip_norms, draws)
+        sums = recording.weighted_sums(torch.where(is_real[:, None], weights, 0).squeeze(1))
+        n_within = ((norms <= clip_norms).all(1) & is_real).sum().float()
+        ordered = [sums[p] if p in sums else torch.zeros_like(p) for p in self._parameters]
+        return n_within, torch.where(is_real, variances, 0).sum(), *ordered
+
+    def _literal_chunk(
+        self, images: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
+    ) -> tuple[Tensor, ...]:
+        """As `_chunk`, with a vector of noise for each example, before clipping."""
+        assert isinstance(self._rule, NoiseThenClip)
+        count = int(is_real.sum())  # noise of rows that are not real would change that of the next step
+        with self._backward(images, labels, is_real) as (recording, loss_sum, n_right):
+            samples = recording.samples()
+            noised = []
+            for parameter in self._parameters:
+                noise = torch.empty(count, parameter.numel(), device=self._device)
+                noise.normal_(0, self._rule.example_noise_std, generator=self._noise_generator)
+                noised.append(noise.add_(samples[parameter][:count].flatten(1)) if parameter in samples else noise)
+            norms = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in noised]).norm(dim=0)[:, None]
+            weights = clip_factors(norms, clip_norms)[:, 0]
+            n_within = (norms <= clip_norms).sum().float()
+            sums = [(weights @ each).view_as(p) for each, p in zip(noised, self._parameters, strict=True)]
+            return loss_sum, n_right, n_within, torch.zeros_like(loss_sum), *sums

@@ -2,47 +2,239 @@
 
 Every mechanism is the same three lines; only the second one differs:
 
-    norms = per-example gradient norms
+    norms = per-example gradient norms                   (n, groups): one group, or one for each layer
     weights, noise_std = rule(norms)
     gradient = Σᵢ weightsᵢ · gᵢ + noise_std · N(0, I)
+
+A rule is a description without state. What it draws at random, and the clip norm that some rules carry from step to
+step, are kept by `PrivateGradient`, which passes them in.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
+NoiseUnit = Literal["clip_norm", "absolute"]
+"""What a noise scale is a multiple of: of the clip norm, or of one."""
 
-class Rule(Protocol):
-    """A mechanism over per-example gradient norms."""
-
-    @property
-    def noise_std(self) -> float:
-        """Standard deviation of the noise added to each coordinate of the weighted sum, once per step."""
-        ...
-
-    def weights(self, norms: Tensor) -> Tensor:
-        """The factor of each example's gradient: (n,) norms to (n,) weights."""
-        ...
+SMALL_DIMENSION = 1000
+"""Below so many coordinates noise before clipping is drawn for each example; see `NoiseThenClip`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipThenNoise:
-    """Clip each example's gradient to `max_grad_norm`, then noise the sum: DP-SGD.
+class Rule:
+    """What rules have in common: clipping to a norm, and Gaussian noise on the sum.
+
+    `noise_scale` is the noise's standard deviation, in multiples of the clip norm or absolute, as `noise_unit` says.
+    """
+
+    noise_scale: float
+    noise_unit: NoiseUnit = "clip_norm"
+
+    per_layer: ClassVar[bool] = False
+    """Whether each layer is clipped by itself: then there are as many groups as layers."""
+    clips_by_batch: ClassVar[bool] = False
+    """Whether the clip norm depends on all norms of a batch, which must then be known before any weight is."""
+
+    @property
+    def clipping(self) -> str:
+        """How the clip norm is found: fixed, quantile, quantile_per_layer or noised_quantile."""
+        return "fixed"
+
+    @property
+    def initial_clip_norm(self) -> float:
+        """The clip norm of the first step."""
+        raise NotImplementedError
+
+    def batch_clip_norms(self, norms: Tensor, is_real: Tensor) -> Tensor:
+        """The clip norm (groups,) by norms (n, groups) of which only rows `is_real` (n,) count; where `clips_by_batch`."""
+        raise NotImplementedError
+
+    def draw(self, count: int, dimension: int, generator: torch.Generator) -> Tensor:
+        """Random numbers (count, k) of each example's own, for gradients of `dimension` coordinates; k may be 0."""
+        return torch.empty(count, 0, device=generator.device)
+
+    def weigh(self, norms: Tensor, clip_norms: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Each example's factors (n, groups), and what it adds to the noise's variance (n,)."""
+        return clip_factors(norms, clip_norms), torch.zeros_like(norms[:, 0])
+
+    def noise_std(self, clip_norms: Tensor) -> Tensor:
+        """Standard deviation of the noise on each coordinate of the sum, 0-d; relative to all that one example can add."""
+        if self.noise_unit == "absolute":
+            return torch.full_like(clip_norms.sum(), self.noise_scale)
+        norm: Tensor = torch.linalg.vector_norm(clip_norms)
+        return self.noise_scale * norm
+
+    def next_clip_norms(
+        self,
+        clip_norms: Tensor,
+        n_examples: int,
+        n_within: Tensor,
+        expected_batch_size: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """The clip norm of the next step, after one in which `n_within` (0-d) of `n_examples` norms were within it."""
+        return clip_norms
+
+
+def clip_factors(norms: Tensor, clip_norms: Tensor) -> Tensor:
+    """min(1, clip_norm / norm): exactly 1 up to the clip norm; 1 for a norm of 0, whatever the clip norm."""
+    return torch.where(norms <= clip_norms, 1.0, clip_norms / norms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipThenNoise(Rule):
+    """Clip each example's gradient to `max_grad_norm`, then noise the sum: DP-SGD, "CA" in Lin et al. 2020.
 
     Source: Abadi et al. 2016, Algorithm 1. No example contributes more than `max_grad_norm` to the sum;
-    the noise has standard deviation noise_multiplier · max_grad_norm.
+    the noise has standard deviation noise_scale · max_grad_norm, noise_scale being the noise multiplier.
     """
 
     max_grad_norm: float
-    noise_multiplier: float
 
     @property
-    def noise_std(self) -> float:
-        return self.noise_multiplier * self.max_grad_norm
+    def initial_clip_norm(self) -> float:
+        return self.max_grad_norm
 
-    def weights(self, norms: Tensor) -> Tensor:
-        # A clamp in the denominator, not an epsilon added to it: exactly 1 below the clip norm.
-        return self.max_grad_norm / norms.clamp(min=self.max_grad_norm)
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseThenClip(Rule):
+    """Add noise to each example's gradient, then clip it: the "noisy gradient", or "AC", of Lin et al. 2020.
+
+    The literal form draws a vector zᵢ of standard deviation s for each example, and sums cᵢ (gᵢ + zᵢ), with cᵢ clipping the
+    noised gradient to `max_grad_norm`. The two-scalar form has the same distribution up to O(1/P) for gradients of P
+    coordinates, from two numbers for each example and one vector for all. The norm of a noised gradient is distributed
+    exactly as
+
+        Nᵢ² = (‖gᵢ‖ + s aᵢ)² + s² χᵢ²,   aᵢ ~ N(0, 1),  χᵢ² chi-squared with P − 1 degrees of freedom
+
+    and gives cᵢ = min(1, C / Nᵢ). Given these, the sum is Σ wᵢ gᵢ plus one Gaussian vector, of variance
+    Σ cᵢ² s² (aᵢ² + χᵢ²) / P in each coordinate. There wᵢ = cᵢ (1 + s aᵢ (‖gᵢ‖ + s aᵢ) / Nᵢ²) for what was clipped, else cᵢ:
+    noise along a gradient that lengthens it also has it clipped more, and in the literal form the two nearly cancel.
+
+    What is not exact is one direction of P for each example, its own gradient's. Clipping takes noise away along it, and
+    the vector for all knows nothing of that: its variance there is too large by cᵢ² s² (1 − (s² χᵢ² / Nᵢ²)²), which is
+    nothing where noise outweighs the gradient or nothing is clipped, and all of it where the gradient outweighs the noise.
+    In every direction across it, and so in total, the error is O(1/P). Below `SMALL_DIMENSION` coordinates the literal form
+    is taken, at the price of a vector for each example.
+
+    Deviation from the paper: its Algorithm 1 is lost, so whether noise was relative to the clip norm is not known.
+    """
+
+    max_grad_norm: float
+    form: Literal["auto", "two_scalar", "literal"] = "auto"
+
+    @property
+    def initial_clip_norm(self) -> float:
+        return self.max_grad_norm
+
+    @property
+    def example_noise_std(self) -> float:
+        """Standard deviation of the noise on each coordinate of each example's gradient."""
+        return self.noise_scale * (self.max_grad_norm if self.noise_unit == "clip_norm" else 1.0)
+
+    def is_literal(self, dimension: int) -> bool:
+        """Whether each example's noise is drawn in full, for gradients of `dimension` coordinates."""
+        return self.form == "literal" or (self.form == "auto" and dimension < SMALL_DIMENSION)
+
+    def draw(self, count: int, dimension: int, generator: torch.Generator) -> Tensor:
+        along = torch.empty(count, device=generator.device).normal_(generator=generator)
+        shape = torch.full((count,), (dimension - 1) / 2, device=generator.device, dtype=torch.float64)
+        across = 2 * torch._standard_gamma(shape, generator=generator)
+        return torch.stack([along, across.float(), torch.full_like(along, dimension)], dim=1)
+
+    def weigh(self, norms: Tensor, clip_norms: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        along, across, dimension = draws.unbind(1)
+        variance = self.example_noise_std**2
+        noised = (norms[:, 0] + self.example_noise_std * along).square() + variance * across
+        factors = clip_factors(noised.sqrt(), clip_norms)
+        lengthened = self.example_noise_std * along * (norms[:, 0] + self.example_noise_std * along) / noised
+        weights = torch.where(factors < 1, factors * (1 + lengthened), 1.0)
+        return weights[:, None], factors.square() * variance * (along.square() + across) / dimension
+
+    def noise_std(self, clip_norms: Tensor) -> Tensor:
+        return torch.zeros_like(clip_norms.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantileClipping(Rule):
+    """Clip to a quantile of the batch's own norms, then noise the sum.
+
+    Source: Lin et al. 2020, Algorithm 2 (after Thakkar, Andrew & McMahan 2019), of which the text gives the steps alone:
+    gradients, quantile, clipping flat or per layer. The quantile is of all examples, interpolated linearly; an empty
+    batch keeps the last one. Noise is relative to the norm of all layers' clip norms together.
+    """
+
+    quantile: float = 0.5
+    layers: Literal["flat", "per_layer"] = "flat"
+
+    clips_by_batch: ClassVar[bool] = True
+
+    @property
+    def per_layer(self) -> bool:  # type: ignore[override]
+        return self.layers == "per_layer"
+
+    @property
+    def clipping(self) -> str:
+        return "quantile_per_layer" if self.per_layer else "quantile"
+
+    @property
+    def initial_clip_norm(self) -> float:
+        return 0.0
+
+    def batch_clip_norms(self, norms: Tensor, is_real: Tensor) -> Tensor:
+        # Not torch.quantile: how many rows are real is known to the device alone.
+        ascending = norms.masked_fill(~is_real[:, None], torch.inf).sort(dim=0).values
+        position = self.quantile * (is_real.sum() - 1)
+        low, high = (end.long().clamp(min=0).expand(1, norms.shape[1]) for end in (position.floor(), position.ceil()))
+        return torch.lerp(ascending.gather(0, low), ascending.gather(0, high), position - position.floor())[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisedQuantile(Rule):
+    """Clip to a norm that follows a quantile of the norms, privately: the count that moves it is noised as well.
+
+    After each step of B examples expected, of which n had norms within the clip norm,
+
+        clip_norm ← clip_norm · exp(−learning_rate · (b − quantile)),   b = ½ + (Σ over examples (within − ½) + noise) / B
+
+    with noise of standard deviation `count_noise_std`. A count of examples less a half each changes by a half with one
+    example, so sum and count together are one Gaussian mechanism of noise multiplier z where the sum's own multiplier is
+
+        (z⁻² − (2 · count_noise_std)⁻²)^(−½).
+
+    `noise_scale` is that of the sum; see `models.defenses.noised_quantile` for z, which is what is accounted.
+
+    Source: Andrew, Thakkar, McMahan & Ramaswamy 2021, Algorithm 1 and Theorem 1. Deviation: Poisson batches are divided
+    by their expected size. Opacus's AdaClip (1.6) accounts the same z, but counts without the half, which doubles what
+    one example changes, and divides by the drawn size.
+    """
+
+    initial: float
+    quantile: float
+    learning_rate: float
+    count_noise_std: float
+
+    @property
+    def clipping(self) -> str:
+        return "noised_quantile"
+
+    @property
+    def initial_clip_norm(self) -> float:
+        return self.initial
+
+    def next_clip_norms(
+        self,
+        clip_norms: Tensor,
+        n_examples: int,
+        n_within: Tensor,
+        expected_batch_size: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        noise = torch.empty_like(clip_norms).normal_(0, self.count_noise_std, generator=generator)
+        fraction = 0.5 + (n_within - 0.5 * n_examples + noise) / expected_batch_size
+        return clip_norms * torch.exp(-self.learning_rate * (fraction - self.quantile))

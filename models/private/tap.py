@@ -39,10 +39,11 @@ class _Layer:
 class Recording:
     """The per-example gradients of one backward pass, so far.
 
-    `squares` are the squared norms over all parameters, (n,). `bytes` is about what it all took: each layer's input,
-    output and output gradient, and the per-example gradients that are kept.
+    `layer_of` tells each parameter's layer by its number; a parameter of several layers counts to the first. `bytes` is
+    about what it all took: each layer's input, output and output gradient, and the per-example gradients that are kept.
     """
 
+    layer_of: dict[nn.Parameter, int] = field(default_factory=dict)
     gradients: list[tuple[dict[str, nn.Parameter], LayerGradients]] = field(default_factory=list)
     shared: dict[nn.Parameter, Tensor] = field(default_factory=dict)
     calls: Counter[nn.Parameter] = field(default_factory=Counter)
@@ -68,25 +69,48 @@ class Recording:
             self.shared[parameter] = self.shared[parameter] + samples if parameter in self.shared else samples
 
     def finish(self) -> None:
-        """Once the backward pass is over: what was used more than once counts as one layer."""
-        if self.shared:
-            names = {str(number): parameter for number, parameter in enumerate(self.shared)}
-            samples = dict(zip(names, self.shared.values(), strict=True))
+        """Once the backward pass is over: what a layer used more than once counts as one call of it."""
+        by_layer: dict[int, dict[str, nn.Parameter]] = {}
+        for number, parameter in enumerate(self.shared):
+            by_layer.setdefault(self.layer_of.get(parameter, 0), {})[str(number)] = parameter
+        for names in by_layer.values():
+            samples = {name: self.shared[parameter] for name, parameter in names.items()}
             self.gradients.append((names, kept(samples)))
 
     def squares(self, count: int, device: torch.device) -> Tensor:
+        """Squared norms over all parameters, (n,)."""
         if not self.gradients:
             return torch.zeros(count, device=device)
         return torch.stack([gradients.squares for _, gradients in self.gradients]).sum(0)
 
+    def layer_squares(self, count: int, device: torch.device) -> Tensor:
+        """Squared norms over each layer's parameters, (n, layers)."""
+        squares = torch.zeros(max(self.layer_of.values()) + 1, count, device=device)
+        for parameters, gradients in self.gradients:
+            squares[self._layer(parameters)] += gradients.squares
+        return squares.T
+
     def weighted_sums(self, weights: Tensor) -> dict[nn.Parameter, Tensor]:
-        """Σᵢ weightᵢ gᵢ of every parameter that took part; (n,) weights."""
+        """Σᵢ weightᵢ gᵢ of every parameter that took part; weights (n,), or (n, layers)."""
         sums = {}
         with torch.no_grad(), _full_precision(weights.device):
             for parameters, gradients in self.gradients:
-                for name, total in gradients.weighted_sum(weights).items():
+                own = weights if weights.dim() == 1 else weights[:, self._layer(parameters)].contiguous()
+                for name, total in gradients.weighted_sum(own).items():
                     sums[parameters[name]] = total
         return sums
+
+    def samples(self) -> dict[nn.Parameter, Tensor]:
+        """Every example's gradient (n, *shape) of every parameter that took part."""
+        with torch.no_grad():
+            return {
+                parameters[name]: sample
+                for parameters, gradients in self.gradients
+                for name, sample in gradients.each().items()
+            }
+
+    def _layer(self, parameters: dict[str, nn.Parameter]) -> int:
+        return self.layer_of[next(iter(parameters.values()))]
 
 
 class Tap:
@@ -110,10 +134,19 @@ class Tap:
         self._layers = list({id(layer.module): layer for layer in _layers(model)}.values())
         for layer in self._layers:
             _refuse_ambiguous(layer, self._layers)
+        self._layer_of: dict[nn.Parameter, int] = {}
+        for number, layer in enumerate(self._layers):
+            for parameter in layer.wanted.values():
+                self._layer_of.setdefault(parameter, number)
         self.bytes_recorded = 0
         fallen_back = [layer.title for layer in self._layers if layer.sampler is None and not _is_lstm(layer.module)]
         if fallen_back:
             logger.info("per-example gradients by Opacus, slower than our own, for %s", ", ".join(fallen_back))
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers have parameters of their own."""
+        return len(self._layers)
 
     @contextmanager
     def recording(self, count: int) -> Iterator[Recording]:
@@ -125,7 +158,7 @@ class Tap:
             raise ValueError(
                 "parameters were frozen, released or replaced since private gradients were set up; do so before"
             )
-        recording = Recording()
+        recording = Recording(layer_of=self._layer_of)
         handles = []
         try:
             for layer in self._layers:

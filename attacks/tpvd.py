@@ -1,0 +1,41 @@
+"""Total parameters value difference: how far a mechanism moved a model's weights from its undefended twin's.
+
+It depends on the seed and on the optimizer, and is no guarantee. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+FloatTensor = npt.NDArray[np.floating]
+
+
+def value_differences(weights: Mapping[str, FloatTensor], twin: Mapping[str, FloatTensor]) -> dict[str, float | None]:
+    """‖W − W̄‖ / ‖W‖ of each parameter tensor, W being the twin's (equations 16 and 17), in the twin's order.
+
+    0 for identical tensors. None where the twin's tensor is zero, which the paper does not foresee.
+
+    Raises:
+        ValueError: the two have tensors of other names or shapes.
+
+    Source: Lin, Bao, Li, Si & Chu 2020, section 4.5.3, after Wang et al. 2006.
+    """
+    if weights.keys() != twin.keys():
+        raise ValueError(f"the tensors {sorted(weights.keys() ^ twin.keys())} are in one of the two models only")
+    differences: dict[str, float | None] = {}
+    for name, reference in twin.items():
+        if weights[name].shape != reference.shape:
+            raise ValueError(f"'{name}' is {weights[name].shape} in one model and {reference.shape} in its twin")
+        norm = float(np.linalg.norm(reference.astype(np.float64).ravel()))
+        distance = float(np.linalg.norm((weights[name].astype(np.float64) - reference).ravel()))
+        differences[name] = distance / norm if norm > 0 else None
+    return differences
+
+
+def tpvd(differences: Mapping[str, float | None]) -> float | None:
+    """The mean of the tensors' value differences (equation 18), those that have none left out; None if none has."""
+    known = [value for value in differences.values() if value is not None]
+    return float(np.mean(known)) if known else None

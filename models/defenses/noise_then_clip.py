@@ -1,0 +1,47 @@
+"""Noise before clipping: the "noisy gradient", "AC", of Lin et al. 2020."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from models.architectures.base import StagedModel
+from models.defenses.base import Mechanism, TrainingPlan, check_noise_scale, check_positive
+from models.private.rules import NoiseThenClip, NoiseUnit
+
+REASON = (
+    "noise was added to each gradient before clipping, so nothing bounds what one example can change relative to the "
+    "noise; clipping afterwards is post-processing and adds no protection"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseThenClipDefense(Mechanism):
+    """Adds Gaussian noise to each example's gradient, then clips it to `max_grad_norm`; no guarantee.
+
+    The noise on each coordinate of each gradient has standard deviation `noise_scale`, in clip norms (`noise_unit:
+    clip_norm`) or `absolute`. Before clipping, a batch's sum thus holds √batch times as much noise as that of
+    `clip_then_noise` with the same scale. `form` is how the noise is drawn, see `models.private.rules.NoiseThenClip`: for
+    each example in full (`literal`), by two numbers each (`two_scalar`), or by the model's size (`auto`).
+
+    No (ε, δ) is known: the gradient that is noised is unbounded. Batches are as the training asks for.
+
+    Deviation from the paper: its Algorithm 1 is lost, so what its noise scale was relative to is not known.
+    """
+
+    max_grad_norm: float = 1.0
+    noise_scale: float = 0.5
+    noise_unit: NoiseUnit = "clip_norm"
+    form: Literal["auto", "two_scalar", "literal"] = "auto"
+
+    source: ClassVar[str] = "Lin, Bao, Li, Si & Chu 2020, section 4.1"
+
+    def __post_init__(self) -> None:
+        check_positive(self, "max_grad_norm")
+        check_noise_scale(self.noise_scale)
+
+    def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
+        rule = NoiseThenClip(
+            max_grad_norm=self.max_grad_norm, noise_scale=self.noise_scale, noise_unit=self.noise_unit, form=self.form
+        )
+        return plan.with_rule(rule, no_guarantee_reason=REASON)

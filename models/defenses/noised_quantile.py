@@ -1,0 +1,52 @@
+"""Adaptive clipping with a guarantee: the clip norm follows a noised quantile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from models.architectures.base import StagedModel
+from models.defenses.base import BudgetedMechanism, TrainingPlan, check_positive
+from models.private.rules import NoisedQuantile
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisedQuantileDefense(BudgetedMechanism):
+    """DP-SGD whose clip norm follows a quantile of the norms, at a privacy cost that ε includes.
+
+    Give `epsilon` or `noise_multiplier`: they are those of sum and count together, so the sum gets a little more noise than
+    DP-SGD's of the same multiplier. `count_noise_std` is the noise on the count of unclipped examples, by default a
+    twentieth of the batch size, as its authors advise; `initial_clip_norm` and `clip_learning_rate` are theirs too.
+    The guarantee is as `dp_sgd`'s: for Poisson batches, adding or removing one example.
+    """
+
+    quantile: float = 0.5
+    initial_clip_norm: float = 0.1
+    clip_learning_rate: float = 0.2
+    count_noise_std: float | None = None
+
+    source: ClassVar[str] = "Andrew, Thakkar, McMahan & Ramaswamy 2021"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "initial_clip_norm", "clip_learning_rate", "count_noise_std")
+        if not 0 <= self.quantile <= 1:
+            raise ValueError(f"quantile is {self.quantile}; it must be from 0 to 1")
+
+    def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
+        plan = replace(plan, sampling="poisson")
+        noise_multiplier = self.resolved_noise_multiplier(plan)
+        count_noise_std = plan.batch_size / 20 if self.count_noise_std is None else self.count_noise_std
+        if noise_multiplier >= 2 * count_noise_std:
+            raise ValueError(
+                f"count_noise_std is {count_noise_std:g}; it must be above half of the noise multiplier, "
+                f"{noise_multiplier:.4g}, or the count alone costs more privacy than there is"
+            )
+        rule = NoisedQuantile(
+            noise_scale=(noise_multiplier**-2 - (2 * count_noise_std) ** -2) ** -0.5,
+            initial=self.initial_clip_norm,
+            quantile=self.quantile,
+            learning_rate=self.clip_learning_rate,
+            count_noise_std=count_noise_std,
+        )
+        return plan.with_rule(rule, accounting=self.account(plan, noise_multiplier, None, self.epsilon))

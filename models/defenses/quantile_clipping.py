@@ -1,0 +1,46 @@
+"""Clipping to a quantile of the batch's own norms: Algorithm 2 of Lin et al. 2020."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from models.architectures.base import StagedModel
+from models.defenses.base import Mechanism, TrainingPlan, check_noise_scale
+from models.private.rules import NoiseUnit, QuantileClipping
+
+REASON = (
+    "gradients were clipped to a quantile of the batch's own norms, which was not noised: one example can move the clip "
+    "norm of all others"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantileClippingDefense(Mechanism):
+    """Clips each example's gradient to a quantile of the batch's norms, then noises the sum; no guarantee.
+
+    `layers` clips the whole gradient (`flat`) or each layer's part by a quantile of its own (`per_layer`). The noise's
+    standard deviation is `noise_scale`, in multiples of the norm that one example can add to the sum (`noise_unit:
+    clip_norm`) or `absolute`. The private counterpart is `noised_quantile`.
+
+    Deviation: Lin et al.'s Algorithm 2 is lost but for its steps (gradients, quantile, clipping, update); the noise,
+    its scale and its unit are ours, as DP-SGD's.
+    """
+
+    quantile: float = 0.5
+    layers: Literal["flat", "per_layer"] = "flat"
+    noise_scale: float = 0.5
+    noise_unit: NoiseUnit = "clip_norm"
+
+    source: ClassVar[str] = "Lin, Bao, Li, Si & Chu 2020, Algorithm 2; Thakkar, Andrew & McMahan 2019"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quantile <= 1:
+            raise ValueError(f"quantile is {self.quantile}; it must be from 0 to 1")
+        check_noise_scale(self.noise_scale)
+
+    def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
+        rule = QuantileClipping(
+            quantile=self.quantile, layers=self.layers, noise_scale=self.noise_scale, noise_unit=self.noise_unit
+        )
+        return plan.with_rule(rule, no_guarantee_reason=REASON)
