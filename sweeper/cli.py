@@ -104,8 +104,8 @@ Only = Annotated[
     list[str] | None,
     typer.Option(
         "--only",
-        metavar="DEFENSE[/DATASET[/SPLIT]]",
-        help="Run just the trials of these labels; * and ? match. Repeatable.",
+        metavar="[PART:]DEFENSE[/DATASET[/SPLIT]]",
+        help="Run just the trials of these labels, or of a part of the sweep; * and ? match. Repeatable.",
     ),
 ]
 

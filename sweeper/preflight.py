@@ -16,7 +16,7 @@ from attacks.base import AttackError
 from models.architectures.base import Architecture
 from models.datasets.base import Dataset, DatasetError, DatasetInfo
 from models.defenses.base import Defense, TrainingPlan
-from models.splits import SPLITS
+from models.splits import COIN_SPLITS, SPLITS
 from models.train import build_model, make_plan
 from sweeper import components
 from sweeper.errors import UserError, sentence
@@ -50,6 +50,7 @@ class ResolvedTrial:
             "dataset": trial.dataset_label,
             "split": trial.split,
             "architecture": trial.architecture_label,
+            "optimizer": trial.optimizer_label,
             "seed": trial.seed,
             "status": status,
             "attacks": [components.name_of("attack", attack) for attack in trial.attacks],
@@ -84,7 +85,8 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
     resolved, warnings = [], []
     for trial in trials:
         info = describe(trial.dataset)
-        n_train, n_non_members, n_test = sizes(trial.split, info.n_train, info.n_test)
+        seed = trial.seed if trial.split in COIN_SPLITS else 0
+        n_train, n_non_members, n_test = sizes(trial.split, info.n_train, info.n_test, seed)
         try:
             model, operations = build(trial.architecture, trial.defenses, info)
             plan = make_plan(trial.training, trial.defenses, model, n_train)
@@ -151,8 +153,8 @@ def _describe(dataset: Dataset, data_dir: Path) -> DatasetInfo:
         raise UserError(str(error)) from None
 
 
-def _split_sizes(split: str, n_train: int, n_test: int) -> tuple[int, int, int]:
-    parts = SPLITS[split](n_train, n_test, 0)
+def _split_sizes(split: str, n_train: int, n_test: int, seed: int) -> tuple[int, int, int]:
+    parts = SPLITS[split](n_train, n_test, seed)
     return len(parts.members), len(parts.non_members), len(parts.test)
 
 

@@ -2,7 +2,8 @@
 
     RESULTS/
       sweep.json                 which targets and attacks the sweep has now
-      parts/TABLE/KEY.parquet    one file per target (KEY is its id) or per attack (KEY is target.attack)
+      parts/TABLE/KEY.parquet    one file per target (KEY is its id) or per attack (KEY is target.attack);
+                                 those of tpvd are made when tables are gathered
       weights/TARGET_ID.safetensors
       TABLE.parquet              gathered from the parts that sweep.json names
 
@@ -23,7 +24,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 
+from attacks.tpvd import tpvd, value_differences
 from sweeper.errors import UserError
 from sweeper.schema import SCHEMAS
 from sweeper.spec import Sweep, Trial, expand, identity
@@ -31,6 +34,8 @@ from sweeper.spec import Sweep, Trial, expand, identity
 _TARGET_TABLES = ("history", "outputs", "trials")
 _ATTACK_TABLES = ("scores", "reconstructions", "attacks")
 _FAILED = ".failed"
+PARAMETERS = "parameters"
+"""Key in the weights' metadata of the JSON list of those tensors that are parameters."""
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -207,10 +212,11 @@ class Store:
         """
         targets, attacks = self.recorded()
         planned = self._planned(targets, attacks)
-        for table in (*_TARGET_TABLES, *_ATTACK_TABLES):
+        self._compare_with_twins([target_id for target_id in planned if target_id in targets])
+        for table in (*_TARGET_TABLES, "tpvd", *_ATTACK_TABLES):
             keys = []
             for target_id, attack_ids in planned.items():
-                found = [target_id] if table in _TARGET_TABLES else [f"{target_id}.{each}" for each in attack_ids]
+                found = [target_id] if table not in _ATTACK_TABLES else [f"{target_id}.{each}" for each in attack_ids]
                 for key in found:
                     keys += [each for each in (key, key + _FAILED) if self._part(table, each).exists()][:1]
             self._gather_table(table, keys)
@@ -237,6 +243,26 @@ class Store:
             raise UserError(
                 f"{path} cannot be read: {_first_line(error)}. Launch the sweep again to write it anew; nothing is lost."
             ) from None
+
+    def _compare_with_twins(self, target_ids: Iterable[str]) -> None:
+        """Record the TPVD of each target whose twin is on record too, unless that was done with the same weights.
+
+        Only here, where all are looked at: of a target and its twin either may be finished first.
+        """
+        for target_id in target_ids:
+            twin_id = self.read_part("trials", target_id).column("twin_id")[0].as_py()
+            if twin_id is None or not _ID.fullmatch(twin_id) or not self.has_target(twin_id):
+                continue
+            paths = [self.weights_path(each) for each in (target_id, twin_id)]
+            part = self._part("tpvd", target_id)
+            if not all(path.exists() for path in paths):
+                continue
+            if part.exists() and part.stat().st_mtime >= max(path.stat().st_mtime for path in paths):
+                continue
+            differences = value_differences(*(_read_parameters(path) for path in paths))
+            tensors = [{"parameter": name, "value_difference": value} for name, value in differences.items()]
+            row = {"target_id": target_id, "twin_id": twin_id, "tpvd": tpvd(differences), "tensors": tensors}
+            self._write("tpvd", target_id, pa.Table.from_pylist([row], schema=SCHEMAS["tpvd"]))
 
     def _gather_table(self, table: str, keys: list[str]) -> None:
         def write(path: Path) -> None:
@@ -266,6 +292,21 @@ def recorded_attacks(trial: Trial) -> list[str]:
     ids = list(trial.attack_ids)
     membership = [each for each, attack in trial.attack_ids.items() if attack.family == "membership"]
     return [*ids, best_of_id(membership)] if membership else ids
+
+
+def _read_parameters(path: Path) -> dict[str, Any]:
+    """The parameters among a file's tensors.
+
+    Raises:
+        UserError: the file is unreadable.
+    """
+    try:
+        with safe_open(path, framework="numpy") as weights:
+            return {name: weights.get_tensor(name) for name in json.loads(weights.metadata()[PARAMETERS])}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read: {_first_line(error)}. Delete it and launch again; the target is then trained anew."
+        ) from None
 
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _KEY = ("target_id", pa.string(), "Hash of everything that makes the target; joins all tables")
 _ATTACK_KEY = ("attack_id", pa.string(), "Hash of the attack's configuration; with target_id it names one run attack")
@@ -22,9 +22,16 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("sweep", pa.string(), "Name of the sweep that trained it"),
             ("part", pa.string(), "Part of the sweep it belongs to"),
             ("dataset", pa.string(), "Dataset, by the label that the sweep gives it"),
-            ("split", pa.string(), "official, half or quarters: where members and non-members come from"),
+            ("split", pa.string(), "official, half, quarters or coins: where members and non-members come from"),
             ("architecture", pa.string(), "Architecture, by the label that the sweep gives it"),
+            ("optimizer", pa.string(), "Optimizer, by the label that the sweep gives it"),
             ("defense", pa.string(), "Defense, by the label that the sweep gives it"),
+            ("mechanism", pa.string(), "Name of the private mechanism among the defenses; null where there is none"),
+            (
+                "twin_id",
+                pa.string(),
+                "target_id of the same training without its mechanism: same seed, initialization, batches; null where none",
+            ),
             (
                 "seed",
                 pa.int64(),
@@ -42,6 +49,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("normalization_std", pa.list_(pa.float64()), "Divided by, per channel"),
             ("epochs", pa.int32(), "Passes over the training data asked for"),
             ("batch_size", pa.int32(), "Batch size; the expected one under Poisson sampling"),
+            ("learning_rate", pa.float64(), "Learning rate of the optimizer"),
             ("steps", pa.int64(), "Optimizer steps really taken"),
             ("train_accuracy", pa.float64(), "Fraction of training examples right, in eval mode, at the end"),
             ("train_loss", pa.float64(), "Mean cross-entropy in nats on the training examples, eval mode"),
@@ -61,8 +69,23 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("accountant", pa.string(), "prv or rdp: what computed epsilon_spent"),
             ("adjacency", pa.string(), "Neighboring relation of the guarantee"),
             ("sampling", pa.string(), "How batches were drawn: poisson or shuffled"),
-            ("noise_multiplier", pa.float64(), "Standard deviation of the noise over max_grad_norm"),
-            ("max_grad_norm", pa.float64(), "L2 norm that each example's gradient is clipped to"),
+            (
+                "noise_multiplier",
+                pa.float64(),
+                "What is accounted: the noise's standard deviation over max_grad_norm; null where nothing is accounted",
+            ),
+            ("noise_scale", pa.float64(), "Standard deviation of the mechanism's noise, in noise_unit"),
+            (
+                "noise_unit",
+                pa.string(),
+                "clip_norm or absolute; noise_then_clip: on each gradient, else: on the sum over a batch",
+            ),
+            ("clipping", pa.string(), "fixed, quantile, quantile_per_layer or noised_quantile; null without mechanism"),
+            (
+                "max_grad_norm",
+                pa.float64(),
+                "L2 norm that each example's gradient is clipped to; null where it changes",
+            ),
             ("sample_rate", pa.float64(), "Probability of each example to be in a Poisson batch"),
             (
                 "epsilon_gdp",
@@ -101,6 +124,11 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("test_loss", pa.float64(), "Mean cross-entropy on the test examples; null where it was not evaluated"),
             ("test_accuracy", pa.float64(), "Fraction of test examples right; null where it was not evaluated"),
             ("epsilon_spent", pa.float64(), "ε of the steps so far; null where there is no guarantee"),
+            (
+                "clip_norm",
+                pa.float64(),
+                "Clip norm at the end of the epoch (of all layers together where each has its own); null without mechanism",
+            ),
             ("train_time_s", pa.float64(), "Seconds of training in this epoch, evaluation not counted"),
         ],
     ),
@@ -149,6 +177,12 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("tpr_at_fpr_0.001", pa.float64(), "TPR at FPR ≤ 0.1 %; null with fewer than 10,000 non-members"),
             ("tpr_at_fpr_0.01", pa.float64(), "TPR at FPR ≤ 1 %; null with fewer than 1,000 non-members"),
             ("tpr_at_fpr_0.1", pa.float64(), "TPR at FPR ≤ 10 %; null with fewer than 100 non-members"),
+            (
+                "epsilon_lower_bound",
+                pa.float64(),
+                "Lower bound on ε from this one run (95 % confidence, δ = 1e-5); null but on split coins, for single scores of "
+                "attackers without membership labels",
+            ),
             ("candidates", pa.list_(pa.string()), "best_of: the scores compared, as attack/score"),
             (
                 "paper_protocol_auc",
@@ -168,6 +202,23 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("example_id", pa.int64(), "Index in the dataset, as in outputs"),
             ("is_member", pa.bool_(), "Whether the target was trained on it"),
             ("score", pa.float64(), "Higher means more likely a member"),
+        ],
+    ),
+    "tpvd": (
+        "One row per target with a mechanism whose twin is finished too: how far the mechanism moved the weights.",
+        [
+            _KEY,
+            ("twin_id", pa.string(), "target_id of the twin, as in trials"),
+            (
+                "tpvd",
+                pa.float64(),
+                "Total parameters value difference: mean of value_difference over the tensors that have one. No guarantee",
+            ),
+            (
+                "tensors",
+                pa.list_(pa.struct([("parameter", pa.string()), ("value_difference", pa.float64())])),
+                "Per parameter tensor ‖W − W̄‖ / ‖W‖ (Frobenius), W the twin's; null where W is zero",
+            ),
         ],
     ),
     "reconstructions": (

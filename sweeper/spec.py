@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
-from itertools import chain, zip_longest
+from itertools import chain, product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ import yaml
 from attacks.base import Attack
 from models.architectures.base import Architecture
 from models.datasets.base import Dataset
-from models.defenses.base import Defense
+from models.defenses.base import Defense, Mechanism
+from models.defenses.none import NoDefense
 from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA
-from models.train import Training
+from models.train import LEARNING_RATES, Training
 from sweeper import components
 from sweeper.errors import UserError, sentence, unknown_name
 
@@ -36,11 +37,15 @@ _PART_KEYS = (
     "architectures",
     "defenses",
     "training",
+    "optimizers",
     "seeds",
     "attacks",
     "max_train_examples",
     "max_test_examples",
 )
+_ARCHITECTURE = "lomurno_cnn"
+"""The architecture of a sweep that names none."""
+_OPTIMIZER_FIELDS = ("learning_rate", "momentum")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -50,12 +55,14 @@ class Trial:
 
     `target_id` is a hash of everything that makes the target, defaults spelled out, and of nothing else:
     not the attacks, not labels, resources or paths. Two trials with one id would train the same weights.
+    `parts` are the names of all parts of the sweep that have it.
     """
 
     sweep: str
-    part: str
+    parts: tuple[str, ...]
     dataset_label: str
     architecture_label: str
+    optimizer_label: str
     defense_label: str
     dataset: Dataset
     split: str
@@ -86,15 +93,38 @@ class Trial:
         """The attacks by their ids."""
         return {attack_id(attack): attack for attack in self.attacks}
 
+    @cached_property
+    def twin_id(self) -> str | None:
+        """The target id of the same trial without its private mechanisms, which says what these cost; None without any.
+
+        The twin draws its batches as this trial does: Poisson samples where a mechanism brought them along.
+        """
+        mechanisms = [defense for defense in self.defenses if isinstance(defense, Mechanism)]
+        if not mechanisms:
+            return None
+        training = self.training
+        if any(mechanism.poisson_sampling for mechanism in mechanisms):
+            training = dataclasses.replace(training, sampling="poisson")
+        others = tuple(defense for defense in self.defenses if not isinstance(defense, Mechanism))
+        return dataclasses.replace(self, defenses=others or (NoDefense(),), training=training).target_id
+
     @property
-    def labels(self) -> tuple[str, str, str]:
-        """The sweep's names for defense, dataset and architecture."""
-        return self.defense_label, self.dataset_label, self.architecture_label
+    def part(self) -> str:
+        """The first of its parts."""
+        return self.parts[0]
+
+    @property
+    def labels(self) -> tuple[str, str, str, str]:
+        """The sweep's names for defense, dataset, architecture and optimizer."""
+        return self.defense_label, self.dataset_label, self.architecture_label, self.optimizer_label
 
     @property
     def title(self) -> str:
-        """A short name for people: defense, dataset, split and seed."""
-        return f"{self.defense_label} · {self.dataset_label} · {self.split} · seed {self.seed}"
+        """A short name for people: defense, dataset, split and seed; architecture and optimizer where unusual."""
+        title = f"{self.defense_label} · {self.dataset_label} · {self.split} · seed {self.seed}"
+        if (self.architecture_label, self.optimizer_label) != (_ARCHITECTURE, "sgd"):
+            title += f" · {self.architecture_label} · {self.optimizer_label}"
+        return title
 
 
 def canonical_json(config: object) -> str:
@@ -114,14 +144,17 @@ def attack_id(attack: Attack) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One grid of a sweep; every combination of its axes is a trial. Keys are the labels of tables and figures."""
+    """One grid of a sweep; every combination of its axes is a trial. Keys are the labels of tables and figures.
+
+    `trainings` is the axis of optimizers: one training for each of their labels.
+    """
 
     name: str
     datasets: dict[str, Dataset]
     splits: tuple[str, ...]
     architectures: dict[str, Architecture]
     defenses: dict[str, tuple[Defense, ...]]
-    training: Training
+    trainings: dict[str, Training]
     seeds: tuple[int, ...]
     attacks: tuple[Attack, ...]
 
@@ -148,7 +181,8 @@ def load_sweep(reference: str, overrides: Sequence[str] = ()) -> Sweep:
     """The sweep called `reference` (a packaged name or a YAML path), with `key=value` overrides applied.
 
     An override's dotted key is a key of every part, or of one as `parts.NAME.key`; a name or label finds its
-    element in a list: `training.epochs=3`, `defenses.dp_eps2.epsilon=1`, `attacks.layer_decoder.epochs=2`.
+    element in a list: `training.epochs=3`, `defenses.dp_eps2.epsilon=1`, `attacks.layer_decoder.epochs=2`,
+    `optimizers.adam.learning_rate=0.01`, `defenses.dp.grid.max_grad_norm=[0.5, 1]`.
 
     Raises:
         UserError: anything in the file or the overrides is wrong.
@@ -166,7 +200,8 @@ def load_sweep(reference: str, overrides: Sequence[str] = ()) -> Sweep:
 def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
     """Every trial of the sweep, those of the first seed first; trials with one target are joined.
 
-    `only` keeps trials whose labels match one of its patterns `DEFENSE[/DATASET[/SPLIT]]`, with `*` and `?`.
+    `only` keeps trials that match one of its patterns `[PART:][DEFENSE[/DATASET[/SPLIT]]]`, with `*` and `?`. The name
+    of a part alone, where no defense is called so, keeps that part. A trial that several parts have is in each of them.
 
     Raises:
         UserError: a pattern matches no trial.
@@ -182,7 +217,11 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
                         f"{' · '.join(known.labels)} and {' · '.join(trial.labels)} are the same configuration under "
                         "two labels; keep one."
                     )
-                trial = dataclasses.replace(known, attacks=tuple(dict.fromkeys(known.attacks + trial.attacks)))
+                trial = dataclasses.replace(
+                    known,
+                    parts=tuple(dict.fromkeys(known.parts + trial.parts)),
+                    attacks=tuple(dict.fromkeys(known.attacks + trial.attacks)),
+                )
             by_id[trial.target_id] = trial
     trials = list(by_id.values())
     seen: dict[tuple[object, ...], str] = {}
@@ -196,23 +235,46 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
         seen[where] = trial.part
     if not only:
         return trials
-    chosen: set[str] = set()
-    for pattern in only:
-        globs = pattern.split("/")
-        matching = {
-            trial.target_id
-            for trial in trials
-            if len(globs) <= 3
-            and all(
-                fnmatch.fnmatchcase(label, glob)
-                for label, glob in zip((trial.defense_label, trial.dataset_label, trial.split), globs, strict=False)
-            )
-        }
-        if not matching:
-            labels = {f"{trial.defense_label}/{trial.dataset_label}" for trial in trials}
-            raise UserError(f"--only: {unknown_name('DEFENSE/DATASET', pattern, labels)}")
-        chosen |= matching
+    chosen = {trial.target_id for pattern in only for trial in _matching(pattern, trials)}
     return [trial for trial in trials if trial.target_id in chosen]
+
+
+def _matching(pattern: str, trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that one pattern of `--only` picks."""
+    part, colon, labels = pattern.rpartition(":")
+    part_names = {name for trial in trials for name in trial.parts}
+    if colon:
+        trials = _in_part(part, trials)
+        if not trials:
+            raise UserError(f"--only {pattern}: {unknown_name('part', part, part_names)}")
+        if not labels:
+            return list(trials)
+    globs = labels.split("/")
+    matching = [
+        trial
+        for trial in trials
+        if len(globs) <= 3
+        and all(
+            fnmatch.fnmatchcase(label, glob)
+            for label, glob in zip((trial.defense_label, trial.dataset_label, trial.split), globs, strict=False)
+        )
+    ]
+    alone = not colon and len(globs) == 1
+    if not matching and alone:
+        matching = _in_part(labels, trials)
+    if not matching:
+        if len(globs) == 1:
+            known = {trial.defense_label for trial in trials} | (part_names if alone else set())
+        else:
+            known = {f"{trial.defense_label}/{trial.dataset_label}" for trial in trials}
+        kind = "defense or part" if alone else "defense" if len(globs) == 1 else "DEFENSE/DATASET"
+        where = f" in part '{part}'" if colon else ""
+        raise UserError(f"--only {pattern}{where}: {unknown_name(kind, labels, known)}")
+    return matching
+
+
+def _in_part(glob: str, trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if any(fnmatch.fnmatchcase(name, glob) for name in trial.parts)]
 
 
 def _rounds(sweep_name: str, part: Part) -> Iterator[list[Trial]]:
@@ -225,21 +287,23 @@ def _grid(sweep_name: str, part: Part, seed: int) -> Iterator[Trial]:
     for dataset_label, dataset in part.datasets.items():
         for split in part.splits:
             for architecture_label, architecture in part.architectures.items():
-                for defense_label, defenses in part.defenses.items():
-                    yield Trial(
-                        sweep=sweep_name,
-                        part=part.name,
-                        dataset_label=dataset_label,
-                        architecture_label=architecture_label,
-                        defense_label=defense_label,
-                        dataset=dataset,
-                        split=split,
-                        architecture=architecture,
-                        defenses=defenses,
-                        training=part.training,
-                        seed=seed,
-                        attacks=part.attacks,
-                    )
+                for optimizer_label, training in part.trainings.items():
+                    for defense_label, defenses in part.defenses.items():
+                        yield Trial(
+                            sweep=sweep_name,
+                            parts=(part.name,),
+                            dataset_label=dataset_label,
+                            architecture_label=architecture_label,
+                            optimizer_label=optimizer_label,
+                            defense_label=defense_label,
+                            dataset=dataset,
+                            split=split,
+                            architecture=architecture,
+                            defenses=defenses,
+                            training=training,
+                            seed=seed,
+                            attacks=part.attacks,
+                        )
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -369,6 +433,8 @@ def _check_sweep(raw: dict[str, Any], path: Path) -> Sweep:
     parts = raw.get("parts", {"main": {}})
     if not isinstance(parts, dict) or not parts:
         raise UserError(f"parts: got {parts!r}; it must map the name of each part to its keys.")
+    for name in parts:
+        _check_label(str(name), "parts")
     return Sweep(**texts, parts=tuple(_check_part(str(name), part, raw) for name, part in parts.items()))
 
 
@@ -407,10 +473,10 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
         datasets=_build_all("dataset", merged["datasets"], f"{path}.datasets", limits),
         splits=tuple(splits),
         architectures=_build_all(
-            "architecture", _default(merged["architectures"], ["lomurno_cnn"]), f"{path}.architectures"
+            "architecture", _default(merged["architectures"], [_ARCHITECTURE]), f"{path}.architectures"
         ),
         defenses=_build_defenses(merged["defenses"], f"{path}.defenses"),
-        training=components.validate(Training, _default(merged["training"], {}), f"{path}.training"),
+        trainings=_build_trainings(_default(merged["training"], {}), merged["optimizers"], path),
         seeds=_seeds(merged["seeds"], f"{path}.seeds"),
         attacks=attacks,
     )
@@ -446,14 +512,18 @@ def _labelled(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         pairs = [(_default_label(item), item) for item in _list(value, [], path)]
     seen = set()
     for label, reference in pairs:
-        if not _NAME.fullmatch(label):
-            raise UserError(f"{path}: label {label!r} may hold letters, digits, '_', '-', '+' and '.' only.")
+        _check_label(label, path)
         if label in seen:
             raise UserError(
                 f"{path}: label '{label}' is used twice. Write a mapping of a label of your own to each element."
             )
         seen.add(label)
         yield label, reference
+
+
+def _check_label(label: str, path: str) -> None:
+    if not _NAME.fullmatch(label):
+        raise UserError(f"{path}: label {label!r} may hold letters, digits, '_', '-', '+' and '.' only.")
 
 
 def _default_label(item: Any) -> str:
@@ -476,10 +546,68 @@ def _build_all(kind: str, value: Any, path: str, defaults: Mapping[str, Any] | N
 
 
 def _build_defenses(value: Any, path: str) -> dict[str, tuple[Defense, ...]]:
+    built: dict[str, tuple[Defense, ...]] = {}
+    for own_label, own_reference in _labelled(value, path):
+        for label, reference in _grid_points(own_label, own_reference, f"{path}.{own_label}"):
+            references = reference if isinstance(reference, list) else [reference]
+            if not references:
+                raise UserError(f"{path}.{label}: an empty list; write none for no defense.")
+            if label in built:
+                raise UserError(f"{path}: label '{label}' is used twice, by the grid of '{own_label}' or with it.")
+            built[label] = tuple(components.build("defense", item, f"{path}.{label}") for item in references)
+    return built
+
+
+def _grid_points(label: str, reference: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Label and reference of each point of a defense's `grid`, its first field slowest; without one, what was given."""
+    if isinstance(reference, list) and any(isinstance(item, dict) and "grid" in item for item in reference):
+        raise UserError(f"{path}: a grid inside a list of defenses. Only a defense by itself takes a grid.")
+    if not isinstance(reference, dict) or "grid" not in reference:
+        yield label, reference
+        return
+    grid = reference["grid"]
+    fixed = {field: value for field, value in reference.items() if field != "grid"}
+    if not isinstance(grid, dict) or not grid:
+        raise UserError(f"{path}.grid: got {grid!r}; it must map fields to lists of values.")
+    for field, values in grid.items():
+        if field in fixed:
+            raise UserError(f"{path}: '{field}' is given twice, by itself and in the grid; keep one.")
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{path}.grid.{field}: got {values!r}; it must be a list with at least one element.")
+    for values in product(*grid.values()):
+        point = "_".join([label, *(f"{value:g}" if isinstance(value, float) else str(value) for value in values)])
+        _check_label(point, f"{path}.grid")
+        yield point, {**fixed, **dict(zip(grid, values, strict=True))}
+
+
+def _build_trainings(training: Any, optimizers: Any, path: str) -> dict[str, Training]:
+    """One training for each optimizer of the axis; without the axis the training itself, under its optimizer's name."""
+    whole = components.validate(Training, training, f"{path}.training")
+    if optimizers is None:
+        return {whole.optimizer: whole}
+    for key in ("optimizer", *_OPTIMIZER_FIELDS):
+        if training.get(key) is not None:
+            value = training[key]
+            example = f"[{value}]" if key == "optimizer" else f"{{sgd: {{name: sgd, {key}: {value}}}}}"
+            raise UserError(
+                f"{path}.training.{key}: got {value!r}, but the sweep has `optimizers`, and each has its own. Leave it "
+                f"out here and put it there: optimizers: {example}."
+            )
     built = {}
-    for label, reference in _labelled(value, path):
-        references = reference if isinstance(reference, list) else [reference]
-        if not references:
-            raise UserError(f"{path}.{label}: an empty list; write none for no defense.")
-        built[label] = tuple(components.build("defense", item, f"{path}.{label}") for item in references)
+    for label, reference in _labelled(optimizers, f"{path}.optimizers"):
+        where = f"{path}.optimizers.{label}"
+        values = {"name": reference} if isinstance(reference, str) else reference
+        if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+            raise UserError(
+                f"{where}: {reference!r} does not name an optimizer. Write a name, or a mapping with `name` and "
+                f"{' and '.join(_OPTIMIZER_FIELDS)}. Available: {', '.join(sorted(LEARNING_RATES))}."
+            )
+        name = values["name"]
+        if name not in LEARNING_RATES:
+            raise UserError(f"{where}: {unknown_name('optimizer', name, LEARNING_RATES)}")
+        own = {key: value for key, value in values.items() if key != "name"}
+        for key in own:
+            if key not in _OPTIMIZER_FIELDS:
+                raise UserError(f"{where}: {unknown_name('field', key, _OPTIMIZER_FIELDS)}")
+        built[label] = components.validate(Training, {**training, **own, "optimizer": name}, f"{where} ({name})")
     return built

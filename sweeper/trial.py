@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
+from attacks.auditing import audit_membership
 from attacks.base import (
     Attack,
     AttackError,
@@ -34,12 +35,13 @@ from attacks.base import (
 from attacks.metrics import MembershipMetrics, membership_metrics
 from attacks.selection import best_of
 from models.datasets.base import Dataset, ImageData, IntArray
+from models.defenses.base import Mechanism
 from models.performance import Performance
 from models.seeds import Stream, numpy_generator, torch_seed
-from models.splits import SPLITS, Split
+from models.splits import COIN_SPLITS, SPLITS, Split
 from models.train import TrainedTarget, build_model, fit, loss_and_accuracy, predict
 from sweeper import components, provenance
-from sweeper.records import BEST_OF, Store
+from sweeper.records import BEST_OF, PARAMETERS, Store
 from sweeper.schema import SCHEMA_VERSION
 from sweeper.spec import Trial, canonical_json
 
@@ -98,7 +100,7 @@ def run_trial(
                 row | {"status": "finished"},
                 [{"target_id": trial.target_id, **asdict(record)} for record in target.history],
                 _output_columns(trial.target_id, outputs, split),
-                save_weights(target.model.state_dict()),
+                _weights(target.model),
             )
             trained = True
     except Exception as error:
@@ -180,6 +182,12 @@ def _train(
 def _outputs(model: torch.nn.Module, data: ImageData, index: IntArray) -> ModelOutputs:
     logits, labels = predict(model, data, index)
     return ModelOutputs(example_id=data.example_id[index], label=labels.numpy(), values=logits.numpy())
+
+
+def _weights(model: torch.nn.Module) -> bytes:
+    """All that the model holds, and which of it are parameters: TPVD is over these alone."""
+    names = [name for name, _ in model.named_parameters()]
+    return save_weights(model.state_dict(), metadata={PARAMETERS: canonical_json(names)})
 
 
 # Attacks
@@ -327,6 +335,8 @@ def _record_attack(
         rng = numpy_generator(trial.seed, Stream.ATTACK, int(each[:8], 16) + 1 + index)
         metrics = membership_metrics(result.is_member, result.score, rng)
         rows.append(base | {"score_name": result.name} | _metric_columns(metrics))
+        if trial.split in COIN_SPLITS and not attack.uses_target_membership_labels:
+            rows[-1]["epsilon_lower_bound"] = audit_membership(result.is_member, result.score, rng).epsilon_lower_bound
     scores = None
     if membership:
         n_rows = sum(len(result.score) for result in membership)
@@ -402,11 +412,17 @@ def _trial_row(trial: Trial, started_at: datetime.datetime, attempt: int, device
         "dataset": trial.dataset_label,
         "split": trial.split,
         "architecture": trial.architecture_label,
+        "optimizer": trial.optimizer_label,
         "defense": trial.defense_label,
+        "mechanism": next(
+            (components.name_of("defense", each) for each in trial.defenses if isinstance(each, Mechanism)), None
+        ),
+        "twin_id": trial.twin_id,
         "seed": trial.seed,
         "config": canonical_json(trial.config),
         "epochs": trial.training.epochs,
         "batch_size": trial.training.batch_size,
+        "learning_rate": trial.training.learning_rate,
         "attempts": attempt,
         "started_at": started_at,
         **provenance.code(),
@@ -439,6 +455,14 @@ def _training_columns(target: TrainedTarget, data: ImageData, split: Split) -> d
         "seconds_per_step": target.seconds_per_step,
         "sampling": target.plan.sampling,
     }
+    rule = target.plan.rule
+    if rule is not None:
+        columns |= {
+            "noise_scale": rule.noise_scale,
+            "noise_unit": rule.noise_unit,
+            "clipping": rule.clipping,
+            "max_grad_norm": rule.initial_clip_norm if rule.clipping == "fixed" else None,
+        }
     accounting, guarantee = target.plan.accounting, target.guarantee
     if accounting is None or guarantee is None:
         return columns | {"no_guarantee_reason": target.plan.no_guarantee_reason}
@@ -449,7 +473,6 @@ def _training_columns(target: TrainedTarget, data: ImageData, split: Split) -> d
         "accountant": guarantee.accountant,
         "adjacency": guarantee.adjacency,
         "noise_multiplier": accounting.noise_multiplier,
-        "max_grad_norm": accounting.max_grad_norm,
         "sample_rate": accounting.sample_rate,
         "epsilon_gdp": accounting.epsilon_gdp(target.steps),
     }

@@ -7,9 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from models.datasets.svhn import Svhn
+from models.defenses.base import Mechanism
+from models.splits import SPLITS
+from models.train import LEARNING_RATES, fit
 from sweeper import components
 from sweeper.errors import UserError
-from sweeper.spec import expand, load_sweep, packaged_sweeps
+from sweeper.preflight import resolve_trials
+from sweeper.spec import Trial, expand, load_sweep, packaged_sweeps
+
+
+def written(tmp_path: Path, text: str, *overrides: str, only: tuple[str, ...] = ()) -> list[Trial]:
+    """The trials of a sweep file with `text`."""
+    path = tmp_path / "written.yaml"
+    path.write_text(text, encoding="utf-8")
+    return expand(load_sweep(str(path), overrides), only)
 
 
 @pytest.mark.parametrize("name", sorted(packaged_sweeps()))
@@ -35,7 +47,7 @@ def test_lomurno2022_is_the_papers_study() -> None:
         "dropout",
         "l2_dropout",
     ]
-    training = parts["tables"].training
+    (training,) = parts["tables"].trainings.values()
     assert (training.learning_rate, training.batch_size, training.momentum) == (0.1, 200, 0.0)
     assert [parts["tables"].defenses[f"dp_eps{epsilon}"][0].epsilon for epsilon in (2, 4, 8)] == [2, 4, 8]
     assert parts["tables"].defenses["dp_eps2"][0].delta == 1e-5
@@ -102,8 +114,9 @@ def test_overrides_reach_every_part_or_one() -> None:
     tables, quarters = sweep.parts
     assert {dataset.max_train_examples for dataset in tables.datasets.values()} == {1000}
     assert {dataset.max_train_examples for dataset in quarters.datasets.values()} == {4000}
-    assert tables.training == quarters.training
-    assert (tables.training.epochs, tables.training.learning_rate) == (3, 0.01)
+    assert tables.trainings == quarters.trainings
+    assert list(tables.trainings) == ["sgd"]
+    assert (tables.trainings["sgd"].epochs, tables.trainings["sgd"].learning_rate) == (3, 0.01)
     assert next(attack for attack in tables.attacks if attack.family == "inversion").epochs == 2
     assert tables.defenses["dp_eps2"][0].epsilon == 1.5
 
@@ -134,6 +147,337 @@ def test_architectures_are_told_apart_by_their_labels(tiny: Path) -> None:
         "big",
         "big",
     ]
+
+
+BASE = "datasets: [digits]\nattacks: []\n"
+
+
+def test_without_optimizers_a_trials_label_is_that_of_its_training(tmp_path: Path) -> None:
+    (trial,) = written(tmp_path, BASE + "defenses: [none]")
+    assert (trial.optimizer_label, trial.training.learning_rate) == ("sgd", LEARNING_RATES["sgd"])
+    (trial,) = written(tmp_path, BASE + "defenses: [none]\ntraining: {optimizer: adam}")
+    assert (trial.optimizer_label, trial.training.optimizer) == ("adam", "adam")
+    assert trial.training.learning_rate == LEARNING_RATES["adam"]
+
+
+def test_optimizers_are_an_axis(tmp_path: Path) -> None:
+    text = (
+        BASE + "defenses: {base: none, l2: l2}\nseeds: [0, 1]\ntraining: {epochs: 7}\noptimizers: [sgd, adam, adagrad]"
+    )
+    trials = written(tmp_path, text)
+    assert len({trial.target_id for trial in trials}) == len(trials) == 12
+    for name in ("sgd", "adam", "adagrad"):
+        mine = [trial for trial in trials if trial.optimizer_label == name]
+        assert [(trial.defense_label, trial.seed) for trial in mine] == [("base", 0), ("l2", 0), ("base", 1), ("l2", 1)]
+        for trial in mine:
+            training = trial.training
+            assert (training.optimizer, training.learning_rate, training.epochs) == (name, LEARNING_RATES[name], 7)
+            assert trial.labels == (trial.defense_label, "digits", "lomurno_cnn", name)
+            assert trial.config["training"]["optimizer"] == name
+
+
+def test_an_optimizer_may_have_a_label_and_settings_of_its_own(tmp_path: Path) -> None:
+    text = BASE + (
+        "defenses: [none]\noptimizers: {plain: sgd, heavy: {name: sgd, learning_rate: 0.05, momentum: 0.9}, "
+        "slow: {name: adam, learning_rate: 0.0005}}"
+    )
+
+    def settings(*overrides: str) -> dict[str, tuple[object, ...]]:
+        return {
+            trial.optimizer_label: (trial.training.optimizer, trial.training.learning_rate, trial.training.momentum)
+            for trial in written(tmp_path, text, *overrides)
+        }
+
+    assert settings() == {
+        "plain": ("sgd", 0.1, 0.0),
+        "heavy": ("sgd", 0.05, 0.9),
+        "slow": ("adam", 0.0005, 0.0),
+    }
+    assert settings("optimizers.slow.learning_rate=0.002")["slow"] == ("adam", 0.002, 0.0)
+    assert settings("optimizers.plain.learning_rate=0.2")["plain"] == ("sgd", 0.2, 0.0)
+    assert settings("optimizers=[adadelta]") == {"adadelta": ("adadelta", 1.0, 0.0)}
+
+
+def test_a_part_has_optimizers_of_its_own_or_those_of_the_file(tmp_path: Path) -> None:
+    text = BASE + (
+        "optimizers: [sgd, adam]\nparts:\n  a: {defenses: [none]}\n  b: {defenses: [l2], optimizers: [adagrad]}\n"
+        "  c: {defenses: [dropout], optimizers: null, training: {learning_rate: 0.3}}"
+    )
+    found = [(trial.part, trial.optimizer_label, trial.training.learning_rate) for trial in written(tmp_path, text)]
+    assert sorted(found) == [("a", "adam", 0.001), ("a", "sgd", 0.1), ("b", "adagrad", 0.01), ("c", "sgd", 0.3)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            "training: {learning_rate: 0.2}\noptimizers: [sgd]",
+            "parts.main.training.learning_rate: got 0.2, but the sweep has `optimizers`, and each has its own. Leave it out "
+            "here and put it there: optimizers: {sgd: {name: sgd, learning_rate: 0.2}}.",
+        ),
+        ("training: {momentum: 0.0}\noptimizers: [sgd]", "training.momentum: got 0.0"),
+        ("training: {optimizer: adam}\noptimizers: [sgd]", "put it there: optimizers: [adam]."),
+        ("training: {learning_rate: 0.2}\nparts: {a: {optimizers: [sgd]}}", "parts.a.training.learning_rate: got 0.2"),
+        ("optimizers: [sgd]\nparts: {a: {training: {learning_rate: 0.2}}}", "parts.a.training.learning_rate: got 0.2"),
+        ("optimizers: [adm]", "optimizers.adm: Unknown optimizer 'adm'. Did you mean 'adam'?"),
+        ("optimizers: {a: {name: adam, rate: 1}}", "optimizers.a: Unknown field 'rate'."),
+        ("optimizers: {a: {name: adam, epochs: 1}}", "optimizers.a: Unknown field 'epochs'."),
+        ("optimizers: {a: {learning_rate: 1}}", "optimizers.a: {'learning_rate': 1} does not name an optimizer."),
+        (
+            "optimizers: {a: {name: adam, momentum: 0.9}}",
+            "optimizers.a (adam): momentum is 0.9, but only sgd takes one",
+        ),
+        ("optimizers: {a: {name: adam, learning_rate: -1}}", "optimizers.a (adam): learning_rate is -1"),
+        ("optimizers: [sgd, sgd]", "optimizers: label 'sgd' is used twice"),
+        ("optimizers: {a/b: sgd}", "optimizers: label 'a/b'"),
+        ("optimizers: {a: sgd, b: {name: sgd, learning_rate: 0.1}}", "are the same configuration under two labels"),
+        ("optimizers: []", "optimizers: got []; it must be a list with at least one element"),
+        ("training: 3\noptimizers: [sgd]", "parts.main.training: got 3"),
+        ("training: {epoch: 3}\noptimizers: [sgd]", "parts.main.training: Unknown field 'epoch'"),
+    ],
+)
+def test_wrong_optimizers_are_explained(lines: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        written(tmp_path, BASE + "defenses: [none]\n" + lines)
+    assert expected in str(raised.value)
+
+
+def test_two_parts_may_differ_by_their_optimizers_only(tmp_path: Path) -> None:
+    text = BASE + "defenses: [none]\nparts: {a: {optimizers: [sgd]}, b: {optimizers: [adam]}}"
+    assert [trial.labels[-1] for trial in written(tmp_path, text)] == ["sgd", "adam"]
+
+
+def test_a_title_says_architecture_and_optimizer_only_where_they_are_unusual(tmp_path: Path) -> None:
+    def title(lines: str) -> str:
+        (trial,) = written(tmp_path, BASE + "defenses: {base: none}\nsplits: [half]\n" + lines)
+        return trial.title
+
+    assert title("") == "base · digits · half · seed 0"
+    assert title("architectures: [lin_cnn]") == "base · digits · half · seed 0 · lin_cnn · sgd"
+    assert title("optimizers: [adam]") == "base · digits · half · seed 0 · lomurno_cnn · adam"
+
+
+def test_a_grid_is_every_combination_of_its_values_first_field_slowest(tmp_path: Path) -> None:
+    text = BASE + (
+        "defenses:\n  base: none\n  ca: {name: dp_sgd, accountant: rdp, "
+        "grid: {noise_multiplier: [0.1, 0.5], max_grad_norm: [0.8, 1, 1.0e-5]}}"
+    )
+
+    def points(*overrides: str) -> dict[str, tuple[float, ...]]:
+        return {
+            trial.defense_label: (trial.defenses[0].noise_multiplier, trial.defenses[0].max_grad_norm)
+            for trial in written(tmp_path, text, *overrides)
+            if trial.defense_label != "base"
+        }
+
+    assert list(points().items()) == [
+        ("ca_0.1_0.8", (0.1, 0.8)),
+        ("ca_0.1_1", (0.1, 1.0)),
+        ("ca_0.1_1e-05", (0.1, 1e-5)),
+        ("ca_0.5_0.8", (0.5, 0.8)),
+        ("ca_0.5_1", (0.5, 1.0)),
+        ("ca_0.5_1e-05", (0.5, 1e-5)),
+    ]
+    assert {trial.defenses[0].accountant for trial in written(tmp_path, text) if "ca" in trial.defense_label} == {"rdp"}
+    overrides = ("defenses.ca.grid.noise_multiplier=[0.2]", "defenses.ca.grid.max_grad_norm=[3]")
+    assert points(*overrides) == {"ca_0.2_3": (0.2, 3.0)}
+
+
+def test_a_grid_may_be_of_text_and_in_a_list(tmp_path: Path) -> None:
+    text = BASE + "defenses: [none, {name: dp_sgd, noise_multiplier: 1, grid: {accountant: [rdp, prv]}}, l2]"
+    labels = [trial.defense_label for trial in written(tmp_path, text)]
+    assert labels == ["none", "dp_sgd_rdp", "dp_sgd_prv", "l2"]
+
+
+@pytest.mark.parametrize(
+    ("defenses", "expected"),
+    [
+        ("{a: {name: l2, grid: [0.1]}}", "defenses.a.grid: got [0.1]; it must map fields to lists of values"),
+        ("{a: {name: l2, grid: {}}}", "defenses.a.grid: got {}; it must map"),
+        ("{a: {name: l2, grid: {weight: 0.1}}}", "defenses.a.grid.weight: got 0.1; it must be a list"),
+        (
+            "{a: {name: l2, grid: {weight: null}}}",
+            "defenses.a.grid.weight: got None; it must be a list with at least one",
+        ),
+        ("{a: {name: l2, grid: {weight: []}}}", "defenses.a.grid.weight: got []; it must be a list with at least one"),
+        ("{a: {name: l2, weight: 1, grid: {weight: [2]}}}", "defenses.a: 'weight' is given twice"),
+        ("{a: {name: l2, grid: {name: [none]}}}", "defenses.a: 'name' is given twice"),
+        ("{a: {name: l2, grid: {wieght: [2]}}}", "Unknown field 'wieght'. Did you mean 'weight'?"),
+        ("{a: {name: l2, grid: {weight: [2, x]}}}", "defenses.a_x (l2).weight: got 'x'"),
+        ("{a: {name: l2, grid: {weight: [2, -1]}}}", "defenses.a_-1 (l2): weight is -1"),
+        ("{a: {grid: {weight: [2]}}}", "defenses.a_2: {'weight': 2} does not name a defense"),
+        ("{a: [{name: l2, grid: {weight: [2]}}, dropout]}", "defenses.a: a grid inside a list of defenses"),
+        ("{a: {name: l2, grid: {weight: [2, 2.0]}}}", "defenses: label 'a_2' is used twice, by the grid of 'a'"),
+        ("{a: {name: l2, grid: {weight: [2]}}, a_2: none}", "defenses: label 'a_2' is used twice"),
+        ("{a_2: none, a: {name: l2, grid: {weight: [2]}}}", "defenses: label 'a_2' is used twice"),
+        ("{a: {name: l2, grid: {weight: [[2]]}}}", "defenses.a.grid: label 'a_[2]' may hold letters"),
+    ],
+)
+def test_wrong_grids_are_explained(defenses: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        written(tmp_path, BASE + f"defenses: {defenses}")
+    assert expected in str(raised.value)
+
+
+PARTS = (
+    "datasets: [digits, mnist]\nattacks: []\nsplits: [half]\nparts:\n"
+    "  sequence: {defenses: {base: none, ca_1: {name: l2, weight: 0.1}, ca_2: {name: l2, weight: 0.2}}}\n"
+    "  sizes: {defenses: {base: none, ca_3: {name: l2, weight: 0.3}, sizes_l2: l2}}\n"
+    "  base: {defenses: {base: none, other: dropout}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        (("sequence:",), {"base/digits", "base/mnist", "ca_1/digits", "ca_1/mnist", "ca_2/digits", "ca_2/mnist"}),
+        (("sequence",), {"base/digits", "base/mnist", "ca_1/digits", "ca_1/mnist", "ca_2/digits", "ca_2/mnist"}),
+        (("sequence:ca_*",), {"ca_1/digits", "ca_1/mnist", "ca_2/digits", "ca_2/mnist"}),
+        (("sequence:ca_*/mnist",), {"ca_1/mnist", "ca_2/mnist"}),
+        (("sequence:ca_2/*/half",), {"ca_2/digits", "ca_2/mnist"}),
+        (("s*s:ca_*/mnist", "sequence:ca_1/digits"), {"ca_3/mnist", "ca_1/digits"}),
+        (("ca_*/mnist",), {"ca_1/mnist", "ca_2/mnist", "ca_3/mnist"}),
+        (("base",), {"base/digits", "base/mnist"}),  # a defense before a part of its name
+        (("base:",), {"base/digits", "base/mnist", "other/digits", "other/mnist"}),
+        (("base:base/mnist",), {"base/mnist"}),
+        (("sizes:*/digits",), {"base/digits", "ca_3/digits", "sizes_l2/digits"}),
+    ],
+)
+def test_only_picks_parts_and_within_parts(only: tuple[str, ...], expected: set[str], tmp_path: Path) -> None:
+    trials = written(tmp_path, PARTS, only=only)
+    assert {f"{trial.defense_label}/{trial.dataset_label}" for trial in trials} == expected
+    assert len(trials) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("sequense", "Unknown defense or part 'sequense'. Did you mean 'sequence'?"),
+        ("ohter", "Unknown defense or part 'ohter'. Did you mean 'other'?"),
+        ("sequense:ca_1", "Unknown part 'sequense'. Did you mean 'sequence'?"),
+        (
+            "sequence:ca1",
+            "in part 'sequence': Unknown defense 'ca1'. Did you mean 'ca_1'? Available: base, ca_1, ca_2.",
+        ),
+        ("sequence:ca_1/mnits", "in part 'sequence': Unknown DEFENSE/DATASET 'ca_1/mnits'. Did you mean 'ca_1/mnist'?"),
+        ("sequence:other", "in part 'sequence': Unknown defense 'other'."),
+        ("sequence/mnist", "Unknown DEFENSE/DATASET 'sequence/mnist'"),
+        ("base/mnist/half/0", "Unknown DEFENSE/DATASET 'base/mnist/half/0'"),
+        (":", "Unknown part ''"),
+        ("", "Unknown defense or part ''"),
+    ],
+)
+def test_patterns_of_only_that_match_nothing_are_explained(pattern: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        written(tmp_path, PARTS, only=(pattern,))
+    assert f"--only {pattern}" in str(raised.value)
+    assert expected in str(raised.value)
+
+
+def test_a_trial_names_all_the_parts_that_have_it(tmp_path: Path) -> None:
+    parts = {trial.defense_label: (trial.part, trial.parts) for trial in written(tmp_path, PARTS)}
+    assert parts == {
+        "base": ("sequence", ("sequence", "sizes", "base")),
+        "ca_1": ("sequence", ("sequence",)),
+        "ca_2": ("sequence", ("sequence",)),
+        "ca_3": ("sizes", ("sizes",)),
+        "sizes_l2": ("sizes", ("sizes",)),
+        "other": ("base", ("base",)),
+    }
+
+
+def test_a_part_whose_name_only_could_not_tell_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="parts: label 'a:b' may hold letters"):
+        written(tmp_path, BASE + "defenses: [none]\nparts: {'a:b': {}}")
+
+
+TWINS = BASE + (
+    "splits: [half]\nparts:\n"
+    "  shuffled: {defenses: {base: none, l2: l2, dropout: dropout, l2_dropout: [l2, dropout]}}\n"
+    "  poisson: {training: {sampling: poisson}, defenses: {base_poisson: none, l2_poisson: l2}}\n"
+    "  private: {defenses: {dp: {name: dp_sgd, noise_multiplier: 1}, dp_l2: [{name: dp_sgd, noise_multiplier: 1}, l2],"
+    " none_dp: [none, {name: dp_sgd, noise_multiplier: 1}],"
+    " l2_dp: [l2, {name: dp_sgd, noise_multiplier: 2}]}}\n"
+)
+
+
+def test_a_mechanisms_twin_is_the_trial_without_it_under_its_own_batches(tmp_path: Path) -> None:
+    trials = written(tmp_path, TWINS, "seeds=[0, 1]")
+    ids = {(trial.defense_label, trial.seed): trial.target_id for trial in trials}
+    twins = {(trial.defense_label, trial.seed): trial.twin_id for trial in trials}
+    for seed in (0, 1):
+        assert twins["dp", seed] == twins["none_dp", seed] == ids["base_poisson", seed]
+        assert twins["dp_l2", seed] == twins["l2_dp", seed] == ids["l2_poisson", seed]
+        for name in ("base", "l2", "dropout", "l2_dropout", "base_poisson", "l2_poisson"):
+            assert twins[name, seed] is None
+
+
+def test_a_mechanism_that_brings_no_poisson_batches_keeps_those_of_the_training(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Shuffled(Mechanism):
+        source = "a test"
+
+    for sampling in ("shuffled", "poisson"):
+        (base,) = written(tmp_path, BASE + f"defenses: [none]\ntraining: {{sampling: {sampling}}}")
+        assert dataclasses.replace(base, defenses=(Shuffled(),)).twin_id == base.target_id
+
+
+def test_every_mechanism_there_is_has_a_twin(tmp_path: Path) -> None:
+    (base,) = written(tmp_path, BASE + "defenses: [none]")
+    (poisson,) = written(tmp_path, BASE + "defenses: [none]\ntraining: {sampling: poisson}")
+    classes = [components.component_class("defense", name) for name in components.names("defense")]
+    mechanisms = [cls for cls in classes if issubclass(cls, Mechanism)]
+    assert mechanisms
+    for cls in mechanisms:
+        trial = dataclasses.replace(base, defenses=(object.__new__(cls),))  # its fields are in no twin
+        assert trial.twin_id == (poisson if cls.poisson_sampling else base).target_id, cls
+
+
+def test_coins_are_planned_with_the_members_that_each_seed_gives(tmp_path: Path) -> None:
+    text = (
+        "datasets: [{name: digits, max_train_examples: 200, max_test_examples: 20}]\nattacks: []\nsplits: [coins, half]\n"
+        "architectures: [{name: lomurno_cnn, filters: [2, 2, 2]}]\ntraining: {epochs: 1, batch_size: 50}\n"
+        "defenses: {dp: {name: dp_sgd, noise_multiplier: 1, accountant: rdp}}\nseeds: [0, 1, 2, 3]"
+    )
+    resolved, _ = resolve_trials(written(tmp_path, text), tmp_path)
+    planned = {}
+    for each in resolved:
+        trial = each.trial
+        data = trial.dataset.load(tmp_path)
+        split = SPLITS[trial.split](data.info.n_train, data.info.n_test, trial.seed)
+        target = fit(
+            architecture=trial.architecture,
+            defenses=trial.defenses,
+            training=trial.training,
+            data=data,
+            members=split.members,
+            test=split.test,
+            seed=trial.seed,
+        )
+        assert (each.n_train, each.n_non_members, each.n_test) == (len(split.members), len(split.non_members), 20)
+        assert each.plan == target.plan
+        assert each.plan.accounting.sample_rate == 50 / each.n_train
+        planned[trial.split, trial.seed] = each.n_train
+    assert len({n_train for (split, _), n_train in planned.items() if split == "coins"}) > 1
+    assert {n_train for (split, _), n_train in planned.items() if split == "half"} == {100}
+
+
+def test_transforms_are_settings_of_a_dataset_and_part_of_an_identity(tmp_path: Path) -> None:
+    text = "attacks: []\ndefenses: [none]\nsplits: [half]\ndatasets:\n  plain: svhn\n"
+    text += "  gray: {name: svhn, extra: true, grayscale: true, crop: 30, resize: 28, max_train_examples: 100, subset_seed: 4}"
+    plain, gray = written(tmp_path, text)
+    assert gray.dataset == Svhn(extra=True, grayscale=True, crop=30, resize=28, max_train_examples=100, subset_seed=4)
+    assert plain.target_id != gray.target_id
+    expected = {"name": "svhn", "extra": True, "grayscale": True, "crop": 30, "resize": 28, "subset_seed": 4}
+    assert gray.config["dataset"] == expected | {"max_train_examples": 100, "max_test_examples": None}
+    for change in ("grayscale=false", "crop=29", "resize=27", "subset_seed=5", "extra=false"):
+        assert written(tmp_path, text, f"datasets.gray.{change}")[1].target_id != gray.target_id, change
+
+
+def test_a_crop_that_is_too_large_is_refused_before_training(tmp_path: Path) -> None:
+    trials = written(tmp_path, "attacks: []\ndefenses: [none]\ndatasets: [{name: cifar10, crop: 33}]")
+    with pytest.raises(UserError, match="crop is 33, but its images are 32 pixels high and 32 wide"):
+        resolve_trials(trials, tmp_path / "nowhere")
 
 
 def test_two_configurations_under_one_set_of_labels_are_refused(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_every_table_has_the_declared_schema_and_other_readers_agree(finished: A
         assert read.schema.equals(schema), name
         assert read.schema.field("target_id").metadata[b"description"]
         assert len(pd.read_parquet(path)) == read.num_rows == duckdb.sql(f"select * from '{path}'").fetchdf().shape[0]
-        assert read.num_rows > 0
+        assert read.num_rows > 0 or name == "tpvd"  # which needs a twin
 
 
 def test_the_row_of_a_target_is_complete_and_true(finished: Any) -> None:
@@ -287,7 +287,10 @@ def test_a_failed_attack_is_a_row_and_the_others_go_on(
 
 @pytest.mark.parametrize("name", sorted(components.names("defense")))
 def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Path) -> None:
-    needed = {"dp_sgd": {"epsilon": 8.0, "accountant": "rdp"}}.get(name, {})
+    needed = {
+        "dp_sgd": {"epsilon": 8.0, "accountant": "rdp"},
+        "noised_quantile": {"epsilon": 8.0, "accountant": "rdp", "count_noise_std": 5.0},
+    }.get(name, {})
     override = f"defenses=[{json.dumps({'name': name, **needed})}]"
     store, _, (result,) = run(tiny, tmp_path / "out", override, "attacks=[]")
     assert result.status == "finished", result.errors
