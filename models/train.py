@@ -40,8 +40,9 @@ class Training:
     has it. `evaluate_every` is the number of epochs between measurements on the test set in the history; 0 makes
     none (the finished target is measured in any case). `sampling` is how batches are drawn: shuffled, each example
     once per epoch, or Poisson samples, for which `batch_size` is the expected size, and by which gradients are averaged;
-    a mechanism whose guarantee needs Poisson samples draws them in any case. `precision` is that of activations in training, private or not: bf16 is faster where the machine computes in it;
-    weights, gradients of weights, losses and all measurements are fp32.
+    a mechanism whose guarantee needs Poisson samples draws them in any case. `precision` is that of activations in
+    training, private or not: bf16 is faster where the machine computes in it; weights, gradients of weights, losses and
+    all measurements are fp32.
     """
 
     epochs: int = 30
