@@ -1,0 +1,198 @@
+"""TPVD by hand and through the results folder, and the bound on ε that a split by coins allows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from attacks.auditing import audit_membership
+from attacks.tpvd import tpvd, value_differences
+from sweeper.errors import UserError
+from sweeper.records import Store
+from sweeper.spec import Trial, expand, load_sweep
+from sweeper.trial import run_trial
+
+TWINS = """
+name: twins
+datasets: [{name: digits, max_train_examples: 240, max_test_examples: 60}]
+splits: [coins]
+defenses:
+  ac: {name: noise_then_clip, noise_scale: 0.01}
+  dp: {name: dp_sgd, noise_multiplier: 1.0, accountant: rdp}
+  dropped: [{name: dropout, rate: 0.1}, {name: noise_then_clip, noise_scale: 0.01}]
+  none: none
+training: {epochs: 2, batch_size: 25, sampling: poisson}
+seeds: [3]
+attacks: [threshold, {name: trained_attackers, attackers: [logistic_regression], search: none}]
+"""
+
+
+# By hand
+
+
+def test_a_hand_computed_example() -> None:
+    twin = {"a": np.array([[3.0, 0.0], [0.0, 4.0]]), "b": np.array([1.0, 2.0, 2.0])}
+    ours = {"a": np.array([[3.0, 1.0], [2.0, 2.0]]), "b": np.array([1.0, 2.0, 5.0])}
+    # ‖(0, 1, 2, −2)‖ / 5 = 3/5; ‖(0, 0, 3)‖ / 3 = 1
+    assert value_differences(ours, twin) == {"a": 0.6, "b": 1.0}
+    assert tpvd(value_differences(ours, twin)) == pytest.approx(0.8)
+
+
+def test_identical_weights_have_none_and_all_scales_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    twin = {"w": rng.standard_normal((5, 7)).astype(np.float32), "v": rng.standard_normal(3).astype(np.float32)}
+    assert tpvd(value_differences(twin, twin)) == 0
+    ours = {name: value + rng.standard_normal(value.shape).astype(np.float32) for name, value in twin.items()}
+    scaled = [{name: 4 * value for name, value in each.items()} for each in (ours, twin)]
+    assert value_differences(*scaled) == pytest.approx(value_differences(ours, twin))
+
+
+def test_the_two_models_are_not_interchangeable() -> None:
+    """The twin's norm alone is divided by."""
+    small, large = {"w": np.array([1.0])}, {"w": np.array([4.0])}
+    assert value_differences(large, small) == {"w": 3.0}
+    assert value_differences(small, large) == {"w": 0.75}
+
+
+def test_every_tensor_counts_alike_whatever_its_size() -> None:
+    twin = {"large": np.ones(10_000), "small": np.ones(1)}
+    ours = {"large": np.ones(10_000), "small": np.array([3.0])}
+    assert tpvd(value_differences(ours, twin)) == 1.0
+
+
+def test_a_tensor_that_is_zero_in_the_twin_is_left_out() -> None:
+    twin = {"zero": np.zeros(3), "w": np.array([2.0])}
+    differences = value_differences({"zero": np.ones(3), "w": np.array([3.0])}, twin)
+    assert differences == {"zero": None, "w": 0.5}
+    assert tpvd(differences) == 0.5
+    assert tpvd({"zero": None}) is None
+
+
+def test_other_tensors_are_refused() -> None:
+    with pytest.raises(ValueError, match="'b'"):
+        value_differences({"a": np.ones(1)}, {"a": np.ones(1), "b": np.ones(1)})
+    with pytest.raises(ValueError, match=r"\(2,\) in one model and \(3,\) in its twin"):
+        value_differences({"a": np.ones(2)}, {"a": np.ones(3)})
+
+
+# In the results folder
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> tuple[Store, dict[str, Trial]]:
+    path = tmp_path / "twins.yaml"
+    path.write_text(TWINS, encoding="utf-8")
+    sweep = load_sweep(str(path))
+    store = Store(tmp_path / "out")
+    store.prepare()
+    store.write_sweep(sweep)
+    return store, {trial.defense_label: trial for trial in expand(sweep)}
+
+
+def train(store: Store, trial: Trial) -> None:
+    run_trial(trial, data_dir=store.root, store=store, device=torch.device("cpu"), raise_errors=True)
+
+
+def gathered(store: Store, table: str = "tpvd") -> pd.DataFrame:
+    store.gather()
+    return pq.read_table(store.root / f"{table}.parquet").to_pandas()
+
+
+@pytest.mark.parametrize("order", [("ac", "none"), ("none", "ac")])
+def test_it_is_there_once_both_are_whichever_ran_first(planned: Any, order: tuple[str, str]) -> None:
+    store, trials = planned
+    train(store, trials[order[0]])
+    assert gathered(store).empty
+    train(store, trials[order[1]])
+    (row,) = gathered(store).to_dict("records")
+    assert (row["target_id"], row["twin_id"]) == (trials["ac"].target_id, trials["none"].target_id)
+    weights, twin = (load_file(store.weights_path(trials[label].target_id)) for label in ("ac", "none"))
+    expected = {
+        name: np.linalg.norm(weights[name] - twin[name]) / np.linalg.norm(twin[name])
+        for name in twin
+        if not name.startswith("normalize.")  # constants, not parameters
+    }
+    assert {each["parameter"]: each["value_difference"] for each in row["tensors"]} == pytest.approx(expected, rel=1e-5)
+    assert row["tpvd"] == pytest.approx(np.mean(list(expected.values())), rel=1e-5)
+    assert 0 < row["tpvd"] < 10
+
+
+def test_the_twin_is_all_but_the_mechanism(planned: Any) -> None:
+    store, trials = planned
+    twins = {label: trial.twin_id for label, trial in trials.items()}
+    assert twins["none"] is None
+    assert twins["ac"] == twins["dp"] == trials["none"].target_id
+    assert twins["dropped"] not in {trial.target_id for trial in trials.values()}  # dropout alone is not in the sweep
+    for label in ("dropped", "none"):
+        train(store, trials[label])
+    assert gathered(store).empty
+    rows = gathered(store, "trials").set_index("defense")
+    assert rows.loc["dropped", "mechanism"] == "noise_then_clip"
+    assert pd.isna(rows.loc["none", "mechanism"])
+
+
+def test_a_target_that_is_trained_anew_is_compared_anew(planned: Any) -> None:
+    store, trials = planned
+    for label in ("ac", "none"):
+        train(store, trials[label])
+    before = gathered(store)["tpvd"][0]
+    path = store.weights_path(trials["none"].target_id)
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as weights:
+        metadata = weights.metadata()
+    save_file({name: 2 * value for name, value in load_file(path).items()}, path, metadata=metadata)
+    later = os.stat(path).st_mtime + 10
+    os.utime(path, (later, later))
+    assert gathered(store)["tpvd"][0] != pytest.approx(before)
+
+
+def test_weights_that_are_damaged_are_named(planned: Any) -> None:
+    store, trials = planned
+    for label in ("ac", "none"):
+        train(store, trials[label])
+    path = store.weights_path(trials["none"].target_id)
+    path.write_bytes(b"not tensors")
+    with pytest.raises(UserError, match=f"{path.name} cannot be read: .*Delete it and launch again"):
+        store.gather()
+
+
+# The bound on ε
+
+
+def test_single_scores_of_a_coin_split_get_a_bound_and_no_others(planned: Any) -> None:
+    store, trials = planned
+    train(store, trials["none"])
+    attacks = gathered(store, "attacks")
+    bounded = attacks["attack"] == "threshold"
+    assert attacks.loc[bounded, "epsilon_lower_bound"].ge(0).all()
+    assert attacks.loc[~bounded, "epsilon_lower_bound"].isna().all()
+    assert set(attacks.loc[~bounded, "attack"]) == {"trained_attackers", "best_of"}
+
+
+def test_halves_of_a_fixed_size_get_no_bound(tmp_path: Path) -> None:
+    path = tmp_path / "halves.yaml"
+    path.write_text(TWINS.replace("[coins]", "[half]"), encoding="utf-8")
+    sweep = load_sweep(str(path))
+    store = Store(tmp_path / "out")
+    store.prepare()
+    store.write_sweep(sweep)
+    train(store, expand(sweep)[-1])
+    assert gathered(store, "attacks")["epsilon_lower_bound"].isna().all()
+
+
+def test_the_bound_is_of_the_tenth_on_either_side() -> None:
+    rng = np.random.default_rng(0)
+    is_member = rng.random(1000) < 0.5
+    audit = audit_membership(is_member, is_member + 0.0, rng)
+    assert (audit.n_guesses, audit.n_right, audit.confidence, audit.delta) == (200, 200, 0.95, 1e-5)
+    assert audit.epsilon_lower_bound > 3
+    assert audit_membership(is_member, rng.random(1000), rng).epsilon_lower_bound < 0.5
