@@ -22,8 +22,9 @@ format: .venv/installed  ## rewrite to the style
 schema: .venv/installed  ## docs/schema.md from sweeper/schema.py
 	$(BIN)/python -c "from sweeper.schema import markdown; print(markdown(), end='')" > docs/schema.md
 
-bench: .venv/installed  ## private training against SGD and Opacus; QUICK=1 takes under two minutes
+bench: .venv/installed  ## private training against SGD and Opacus, mechanisms against DP-SGD; QUICK=1 takes two minutes
 	$(BIN)/python benchmarks/private_training.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/mechanisms.py $(if $(QUICK),--quick)
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -165,14 +165,19 @@ def _with_dp_lstm(model: nn.Module) -> nn.Module:
 # Measuring
 
 
-def build(case: int, implementation: str) -> Step:
+def model_and_batch(case: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A model in train mode, images and labels of a case, always the same."""
     _, architecture, shape, batch_size = CASES[case]
     torch.manual_seed(0)
     info = DatasetInfo(
         n_train=1, n_test=1, image_shape=shape, num_classes=10, mean=(0.5,) * shape[0], std=(0.25,) * shape[0]
     )
     model = deepcopy(architecture.build(info)).train()
-    return IMPLEMENTATIONS[implementation](model, torch.rand(batch_size, *shape), torch.randint(10, (batch_size,)))
+    return model, torch.rand(batch_size, *shape), torch.randint(10, (batch_size,))
+
+
+def build(case: int, implementation: str) -> Step:
+    return IMPLEMENTATIONS[implementation](*model_and_batch(case))
 
 
 def time_case(case: int, threads: int, seconds: float) -> dict[str, float]:
@@ -185,11 +190,16 @@ def time_case(case: int, threads: int, seconds: float) -> dict[str, float]:
             steps[name]()
         except NotImplementedError:
             steps.pop(name, None)
+    # SGD and ours more often: theirs is the ratio that is looked at, and they take the least time.
+    return medians(steps, ("sgd", "ours", "sgd", "ours", *steps), seconds)
+
+
+def medians(steps: Mapping[str, Step], turns: Sequence[str], seconds: float) -> dict[str, float]:
+    """Median milliseconds of each step, all taking `turns` for about `seconds`."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     started = time.perf_counter()
-    while time.perf_counter() - started < seconds or len(times["sgd"]) < 5:
-        # SGD and ours more often: theirs is the ratio that is looked at, and they take the least time.
-        for name in ("sgd", "ours", "sgd", "ours", *steps):
+    while time.perf_counter() - started < seconds or len(times[turns[0]]) < 5:
+        for name in turns:
             before = time.perf_counter()
             steps[name]()
             times[name].append((time.perf_counter() - before) * 1e3)

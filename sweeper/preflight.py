@@ -42,9 +42,10 @@ class ResolvedTrial:
     def as_json(self, status: str) -> dict[str, Any]:
         """Plain values for machines."""
         trial, plan = self.trial, self.plan
-        accounting = plan.accounting
+        accounting, rule = plan.accounting, plan.rule
         return {
             "target_id": trial.target_id,
+            "twin_id": trial.twin_id,
             "part": trial.part,
             "defense": trial.defense_label,
             "dataset": trial.dataset_label,
@@ -64,7 +65,10 @@ class ResolvedTrial:
             "delta": accounting.delta if accounting else None,
             "accountant": accounting.accountant if accounting else None,
             "noise_multiplier": accounting.noise_multiplier if accounting else None,
-            "max_grad_norm": accounting.max_grad_norm if accounting else None,
+            "noise_scale": rule.noise_scale if rule else None,
+            "noise_unit": rule.noise_unit if rule else None,
+            "clipping": rule.clipping if rule else None,
+            "max_grad_norm": rule.initial_clip_norm if rule and rule.clipping == "fixed" else None,
             "sample_rate": accounting.sample_rate if accounting else None,
             "no_guarantee_reason": None if accounting else plan.no_guarantee_reason,
             "rough_cpu_seconds": round(self.rough_cpu_seconds, 1),

@@ -32,8 +32,8 @@ class LinLstm(Architecture):
     The rows themselves are no cut point: they are the image. The paper does not say how weights start; ours start
     as PyTorch has them, without an offset of the forget gate's bias, and with PyTorch's two bias vectors per gate.
 
-    Deviation: the paper reduces every image to 28 rows of 28 gray pixels first; this takes images as they are, with
-    a row's channels × width values in each step.
+    The paper reduces every image to 28 rows of 28 gray pixels first, which is a dataset's own choice here (`grayscale`,
+    `crop`); this takes images as they are, with a row's channels × width values in each step.
     """
 
     units: int = 128
