@@ -40,7 +40,7 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Vote:
+class Vote:
     """One comparison: 1 as claimed, −1 against, 0 or None undecided; with its words."""
 
     sign: int | None
@@ -52,7 +52,7 @@ def judge(measured: Measurements) -> list[Claim]:
     known = set(measured.frame["defense"])
     if measured.baseline not in known or not known & {*_PRIVATE, *_REGULARIZED}:
         return []
-    tests: list[tuple[str, Callable[[Measurements], list[_Vote]]]] = [
+    tests: list[tuple[str, Callable[[Measurements], list[Vote]]]] = [
         ("Differential privacy costs accuracy, and the more the smaller ε is.", _accuracy_falls),
         (f"Regularization keeps accuracy (here: loses at most {ACCURACY_KEPT}).", _accuracy_kept),
         ("Differential privacy at ε = 2 slows training 41 to 50 times.", _slowdown),
@@ -65,15 +65,16 @@ def judge(measured: Measurements) -> list[Claim]:
         ("Differential privacy lowers the reconstruction MSE at the last layers.", _dp_last_layers),
         ("L2 raises the reconstruction MSE at the prediction layer.", _l2_prediction),
     ]
-    claims = []
-    for text, test in tests:
-        votes = test(measured)
-        evidence = tuple(f"{_MARKS[vote.sign]} {vote.words}" for vote in votes) or ("Not measured here.",)
-        claims.append(Claim(text=text, verdict=_verdict(votes), evidence=evidence))
-    return claims
+    return [decide(text, test(measured)) for text, test in tests]
 
 
-def _verdict(votes: list[_Vote]) -> Verdict:
+def decide(text: str, votes: list[Vote]) -> Claim:
+    """The claim with its verdict: it held where every vote is for it, and did not hold where one is against it."""
+    evidence = tuple(f"{_MARKS[vote.sign]} {vote.words}" for vote in votes) or ("Not measured here.",)
+    return Claim(text=text, verdict=_verdict(votes), evidence=evidence)
+
+
+def _verdict(votes: list[Vote]) -> Verdict:
     if any(vote.sign == -1 for vote in votes):
         return "did not hold"
     return "held" if votes and all(vote.sign == 1 for vote in votes) else "cannot be told"
@@ -99,7 +100,7 @@ def _each(
     column: str,
     vote: Callable[[Estimate], int | None],
     datasets: tuple[str, ...] | None = None,
-) -> list[_Vote]:
+) -> list[Vote]:
     votes = []
     for setting, dataset in measured.paper_rows():
         if datasets is not None and dataset not in datasets:
@@ -110,7 +111,7 @@ def _each(
                 continue
             pair = f"{naming.display(defense)} − {naming.display(reference)}"
             words = f"{measured.row_label(setting, dataset)}, {pair}: {estimate_text(change, 3, signed=True)}"
-            votes.append(_Vote(sign=vote(change), words=words))
+            votes.append(Vote(sign=vote(change), words=words))
     return votes
 
 
@@ -118,7 +119,7 @@ def _below_zero(change: Estimate) -> int | None:
     return _negated(sign(change))
 
 
-def _accuracy_falls(measured: Measurements) -> list[_Vote]:
+def _accuracy_falls(measured: Measurements) -> list[Vote]:
     here = [label for label in _PRIVATE if label in set(measured.frame["defense"])]
     pairs = [(label, str(measured.baseline)) for label in here]
     if len(here) > 1:
@@ -126,12 +127,12 @@ def _accuracy_falls(measured: Measurements) -> list[_Vote]:
     return _each(measured, pairs, "test_accuracy", _below_zero)
 
 
-def _accuracy_kept(measured: Measurements) -> list[_Vote]:
+def _accuracy_kept(measured: Measurements) -> list[Vote]:
     pairs = [(label, str(measured.baseline)) for label in _REGULARIZED]
     return _each(measured, pairs, "test_accuracy", lambda change: sign(change, -ACCURACY_KEPT))
 
 
-def _slowdown(measured: Measurements) -> list[_Vote]:
+def _slowdown(measured: Measurements) -> list[Vote]:
     ratios = time_ratios(measured)
     votes = []
     for setting, dataset in measured.paper_rows():
@@ -144,20 +145,20 @@ def _slowdown(measured: Measurements) -> list[_Vote]:
         beside = "" if published is None else f" (paper {number(published, 1)})"
         times = f"{estimate_text(ratio, 2)} times the baseline"
         words = f"{measured.row_label(setting, dataset)}: {times}{beside}"
-        votes.append(_Vote(sign=inside, words=words))
+        votes.append(Vote(sign=inside, words=words))
     return votes
 
 
-def _auc_falls(measured: Measurements) -> list[_Vote]:
+def _auc_falls(measured: Measurements) -> list[Vote]:
     pairs = [(label, str(measured.baseline)) for label in (*_PRIVATE, *_REGULARIZED)]
     return _each(measured, pairs, "auc", _below_zero)
 
 
-def _l2_on_mnist(measured: Measurements) -> list[_Vote]:
+def _l2_on_mnist(measured: Measurements) -> list[Vote]:
     return _each(measured, [("l2", label) for label in _PRIVATE], "auc", _below_zero, datasets=("mnist",))
 
 
-def _closer_is_easier(measured: Measurements) -> list[_Vote]:
+def _closer_is_easier(measured: Measurements) -> list[Vote]:
     settings = inversion_settings(measured)
     if not settings:
         return []
@@ -175,16 +176,16 @@ def _closer_is_easier(measured: Measurements) -> list[_Vote]:
             continue
         pair = f"{naming.display(deeper)} − {naming.display(nearer)}"
         words = f"{pair}: MSE {estimate_text(rise, 4, signed=True)}"
-        votes.append(_Vote(sign=sign(rise), words=words))
+        votes.append(Vote(sign=sign(rise), words=words))
     return votes
 
 
 def _mse_votes(
     measured: Measurements, labels: tuple[str, ...], names: list[str], vote: Callable[[Estimate], int | None]
-) -> list[_Vote]:
+) -> list[Vote]:
     settings = inversion_settings(measured)
     changes = mse_changes(measured, settings[0]) if settings else None
-    votes: list[_Vote] = []
+    votes: list[Vote] = []
     if changes is None:
         return votes
     for layer in names:
@@ -197,14 +198,14 @@ def _mse_votes(
             beside = "" if published is None else f" (paper {number(published, 1, signed=True)}\u00a0%)"
             where = f"{naming.display(layer)}, {naming.display(label)}"
             words = f"{where}: {estimate_text(change, 1, signed=True)}\u00a0%{beside}"
-            votes.append(_Vote(sign=vote(change), words=words))
+            votes.append(Vote(sign=vote(change), words=words))
     return votes
 
 
-def _dp_last_layers(measured: Measurements) -> list[_Vote]:
+def _dp_last_layers(measured: Measurements) -> list[Vote]:
     # "For all the final layers": the three at which the paper's Table 4 is below zero for every ε.
     return _mse_votes(measured, _PRIVATE, ["maxpool3", "dense", "prediction"], _below_zero)
 
 
-def _l2_prediction(measured: Measurements) -> list[_Vote]:
+def _l2_prediction(measured: Measurements) -> list[Vote]:
     return _mse_votes(measured, ("l2",), ["prediction"], sign)

@@ -1,10 +1,12 @@
-"""All figures of a report, as PNG and SVG."""
+"""All figures of a report, as PNG and SVG: those of the first paper, of a factor study, or of both."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from analysis import style
+from analysis.factor_figures import factor_figures
+from analysis.factor_study import FactorStudy
 from analysis.figure_inversion import mse_by_layer, reconstructions
 from analysis.figure_roc import roc_curves
 from analysis.figure_tradeoff import pareto, summary_scatter
@@ -12,17 +14,32 @@ from analysis.load import Results
 from analysis.measurements import Measurements
 from analysis.style import FigureFile
 
+# More labels than that cannot be told apart in one panel.
+_MOST_LABELS = 12
 
-def write_figures(results: Results, measured: Measurements, directory: Path) -> list[FigureFile]:
-    """Writes every figure under `directory`, in the order of the report; one that cannot be made says why."""
-    for name in ("pareto", "roc", "figure4", "figure5", "figure6"):
+
+def write_figures(
+    results: Results, measured: Measurements, directory: Path, study: FactorStudy | None = None
+) -> list[FigureFile]:
+    """Writes every figure under `directory`, in the order of the report; one that cannot be made says why.
+
+    A factor study alone has nothing for the first paper's Figures 4–6, and most often too many defenses for
+    one panel: then trade-off and ROC curves are left out as well.
+    """
+    for name in ("pareto", "roc", "figure4", "figure5", "figure6", "lin_"):
         for stale in directory.glob(f"{name}*"):  # of a report with other datasets or splits
             if stale.suffix in (".png", ".svg"):
                 stale.unlink()
     with style.style():
+        of_factors = factor_figures(study, directory) if study is not None else []
+        general: list[FigureFile] = []
+        if study is None or not study.pure or len(measured.defenses) <= _MOST_LABELS:
+            general = [*pareto(measured, directory), *roc_curves(results, measured, directory)]
+        if study is not None and study.pure:
+            return [*of_factors, *general]
         return [
-            *pareto(measured, directory),
-            *roc_curves(results, measured, directory),
+            *of_factors,
+            *general,
             mse_by_layer(measured, directory),
             *reconstructions(measured, directory),
             summary_scatter(measured, directory),

@@ -31,6 +31,11 @@ def summarize(results: Results, measured: Measurements) -> list[Finding]:
     return [*found, *_beyond_one_dataset(results, measured)]
 
 
+def about_the_runs(results: Results, measured: Measurements) -> list[Finding]:
+    """How many private runs were made, and what ran: what every kind of report says last."""
+    return _beyond_one_dataset(results, measured)[-2:]
+
+
 def _beyond_one_dataset(results: Results, measured: Measurements) -> list[Finding]:
     findings = [
         ("Does the attacker beat guessing?", _guessing(measured)),

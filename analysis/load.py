@@ -83,6 +83,20 @@ _TABLES: dict[str, dict[str, str]] = {
     ),
 }
 
+# What results of an earlier version, or of another kind of sweep, need not have: null where it is missing.
+_OPTIONAL: dict[str, dict[str, str]] = {
+    "trials": _columns(
+        text="optimizer mechanism noise_unit clipping twin_id",
+        number="learning_rate noise_scale max_grad_norm train_loss test_loss",
+    ),
+    "attacks": _columns(number="epsilon_lower_bound"),
+    "history": _columns(
+        text="target_id",
+        number="epoch train_loss train_accuracy test_loss test_accuracy epsilon_spent train_time_s clip_norm",
+    ),
+    "tpvd": _columns(text="target_id twin_id", number="tpvd", list="tensors"),
+}
+
 _WHAT_TO_DO = (
     "Give the folder that `sweeper launch` wrote; if the sweep was stopped before it ended, "
     "`sweeper report` gathers the tables from what is there."
@@ -91,12 +105,18 @@ _WHAT_TO_DO = (
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The tables of one results folder. Scores stay on disk, for they are large: see `read_scores`."""
+    """The tables of one results folder. Scores stay on disk, for they are large: see `read_scores`.
+
+    `history` (a row per target and epoch) and `tpvd` (a row per target whose non-private twin finished) are
+    empty where the folder has no such table; columns that it lacks are null.
+    """
 
     directory: Path
     trials: pd.DataFrame
     attacks: pd.DataFrame
     reconstructions: pd.DataFrame
+    history: pd.DataFrame
+    tpvd: pd.DataFrame
     planned: int | None = None
     """How many targets the sweep has, where the folder says so."""
 
@@ -114,7 +134,7 @@ def _checked_path(directory: Path, table: str) -> Path:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
-    wanted = _TABLES[table]
+    wanted = _TABLES.get(table, {})
     missing = [name for name in wanted if name not in schema.names]
     if missing:
         raise ResultsError(
@@ -122,7 +142,7 @@ def _checked_path(directory: Path, table: str) -> Path:
             f"or is not its table '{table}'. Make the report with the version that wrote it, or run "
             "the sweep again."
         )
-    for name, kind in wanted.items():
+    for name, kind in _present(table, schema.names).items():
         found = schema.field(name).type
         # A column with nothing but nulls may have lost its type on the way through another tool.
         if not (pa.types.is_null(found) or _KINDS[kind](found)):
@@ -138,14 +158,29 @@ def _unreadable(path: Path, error: Exception) -> ResultsError:
     return ResultsError(f"{path} cannot be read as Parquet: {reason}. The file is damaged or cut off. {_WHAT_TO_DO}")
 
 
+def _present(table: str, names: Iterable[str]) -> dict[str, str]:
+    """The columns of `table` that the analysis uses, as far as the file has them."""
+    known = {**_TABLES.get(table, {}), **_OPTIONAL.get(table, {})}
+    there = set(names)
+    return {name: kind for name, kind in known.items() if name in there}
+
+
 def _frame(directory: Path, table: str) -> pd.DataFrame:
+    optional = _OPTIONAL.get(table, {})
+    if table not in _TABLES and not _path(directory, table).is_file():
+        return _typed(pd.DataFrame(columns=list(optional)), optional)
     path = _checked_path(directory, table)
     try:
-        frame = pq.read_table(path, columns=list(_TABLES[table])).to_pandas()
+        present = _present(table, pq.read_schema(path).names)
+        frame = pq.read_table(path, columns=list(present)).to_pandas()
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
-    numbers = [name for name, kind in _TABLES[table].items() if kind == "number"]
-    untyped = [name for name in numbers if frame[name].isna().all()]
+    absent = {name: None for name in optional if name not in present}
+    return _typed(frame.assign(**absent), {**_TABLES.get(table, {}), **optional})
+
+
+def _typed(frame: pd.DataFrame, kinds: dict[str, str]) -> pd.DataFrame:
+    untyped = [name for name, kind in kinds.items() if kind == "number" and frame[name].isna().all()]
     return frame.astype(dict.fromkeys(untyped, float))
 
 
@@ -163,6 +198,8 @@ def load(directory: Path) -> Results:
         trials=_frame(directory, "trials"),
         attacks=_frame(directory, "attacks"),
         reconstructions=_frame(directory, "reconstructions"),
+        history=_frame(directory, "history"),
+        tpvd=_frame(directory, "tpvd"),
         planned=_planned(directory),
     )
 

@@ -23,7 +23,8 @@ Change = Literal["difference", "ratio", "percent"]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Targets that may be compared: one split and one architecture (and one part, where labels repeat).
+    """Targets that may be compared: one split and one architecture, one optimizer where the results have
+    several, and one part where labels repeat. `optimizer` is empty where it does not vary.
 
     `label` says what tells it from the other settings of the results; it is empty where there is one.
     """
@@ -33,6 +34,7 @@ class Setting:
     split: str
     architecture: str
     file_name: str
+    optimizer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,18 +196,21 @@ def _ordered(labels: pd.Series, known: tuple[str, ...]) -> list[str]:
 
 
 def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting, ...]]:
-    named = {name: finished[name].fillna("").astype(str) for name in ("split", "architecture", "part")}
-    repeats = (
-        finished.assign(**named).groupby(["split", "architecture", "dataset", "defense", "seed"])["part"].nunique()
-    )
-    keys = ["split", "architecture"] + (["part"] if bool((repeats > 1).any()) else [])
+    named = {name: finished[name].fillna("").astype(str) for name in ("split", "architecture", "optimizer", "part")}
+    keys = ["split", "architecture"] + (["optimizer"] if named["optimizer"].nunique() > 1 else [])
+    repeats = finished.assign(**named).groupby([*keys, "dataset", "defense", "seed"])["part"].nunique()
+    keys += ["part"] if bool((repeats > 1).any()) else []
     joined = ["\x1f".join(row) for row in zip(*(named[name] for name in keys), strict=True)]
     finished = finished.assign(setting=joined)
     varying = [name for name in keys if named[name].nunique() > 1]
     settings = []
     for key, rows in finished.groupby("setting", sort=False):
         first = rows.iloc[0]
-        words = {"split": f"{first['split']} split", "architecture": str(first["architecture"])}
+        words = {
+            "split": f"{first['split']} split",
+            "architecture": naming.display(str(first["architecture"])),
+            "optimizer": naming.display(str(first["optimizer"])),
+        }
         settings.append(
             Setting(
                 key=str(key),
@@ -213,6 +218,7 @@ def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting,
                 split=str(first["split"]),
                 architecture=str(first["architecture"]),
                 file_name=naming.file_name("-".join(str(first[name]) for name in varying)),
+                optimizer=str(first["optimizer"]) if "optimizer" in varying else "",
             )
         )
     # The official split first: it is the one that papers report on.

@@ -13,10 +13,14 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from analysis import naming, paper, table_output, tables
+from analysis import lin2020, naming, paper, sheets, table_output, tables
 from analysis.claims import judge
+from analysis.factor_claims import judge_factors
+from analysis.factor_findings import summarize_factors
+from analysis.factor_study import FactorStudy, factor_study
+from analysis.factor_tables import factor_sheets
 from analysis.figures import write_figures
-from analysis.findings import summarize
+from analysis.findings import Finding, about_the_runs, summarize
 from analysis.load import Results, load
 from analysis.measurements import Measurements, measure
 from analysis.style import DPI, FigureFile
@@ -42,36 +46,58 @@ def write_report(results_dir: Path, out_dir: Path | None = None) -> Path:
     out = Path(out_dir) if out_dir is not None else results.directory / "report"
     out.mkdir(parents=True, exist_ok=True)
     measured = measure(results)
-    made = [
-        tables.accuracy_table(measured),
-        tables.time_table(measured),
-        tables.membership_table(measured),
-        tables.inversion_table(measured),
-    ]
+    study = factor_study(results, measured)
+    made = (
+        []
+        if study is not None and study.pure
+        else [
+            tables.accuracy_table(measured),
+            tables.time_table(measured),
+            tables.membership_table(measured),
+            tables.inversion_table(measured),
+        ]
+    )
+    of_factors = [] if study is None else factor_sheets(study)
     summary = tables.summary_table(measured)
     for table in made:
         _write(out / "tables" / f"{table.name}.csv", table_output.table_csv(table))
         _write(out / "tables" / f"{table.name}.tex", table_output.table_latex(table))
     _write(out / "tables" / "table5.csv", table_output.summary_csv(summary))
     _write(out / "tables" / "table5.tex", table_output.summary_latex(summary))
-    figures = write_figures(results, measured, out / "figures")
+    for sheet in of_factors:
+        _write(out / "tables" / f"{sheet.name}.csv", sheets.sheet_csv(sheet))
+        _write(out / "tables" / f"{sheet.name}.tex", sheets.sheet_latex(sheet))
+    figures = write_figures(results, measured, out / "figures", study)
     page = _environment().get_template("report.html.jinja").render(
         title=_title(results),
         subtitle=_subtitle(results, measured),
-        findings=summarize(results, measured),
+        findings=_findings(results, measured, study),
         claims=judge(measured),
         is_paper_sweep=paper.SWEEP in set(results.trials["sweep"]),
         datasets=[naming.display(dataset) for dataset in measured.datasets],
         citation=paper.CITATION,
+        factor_claims=[] if study is None else judge_factors(study),
+        factor_citation=lin2020.CITATION,
+        is_factor_sweep=lin2020.SWEEP in set(results.trials["sweep"]),
+        sheets=of_factors,
         tables=made,
         summary=summary,
-        summary_title=table_output.SUMMARY_TITLE,
+        summary_title=table_output.SUMMARY_TITLE if made else table_output.SUMMARY_TITLE.split(". ", 1)[1],
+        long_summary=study is not None,
         figures=[(figure, *_inlined(figure)) for figure in figures],
         failures=_failures(results),
-        provenance=_provenance(results.trials),
+        provenance=_provenance(results.trials, study),
         data=_data(results.trials),
     )  # fmt: skip
     return _write(out / "report.html", page)
+
+
+def _findings(results: Results, measured: Measurements, study: FactorStudy | None) -> list[Finding]:
+    if study is None:
+        return summarize(results, measured)
+    # A factor study has too many defenses for a paragraph per dataset that names them.
+    others = about_the_runs(results, measured) if study.pure else summarize(results, measured)
+    return [*summarize_factors(study), *others]
 
 
 def _write(path: Path, text: str) -> Path:
@@ -98,6 +124,10 @@ def _environment() -> Environment:
         difference=table_output.difference_text,
         estimate=table_output.estimate_text,
         line_details=table_output.line_details,
+        shown=sheets.shown,
+        below=sheets.below,
+        repeats=sheets.repeats,
+        visible=sheets.visible,
         zip=zip,
     )
     return environment
@@ -172,10 +202,14 @@ _PROVENANCE = {
 }
 
 
-def _provenance(trials: pd.DataFrame) -> list[tuple[str, str]]:
+_FACTOR_PROVENANCE = {"optimizer": "Optimizer", "learning_rate": "Learning rate", "epochs": "Epochs"}
+
+
+def _provenance(trials: pd.DataFrame, study: FactorStudy | None) -> list[tuple[str, str]]:
     """What the trials ran on; every value that occurs is named."""
     rows = []
-    for column, name in _PROVENANCE.items():
+    named = _PROVENANCE if study is None else {**_PROVENANCE, **_FACTOR_PROVENANCE}
+    for column, name in named.items():
         known = trials[column].dropna().unique()
         values = sorted(f"{value:g}" if isinstance(value, float) else str(value) for value in known)
         if column == "git_commit" and bool(trials["git_dirty"].fillna(False).any()):

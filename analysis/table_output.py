@@ -117,7 +117,7 @@ def table_latex(table: Table) -> str:
             body.append(_latex_row("  difference", differences))
     header = _latex_row(table.corner, [naming.display(column) for column in table.columns])
     layout = "l" + "r" * len(table.columns)
-    return _latex_frame(table.title, list(table.notes), table.name, layout, header, body)
+    return latex_frame(table.title, list(table.notes), table.name, layout, header, body)
 
 
 def _latex_row(label: str, cells: list[str]) -> str:
@@ -125,7 +125,8 @@ def _latex_row(label: str, cells: list[str]) -> str:
     return indent + " & ".join(naming.latex(text.strip()) for text in [label, *cells]) + r" \\"
 
 
-def _latex_frame(title: str, notes: list[str], name: str, layout: str, header: str, body: list[str]) -> str:
+def latex_frame(title: str, notes: list[str], name: str, layout: str, header: str, body: list[str]) -> str:
+    """A booktabs table around `header` and `body`, which are LaTeX already; title and notes are its caption."""
     # LaTeX numbers tables itself: "Table 1." is left out of the caption.
     interval = "± is the half-width of a 95 % t-interval over seeds."
     caption = " ".join([title.split(". ", 1)[-1] + ".", *notes, interval])
@@ -152,11 +153,13 @@ SUMMARY_TITLE = "Table 5. Each defense: what it guarantees, what it costs, what 
 
 
 def summary_csv(summaries: list[Summary]) -> str:
-    """One line per defense and dataset."""
+    """One line per defense and dataset; the optimizer is named where it varies."""
     estimates = ("accuracy", "auc", "tpr", "advantage", "time_ratio")
+    several = any(item.setting.optimizer for item in summaries)
     header = (
         "split",
         "architecture",
+        *(("optimizer",) if several else ()),
         "dataset",
         "defense",
         "n_seeds",
@@ -169,7 +172,9 @@ def summary_csv(summaries: list[Summary]) -> str:
     )
     rows: list[list[object]] = []
     for item in summaries:
-        row: list[object] = [item.setting.split, item.setting.architecture, item.dataset, item.defense]
+        row: list[object] = [item.setting.split, item.setting.architecture]
+        row += [item.setting.optimizer] if several else []
+        row += [item.dataset, item.defense]
         row += [item.n_seeds, item.epsilon_spent, item.delta, item.accountant, item.guarantee, item.fpr]
         for name in estimates:
             row += _parts(getattr(item, name))
@@ -198,4 +203,4 @@ def summary_latex(summaries: list[Summary]) -> str:
     notes = ["— under ε: no formal guarantee."]
     if not summaries:
         return f"% {SUMMARY_TITLE}: no trial finished.\n"
-    return _latex_frame(SUMMARY_TITLE, notes, "table5", "llrrrrrrr", _latex_row("Dataset", names), body)
+    return latex_frame(SUMMARY_TITLE, notes, "table5", "llrrrrrrr", _latex_row("Dataset", names), body)
