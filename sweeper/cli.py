@@ -144,7 +144,9 @@ def launch(
     ] = None,
     chunk_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Examples private gradients work on at once; less takes less memory. \\[default: what fits]"),
+        typer.Option(
+            min=1, help="Examples private gradients work on at once; less takes less memory. \\[default: what fits]"
+        ),
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a failed trial is tried again.")] = 1,
     download: Annotated[bool, typer.Option("--download", help="Fetch missing public datasets into --data.")] = False,

@@ -150,7 +150,7 @@ def test_a_target_that_is_trained_anew_is_compared_anew(planned: Any) -> None:
     with safe_open(path, framework="numpy") as weights:
         metadata = weights.metadata()
     save_file({name: 2 * value for name, value in load_file(path).items()}, path, metadata=metadata)
-    later = os.stat(path).st_mtime + 10
+    later = path.stat().st_mtime + 10
     os.utime(path, (later, later))
     assert gathered(store)["tpvd"][0] != pytest.approx(before)
 

@@ -20,8 +20,9 @@ class LinCnn(Architecture):
     padding, the activations, the dropout rate nor how weights start. Ours are choices: no padding, so that a 28×28
     image becomes 64 maps of 4×4, ReLU, a rate of 0.5, and PyTorch's own initialization.
 
-    The paper cuts and grays every image to 28×28×1 first, which is a dataset's own choice here (`grayscale`, `crop`); this
-    takes images of 16×16 or more. Its dropout is part of the network, in every arm of a comparison; a `dropout_rate` of 0 leaves it out.
+    The paper cuts and grays every image to 28×28×1 first, which is a dataset's own choice here (`grayscale`, `crop`);
+    this takes images of 16×16 or more. Its dropout is part of the network, in every arm of a comparison; a
+    `dropout_rate` of 0 leaves it out.
     """
 
     filters: tuple[int, int] = (32, 64)
