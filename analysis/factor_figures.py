@@ -39,15 +39,16 @@ _DASHED: Any = (0, (5, 1.5))
 _DOTTED: Any = (0, (1.2, 1.2))
 _MIXED: Any = (0, (5, 1.5, 1.2, 1.5))
 
+# As in all figures: the undefended black, what has a guarantee cool, what has none warm.
 LOOKS = {
     NORMAL: Look(color="#000000", marker="o", dashes=_SOLID),
-    CA: Look(color="#D55E00", marker="s", dashes=_DASHED),
-    AC: Look(color="#0072B2", marker="D", dashes=_MIXED),
-    "quantile_flat": Look(color="#009E73", marker="^", dashes=_DOTTED),
-    "quantile_per_layer": Look(color="#CC79A7", marker="v", dashes=_DASHED),
-    "noised_quantile": Look(color="#E69F00", marker="P", dashes=_MIXED),
+    CA: Look(color="#0072B2", marker="s", dashes=_DASHED),
+    AC: Look(color="#D55E00", marker="D", dashes=_MIXED),
+    "quantile_flat": Look(color="#CC79A7", marker="^", dashes=_DOTTED),
+    "quantile_per_layer": Look(color="#7A7A7A", marker="v", dashes=_DASHED),
+    "noised_quantile": Look(color="#009E73", marker="P", dashes=_MIXED),
 }
-_SMALL_CLIP = Look(color="#56B4E9", marker="X", dashes=_SOLID)
+_SMALL_CLIP = Look(color="#E69F00", marker="X", dashes=_SOLID)
 _OTHER = Look(color="#666666", marker="*", dashes=_SOLID)
 _FIGURE_OF = {"mnist": 1, "cifar10": 2, "svhn": 3}
 _NO_HISTORY = "No accuracy and loss by epoch were recorded for both sequences."

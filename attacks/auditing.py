@@ -16,6 +16,9 @@ from scipy.stats import binom
 from attacks.base import BoolArray, FloatArray
 from attacks.metrics import check_scores
 
+DEFAULT_DELTA = 1e-5
+"""δ at which a training without a guarantee of its own is audited."""
+
 _TOLERANCE = 1e-7
 """How far below the true root the returned ε may lie."""
 
@@ -90,17 +93,23 @@ def audit_one_run(
     )
 
 
-def audit_membership(is_member: BoolArray, score: FloatArray, rng: np.random.Generator) -> OneRunAudit:
+def audit_membership(
+    is_member: BoolArray, score: FloatArray, rng: np.random.Generator, delta: float = DEFAULT_DELTA
+) -> OneRunAudit:
     """The audit of a membership attack's scores, every example a canary, with choices made beforehand.
 
-    A tenth of the examples is guessed in and a tenth out, at 95 % confidence and δ = 10⁻⁵. See `audit_one_run` for
-    what must hold, `rng` and errors. One bound of one score holds; the largest of several does not.
+    A tenth of the examples is guessed in and a tenth out, at 95 % confidence; compare the bound with an ε at the same
+    `delta`. See `audit_one_run` for what must hold, `rng` and errors. One bound of one score holds; the largest of several
+    does not.
+
+    Deviation: a training on the members of such a split takes its sample rate and number of steps from how many they
+    are, as if that were public, so neighboring runs differ by one part in the number of members in these too.
     """
     return audit_one_run(
         is_member,
         score,
         n_guesses_per_side=max(1, len(score) // 10),
-        delta=1e-5,
+        delta=delta,
         confidence=0.95,
         rng=rng,
     )

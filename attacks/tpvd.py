@@ -5,6 +5,7 @@ It depends on the seed and on the optimizer, and is no guarantee. This module im
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,7 +17,7 @@ FloatTensor = npt.NDArray[np.floating]
 def value_differences(weights: Mapping[str, FloatTensor], twin: Mapping[str, FloatTensor]) -> dict[str, float | None]:
     """‖W − W̄‖ / ‖W‖ of each parameter tensor, W being the twin's (equations 16 and 17), in the twin's order.
 
-    0 for identical tensors. None where the twin's tensor is zero, which the paper does not foresee.
+    0 for identical tensors. None where the twin's tensor is zero, or either is not finite, which the paper does not foresee.
 
     Raises:
         ValueError: the two have tensors of other names or shapes.
@@ -31,11 +32,14 @@ def value_differences(weights: Mapping[str, FloatTensor], twin: Mapping[str, Flo
             raise ValueError(f"'{name}' is {weights[name].shape} in one model and {reference.shape} in its twin")
         norm = float(np.linalg.norm(reference.astype(np.float64).ravel()))
         distance = float(np.linalg.norm((weights[name].astype(np.float64) - reference).ravel()))
-        differences[name] = distance / norm if norm > 0 else None
+        differences[name] = distance / norm if norm > 0 and math.isfinite(distance / norm) else None
     return differences
 
 
 def tpvd(differences: Mapping[str, float | None]) -> float | None:
-    """The mean of the tensors' value differences (equation 18), those that have none left out; None if none has."""
+    """The mean of the tensors' value differences (equation 18), those that have none left out; None if none has.
+
+    Every tensor counts alike, biases too: the paper's sum is over "weights" without saying whether these are among them.
+    """
     known = [value for value in differences.values() if value is not None]
     return float(np.mean(known)) if known else None

@@ -192,12 +192,12 @@ def fit(
     noise = torch_generator(seed, Stream.NOISE, stream_index, device=str(device))
     gradient: PlainGradient | PrivateGradient
     private: PrivateGradient | None = None
+    expected = plan.batch_size if plan.sampling == "poisson" else None
     if plan.rule is None:
-        expected = plan.batch_size if plan.sampling == "poisson" else None
         gradient = PlainGradient(model, expected, precision=training.precision, performance=performance)
     else:
         gradient = private = PrivateGradient(
-            model, plan.rule, plan.batch_size, noise, precision=training.precision, performance=performance
+            model, plan.rule, expected, noise, precision=training.precision, performance=performance
         )
     batches = _batches(plan, torch.from_numpy(members), sampling)
     epochs = range(1, plan.epochs + 1)
@@ -299,7 +299,8 @@ class PlainGradient:
         self._expected_batch_size = expected_batch_size
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._precision = precision
-        replays = (performance or Performance()).replays_on(self._parameters[0].device)
+        # Poisson batches come in too many sizes to capture each, and are padded for private gradients only.
+        replays = expected_batch_size is None and (performance or Performance()).replays_on(self._parameters[0].device)
         self._run = Replay(self._gradients) if replays else self._gradients
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -450,12 +450,14 @@ def _load(
 ) -> tuple[Sweep, list[Trial], list[ResolvedTrial]]:
     """The checked sweep, its trials, and what they resolve to; warnings are printed."""
     with _working("reading the sweep"):
-        from sweeper.preflight import resolve_trials
+        from sweeper.preflight import resolve_trials, twins_left_out
         from sweeper.spec import expand, load_sweep
 
         loaded = load_sweep(sweep, overrides or ())
         trials = expand(loaded, only or ())
         resolved, warnings = resolve_trials(trials, data)
+        if only and (warning := twins_left_out(trials, expand(loaded))):
+            warnings.append(warning)
     for warning in warnings:
         err.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=not err.is_terminal)
     return loaded, trials, resolved
@@ -523,9 +525,8 @@ def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> Non
     for each in resolved:
         accounting = each.plan.accounting
         guarantee = "none"
-        if accounting is not None:
-            epsilon = accounting.guarantee(each.plan.steps).epsilon
-            guarantee = f"ε {epsilon:.4g}, δ {accounting.delta:g}, noise {accounting.noise_multiplier:.3g}"
+        if accounting is not None and each.guarantee is not None:
+            guarantee = f"ε {each.guarantee.epsilon:.4g}, δ {accounting.delta:g}, noise {accounting.noise_multiplier:.3g}"
         table.add_row(
             each.trial.target_id,
             each.trial.title,

@@ -16,6 +16,7 @@ from attacks.base import AttackError
 from models.architectures.base import Architecture
 from models.datasets.base import Dataset, DatasetError, DatasetInfo
 from models.defenses.base import Defense, TrainingPlan
+from models.private.accounting import PrivacyGuarantee
 from models.splits import COIN_SPLITS, SPLITS
 from models.train import build_model, make_plan
 from sweeper import components
@@ -37,6 +38,7 @@ class ResolvedTrial:
     n_non_members: int
     n_test: int
     plan: TrainingPlan
+    guarantee: PrivacyGuarantee | None
     rough_cpu_seconds: float
 
     def as_json(self, status: str) -> dict[str, Any]:
@@ -61,7 +63,7 @@ class ResolvedTrial:
             "steps": plan.steps,
             "sampling": plan.sampling,
             "epsilon_target": accounting.epsilon_target if accounting else None,
-            "epsilon": accounting.guarantee(plan.steps).epsilon if accounting else None,
+            "epsilon": self.guarantee.epsilon if self.guarantee else None,
             "delta": accounting.delta if accounting else None,
             "accountant": accounting.accountant if accounting else None,
             "noise_multiplier": accounting.noise_multiplier if accounting else None,
@@ -69,7 +71,7 @@ class ResolvedTrial:
             "noise_unit": rule.noise_unit if rule else None,
             "clipping": rule.clipping if rule else None,
             "max_grad_norm": rule.initial_clip_norm if rule and rule.clipping == "fixed" else None,
-            "sample_rate": accounting.sample_rate if accounting else None,
+            "sample_rate": plan.sample_rate if plan.sampling == "poisson" else None,
             "no_guarantee_reason": None if accounting else plan.no_guarantee_reason,
             "rough_cpu_seconds": round(self.rough_cpu_seconds, 1),
             "config": trial.config,
@@ -80,7 +82,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
     """Every trial resolved, and warnings.
 
     Raises:
-        UserError: a batch is larger than the data, an ε cannot be reached, images are too small for the
+        UserError: a batch is larger than the data, an ε cannot be reached or computed, images are too small for the
             architecture, an attack has too few members or non-members, or an unpublished dataset is missing.
     """
     describe = cache(lambda dataset: _describe(dataset, data_dir))
@@ -94,6 +96,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
         try:
             model, operations = build(trial.architecture, trial.defenses, info)
             plan = make_plan(trial.training, trial.defenses, model, n_train)
+            guarantee = plan.accounting.guarantee(plan.steps) if plan.accounting else None
             for attack in trial.attacks:
                 attack.check_population(n_train, n_non_members)
         except (ValueError, AttackError) as error:
@@ -113,10 +116,25 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
                 n_non_members=n_non_members,
                 n_test=n_test,
                 plan=plan,
+                guarantee=guarantee,
                 rough_cpu_seconds=seconds,
             )
         )
     return resolved, list(dict.fromkeys(warnings))
+
+
+def twins_left_out(trials: Sequence[Trial], everything: Sequence[Trial]) -> str | None:
+    """A warning where TPVD will be missing, for `trials` lack twins that the whole sweep has."""
+    twins = {trial.twin_id for trial in trials} & {trial.target_id for trial in everything}
+    missing = twins - {trial.target_id for trial in trials}
+    if not missing:
+        return None
+    labels = sorted({trial.defense_label for trial in everything if trial.target_id in missing})
+    alone = sum(trial.twin_id in missing for trial in trials)
+    return (
+        f"{alone} of the chosen trials have a twin without their mechanism that --only leaves out ({', '.join(labels)}); unless "
+        "it is on record, they get no TPVD."
+    )
 
 
 def check_datasets(trials: Sequence[Trial], data_dir: Path, download: bool) -> None:

@@ -259,7 +259,13 @@ class Store:
                 continue
             if part.exists() and part.stat().st_mtime >= max(path.stat().st_mtime for path in paths):
                 continue
-            differences = value_differences(*(_read_parameters(path) for path in paths))
+            try:
+                differences = value_differences(*(_read_parameters(path) for path in paths))
+            except ValueError as error:
+                raise UserError(
+                    f"{paths[0]} and {paths[1]}, its twin's weights, are not of one model: {error}. They were made by different "
+                    "versions of the code; delete them and launch again."
+                ) from None
             tensors = [{"parameter": name, "value_difference": value} for name, value in differences.items()]
             row = {"target_id": target_id, "twin_id": twin_id, "tpvd": tpvd(differences), "tensors": tensors}
             self._write("tpvd", target_id, pa.Table.from_pylist([row], schema=SCHEMAS["tpvd"]))

@@ -20,7 +20,8 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("schema_version", pa.int32(), "Version of these tables"),
             _KEY,
             ("sweep", pa.string(), "Name of the sweep that trained it"),
-            ("part", pa.string(), "Part of the sweep it belongs to"),
+            ("part", pa.string(), "First part of the sweep that has it"),
+            ("parts", pa.list_(pa.string()), "All parts of the sweep that have it"),
             ("dataset", pa.string(), "Dataset, by the label that the sweep gives it"),
             ("split", pa.string(), "official, half, quarters or coins: where members and non-members come from"),
             ("architecture", pa.string(), "Architecture, by the label that the sweep gives it"),
@@ -30,7 +31,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "twin_id",
                 pa.string(),
-                "target_id of the same training without its mechanism: same seed, initialization, batches; null where none",
+                "target_id of the same training without its mechanism: same seed, initialization, batches; not every sweep has it",
             ),
             (
                 "seed",
@@ -72,7 +73,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "noise_multiplier",
                 pa.float64(),
-                "What is accounted: the noise's standard deviation over max_grad_norm; null where nothing is accounted",
+                "What is accounted: noise over max_grad_norm; of noised_quantile, sum and count together; null where nothing is",
             ),
             ("noise_scale", pa.float64(), "Standard deviation of the mechanism's noise, in noise_unit"),
             (
@@ -86,7 +87,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 pa.float64(),
                 "L2 norm that each example's gradient is clipped to; null where it changes",
             ),
-            ("sample_rate", pa.float64(), "Probability of each example to be in a Poisson batch"),
+            ("sample_rate", pa.float64(), "Probability of each example to be in a Poisson batch; null where shuffled"),
             (
                 "epsilon_gdp",
                 pa.float64(),
@@ -180,9 +181,10 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "epsilon_lower_bound",
                 pa.float64(),
-                "Lower bound on ε from this one run (95 % confidence, δ = 1e-5); null but on split coins, for single scores of "
-                "attackers without membership labels",
+                "Lower bound on ε from this one run at 95 % confidence, by this score alone: the largest of several is no bound. "
+                "Null but on split coins, for attackers without membership labels",
             ),
+            ("audit_delta", pa.float64(), "δ of epsilon_lower_bound: that of the target's guarantee, or 1e-5"),
             ("candidates", pa.list_(pa.string()), "best_of: the scores compared, as attack/score"),
             (
                 "paper_protocol_auc",
@@ -217,7 +219,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "tensors",
                 pa.list_(pa.struct([("parameter", pa.string()), ("value_difference", pa.float64())])),
-                "Per parameter tensor ‖W − W̄‖ / ‖W‖ (Frobenius), W the twin's; null where W is zero",
+                "Per parameter tensor ‖W − W̄‖ / ‖W‖ (Frobenius), W the twin's; null where W is zero or not finite",
             ),
         ],
     ),

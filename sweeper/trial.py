@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
-from attacks.auditing import audit_membership
+from attacks.auditing import DEFAULT_DELTA, audit_membership
 from attacks.base import (
     Attack,
     AttackError,
@@ -336,7 +336,9 @@ def _record_attack(
         metrics = membership_metrics(result.is_member, result.score, rng)
         rows.append(base | {"score_name": result.name} | _metric_columns(metrics))
         if trial.split in COIN_SPLITS and not attack.uses_target_membership_labels:
-            rows[-1]["epsilon_lower_bound"] = audit_membership(result.is_member, result.score, rng).epsilon_lower_bound
+            delta = store.read_part("trials", trial.target_id).column("delta")[0].as_py()
+            audit = audit_membership(result.is_member, result.score, rng, DEFAULT_DELTA if delta is None else delta)
+            rows[-1] |= {"epsilon_lower_bound": audit.epsilon_lower_bound, "audit_delta": audit.delta}
     scores = None
     if membership:
         n_rows = sum(len(result.score) for result in membership)
@@ -409,6 +411,7 @@ def _trial_row(trial: Trial, started_at: datetime.datetime, attempt: int, device
         "target_id": trial.target_id,
         "sweep": trial.sweep,
         "part": trial.part,
+        "parts": list(trial.parts),
         "dataset": trial.dataset_label,
         "split": trial.split,
         "architecture": trial.architecture_label,
@@ -454,6 +457,7 @@ def _training_columns(target: TrainedTarget, data: ImageData, split: Split) -> d
         "train_time_s": target.train_time_s,
         "seconds_per_step": target.seconds_per_step,
         "sampling": target.plan.sampling,
+        "sample_rate": target.plan.sample_rate if target.plan.sampling == "poisson" else None,
     }
     rule = target.plan.rule
     if rule is not None:
@@ -473,7 +477,6 @@ def _training_columns(target: TrainedTarget, data: ImageData, split: Split) -> d
         "accountant": guarantee.accountant,
         "adjacency": guarantee.adjacency,
         "noise_multiplier": accounting.noise_multiplier,
-        "sample_rate": accounting.sample_rate,
         "epsilon_gdp": accounting.epsilon_gdp(target.steps),
     }
 

@@ -306,3 +306,14 @@ def private_gradient(model, *, clip=1.0, noise=0.0, expected=1.0, seed=0, precis
         precision=precision,
         performance=Performance(**performance),
     )
+
+
+def rerun(function, inputs):
+    """What a CUDA graph does, without one: the same work on the same memory, and its caller's code never again."""
+    outputs = tuple(output.clone() for output in function(*inputs))
+
+    def run():
+        for kept, output in zip(outputs, function(*inputs), strict=True):
+            kept.copy_(output)
+
+    return outputs, run

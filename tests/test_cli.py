@@ -197,6 +197,19 @@ WRONG: dict[str, tuple[list[Any], str]] = {
         ["plan", "demo", "--only", "dp_eps2", "--set", "defenses.dp_eps2={name: dp_sgd, epsilon: 1.0e+9}"],
         "the prv accountant would need gigabytes",
     ),
+    "noise that prv cannot account": (
+        ["launch", "demo", "--only", "l2", "--set", "defenses.l2={name: clip_then_noise, noise_scale: 0.1}"],
+        "prv accountant",
+    ),
+    "a grid of what is no field": (
+        ["plan", "demo", "--set", "defenses.l2={name: noise_then_clip, grid: {noise: [0.1]}}"],
+        "Unknown field 'noise'",
+    ),
+    "momentum of adam": (
+        ["plan", "demo", "--set", "training={optimizer: adam, momentum: 0.9}"],
+        "only sgd takes one, and the optimizer is adam",
+    ),
+    "a part that is not there": (["plan", "lin2020", "--only", "sequense"], "Did you mean 'sequence'?"),
     "missing dataset": (
         ["launch", "lomurno2022", "--data", "nowhere", "--only", "l2/mnist/official"],
         "was not found: searched",
@@ -224,6 +237,16 @@ def test_wrong_input_is_one_paragraph_and_exit_code_two(
     errors = [line for line in result.stderr.splitlines() if "Error:" in line]
     assert len(errors) == 1
     assert "Traceback" not in result.output
+
+
+def test_choosing_trials_without_their_twin_is_warned_of(tmp_path: Path) -> None:
+    chosen = ["plan", "lin2020", "--data", tmp_path, "--only", "clip_ladder:ac_*", "--set", "seeds=[0]"]
+    assert (
+        "9 of the chosen trials have a twin without their mechanism that --only leaves out (none)"
+        in sweeper(*chosen).stderr
+    )
+    assert "twin" not in sweeper(*chosen, "--only", "clip_ladder:none").stderr
+    assert "twin" not in sweeper("plan", "lomurno2022", "--only", "dp_eps8/mnist/official", "--data", tmp_path).stderr
 
 
 def test_an_unwritable_results_folder_is_explained(tiny: Path, tmp_path: Path) -> None:

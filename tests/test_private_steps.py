@@ -9,7 +9,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from private_reference import FORMS, SMALL, Calls, batch, distance, forced, generator, made, normal, private_gradient
+from private_reference import (
+    FORMS,
+    SMALL,
+    Calls,
+    batch,
+    distance,
+    forced,
+    generator,
+    made,
+    normal,
+    private_gradient,
+    rerun,
+)
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -260,17 +272,6 @@ def test_what_is_allowed_around_a_step_rounds_neither_norms_nor_sums(name):
 
 
 # Replay
-
-
-def rerun(function, inputs):
-    """What a CUDA graph does, without one: the same work on the same memory, and its caller's code never again."""
-    outputs = tuple(output.clone() for output in function(*inputs))
-
-    def run():
-        for kept, output in zip(outputs, function(*inputs), strict=True):
-            kept.copy_(output)
-
-    return outputs, run
 
 
 @pytest.mark.parametrize("name", SMALL)

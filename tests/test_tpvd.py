@@ -69,9 +69,9 @@ def test_every_tensor_counts_alike_whatever_its_size() -> None:
 
 
 def test_a_tensor_that_is_zero_in_the_twin_is_left_out() -> None:
-    twin = {"zero": np.zeros(3), "w": np.array([2.0])}
-    differences = value_differences({"zero": np.ones(3), "w": np.array([3.0])}, twin)
-    assert differences == {"zero": None, "w": 0.5}
+    twin = {"zero": np.zeros(3), "w": np.array([2.0]), "lost": np.array([1.0])}
+    differences = value_differences({"zero": np.ones(3), "w": np.array([3.0]), "lost": np.array([np.nan])}, twin)
+    assert differences == {"zero": None, "w": 0.5, "lost": None}
     assert tpvd(differences) == 0.5
     assert tpvd({"zero": None}) is None
 
@@ -165,6 +165,16 @@ def test_weights_that_are_damaged_are_named(planned: Any) -> None:
         store.gather()
 
 
+def test_weights_of_another_model_are_named(planned: Any) -> None:
+    store, trials = planned
+    for label in ("ac", "none"):
+        train(store, trials[label])
+    path = store.weights_path(trials["none"].target_id)
+    save_file({"other": np.ones(3, np.float32)}, path, metadata={"parameters": '["other"]'})
+    with pytest.raises(UserError, match=f"{path.name}, its twin's weights, are not of one model: .*launch again"):
+        store.gather()
+
+
 # The bound on ε
 
 
@@ -176,6 +186,18 @@ def test_single_scores_of_a_coin_split_get_a_bound_and_no_others(planned: Any) -
     assert attacks.loc[bounded, "epsilon_lower_bound"].ge(0).all()
     assert attacks.loc[~bounded, "epsilon_lower_bound"].isna().all()
     assert set(attacks.loc[~bounded, "attack"]) == {"trained_attackers", "best_of"}
+    assert set(attacks.loc[bounded, "audit_delta"]) == {1e-5}
+
+
+def test_a_target_is_audited_at_the_delta_of_its_own_guarantee(tmp_path: Path) -> None:
+    path = tmp_path / "delta.yaml"
+    path.write_text(TWINS.replace("noise_multiplier: 1.0", "noise_multiplier: 1.0, delta: 0.001"), encoding="utf-8")
+    (trial,) = (each for each in expand(load_sweep(str(path))) if each.defense_label == "dp")
+    store = Store(tmp_path / "out")
+    store.prepare()
+    train(store, trial)
+    bounds = gathered(store, "attacks").set_index("attack").loc["threshold"]
+    assert set(bounds["audit_delta"]) == {0.001}
 
 
 def test_halves_of_a_fixed_size_get_no_bound(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.performance import Performance, Precision, Replay, forward
-from models.private.rules import NoiseThenClip, Rule, clip_factors
-from models.private.tap import Recording, Tap
+from models.private.rules import Rule, clip_factors
+from models.private.tap import Recording, Tap, full_precision
 
 Chunk = Callable[..., tuple[Tensor, ...]]
 
@@ -22,10 +22,13 @@ _FIRST_ROWS = 8
 class PrivateGradient:
     """Computes Σᵢ weightᵢ · gᵢ + noise, over the expected batch size, into the parameters' `.grad`.
 
+    Poisson batches have an `expected_batch_size`; None takes each batch's own, as for an ordinary mean.
+
     One forward and one backward pass give every layer's inputs and output gradients, from these come the norms, and
     after the rule has turned norms into weights, the weighted sum; see `models.private.layers` for how. A batch is
-    worked through in chunks, so that memory does not grow with it; noise is drawn once per step, whatever the chunks,
-    from `noise_generator` alone. An empty batch is a step of noise only. A rule that clips by the batch's own norms takes
+    worked through in chunks, so that memory does not grow with it; noise is drawn from `noise_generator` alone, once per
+    step, or once per example where the rule noises each: the same numbers whatever the chunks. An empty batch is a step of
+    the rule's noise on the sum only. A rule that clips by the batch's own norms takes
     a second pass where the batch is more than a chunk.
 
     `clip_norms` (groups,) are those of the next step, or of the last one where the batch decides; they are all of the
@@ -39,7 +42,7 @@ class PrivateGradient:
         self,
         model: nn.Module,
         rule: Rule,
-        expected_batch_size: float,
+        expected_batch_size: float | None,
         noise_generator: torch.Generator,
         *,
         precision: Precision = "fp32",
@@ -58,12 +61,12 @@ class PrivateGradient:
         self._chunk_size = self._performance.chunk_size
         self._tried = False
         self._rows_multiple = self._performance.rows_multiple_on(self._device)
-        self._is_literal = isinstance(rule, NoiseThenClip) and rule.is_literal(self._dimension)
+        self._example_noise_std = rule.example_noise_std(self._dimension)
         replays = self._performance.replays_on(self._device)
         self._run_chunk: Chunk = Replay(self._chunk) if replays else self._chunk
         self._run_whole: Chunk = Replay(self._whole_batch) if replays else self._whole_batch
         self._run_norms: Chunk = Replay(self._norms_alone) if replays else self._norms_alone
-        if self._is_literal:  # it draws its noise as it goes, which a replay would repeat
+        if self._example_noise_std is not None:  # noise that is drawn on the way would be repeated by a replay
             self._run_chunk = self._literal_chunk
         n_groups = self._tap.n_layers if rule.per_layer else 1
         self.clip_norms = torch.full((n_groups,), float(rule.initial_clip_norm), device=self._device)
@@ -74,7 +77,7 @@ class PrivateGradient:
         if count and not self._tried:
             self._try_out(images, labels)
         draws = torch.empty(count, 0, device=self._device)
-        if not self._is_literal:
+        if self._example_noise_std is None:
             draws = self._rule.draw(count, self._dimension, self._noise_generator)
         chunks = list(self._chunks(count))
         run = self._run_chunk
@@ -94,14 +97,15 @@ class PrivateGradient:
         if run is self._run_whole:
             self.clip_norms = totals.pop().clone()
         loss_sum, n_right, n_within, variance, *sums = totals
-        scale = 1 / self._expected_batch_size
+        batch_size = self._expected_batch_size or max(1, count)
+        scale = 1 / batch_size
         std = (variance + self._rule.noise_std(self.clip_norms).square()).sqrt()
         for parameter, weighted_sum in zip(self._parameters, sums, strict=True):
             noise = torch.empty_like(parameter, memory_format=torch.contiguous_format)
             noise.normal_(generator=self._noise_generator)
             parameter.grad = noise.mul_(std * scale).add_(weighted_sum, alpha=scale)
         self.clip_norms = self._rule.next_clip_norms(
-            self.clip_norms, count, n_within, self._expected_batch_size, self._noise_generator
+            self.clip_norms, count, n_within, batch_size, self._noise_generator
         )
         return loss_sum.clone(), n_right.clone()  # a replayed step writes over its own
 
@@ -130,7 +134,7 @@ class PrivateGradient:
         self._tried = True
         if self._chunk_size is None:
             per_example = max(1, self._tap.bytes_recorded // len(labels[rows]))
-            if self._is_literal:
+            if self._example_noise_std is not None:
                 per_example += 8 * self._dimension  # the gradient, and its noise
             affordable = max(1, self._performance.chunk_bytes_on(self._device) // per_example)
             self._chunk_size = affordable - affordable % 32 if affordable > 32 else affordable
@@ -149,10 +153,10 @@ class PrivateGradient:
     def _batch_clip_norms(self, images: Tensor, labels: Tensor, chunks: Sequence[slice]) -> Tensor:
         """The rule's clip norms by the norms of all chunks; dropout's masks are drawn again in the pass that follows."""
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            norms = []
+            norms, no_draws = [], torch.empty(len(labels), 0, device=self._device)
             for chunk in chunks:
-                padded = self._padded(images[chunk], labels[chunk], labels[chunk])
-                norms.append(self._run_norms(*padded[:3])[0][: len(labels[chunk])].clone())
+                images_, labels_, is_real, _ = self._padded(images[chunk], labels[chunk], no_draws[chunk])
+                norms.append(self._run_norms(images_, labels_, is_real)[0][: len(labels[chunk])].clone())
         all_norms = torch.cat(norms)
         return self._rule.batch_clip_norms(all_norms, torch.ones_like(all_norms[:, 0], dtype=torch.bool))
 
@@ -208,17 +212,26 @@ class PrivateGradient:
         self, images: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
     ) -> tuple[Tensor, ...]:
         """As `_chunk`, with a vector of noise for each example, before clipping."""
-        assert isinstance(self._rule, NoiseThenClip)
-        count = int(is_real.sum())  # noise of rows that are not real would change that of the next step
+        assert self._example_noise_std is not None
+        noises = []
+        for _ in range(int(is_real.sum())):  # one by one, so that chunks of other sizes give the same numbers
+            noise = torch.empty(self._dimension, device=self._device)
+            noises.append(noise.normal_(0, self._example_noise_std, generator=self._noise_generator))
+        noised = torch.stack(noises)
         with self._backward(images, labels, is_real) as (recording, loss_sum, n_right):
             samples = recording.samples()
-            noised = []
-            for parameter in self._parameters:
-                noise = torch.empty(count, parameter.numel(), device=self._device)
-                noise.normal_(0, self._rule.example_noise_std, generator=self._noise_generator)
-                noised.append(noise.add_(samples[parameter][:count].flatten(1)) if parameter in samples else noise)
-            norms = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in noised]).norm(dim=0)[:, None]
-            weights = clip_factors(norms, clip_norms)[:, 0]
+            parts = noised.split([parameter.numel() for parameter in self._parameters], dim=1)
+            for parameter, part in zip(self._parameters, parts, strict=True):
+                if parameter in samples:
+                    part.add_(samples[parameter][: len(noised)].flatten(1))
+            norms = torch.linalg.vector_norm(noised, dim=1, keepdim=True)
+            with full_precision(self._device):
+                total = clip_factors(norms, clip_norms)[:, 0] @ noised
             n_within = (norms <= clip_norms).sum().float()
-            sums = [(weights @ each).view_as(p) for each, p in zip(noised, self._parameters, strict=True)]
+            sums = [
+                part.view_as(parameter)
+                for parameter, part in zip(
+                    self._parameters, total.split([parameter.numel() for parameter in self._parameters]), strict=True
+                )
+            ]
             return loss_sum, n_right, n_within, torch.zeros_like(loss_sum), *sums

@@ -12,6 +12,7 @@ step, are kept by `PrivateGradient`, which passes them in.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,7 +27,7 @@ SMALL_DIMENSION = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class Rule(ABC):
     """What rules have in common: clipping to a norm, and Gaussian noise on the sum.
 
     `noise_scale` is the noise's standard deviation, in multiples of the clip norm or absolute, as `noise_unit` says.
@@ -46,13 +47,18 @@ class Rule:
         return "fixed"
 
     @property
+    @abstractmethod
     def initial_clip_norm(self) -> float:
         """The clip norm of the first step."""
-        raise NotImplementedError
 
     def batch_clip_norms(self, norms: Tensor, is_real: Tensor) -> Tensor:
         """The clip norm (groups,) by norms (n, groups) of which only rows `is_real` (n,) count; where `clips_by_batch`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not clip by the batch")
+
+    def example_noise_std(self, dimension: int) -> float | None:
+        """Standard deviation of noise to be drawn for each example in full, before clipping, for gradients of `dimension`
+        coordinates; None where the rule has none, or has other means."""
+        return None
 
     def draw(self, count: int, dimension: int, generator: torch.Generator) -> Tensor:
         """Random numbers (count, k) of each example's own, for gradients of `dimension` coordinates; k may be 0."""
@@ -106,21 +112,23 @@ class NoiseThenClip(Rule):
     """Add noise to each example's gradient, then clip it: the "noisy gradient", or "AC", of Lin et al. 2020.
 
     The literal form draws a vector zᵢ of standard deviation s for each example, and sums cᵢ (gᵢ + zᵢ), with cᵢ clipping the
-    noised gradient to `max_grad_norm`. The two-scalar form has the same distribution up to O(1/P) for gradients of P
-    coordinates, from two numbers for each example and one vector for all. The norm of a noised gradient is distributed
-    exactly as
+    noised gradient to `max_grad_norm`, C. The two-scalar form draws two numbers for each example and one vector for all. From
+    the numbers come the norm of the noised gradient, distributed exactly as in the literal form, and the clip factor:
 
         Nᵢ² = (‖gᵢ‖ + s aᵢ)² + s² χᵢ²,   aᵢ ~ N(0, 1),  χᵢ² chi-squared with P − 1 degrees of freedom
+        cᵢ = min(1, C / Nᵢ)
 
-    and gives cᵢ = min(1, C / Nᵢ). Given these, the sum is Σ wᵢ gᵢ plus one Gaussian vector, of variance
-    Σ cᵢ² s² (aᵢ² + χᵢ²) / P in each coordinate. There wᵢ = cᵢ (1 + s aᵢ (‖gᵢ‖ + s aᵢ) / Nᵢ²) for what was clipped, else cᵢ:
-    noise along a gradient that lengthens it also has it clipped more, and in the literal form the two nearly cancel.
+    The sum is then taken to be Σ wᵢ gᵢ plus a Gaussian vector of variance Σ cᵢ² s² (aᵢ² + χᵢ²) / P in each of the P
+    coordinates, with wᵢ = cᵢ (1 + κᵢ s aᵢ (‖gᵢ‖ + s aᵢ) / Nᵢ²), κᵢ being the probability that it is clipped. In the literal
+    form noise that lengthens a gradient also has it clipped more, and the two nearly cancel; the bracket does that here.
 
-    What is not exact is one direction of P for each example, its own gradient's. Clipping takes noise away along it, and
-    the vector for all knows nothing of that: its variance there is too large by cᵢ² s² (1 − (s² χᵢ² / Nᵢ²)²), which is
-    nothing where noise outweighs the gradient or nothing is clipped, and all of it where the gradient outweighs the noise.
-    In every direction across it, and so in total, the error is O(1/P). Below `SMALL_DIMENSION` coordinates the literal form
-    is taken, at the price of a vector for each example.
+    How far the distributions differ, for one example: across its gradient, and so in total, means and variances agree to
+    O(1/P). Along it the mean agrees to O(1/P) of its length; the variance is exact where nothing is clipped and too large
+    where all is, by cᵢ² s² (1 − (s² χᵢ² / Nᵢ²)²): next to nothing where noise outweighs the gradient, cᵢ² s² where the gradient
+    outweighs the noise. Gradients of a batch that point alike add these errors up in one direction of P. And no example's
+    part is exactly C long, but so up to a spread of 1/√(2P). Below `SMALL_DIMENSION` coordinates the literal form is taken.
+
+    Not as often written: adding cᵢ s aᵢ along the gradient beside a vector for all coordinates counts the noise along it twice.
 
     Deviation from the paper: its Algorithm 1 is lost, so whether noise was relative to the clip norm is not known.
     """
@@ -133,13 +141,13 @@ class NoiseThenClip(Rule):
         return self.max_grad_norm
 
     @property
-    def example_noise_std(self) -> float:
+    def _std(self) -> float:
         """Standard deviation of the noise on each coordinate of each example's gradient."""
         return self.noise_scale * (self.max_grad_norm if self.noise_unit == "clip_norm" else 1.0)
 
-    def is_literal(self, dimension: int) -> bool:
-        """Whether each example's noise is drawn in full, for gradients of `dimension` coordinates."""
-        return self.form == "literal" or (self.form == "auto" and dimension < SMALL_DIMENSION)
+    def example_noise_std(self, dimension: int) -> float | None:
+        is_literal = self.form == "literal" or (self.form == "auto" and dimension < SMALL_DIMENSION)
+        return self._std if is_literal else None
 
     def draw(self, count: int, dimension: int, generator: torch.Generator) -> Tensor:
         along = torch.empty(count, device=generator.device).normal_(generator=generator)
@@ -148,12 +156,16 @@ class NoiseThenClip(Rule):
         return torch.stack([along, across.float(), torch.full_like(along, dimension)], dim=1)
 
     def weigh(self, norms: Tensor, clip_norms: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        along, across, dimension = draws.unbind(1)
-        variance = self.example_noise_std**2
-        noised = (norms[:, 0] + self.example_noise_std * along).square() + variance * across
-        factors = clip_factors(noised.sqrt(), clip_norms)
-        lengthened = self.example_noise_std * along * (norms[:, 0] + self.example_noise_std * along) / noised
-        weights = torch.where(factors < 1, factors * (1 + lengthened), 1.0)
+        norms, (along, across, dimension), variance = norms[:, 0], draws.unbind(1), self._std**2
+        radial = norms + self._std * along
+        squares = radial.square() + variance * across
+        factors = clip_factors(squares.sqrt(), clip_norms)
+        # N² is a sum of many terms: by its mean and standard deviation, how likely it is above C²
+        above = norms.square() + variance * dimension - clip_norms.square()
+        spread = (4 * variance * norms.square() + 2 * variance**2 * dimension).sqrt()
+        clipped = torch.special.ndtr(above / spread.clamp(min=torch.finfo(spread.dtype).tiny))
+        echo = clipped * self._std * along * radial / squares.clamp(min=torch.finfo(squares.dtype).tiny)
+        weights = factors * (1 + echo)
         return weights[:, None], factors.square() * variance * (along.square() + across) / dimension
 
     def noise_std(self, clip_norms: Tensor) -> Tensor:
@@ -164,9 +176,9 @@ class NoiseThenClip(Rule):
 class QuantileClipping(Rule):
     """Clip to a quantile of the batch's own norms, then noise the sum.
 
-    Source: Lin et al. 2020, Algorithm 2 (after Thakkar, Andrew & McMahan 2019), of which the text gives the steps alone:
-    gradients, quantile, clipping flat or per layer. The quantile is of all examples, interpolated linearly; an empty
-    batch keeps the last one. Noise is relative to the norm of all layers' clip norms together.
+    Source: Lin et al. 2020, Algorithm 2, of which the text that survives gives the steps: gradients, quantile, clipping flat or
+    per layer. So the quantile is of the batch that is clipped, where Thakkar, Andrew & McMahan 2019 take the last round's.
+    It is interpolated linearly; an empty batch keeps the last one. Noise is relative to the norm of all layers' clip norms together.
     """
 
     quantile: float = 0.5

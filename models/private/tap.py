@@ -72,7 +72,7 @@ class Recording:
         """Once the backward pass is over: what a layer used more than once counts as one call of it."""
         by_layer: dict[int, dict[str, nn.Parameter]] = {}
         for number, parameter in enumerate(self.shared):
-            by_layer.setdefault(self.layer_of.get(parameter, 0), {})[str(number)] = parameter
+            by_layer.setdefault(self.layer_of[parameter], {})[str(number)] = parameter
         for names in by_layer.values():
             samples = {name: self.shared[parameter] for name, parameter in names.items()}
             self.gradients.append((names, kept(samples)))
@@ -93,7 +93,7 @@ class Recording:
     def weighted_sums(self, weights: Tensor) -> dict[nn.Parameter, Tensor]:
         """Σᵢ weightᵢ gᵢ of every parameter that took part; weights (n,), or (n, layers)."""
         sums = {}
-        with torch.no_grad(), _full_precision(weights.device):
+        with torch.no_grad(), full_precision(weights.device):
             for parameters, gradients in self.gradients:
                 own = weights if weights.dim() == 1 else weights[:, self._layer(parameters)].contiguous()
                 for name, total in gradients.weighted_sum(own).items():
@@ -102,7 +102,7 @@ class Recording:
 
     def samples(self) -> dict[nn.Parameter, Tensor]:
         """Every example's gradient (n, *shape) of every parameter that took part."""
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(next(iter(self.layer_of)).device):
             return {
                 parameters[name]: sample
                 for parameters, gradients in self.gradients
@@ -135,9 +135,9 @@ class Tap:
         for layer in self._layers:
             _refuse_ambiguous(layer, self._layers)
         self._layer_of: dict[nn.Parameter, int] = {}
-        for number, layer in enumerate(self._layers):
-            for parameter in layer.wanted.values():
-                self._layer_of.setdefault(parameter, number)
+        for layer in self._layers:
+            own = [parameter for parameter in layer.wanted.values() if parameter not in self._layer_of]
+            self._layer_of.update(dict.fromkeys(own, self.n_layers))
         self.bytes_recorded = 0
         fallen_back = [layer.title for layer in self._layers if layer.sampler is None and not _is_lstm(layer.module)]
         if fallen_back:
@@ -145,8 +145,8 @@ class Tap:
 
     @property
     def n_layers(self) -> int:
-        """How many layers have parameters of their own."""
-        return len(self._layers)
+        """How many layers have parameters that no layer before them has."""
+        return len(set(self._layer_of.values()))
 
     @contextmanager
     def recording(self, count: int) -> Iterator[Recording]:
@@ -215,7 +215,7 @@ class Tap:
         def record(grads: Sequence[Tensor]) -> None:
             if value._version != version:
                 raise ValueError(f"the input of {layer.title} was changed in place after the layer had used it")
-            with torch.no_grad(), _full_precision(value.device):
+            with torch.no_grad(), full_precision(value.device):
                 recording.add(layer.wanted, _sample(layer, value.detach(), grads[number]))
 
         # Not a hook of the tensor itself, which others that the model puts there would come after
@@ -233,7 +233,7 @@ class Tap:
             if not names:
                 return
             inputs = {f"weight_ih_{suffix}": steps, f"weight_hh_{suffix}": hidden}
-            with torch.no_grad(), _full_precision(grad.device):
+            with torch.no_grad(), full_precision(grad.device):
                 recording.add(names, _lstm_gradients(inputs, grad, frozenset(names)))
 
         if not torch.is_grad_enabled():
@@ -338,7 +338,7 @@ def _refuse_ambiguous(layer: _Layer, others: Sequence[_Layer]) -> None:
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """No rounding below float32 in norms and sums, whatever is allowed around them: TF32 by default in cuDNN."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
