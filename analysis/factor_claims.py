@@ -15,7 +15,6 @@ from analysis import lin2020, naming
 from analysis.claims import Claim, Vote, decide
 from analysis.factor_study import (
     AC,
-    CA,
     SEQUENCES,
     FactorStudy,
     cell_name,
@@ -39,6 +38,7 @@ from analysis.factor_tests import (
 from analysis.statistics import Estimate, TestResult, estimate, sign, spearman
 from analysis.table_output import estimate_text, number
 
+_TRACKS = "a larger TPVD goes with a lower honest AUC"
 _MIN_PAIRS = 5  # fewer cannot reach 0.05 but by an accident of ties
 
 
@@ -57,7 +57,8 @@ def judge_factors(study: FactorStudy) -> list[Claim]:
         decide("Accuracy and loss are not normally distributed.", [*_not_normal(accuracy, "accuracy"), *_not_normal(loss, "loss")]),
         decide("Of the factors, only dataset and sequence matter for accuracy.", _only(accuracy, ("dataset", "sequence"))),
         decide("Of the factors, only dataset and noise matter for convergence.", _only(loss, ("dataset", "noise"))),
-        decide("TPVD reflects privacy (the larger it is, the lower the honest AUC).", _tracks(correlations)),
+        decide(f"Within a dataset, model and optimizer that leak, {_TRACKS}.", _tracks_within(study, correlations)),
+        decide(f"Across datasets, models and optimizers, {_TRACKS}.", _tracks_across(correlations)),
     ]  # fmt: skip
 
 
@@ -221,16 +222,23 @@ def _only(analysis: Analysis, named: Iterable[str]) -> list[Vote]:
     return votes
 
 
-def _tracks(correlations: list[Correlation]) -> list[Vote]:
-    """By honest AUC, over all targets, within cells and within each sequence; undecided where nothing leaks."""
+def _tracks_within(study: FactorStudy, correlations: list[Correlation]) -> list[Vote]:
+    """A vote of each cell in which something leaks; where nothing does, there is nothing for TPVD to go with."""
+    names = {cell_name(cell) for cell in study.cells}
     votes = []
     for one in correlations:
-        if one.measure != "auc" or not one.test.n or one.group not in (ALL, WITHIN_CELLS, CA, AC):
-            continue
-        words = f"{LEAKS['auc']}, {one.group}: {_correlation_words(one.test)}"
-        if one.leak.shown is False:
-            words += f"; {_no_leak(one)}"
-        votes.append(Vote(sign=None if one.leak.shown is False else _trend(one.test, -1), words=words))
+        if one.measure == "auc" and one.group in names and one.test.n and one.leak.shown is not False:
+            votes.append(Vote(sign=_trend(one.test, -1), words=f"{one.group}: {_correlation_words(one.test)}"))
+    return votes
+
+
+def _tracks_across(correlations: list[Correlation]) -> list[Vote]:
+    votes = []
+    for one in correlations:
+        if one.measure == "auc" and one.group == ALL and one.test.n:
+            silent = one.leak.shown is False
+            words = f"{ALL}: {_correlation_words(one.test)}" + (f"; {_no_leak(one)}" if silent else "")
+            votes.append(Vote(sign=None if silent else _trend(one.test, -1), words=words))
     return votes
 
 
@@ -247,33 +255,48 @@ def track_words(study: FactorStudy) -> list[str]:
     overall = [one for one in correlations if one.group == ALL and one.test.n]
     if not overall:
         return ["No target has both a TPVD and a finished membership attack, so this was not measured."]
+    within, across = _tracks_within(study, correlations), _tracks_across(correlations)
     sentences = []
-    signs = [vote.sign for vote in _tracks(correlations)]
     if overall[0].leak.shown is False:
         sentences.append(f"Nothing can be said: {_no_leak(overall[0])}.")
-    elif any(sign == -1 for sign in signs):
-        sentences.append(
-            "By the honest AUC, no: in at least one of the groups, targets whose weights were changed more leaked more."
-        )
-    elif signs and all(sign == 1 for sign in signs):
-        sentences.append(
-            "By the honest AUC, yes: the more the weights were changed, the less leaked, within each sequence too."
-        )
+    elif not within:
+        sentences.append("It cannot be told: in no dataset, model and optimizer alone is a leak shown.")
     else:
-        sentences.append("It cannot be told: not in every group of targets does the honest AUC clearly go with TPVD.")
+        sentences.append(
+            f"By the honest AUC, within one dataset, model and optimizer where something leaks: {_answer(within)} "
+            f"({'; '.join(vote.words for vote in within)}). Across them: {_answer(across)}."
+        )
+    names = {cell_name(cell) for cell in study.cells}
+    silent = [one for one in correlations if one.measure == "auc" and one.group in names and one.leak.shown is False]
+    if silent and within:
+        spans = [_span(study, one.group) for one in silent]
+        sentences.append(f"No leak is shown, whatever the TPVD, in {naming.listing(spans)}.")
     for one in overall:
-        within = [
+        others = [
             f"{other.group}: {_correlation_words(other.test)}"
             for other in correlations
-            if other.measure == one.measure and other.group in (*SEQUENCES, WITHIN_CELLS) and other.test.n
+            if other.measure == one.measure
+            and other.test.n
+            and (other.group == WITHIN_CELLS or "likewise" in other.group)
         ]
         words = f"{LEAKS[one.measure]} against TPVD, {ALL}: {_correlation_words(one.test)}"
-        sentences.append("; ".join([words, *within]) + ".")
-    known = overall[0].leak
-    if known.known:
+        sentences.append("; ".join([words, *others[:3]]) + ".")
+    found = overall[0].leak
+    if found.known:
         sentences.append(
-            f"The AUC’s interval over examples holds 0.5 or lies below it for {known.known - known.above} of {known.known} "
-            "targets: among those there is no leak to track."
+            f"The AUC’s interval over examples holds 0.5 or lies below it for {found.known - found.above} of {found.known} targets."
         )
     sentences.append("A correlation is no guarantee: TPVD bounds nothing, and depends on the seed.")
     return sentences
+
+
+def _answer(votes: list[Vote]) -> str:
+    signs = {vote.sign for vote in votes}
+    return "no" if -1 in signs else "yes" if signs == {1} else "it cannot be told"
+
+
+def _span(study: FactorStudy, group: str) -> str:
+    """A cell with the range of its targets' TPVD."""
+    (cell,) = (each for each in study.cells if cell_name(each) == group)
+    values = study.at(cell)["tpvd"].dropna()
+    return f"{group} (TPVD {number(values.min(), 2)} to {number(values.max(), 2)})"

@@ -332,14 +332,14 @@ def _leakage(study: FactorStudy, directory: Path) -> FigureFile:
     within = [
         f"{LEAKS[one.measure]}, {one.group}: {_rho(one)}"
         for one in tpvd_correlations(study)
-        if one.group in SEQUENCES and one.test.p_value is not None
+        if "likewise" in one.group and one.test.p_value is not None
     ]
     caption = (
         "A point per target. ρ is Spearman’s rank correlation over all points of a panel: below zero, targets whose "
         "weights were changed more leak less, as a metric of privacy should have it."
     )
     if within:
-        caption += f" Within one sequence: {'; '.join(within)}."
+        caption += f" By ranks within each dataset, model and optimizer: {'; '.join(within)}."
     return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))
 
 

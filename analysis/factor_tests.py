@@ -19,12 +19,11 @@ from analysis.factor_study import (
     QUANTILES,
     SEQUENCES,
     FactorStudy,
+    cell_name,
     kind_name,
-    ordered,
     paired,
     raw_level,
 )
-from analysis.naming import display
 from analysis.statistics import (
     PairedResult,
     TestResult,
@@ -153,23 +152,22 @@ ALL, WITHIN_CELLS = "all targets", "all, ranked within each dataset, model and o
 
 
 def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
-    """Does TPVD go with leakage? Over all targets, within cells, within each mechanism, within each dataset.
+    """Does TPVD go with leakage? Over all targets, over all and each mechanism ranked within cells, and within each cell.
 
     Datasets and models leak differently and are distorted differently, which alone makes a correlation over
-    all of them: so it is also taken of ranks within each dataset, model and optimizer.
+    all of them: so all but the first are of targets, or of ranks among targets, of one dataset, model and optimizer.
     """
-    known = study.frame[study.frame["tpvd"].notna()]
+    measured = study.frame[study.frame["tpvd"].notna()]
     found = []
     for measure in LEAKS:
-        rows = known[known[measure].notna()]
+        rows = measured[measured[measure].notna()]
         groups: list[tuple[str, pd.DataFrame, bool]] = [(ALL, rows, False)]
-        if rows[list(CELL)].drop_duplicates().shape[0] > 1:
+        cells = [cell for cell in study.cells if len(study.at(cell, rows))]
+        if len(cells) > 1:
             groups.append((WITHIN_CELLS, rows, True))
         for kind in (*SEQUENCES, *QUANTILES):
-            groups.append((kind_name(kind), rows[rows["kind"] == kind], False))
-        datasets = ordered("dataset", rows["dataset"])
-        if len(datasets) > 1:
-            groups += [(display(str(one)), rows[rows["dataset"] == one], False) for one in datasets]
+            groups.append((f"{kind_name(kind)}, ranked likewise", rows[rows["kind"] == kind], True))
+        groups += [(cell_name(cell), study.at(cell, rows), False) for cell in cells]
         for group, members, ranked in groups:
             if members.empty and group != ALL:
                 continue

@@ -526,7 +526,9 @@ def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> Non
         accounting = each.plan.accounting
         guarantee = "none"
         if accounting is not None and each.guarantee is not None:
-            guarantee = f"ε {each.guarantee.epsilon:.4g}, δ {accounting.delta:g}, noise {accounting.noise_multiplier:.3g}"
+            guarantee = (
+                f"ε {each.guarantee.epsilon:.4g}, δ {accounting.delta:g}, noise {accounting.noise_multiplier:.3g}"
+            )
         table.add_row(
             each.trial.target_id,
             each.trial.title,

@@ -307,27 +307,37 @@ def test_tpvd_is_correlated_with_the_fixed_score_and_the_honest_auc(tmp_path: Pa
 
 
 def test_the_answer_on_tpvd_turns_with_the_data(tmp_path: Path) -> None:
-    text = "TPVD reflects privacy (the larger it is, the lower the honest AUC)."
+    within = "Within a dataset, model and optimizer that leak, a larger TPVD goes with a lower honest AUC."
+    across = "Across datasets, models and optimizers, a larger TPVD goes with a lower honest AUC."
     study = study_of(make_factor_rows(**SMALL), tmp_path / "a")
-    assert verdicts(study)[text].verdict == "held"
-    assert track_words(study)[0].startswith("By the honest AUC, yes")
+    assert verdicts(study)[within].verdict == verdicts(study)[across].verdict == "held"
+    assert "where something leaks: yes" in track_words(study)[0]
+    assert "Across them: yes" in track_words(study)[0]
     rows = make_factor_rows(**SMALL)
     distances = {row["target_id"]: row["tpvd"] for row in rows["tpvd"]}
-    for row in rows["attacks"]:
-        if row["attack"] == "best_of" and row["target_id"] in distances:
+    best = [row for row in rows["attacks"] if row["attack"] == "best_of"]
+    for row in best:
+        if row["target_id"] in distances:
             row["auc"] = 0.5 + 0.05 * distances[row["target_id"]]
     study = study_of(rows, tmp_path / "b")
-    assert verdicts(study)[text].verdict == "did not hold"
-    assert track_words(study)[0].startswith("By the honest AUC, no")
-    for row in rows["attacks"]:
-        if row["attack"] == "best_of":
+    assert verdicts(study)[within].verdict == verdicts(study)[across].verdict == "did not hold"
+    assert "where something leaks: no" in track_words(study)[0]
+    # A dataset that leaks nothing has no vote, and is named with how far its weights were moved
+    for row in best:
+        if row["target_id"].startswith("svhn"):
             row.update(auc_low=0.47, auc_high=0.53)
     study = study_of(rows, tmp_path / "c")
-    assert verdicts(study)[text].verdict == "cannot be told"
+    assert all("MNIST" in words for words in verdicts(study)[within].evidence)
+    assert "No leak is shown, whatever the TPVD, in SVHN, CNN" in track_words(study)[1]
+    for row in best:
+        row.update(auc_low=0.47, auc_high=0.53)
+    study = study_of(rows, tmp_path / "d")
+    assert verdicts(study)[within].evidence == ("Not measured here.",)
+    assert verdicts(study)[across].verdict == "cannot be told"
     assert "no leak is shown that TPVD could track" in track_words(study)[0]
     rows["tpvd"] = []
-    study = study_of(rows, tmp_path / "d")
-    assert verdicts(study)[text].evidence == ("Not measured here.",)
+    study = study_of(rows, tmp_path / "e")
+    assert verdicts(study)[across].evidence == ("Not measured here.",)
     assert "this was not measured" in track_words(study)[0]
 
 
