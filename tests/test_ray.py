@@ -65,7 +65,7 @@ def test_gpu_shares_are_packed_and_impossible_requests_are_refused(tiny: Path, t
     from sweeper.errors import UserError
 
     # Work enough that the second process, which may start seconds after the first, still finds some
-    trials = expand(load_sweep(str(tiny), ["attacks=[threshold]", "seeds=[0, 1, 2, 3]", "training.epochs=60"]))
+    trials = expand(load_sweep(str(tiny), ["attacks=[threshold]", "seeds=[0, 1, 2, 3]", "training.epochs=150"]))
     ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     try:
         assert cluster.resolve(cluster.Resources()).gpus_per_trial == 1
