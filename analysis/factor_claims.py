@@ -16,6 +16,7 @@ from analysis.claims import Claim, Vote, decide
 from analysis.factor_study import (
     AC,
     SEQUENCES,
+    Cell,
     FactorStudy,
     cell_name,
     kind_name,
@@ -57,7 +58,7 @@ def judge_factors(study: FactorStudy) -> list[Claim]:
         decide("Accuracy and loss are not normally distributed.", [*_not_normal(accuracy, "accuracy"), *_not_normal(loss, "loss")]),
         decide("Of the factors, only dataset and sequence matter for accuracy.", _only(accuracy, ("dataset", "sequence"))),
         decide("Of the factors, only dataset and noise matter for convergence.", _only(loss, ("dataset", "noise"))),
-        decide(f"Within a dataset, model and optimizer that leak, {_TRACKS}.", _tracks_within(study, correlations)),
+        decide(f"Within a dataset, model and optimizer that leak, {_TRACKS}.", _tracks_within(correlations)),
         decide(f"Across datasets, models and optimizers, {_TRACKS}.", _tracks_across(correlations)),
     ]  # fmt: skip
 
@@ -222,12 +223,11 @@ def _only(analysis: Analysis, named: Iterable[str]) -> list[Vote]:
     return votes
 
 
-def _tracks_within(study: FactorStudy, correlations: list[Correlation]) -> list[Vote]:
+def _tracks_within(correlations: list[Correlation]) -> list[Vote]:
     """A vote of each cell in which something leaks; where nothing does, there is nothing for TPVD to go with."""
-    names = {cell_name(cell) for cell in study.cells}
     votes = []
     for one in correlations:
-        if one.measure == "auc" and one.group in names and one.test.n and one.leak.shown is not False:
+        if one.measure == "auc" and one.cell and one.test.n and one.leak.shown is not False:
             votes.append(Vote(sign=_trend(one.test, -1), words=f"{one.group}: {_correlation_words(one.test)}"))
     return votes
 
@@ -255,7 +255,7 @@ def track_words(study: FactorStudy) -> list[str]:
     overall = [one for one in correlations if one.group == ALL and one.test.n]
     if not overall:
         return ["No target has both a TPVD and a finished membership attack, so this was not measured."]
-    within, across = _tracks_within(study, correlations), _tracks_across(correlations)
+    within, across = _tracks_within(correlations), _tracks_across(correlations)
     sentences = []
     if overall[0].leak.shown is False:
         sentences.append(f"Nothing can be said: {_no_leak(overall[0])}.")
@@ -266,10 +266,9 @@ def track_words(study: FactorStudy) -> list[str]:
             f"By the honest AUC, within one dataset, model and optimizer where something leaks: {_answer(within)} "
             f"({'; '.join(vote.words for vote in within)}). Across them: {_answer(across)}."
         )
-    names = {cell_name(cell) for cell in study.cells}
-    silent = [one for one in correlations if one.measure == "auc" and one.group in names and one.leak.shown is False]
+    silent = [one.cell for one in correlations if one.measure == "auc" and one.cell and one.leak.shown is False]
     if silent and within:
-        spans = [_span(study, one.group) for one in silent]
+        spans = [_span(study, cell) for cell in silent]
         sentences.append(f"No leak is shown, whatever the TPVD, in {naming.listing(spans)}.")
     for one in overall:
         others = [
@@ -277,10 +276,10 @@ def track_words(study: FactorStudy) -> list[str]:
             for other in correlations
             if other.measure == one.measure
             and other.test.n
-            and (other.group == WITHIN_CELLS or "likewise" in other.group)
+            and (other.group == WITHIN_CELLS or other.kind in SEQUENCES)
         ]
         words = f"{LEAKS[one.measure]} against TPVD, {ALL}: {_correlation_words(one.test)}"
-        sentences.append("; ".join([words, *others[:3]]) + ".")
+        sentences.append("; ".join([words, *others]) + ".")
     found = overall[0].leak
     if found.known:
         sentences.append(
@@ -295,8 +294,7 @@ def _answer(votes: list[Vote]) -> str:
     return "no" if -1 in signs else "yes" if signs == {1} else "it cannot be told"
 
 
-def _span(study: FactorStudy, group: str) -> str:
+def _span(study: FactorStudy, cell: Cell) -> str:
     """A cell with the range of its targets' TPVD."""
-    (cell,) = (each for each in study.cells if cell_name(each) == group)
     values = study.at(cell)["tpvd"].dropna()
-    return f"{group} (TPVD {number(values.min(), 2)} to {number(values.max(), 2)})"
+    return f"{cell_name(cell)} (TPVD {number(values.min(), 2)} to {number(values.max(), 2)})"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -212,14 +213,10 @@ def _adaptive(study: FactorStudy, column: str, figure_number: int, what: str, di
     if not cells:
         why = "No target with a quantile rule has accuracy and loss by epoch."
         return FigureFile(name=name, title=title, caption="", png=None, missing=why)
-    columns = min(_PANELS_IN_A_ROW, len(cells))
-    lines = -(-len(cells) // columns)
-    figure = new_figure(10.4 if columns > 1 else 5.4, 0.9 + 3.2 * lines)
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    unit = "Training accuracy (fraction)" if what == "accuracy" else "Training loss (nats)"
+    figure, panels = _panels(len(cells), unit)
     handles: dict[str, Any] = {}
     noises: set[float] = set()
-    for axes in panels[len(cells) :]:
-        axes.set_axis_off()
     for axes, cell in zip(panels, cells, strict=False):
         curves = []
         found = adaptive_rows(study.at(cell))
@@ -234,9 +231,6 @@ def _adaptive(study: FactorStudy, column: str, figure_number: int, what: str, di
         _draw(axes, study.history, curves, column)
         axes.set_title(naming.plot_text(cell_name(cell)))
         handles |= _handles(curves)
-    unit = "Training accuracy (fraction)" if what == "accuracy" else "Training loss (nats)"
-    for axes in panels[::columns]:
-        axes.set_ylabel(unit)
     legend_below(figure, handles, columns=3)
     said = f" AC has noise {naming.listing([f'{noise:g}' for noise in sorted(noises)])}." if noises else ""
     caption = f"{_BAND}{said} The noised quantile is not in the paper."
@@ -248,6 +242,19 @@ def _shown_noise(found: list[tuple[str, float | None, float | None, pd.DataFrame
     return max((noise for kind, noise, at, _ in found if kind == AC and at == clip and noise is not None), default=None)
 
 
+def _panels(count: int, unit: str) -> tuple[Figure, Any]:
+    """A figure of `count` panels in rows, each row labeled once; what is left of the last one stays empty."""
+    columns = min(_PANELS_IN_A_ROW, count)
+    lines = -(-count // columns)
+    figure = new_figure(10.4 if columns > 1 else 5.4, 0.9 + 3.2 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    for axes in panels[::columns]:
+        axes.set_ylabel(unit)
+    return figure, panels
+
+
 def _tradeoff(study: FactorStudy, directory: Path) -> FigureFile:
     """Test accuracy against honest AUC: a panel per dataset, a point per defense, model and optimizer."""
     name, title = "lin_tradeoff", "Privacy–utility trade-off of the mechanisms"
@@ -256,13 +263,8 @@ def _tradeoff(study: FactorStudy, directory: Path) -> FigureFile:
     if not datasets:
         why = "No membership attack has a finished best_of row."
         return FigureFile(name=name, title=title, caption="", png=None, missing=why)
-    columns = min(_PANELS_IN_A_ROW, len(datasets))
-    lines = -(-len(datasets) // columns)
-    figure = new_figure(10.4 if columns > 1 else 5.4, 0.9 + 3.2 * lines)
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    figure, panels = _panels(len(datasets), "Test accuracy (fraction)")
     handles: dict[str, Any] = {}
-    for axes in panels[len(datasets) :]:
-        axes.set_axis_off()
     for axes, dataset in zip(panels, datasets, strict=False):
         rows = known[known["dataset"] == dataset]
         means = rows.groupby(["kind", "defense", "model", "optimizer"])[["auc", "accuracy"]].mean().reset_index()
@@ -277,8 +279,6 @@ def _tradeoff(study: FactorStudy, directory: Path) -> FigureFile:
         low, high = axes.get_xlim()
         middle, half = (low + high) / 2, max(high - low, _MIN_SPAN) / 2
         axes.set_xlim(middle - half, middle + half)
-    for axes in panels[::columns]:
-        axes.set_ylabel("Test accuracy (fraction)")
     handles["Guessing"] = Line2D([], [], color="#999999", linewidth=1, linestyle=(0, (2, 2)))
     legend_below(figure, handles, columns=7 if len(handles) < 5 else 4)
     caption = (
@@ -332,7 +332,7 @@ def _leakage(study: FactorStudy, directory: Path) -> FigureFile:
     within = [
         f"{LEAKS[one.measure]}, {one.group}: {_rho(one)}"
         for one in tpvd_correlations(study)
-        if "likewise" in one.group and one.test.p_value is not None
+        if one.kind is not None and one.test.p_value is not None
     ]
     caption = (
         "A point per target. ρ is Spearman’s rank correlation over all points of a panel: below zero, targets whose "

@@ -18,6 +18,7 @@ from analysis.factor_study import (
     FACTORS,
     QUANTILES,
     SEQUENCES,
+    Cell,
     FactorStudy,
     cell_name,
     kind_name,
@@ -140,12 +141,28 @@ class Leak:
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """Spearman's correlation of TPVD with one measure of leakage, over one group of targets, and whether these leak."""
+    """Spearman's correlation of TPVD with one measure of leakage, over one group of targets, and whether these leak.
+
+    `group` says in words which targets: those of one `kind` of mechanism or of one `cell`, where these are not None.
+    """
 
     measure: str
     group: str
     test: TestResult
     leak: Leak
+    kind: str | None = None
+    cell: Cell | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Targets to correlate, as they are or by their ranks within cells."""
+
+    words: str
+    rows: pd.DataFrame
+    ranked: bool
+    kind: str | None = None
+    cell: Cell | None = None
 
 
 ALL, WITHIN_CELLS = "all targets", "all, ranked within each dataset, model and optimizer"
@@ -161,20 +178,26 @@ def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
     found = []
     for measure in LEAKS:
         rows = measured[measured[measure].notna()]
-        groups: list[tuple[str, pd.DataFrame, bool]] = [(ALL, rows, False)]
         cells = [cell for cell in study.cells if len(study.at(cell, rows))]
+        groups = [_Group(words=ALL, rows=rows, ranked=False)]
         if len(cells) > 1:
-            groups.append((WITHIN_CELLS, rows, True))
+            groups.append(_Group(words=WITHIN_CELLS, rows=rows, ranked=True))
         for kind in (*SEQUENCES, *QUANTILES):
-            groups.append((f"{kind_name(kind)}, ranked likewise", rows[rows["kind"] == kind], True))
-        groups += [(cell_name(cell), study.at(cell, rows), False) for cell in cells]
-        for group, members, ranked in groups:
-            if members.empty and group != ALL:
+            words = f"{kind_name(kind)}, ranked likewise"
+            groups.append(_Group(words=words, rows=rows[rows["kind"] == kind], ranked=True, kind=kind))
+        groups += [_Group(words=cell_name(cell), rows=study.at(cell, rows), ranked=False, cell=cell) for cell in cells]
+        for one in groups:
+            if one.rows.empty and one.words != ALL:
                 continue
-            pair = [_rank_share(members, column) if ranked else members[column] for column in ("tpvd", measure)]
+            pair = [_rank_share(one.rows, column) if one.ranked else one.rows[column] for column in ("tpvd", measure)]
             found.append(
                 Correlation(
-                    measure=measure, group=group, test=spearman(list(pair[0]), list(pair[1])), leak=leak(members)
+                    measure=measure,
+                    group=one.words,
+                    test=spearman(list(pair[0]), list(pair[1])),
+                    leak=leak(one.rows),
+                    kind=one.kind,
+                    cell=one.cell,
                 )
             )
     return found

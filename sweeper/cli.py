@@ -451,12 +451,13 @@ def _load(
     """The checked sweep, its trials, and what they resolve to; warnings are printed."""
     with _working("reading the sweep"):
         from sweeper.preflight import resolve_trials, twins_left_out
-        from sweeper.spec import expand, load_sweep
+        from sweeper.spec import expand, load_sweep, select
 
         loaded = load_sweep(sweep, overrides or ())
-        trials = expand(loaded, only or ())
+        everything = expand(loaded)
+        trials = select(everything, only or ())
         resolved, warnings = resolve_trials(trials, data)
-        if only and (warning := twins_left_out(trials, expand(loaded))):
+        if warning := twins_left_out(trials, everything):
             warnings.append(warning)
     for warning in warnings:
         err.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=not err.is_terminal)

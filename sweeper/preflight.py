@@ -44,7 +44,8 @@ class ResolvedTrial:
     def as_json(self, status: str) -> dict[str, Any]:
         """Plain values for machines."""
         trial, plan = self.trial, self.plan
-        accounting, rule = plan.accounting, plan.rule
+        accounting = plan.accounting
+        settings = plan.rule.settings() if plan.rule else {}
         return {
             "target_id": trial.target_id,
             "twin_id": trial.twin_id,
@@ -67,10 +68,10 @@ class ResolvedTrial:
             "delta": accounting.delta if accounting else None,
             "accountant": accounting.accountant if accounting else None,
             "noise_multiplier": accounting.noise_multiplier if accounting else None,
-            "noise_scale": rule.noise_scale if rule else None,
-            "noise_unit": rule.noise_unit if rule else None,
-            "clipping": rule.clipping if rule else None,
-            "max_grad_norm": rule.initial_clip_norm if rule and rule.clipping == "fixed" else None,
+            "noise_scale": settings.get("noise_scale"),
+            "noise_unit": settings.get("noise_unit"),
+            "clipping": settings.get("clipping"),
+            "max_grad_norm": settings.get("max_grad_norm"),
             "sample_rate": plan.sample_rate if plan.sampling == "poisson" else None,
             "no_guarantee_reason": None if accounting else plan.no_guarantee_reason,
             "rough_cpu_seconds": round(self.rough_cpu_seconds, 1),

@@ -198,13 +198,10 @@ def load_sweep(reference: str, overrides: Sequence[str] = ()) -> Sweep:
 
 
 def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
-    """Every trial of the sweep, those of the first seed first; trials with one target are joined.
-
-    `only` keeps trials that match one of its patterns `[PART:][DEFENSE[/DATASET[/SPLIT]]]`, with `*` and `?`. The name
-    of a part alone, where no defense is called so, keeps that part. A trial that several parts have is in each of them.
+    """Every trial of the sweep, or those that `select` keeps; the first seed's first, trials with one target joined.
 
     Raises:
-        UserError: a pattern matches no trial.
+        UserError: two labels stand for one configuration or the other way round, or a pattern matches no trial.
     """
     by_id: dict[str, Trial] = {}
     rounds = zip_longest(*(_rounds(sweep.name, part) for part in sweep.parts), fillvalue=())
@@ -233,8 +230,20 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
                 "tables could not tell them apart. Label one of them differently."
             )
         seen[where] = trial.part
+    return select(trials, only)
+
+
+def select(trials: Sequence[Trial], only: Sequence[str]) -> list[Trial]:
+    """Those of a sweep's trials that match one of the patterns `[PART:][DEFENSE[/DATASET[/SPLIT]]]`, with `*` and `?`.
+
+    The name of a part alone, where no defense is called so, keeps that part. A trial that several parts have is in each
+    of them. No pattern keeps all.
+
+    Raises:
+        UserError: a pattern matches no trial.
+    """
     if not only:
-        return trials
+        return list(trials)
     chosen = {trial.target_id for pattern in only for trial in _matching(pattern, trials)}
     return [trial for trial in trials if trial.target_id in chosen]
 

@@ -330,13 +330,14 @@ def _record_attack(
     base |= {"uses_target_membership_labels": attack.uses_target_membership_labels}
     membership = [result for result in results if isinstance(result, MembershipScores)]
     layers = [result for result in results if isinstance(result, LayerReconstruction)]
+    is_audited = trial.split in COIN_SPLITS and not attack.uses_target_membership_labels
+    delta = store.read_part("trials", trial.target_id).column("delta")[0].as_py() if is_audited else None
     rows = []
     for index, result in enumerate(membership):
         rng = numpy_generator(trial.seed, Stream.ATTACK, int(each[:8], 16) + 1 + index)
         metrics = membership_metrics(result.is_member, result.score, rng)
         rows.append(base | {"score_name": result.name} | _metric_columns(metrics))
-        if trial.split in COIN_SPLITS and not attack.uses_target_membership_labels:
-            delta = store.read_part("trials", trial.target_id).column("delta")[0].as_py()
+        if is_audited:
             audit = audit_membership(result.is_member, result.score, rng, DEFAULT_DELTA if delta is None else delta)
             rows[-1] |= {"epsilon_lower_bound": audit.epsilon_lower_bound, "audit_delta": audit.delta}
     scores = None
@@ -461,12 +462,7 @@ def _training_columns(target: TrainedTarget, data: ImageData, split: Split) -> d
     }
     rule = target.plan.rule
     if rule is not None:
-        columns |= {
-            "noise_scale": rule.noise_scale,
-            "noise_unit": rule.noise_unit,
-            "clipping": rule.clipping,
-            "max_grad_norm": rule.initial_clip_norm if rule.clipping == "fixed" else None,
-        }
+        columns |= rule.settings()
     accounting, guarantee = target.plan.accounting, target.guarantee
     if accounting is None or guarantee is None:
         return columns | {"no_guarantee_reason": target.plan.no_guarantee_reason}

@@ -149,6 +149,16 @@ def check_positive(defense: Defense, *names: str) -> None:
             raise ValueError(f"{name} is {value}; it must be above 0 and finite")
 
 
+def check_quantile(quantile: float) -> None:
+    """Refuse a quantile that is none.
+
+    Raises:
+        ValueError: it is not from 0 to 1.
+    """
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile is {quantile}; it must be from 0 to 1")
+
+
 def check_noise_scale(noise_scale: float) -> None:
     """Refuse a noise scale that is below 0 or not finite.
 

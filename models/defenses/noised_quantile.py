@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from models.architectures.base import StagedModel
-from models.defenses.base import BudgetedMechanism, TrainingPlan, check_positive
+from models.defenses.base import BudgetedMechanism, TrainingPlan, check_positive, check_quantile
 from models.private.rules import NoisedQuantile
 
 
@@ -30,8 +30,7 @@ class NoisedQuantileDefense(BudgetedMechanism):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "initial_clip_norm", "clip_learning_rate", "count_noise_std")
-        if not 0 <= self.quantile <= 1:
-            raise ValueError(f"quantile is {self.quantile}; it must be from 0 to 1")
+        check_quantile(self.quantile)
 
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
         plan = replace(plan, sampling="poisson")

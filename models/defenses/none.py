@@ -10,6 +10,6 @@ from models.defenses.base import Defense
 
 @dataclass(frozen=True, kw_only=True)
 class NoDefense(Defense):
-    """Ordinary SGD. No guarantee."""
+    """The ordinary gradient of a batch, by whatever optimizer. No guarantee."""
 
     source: ClassVar[str] = "the baseline"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from models.architectures.base import StagedModel
-from models.defenses.base import Mechanism, TrainingPlan, check_noise_scale
+from models.defenses.base import Mechanism, TrainingPlan, check_noise_scale, check_quantile
 from models.private.rules import NoiseUnit, QuantileClipping
 
 REASON = (
@@ -35,8 +35,7 @@ class QuantileClippingDefense(Mechanism):
     source: ClassVar[str] = "Lin, Bao, Li, Si & Chu 2020, Algorithm 2; Thakkar, Andrew & McMahan 2019"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.quantile <= 1:
-            raise ValueError(f"quantile is {self.quantile}; it must be from 0 to 1")
+        check_quantile(self.quantile)
         check_noise_scale(self.noise_scale)
 
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:

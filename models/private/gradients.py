@@ -28,8 +28,8 @@ class PrivateGradient:
     after the rule has turned norms into weights, the weighted sum; see `models.private.layers` for how. A batch is
     worked through in chunks, so that memory does not grow with it; noise is drawn from `noise_generator` alone, once per
     step, or once per example where the rule noises each: the same numbers whatever the chunks. An empty batch is a step of
-    the rule's noise on the sum only. A rule that clips by the batch's own norms takes
-    a second pass where the batch is more than a chunk.
+    the rule's noise on the sum only. A rule that clips by the batch's own norms takes a second pass where the batch is
+    more than a chunk.
 
     `clip_norms` (groups,) are those of the next step, or of the last one where the batch decides; they are all of the
     state there is, and go with a checkpoint. Norms, sums and noise are float32 also where activations are bf16.
@@ -220,7 +220,8 @@ class PrivateGradient:
         noised = torch.stack(noises)
         with self._backward(images, labels, is_real) as (recording, loss_sum, n_right):
             samples = recording.samples()
-            parts = noised.split([parameter.numel() for parameter in self._parameters], dim=1)
+            sizes = [parameter.numel() for parameter in self._parameters]
+            parts = noised.split(sizes, dim=1)
             for parameter, part in zip(self._parameters, parts, strict=True):
                 if parameter in samples:
                     part.add_(samples[parameter][: len(noised)].flatten(1))
@@ -228,10 +229,5 @@ class PrivateGradient:
             with full_precision(self._device):
                 total = clip_factors(norms, clip_norms)[:, 0] @ noised
             n_within = (norms <= clip_norms).sum().float()
-            sums = [
-                part.view_as(parameter)
-                for parameter, part in zip(
-                    self._parameters, total.split([parameter.numel() for parameter in self._parameters]), strict=True
-                )
-            ]
+            sums = [part.view_as(p) for part, p in zip(total.split(sizes), self._parameters, strict=True)]
             return loss_sum, n_right, n_within, torch.zeros_like(loss_sum), *sums

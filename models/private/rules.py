@@ -46,6 +46,15 @@ class Rule(ABC):
         """How the clip norm is found: fixed, quantile, quantile_per_layer or noised_quantile."""
         return "fixed"
 
+    def settings(self) -> dict[str, float | str | None]:
+        """Noise and clipping, by the names that records have for them; no `max_grad_norm` where it changes."""
+        return {
+            "noise_scale": self.noise_scale,
+            "noise_unit": self.noise_unit,
+            "clipping": self.clipping,
+            "max_grad_norm": self.initial_clip_norm if self.clipping == "fixed" else None,
+        }
+
     @property
     @abstractmethod
     def initial_clip_norm(self) -> float:
