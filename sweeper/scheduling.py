@@ -1,0 +1,245 @@
+"""Which trial runs next, what it asks for, and what becomes of it when it ends. Knows nothing of Ray.
+
+Only a window of trials is out at a time. A trial comes back as finished, as failed, or as lost with its worker, and
+is then recorded, or goes to the end of the line again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sweeper.spec import Trial
+
+Cause = Literal["error", "diverged", "gpu_memory", "time_limit", "process_died", "worker_lost", "store"]
+"""Why an attempt failed; the column `cause` of the tables but for `store`, which can record nothing."""
+
+AUTO = "auto"
+GPU_HEADROOM = 1.2
+"""A trial asks for its measured peak of GPU memory times this."""
+_LOOK_AGAIN_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one attempt at a trial ended; without a cause it finished.
+
+    `gpu_memory_peak` is the fraction of its GPU's memory that it held at most, None without a GPU.
+    """
+
+    target_id: str
+    cause: Cause | None = None
+    error: str = ""
+    gpu_memory_peak: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What each trial is given, and how many may run at once (None: as many as fit).
+
+    CPUs and GPUs are by architecture label, `None` being the label of all others; a share of GPU may be "auto": the first
+    trial of each kind gets a whole one, the others what that one needed. `chunk_size` is the most examples that private
+    gradients work on at once (None: as many as fit their memory).
+    """
+
+    cpus: Mapping[str | None, float] = field(default_factory=dict)
+    gpus: Mapping[str | None, float | Literal["auto"]] = field(default_factory=dict)
+    max_concurrent: int | None = None
+    chunk_size: int | None = None
+
+    def cpus_of(self, trial: Trial) -> float:
+        return self.cpus.get(trial.architecture_label, self.cpus.get(None, 1.0))
+
+    def gpus_of(self, trial: Trial) -> float | Literal["auto"]:
+        return self.gpus.get(trial.architecture_label, self.gpus.get(None, 0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """One attempt at a trial that is handed out, with what it asks for."""
+
+    target_id: str
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retries:
+    """How often a trial is tried again: after a failure of its own, and after the loss of its worker or node."""
+
+    failures: int = 1
+    losses: int = 10
+
+
+class Schedule:
+    """The trials of one launch, from the line to their end.
+
+    `claim` says of a target id whether this launch may run it now ("ours"), another one does ("theirs"), or it is done
+    by now ("done"). `window` is the number of trials that may be out at a time.
+    """
+
+    def __init__(
+        self,
+        trials: Iterable[Trial],
+        *,
+        resources: Resources,
+        retries: Retries,
+        claim: Callable[[str], Literal["ours", "theirs", "done"]],
+        window: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.trials = {trial.target_id: trial for trial in trials}
+        self._resources, self._retries = resources, retries
+        self._claim, self._window, self._clock = claim, window, clock
+        self._line = deque(self.trials)
+        self._theirs: deque[str] = deque()
+        self._look_again = 0.0
+        self._failures = Counter[str]()
+        self._losses = Counter[str]()
+        self._gpus_after_failure: dict[str, float] = {}
+        self._kinds: dict[object, _Kind] = {}
+        self.out: dict[str, Ticket] = {}
+        self.done_elsewhere = 0
+        self.stopped: str | None = None
+
+    @property
+    def waiting_for_others(self) -> int:
+        """Trials that only other launches work at."""
+        return len(self._theirs)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is out and nothing will be."""
+        if self.out:
+            return False
+        held = any(kind.held for kind in self._kinds.values())
+        return self.stopped is not None or not (self._line or self._theirs or held)
+
+    @property
+    def smallest_gpus(self) -> float:
+        """The least share of a GPU that a trial asks for, as far as that is known by now."""
+        fixed = [float(share) for share in self._resources.gpus.values() if share != AUTO]
+        measured = [kind.share for kind in list(self._kinds.values()) if kind.share is not None]
+        return min([*fixed, *measured], default=1.0)
+
+    def stop(self, reason: str) -> None:
+        """Hand out nothing more."""
+        self.stopped = self.stopped or reason
+
+    def next(self) -> Ticket | None:
+        """The next attempt; None where there is none now."""
+        if self.stopped is not None or len(self.out) >= max(1, self._window()):
+            return None
+        if not self._line and self._theirs and self._clock() >= self._look_again:
+            self._line, self._theirs = self._theirs, deque()
+            self._look_again = self._clock() + _LOOK_AGAIN_S
+        while self._line:
+            target_id = self._line.popleft()
+            ticket = self._ticket(self.trials[target_id])
+            if ticket is None:
+                continue
+            whose = self._claim(target_id)
+            if whose == "ours":
+                self.out[target_id] = ticket
+                return ticket
+            self._free_kind(self.trials[target_id])
+            if whose == "theirs":
+                self._theirs.append(target_id)
+            else:
+                self.done_elsewhere += 1
+        return None
+
+    def ended(self, outcome: Outcome) -> bool:
+        """Take back a trial with its outcome; whether that is final."""
+        ticket = self.out.pop(outcome.target_id, None)
+        if ticket is None:  # its worker was taken for lost meanwhile
+            return False
+        trial = self.trials[outcome.target_id]
+        if outcome.gpu_memory_peak is not None and outcome.cause is None:
+            self._measured(trial, outcome.gpu_memory_peak)
+        self._free_kind(trial)
+        if outcome.cause is None:
+            return True
+        self._failures[outcome.target_id] += 1
+        allowed = self._retries.failures
+        if outcome.cause == "diverged":
+            allowed = 0  # the same seeds diverge again
+        elif outcome.cause == "gpu_memory":
+            allowed = 1
+            self._gpus_after_failure[outcome.target_id] = min(1.0, 2 * ticket.gpus) if ticket.gpus < 1 else ticket.gpus
+        if self._failures[outcome.target_id] > allowed:
+            return True
+        self._line.append(outcome.target_id)
+        return False
+
+    def lost(self, target_id: str) -> bool:
+        """Take back a trial whose worker or node was lost; whether it is given up."""
+        if self.out.pop(target_id, None) is None:
+            return False
+        self._free_kind(self.trials[target_id])
+        self._losses[target_id] += 1
+        if self._losses[target_id] > self._retries.losses:
+            return True
+        self._line.append(target_id)
+        return False
+
+    def _ticket(self, trial: Trial) -> Ticket | None:
+        """What the trial asks for; None where it is held until a trial of its kind has been measured."""
+        asked = self._resources.gpus_of(trial)
+        if asked != AUTO:
+            gpus = float(asked)
+        else:
+            kind = self._kinds.setdefault(_kind(trial), _Kind())
+            if kind.share is None and kind.probe not in (None, trial.target_id):
+                kind.held.append(trial.target_id)
+                return None
+            if kind.share is None:
+                kind.probe = trial.target_id
+            gpus = kind.share or 1.0
+        gpus = max(gpus, self._gpus_after_failure.get(trial.target_id, 0.0))
+        return Ticket(target_id=trial.target_id, cpus=self._resources.cpus_of(trial), gpus=gpus)
+
+    def _measured(self, trial: Trial, peak: float) -> None:
+        kind = self._kinds.get(_kind(trial))
+        if kind is not None and kind.probe == trial.target_id:
+            kind.share = share_for(peak)
+
+    def _free_kind(self, trial: Trial) -> None:
+        """Let the others of its kind go on, if this trial was the one to be measured: with its share, or the next as probe."""
+        kind = self._kinds.get(_kind(trial))
+        if kind is not None and kind.probe == trial.target_id:
+            kind.probe = None
+            self._line.extendleft(reversed(kind.held))
+            kind.held.clear()
+
+
+def share_for(peak: float) -> float:
+    """The share of a GPU to ask for, in hundredths, where a like trial held the fraction `peak` of its memory."""
+    return min(1.0, max(1, math.ceil(round(100 * peak * GPU_HEADROOM, 6))) / 100)
+
+
+@dataclass
+class _Kind:
+    """Trials that need the same GPU memory; `held` wait for the `probe` to be measured."""
+
+    probe: str | None = None
+    share: float | None = None
+    held: list[str] = field(default_factory=list)
+
+
+def _kind(trial: Trial) -> object:
+    defenses = tuple(type(defense) for defense in trial.defenses)
+    training = trial.training
+    return (
+        trial.dataset,
+        trial.architecture,
+        defenses,
+        training.optimizer,
+        training.batch_size,
+        training.precision,
+        trial.attacks,
+    )
