@@ -167,14 +167,16 @@ def fit(
     performance: Performance | None = None,
     on_epoch: Callable[[EpochRecord, int], None] | None = None,
     on_checkpoint: Callable[[Checkpoint], None] | None = None,
+    is_checkpoint_due: Callable[[], bool] = lambda: True,
     resume: Checkpoint | None = None,
 ) -> TrainedTarget:
     """Train one model on the examples at `members`, on the device that holds `data`.
 
     Randomness: initialization, batches, dropout and noise each have a stream of `seed`; `stream_index` is 0
     for a target and from 1 for its shadows, which share nothing with it. `on_epoch` gets each epoch's
-    record and the number of epochs. `on_checkpoint` gets a checkpoint after each epoch; with one of them as `resume`,
-    and all else the same, training goes on to the weights and the ε of a run that was never interrupted.
+    record and the number of epochs. `on_checkpoint` gets a checkpoint after each epoch for which `is_checkpoint_due`
+    says so; with one of them as `resume`, and all else the same, training goes on to the weights and the ε of a run that
+    was never interrupted.
 
     Raises:
         DivergedError: the loss of an epoch is not finite.
@@ -256,7 +258,7 @@ def fit(
                 train_time_s=epoch_time_s,
             )
             history.append(record)
-            if on_checkpoint is not None:
+            if on_checkpoint is not None and is_checkpoint_due():
                 on_checkpoint(
                     Checkpoint(
                         model={name: value.clone() for name, value in model.state_dict().items()},

@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
+import re
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -24,7 +29,11 @@ from sweeper.allocator import restart_with_allocator_environment
 from sweeper.errors import UserError
 
 if TYPE_CHECKING:
+    from sweeper import cluster
+    from sweeper.launches import Launch
     from sweeper.preflight import ResolvedTrial
+    from sweeper.records import Store
+    from sweeper.scheduling import Resources, Retries
     from sweeper.spec import Sweep, Trial
 
 app = typer.Typer(
@@ -92,8 +101,10 @@ DataDir = Annotated[
     typer.Option("--data", envvar="SWEEPER_DATA", help="Folder that holds the datasets, laid out as torchvision does."),
 ]
 OutDir = Annotated[
-    Path | None, typer.Option("--out", help="Results folder. \\[default: results/NAME]", show_default=False)
+    str | None,
+    typer.Option("--out", help="Results: a folder, s3://… or gs://… \\[default: results/NAME]", show_default=False),
 ]
+Results = Annotated[str, typer.Argument(metavar="RESULTS", help="Results of a sweep: a folder, s3://… or gs://…")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -133,11 +144,21 @@ def launch(
         bool, typer.Option("--local", help="Use this machine alone, whatever else is set (the default).")
     ] = False,
     gpus_per_trial: Annotated[
-        float | None,
-        typer.Option(min=0, help="GPUs of each trial; 0.25 packs four on one. \\[default: 1 where there are any]"),
+        list[str] | None,
+        typer.Option(
+            metavar="N|auto|ARCH=N",
+            help="GPUs of each trial; 0.25 packs four on one, auto measures one trial and packs by it, resnet18=0.5 is for "
+            "one architecture. Repeatable. \\[default: 1 where there are any]",
+            show_default=False,
+        ),
     ] = None,
     cpus_per_trial: Annotated[
-        float | None, typer.Option(min=0.1, help="CPUs of each trial. \\[default: 1, or a GPU's share]")
+        list[str] | None,
+        typer.Option(
+            metavar="N|ARCH=N",
+            help="CPUs of each trial. Repeatable. \\[default: 1, or a GPU's share]",
+            show_default=False,
+        ),
     ] = None,
     max_concurrent: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time. \\[default: as many as fit]")
@@ -148,7 +169,22 @@ def launch(
             min=1, help="Examples private gradients work on at once; less takes less memory. \\[default: what fits]"
         ),
     ] = None,
-    retries: Annotated[int, typer.Option(min=0, help="How often a failed trial is tried again.")] = 1,
+    retries: Annotated[int, typer.Option(min=0, help="How often a trial that failed is tried again.")] = 1,
+    worker_retries: Annotated[
+        int, typer.Option(min=0, help="How often a trial is started again whose worker or node was lost.")
+    ] = 10,
+    time_limit: Annotated[
+        str, typer.Option(metavar="TIME|none", help="An attempt that takes longer is killed: 90s, 30m, 24h.")
+    ] = "24h",
+    checkpoint_every: Annotated[
+        str, typer.Option(metavar="TIME|none", help="A long training leaves a checkpoint so often, to go on from.")
+    ] = "60s",
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Also write TensorBoard events into this folder. Needs tensorboardX.")
+    ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(metavar="URI", help="Also log to this MLflow tracking URI. Needs mlflow.")
+    ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch missing public datasets into --data.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Ray says.")] = False,
@@ -160,54 +196,75 @@ def launch(
     """
     if local:
         address = None
-    loaded, trials, resolved = _load(sweep, overrides, only, data)
-    out_dir = out_dir or Path("results") / loaded.name
+    time_limit_s = _seconds(time_limit, "--time-limit")
+    checkpoint_every_s = _seconds(checkpoint_every, "--checkpoint-every")
+    cpus = _amounts(cpus_per_trial, "--cpus-per-trial", lowest=0.1)
+    gpus = _amounts(gpus_per_trial, "--gpus-per-trial", lowest=0.0)
+    _check_trackers(tensorboard, mlflow)
+    loaded, everything, trials, resolved = _load(sweep, overrides, only, data)
+    _check_architectures([*cpus, *gpus], trials)
     from sweeper.preflight import check_datasets
     from sweeper.records import Store
 
-    check_datasets(trials, data, download)
-    store = Store(out_dir)
+    if address is None or download:  # else each node is asked for its own
+        check_datasets(trials, data, download)
+    store = Store(out_dir or f"results/{loaded.name}")
     statuses = store.statuses(trials)
     pending = [trial for trial in trials if not statuses[trial.target_id].done]
     out.print(
         f"[bold]{loaded.name}[/bold]: {len(trials)} trials, {len(trials) - len(pending)} done, {len(pending)} to run; "
-        f"results in {escape(str(out_dir))}",
+        f"results in {escape(store.location)}",
         highlight=False,
         soft_wrap=True,
     )
     if dry_run:
         _print_plan(resolved, {key: status.word for key, status in statuses.items()})
         return
+    del resolved
     store.prepare()
-    store.write_sweep(loaded)
-    failed: list[str] = []
-    if pending:
-        with contextlib.ExitStack() as stack:
-            with _working("starting Ray"):
-                from sweeper import cluster
+    store.write_sweep(loaded, everything)
+    from sweeper.scheduling import Resources, Retries
 
-                stack.enter_context(cluster.connect(address, verbose))
-                asked = cluster.Resources(
-                    cpus_per_trial=cpus_per_trial,
-                    gpus_per_trial=gpus_per_trial,
-                    max_concurrent=max_concurrent,
-                    chunk_size=chunk_size,
-                )
-                resources = cluster.resolve(asked)
-            failed = _run(pending, len(trials) - len(pending), store, data, resources, retries, verbose)
-    left_out = store.gather()
-    statuses = store.statuses(trials)
+    options = _Options(
+        address=address,
+        data=data,
+        resources=Resources(cpus=cpus, gpus=gpus, max_concurrent=max_concurrent, chunk_size=chunk_size),
+        retries=Retries(failures=retries, losses=worker_retries),
+        time_limit_s=time_limit_s,
+        checkpoint_every_s=checkpoint_every_s,
+        tensorboard=tensorboard,
+        mlflow=mlflow,
+        verbose=verbose,
+    )
+    copy = Path("results") / loaded.name  # of an object store's tables, to report from
+    failed: list[str] = []
+    with _terminated_like_interrupted(), contextlib.ExitStack() as stack:
+        runner = _Runner(stack, store, options)
+        while True:
+            is_over = True
+            if pending:
+                new_failed, is_over = runner.run(pending, len(trials))
+                failed += new_failed
+            with _working("gathering the results"):
+                gathered = store.gather(copy)
+                statuses = store.statuses(trials)
+            _print_damaged(gathered.damaged)
+            if not gathered.damaged or not is_over:
+                break
+            # What the damaged files held is missing now
+            pending = [trial for trial in trials if not statuses[trial.target_id].done]
     left = [trial for trial in trials if statuses[trial.target_id].word in ("to do", "partial")]
     broken = [trial for trial in trials if statuses[trial.target_id].word == "failed"]
-    if left_out:
+    if gathered.left_out:
         out.print(
-            f"{left_out} recorded targets of other versions of this sweep are kept in {escape(str(out_dir))}, but not gathered.",
+            f"{gathered.left_out} recorded targets of other versions of this sweep are kept in {escape(store.location)}, but not "
+            "gathered.",
             style="dim",
         )
     for line in failed:
         err.print(Text.assemble(("failed ", "red"), line), soft_wrap=True)
     if len(left) < len(trials):
-        _report(out_dir)
+        _report(gathered.folder, None, store)
     if broken or left:
         err.print(
             f"{len(trials) - len(broken) - len(left)} of {len(trials)} trials are finished, {len(broken)} failed, {len(left)} are "
@@ -229,13 +286,11 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
 ) -> None:
     """List the trials of a sweep: what each resolves to, which are done, a rough cost. Nothing runs."""
-    loaded, trials, resolved = _load(sweep, overrides, only, data)
+    loaded, _, trials, resolved = _load(sweep, overrides, only, data)
     from sweeper.preflight import missing_datasets
     from sweeper.records import Store
 
-    words = {
-        key: status.word for key, status in Store(out_dir or Path("results") / loaded.name).statuses(trials).items()
-    }
+    words = {key: status.word for key, status in Store(out_dir or f"results/{loaded.name}").statuses(trials).items()}
     if as_json:
         _print_json([each.as_json(words[each.trial.target_id]) for each in resolved])
         return
@@ -259,7 +314,7 @@ def trial(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """Run one trial in this process, without Ray and with full tracebacks: for debugging."""
-    loaded, trials, _ = _load(sweep, overrides, None, data)
+    loaded, _, trials, _ = _load(sweep, overrides, None, data)
     from sweeper.preflight import check_datasets
     from sweeper.records import Store
 
@@ -273,7 +328,7 @@ def trial(
     from sweeper.trial import run_trial
 
     check_datasets(found, data, download=False)
-    store = Store(out_dir or Path("results") / loaded.name)
+    store = Store(out_dir or f"results/{loaded.name}")
     store.prepare()
     torch.set_num_threads(threads)
     out.print(f"{found[0].target_id} {found[0].title}", highlight=False)
@@ -282,11 +337,13 @@ def trial(
         data_dir=data,
         store=store,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        on_progress=lambda what, fraction: out.print(f"{fraction:4.0%} {what}", highlight=False),
+        on_progress=lambda progress: out.print(f"{progress.fraction:4.0%} {progress.what}", highlight=False),
         raise_errors=True,
     )
     did = "trained" if result.trained else "was trained before"
-    out.print(f"{result.status}: {did}, {result.attacks_run} attacks run; recorded in {store.root}", highlight=False)
+    out.print(
+        f"{result.status}: {did}, {result.attacks_run} attacks run; recorded in {store.location}", highlight=False
+    )
 
 
 @app.command(epilog="Example: `sweeper audit outputs.parquet --attack loss --attack entropy --json`")
@@ -359,15 +416,66 @@ def audit(
 @app.command(epilog="Example: `sweeper report results/demo`")
 @_user_errors
 def report(
-    results: Annotated[Path, typer.Argument(help="Results folder of a sweep, finished or not.")],
+    results: Results,
     to: Annotated[Path | None, typer.Option("--to", help="Folder for the report. \\[default: RESULTS/report]")] = None,
 ) -> None:
-    """Gather a results folder; make tables, figures and one self-contained report.html."""
+    """Gather results, finished or not; make tables, figures and one self-contained report.html.
+
+    Those of an object store are gathered there and copied to results/NAME, and so is the report.
+    """
     from sweeper.records import Store
 
-    if (results / "parts").is_dir():  # else only the gathered tables were passed on, and they will do
-        Store(results).gather()
-    _report(results, to)
+    store = Store(results)
+    folder = store.storage.root if store.storage.is_local else Path("results") / _last_name(results)
+    damaged: tuple[str, ...] = ()
+    # Without parts only the gathered tables were passed on, and they will do.
+    if not store.storage.is_local or (folder / "parts").is_dir():
+        damaged = store.gather(folder).damaged
+        _print_damaged(damaged)
+    _report(folder, to, store)
+    if damaged:
+        err.print("Launch the sweep again to make anew what the damaged files held.", highlight=False)
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `sweeper status s3://bucket/results/lomurno2022`")
+@_user_errors
+def status(
+    results: Results,
+    as_json: Annotated[bool, typer.Option("--json", help="One object on stdout, and nothing else.")] = False,
+) -> None:
+    """How a sweep stands, from its results alone: counts, what runs where, rate, time left, failures by cause."""
+    from sweeper.records import Store
+    from sweeper.status import read_status
+
+    found = read_status(Store(results))
+    if as_json:
+        _print_json(found.as_json())
+        return
+    from sweeper.display import status_view
+
+    out.print(status_view(found, results))
+
+
+@app.command(
+    epilog="Example: `sweeper logs results/demo 7f3399` (ids are those of `sweeper plan`; a beginning is enough)"
+)
+@_user_errors
+def logs(
+    results: Results,
+    target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or the beginning of one.")],
+) -> None:
+    """Print what a trial printed, all its attempts one after the other: epochs, warnings, tracebacks of failures."""
+    from sweeper.records import Store
+
+    store = Store(results)
+    found = [name for name in store.logged() if name.startswith(target_id)]
+    if len(found) != 1:
+        raise UserError(
+            f"{len(found)} of the trials with a log in {store.location} have an id that begins with '{target_id}'. `sweeper plan` "
+            "lists the ids; a trial has a log when it was started."
+        )
+    sys.stdout.write(store.read_log(found[0]))
 
 
 @app.command("ls", epilog="Example: `sweeper ls`")
@@ -445,10 +553,79 @@ def _working(what: str) -> contextlib.AbstractContextManager[object]:
     return err.status(what) if err.is_terminal else contextlib.nullcontext()
 
 
+def _last_name(uri: str) -> str:
+    """What the local copy of an object store's results is called."""
+    return PurePosixPath(urlsplit(uri).path).name or urlsplit(uri).netloc.rpartition("@")[2]
+
+
+def _seconds(text: str, option: str) -> float | None:
+    """A duration such as 90, 90s, 30m or 24h, in seconds; None for none."""
+    if text == "none":
+        return None
+    units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    seconds = float(match[1]) * units[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise UserError(f"{option}: got '{text}'; give a time such as 90s, 30m or 24h, or none.")
+    return seconds
+
+
+def _amounts(given: Sequence[str] | None, option: str, lowest: float) -> dict[str | None, Any]:
+    """Amounts per architecture label; None is the label of all others."""
+    amounts: dict[str | None, Any] = {}
+    for text in given or ():
+        label, equals, value = text.rpartition("=")
+        key = label if equals else None
+        if key in amounts:
+            raise UserError(f"{option}: got '{text}', but that amount was given before; keep one.")
+        if value == "auto" and option == "--gpus-per-trial":
+            amounts[key] = "auto"
+            continue
+        try:
+            amounts[key] = float(value)
+        except ValueError:
+            amounts[key] = math.nan
+        if not lowest <= amounts[key] < math.inf:
+            also = ", auto," if option == "--gpus-per-trial" else ""
+            raise UserError(
+                f"{option}: got '{text}'; give a number of at least {lowest:g}{also} or ARCHITECTURE=NUMBER."
+            )
+        if option == "--gpus-per-trial" and amounts[key] > 1 and amounts[key] % 1:
+            raise UserError(f"{option}: got '{text}'; above 1 only whole GPUs can be given.")
+    return amounts
+
+
+def _check_architectures(labels: Sequence[str | None], trials: Sequence[Trial]) -> None:
+    known = {trial.architecture_label for trial in trials}
+    for label in labels:
+        if label is not None and label not in known:
+            from sweeper.errors import unknown_name
+
+            raise unknown_name("architecture of this sweep", label, known)
+
+
+def _check_trackers(tensorboard: Path | None, mlflow: str | None) -> None:
+    from importlib.util import find_spec
+
+    for asked, package, option in ((tensorboard, "tensorboardX", "--tensorboard"), (mlflow, "mlflow", "--mlflow")):
+        if asked is not None and find_spec(package) is None:
+            raise UserError(f"{option} needs the package {package}, which is not installed: pip install {package}.")
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C: what is finished is kept, and what is left is said."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _load(
     sweep: str, overrides: Sequence[str] | None, only: Sequence[str] | None, data: Path
-) -> tuple[Sweep, list[Trial], list[ResolvedTrial]]:
-    """The checked sweep, its trials, and what they resolve to; warnings are printed."""
+) -> tuple[Sweep, list[Trial], list[Trial], list[ResolvedTrial]]:
+    """The checked sweep, all its trials, the chosen ones, and what these resolve to; warnings are printed."""
     with _working("reading the sweep"):
         from sweeper.preflight import resolve_trials, twins_left_out
         from sweeper.spec import expand, load_sweep, select
@@ -461,42 +638,95 @@ def _load(
             warnings.append(warning)
     for warning in warnings:
         err.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=not err.is_terminal)
-    return loaded, trials, resolved
+    return loaded, everything, trials, resolved
 
 
-def _run(
-    pending: list[Trial], done_before: int, store: Any, data: Path, resources: Any, retries: int, verbose: bool
-) -> list[str]:
-    """Run trials under a live table, or a line per trial where the output is no terminal; gives the failures."""
-    from sweeper import cluster
-    from sweeper.display import SweepDisplay
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """How `launch` is to run trials."""
 
-    display = SweepDisplay({trial.target_id: trial for trial in pending}, done_before)
-    failed: list[str] = []
-    live = Live(display, console=out, refresh_per_second=4, transient=True) if out.is_terminal and not verbose else None
+    address: str | None
+    data: Path
+    resources: Resources
+    retries: Retries
+    time_limit_s: float | None
+    checkpoint_every_s: float | None
+    tensorboard: Path | None
+    mlflow: str | None
+    verbose: bool
 
-    def on_event(event: cluster.Event) -> None:
-        line = display.update(event)
-        if event.kind == "failed" and line is not None:
-            failed.append(line)
-        if line is not None and live is None:
-            out.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
 
-    with live or contextlib.nullcontext():
-        cluster.run_trials(
-            pending,
-            data_dir=data,
-            out_dir=store.root,
-            resources=resources,
-            retries=retries,
-            on_event=on_event,
-            verbose=verbose,
+class _Runner:
+    """Ray, and this process as one that works on the results: both begun when a trial is to run, and kept until the end."""
+
+    def __init__(self, stack: contextlib.ExitStack, store: Store, options: _Options) -> None:
+        self._stack, self._store, self._options = stack, store, options
+        self._launch: Launch | None = None
+
+    def run(self, pending: list[Trial], n_trials: int) -> tuple[list[str], bool]:
+        """Run trials under a live table, or a line per trial where the output is no terminal.
+
+        Gives the failures, and whether all came to an end; where they did not, the reason is printed, if there is one.
+        """
+        options = self._options
+        with _working("starting Ray"):
+            from sweeper import cluster
+            from sweeper.launches import Launch
+            from sweeper.trial import NO_CHECKPOINTS
+            from sweeper.worker import Settings
+
+            if self._launch is None:
+                self._launch = self._stack.enter_context(Launch(self._store.storage))
+                self._stack.enter_context(cluster.connect(options.address, options.verbose))
+                self._stack.callback(cluster.clear_staged, self._launch.id, is_cluster=options.address is not None)
+            resources = cluster.resolve(options.resources, pending)
+        settings = Settings(
+            launch_id=self._launch.id,
+            store=self._store.storage.uri,
+            data_dir=options.data.absolute(),
+            chunk_size=resources.chunk_size,
+            time_limit_s=options.time_limit_s,
+            checkpoint_every_s=options.checkpoint_every_s or NO_CHECKPOINTS,
         )
-    out.print(f"{display.finished} finished, {display.failed} failed", highlight=False)
-    return failed
+        with _working("decoding the datasets, once on each node"):
+            fetch = cluster.stage_datasets(pending, settings, is_cluster=options.address is not None)
+        for other in self._launch.others:
+            out.print(f"Also at work on these results: {escape(other.name)}; trials are shared.", highlight=False)
+        from sweeper.display import SweepDisplay
+
+        display = SweepDisplay({trial.target_id: trial for trial in pending}, n_trials - len(pending))
+        failed: list[str] = []
+        shown = out.is_terminal and not options.verbose
+        live = Live(display, console=out, refresh_per_second=4, transient=True) if shown else None
+
+        def on_event(event: cluster.Event) -> None:
+            line = display.update(event)
+            if event.kind == "failed" and line is not None:
+                failed.append(line)
+            if line is not None and live is None:
+                out.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
+
+        with live or contextlib.nullcontext():
+            ended = cluster.run_trials(
+                pending,
+                store=self._store,
+                launch=self._launch,
+                settings=settings,
+                resources=resources,
+                retries=options.retries,
+                on_event=on_event,
+                fetch=fetch,
+                loggers=cluster.Loggers(tensorboard=options.tensorboard, mlflow=options.mlflow),
+                verbose=options.verbose,
+            )
+        elsewhere = f", {ended.done_elsewhere} done by others" if ended.done_elsewhere else ""
+        out.print(f"{display.finished} finished, {display.failed} failed{elsewhere}", highlight=False)
+        if ended.stopped is not None:
+            err.print(Text.assemble(("Stopped: ", "bold red"), ended.stopped), soft_wrap=True, highlight=False)
+        return failed, ended.is_over
 
 
-def _report(results: Path, to: Path | None = None) -> None:
+def _report(results: Path, to: Path | None, store: Store) -> None:
     from analysis.load import ResultsError
     from analysis.report import write_report
 
@@ -510,6 +740,16 @@ def _report(results: Path, to: Path | None = None) -> None:
             f"The report cannot be written: {error}. Name another folder with `sweeper report --to`."
         ) from None
     out.print(Text.assemble("Report: ", (str(path.absolute()), "bold")), soft_wrap=True)
+    if not store.storage.is_local:
+        for file in sorted(path.parent.rglob("*")):
+            if file.is_file():
+                store.storage.write(f"report/{file.relative_to(path.parent).as_posix()}", file)
+        out.print(f"Copied to {store.location}/report", highlight=False, soft_wrap=True)
+
+
+def _print_damaged(problems: Sequence[str]) -> None:
+    for problem in problems:
+        err.print(Text.assemble(("Damaged: ", "bold yellow"), problem), soft_wrap=True, highlight=False)
 
 
 def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> None:
@@ -563,7 +803,7 @@ def _print_list(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
     out.print(table)
 
 
-def _print_json(rows: Sequence[dict[str, Any]]) -> None:
+def _print_json(rows: Sequence[dict[str, Any]] | dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 

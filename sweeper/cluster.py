@@ -1,87 +1,115 @@
 """Runs trials on Ray: the only file that imports it.
 
-Ray Tune is handed an explicit list of target ids and one concurrency limit; results do not come back through it
-but through the results folder, so nothing here depends on Tune's own state. Errors of a trial are caught and
-recorded where they happen; Tune's retries are left to workers that die.
+Ray Tune is handed a window of target ids at a time; results do not come back through it but through the store, so
+nothing here depends on Tune's own state. What becomes of a trial that fails, or whose worker is lost, is decided by
+`scheduling`; Tune's retries are not used, for they cannot tell these apart.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import socket
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-# Read when Ray is imported: no tables, banners or loggers of Tune's own; trials stay in the user's folder.
+# Read when Ray is imported: no tables, banners or loggers of Tune's own; trials stay in the user's folder; as many
+# trials may wait for a slot as we hand out; no snapshots of a state that is never restored.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "100000")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")
 
 import ray
 from ray import tune
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import analysis
 import attacks
 import models
 import sweeper
-from models.performance import Performance
+from models.datasets.base import Dataset, DatasetError, ImageData
 from sweeper.allocator import ALLOCATOR_ENVIRONMENT
 from sweeper.errors import UserError
+from sweeper.launches import Launch, Running
 from sweeper.records import Store
+from sweeper.scheduling import AUTO, Outcome, Resources, Retries, Schedule
 from sweeper.spec import Trial
-from sweeper.trial import record_failure, run_trial
+from sweeper.staging import clear_unused, node_folder, stage, staged_path
+from sweeper.storage import StorageError
+from sweeper.trial import Progress, record_failure
+from sweeper.worker import Settings, attempt_trial
 
-REPORT_EVERY_S = 0.5
+REPORT_EVERY_S = 1.0
+GENERATION = 2000
+"""Trials of one run of Tune, which keeps something of each until it ends; then a new run takes over."""
+_CHUNK = 500
+"""Trials that travel to workers as one object."""
+_STORE_FAILURES = 3
+"""So many attempts in a row that could not write their results stop the launch."""
+_NODE_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened to a trial; `what` is the stage it is in or the error's text."""
+    """Something that happened to a trial; `what` is the stage it is in or the error's text.
 
-    kind: Literal["started", "progress", "finished", "failed"]
+    `retried` is a failure that is not final.
+    """
+
+    kind: Literal["started", "progress", "finished", "failed", "retried"]
     target_id: str
     what: str = ""
     fraction: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What each trial is given, and how many may run at once (None: as many as fit).
+class Loggers:
+    """Trackers that Tune feeds, where they are asked for: a folder for TensorBoard, a tracking URI of MLflow."""
 
-    `chunk_size` is the most examples that private gradients work on at once (None: as many as fit their memory).
-    """
+    tensorboard: Path | None = None
+    mlflow: str | None = None
 
-    cpus_per_trial: float | None = None
-    gpus_per_trial: float | None = None
-    max_concurrent: int | None = None
-    chunk_size: int | None = None
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a run ended: whether with all its trials, and if not, why it stopped early (None: it was interrupted)."""
+
+    is_over: bool
+    stopped: str | None
+    done_elsewhere: int
 
 
 @contextlib.contextmanager
-def connect(address: str | None, verbose: bool) -> Any:
+def connect(address: str | None, verbose: bool) -> Iterator[None]:
     """Ray for the duration of the block: a private one on this machine, or the cluster at `address`.
+
+    A private one listens on the loopback interface alone.
 
     Raises:
         UserError: there is no cluster at `address`.
     """
     quiet: dict[str, Any] = {} if verbose else {"logging_level": "ERROR", "log_to_driver": False}
     runtime_env: dict[str, Any] = {"env_vars": ALLOCATOR_ENVIRONMENT}
+    # Where Ray takes it that there will be no second node, it binds 127.0.0.1; on Linux it asks only this.
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = address is not None
     try:
-        if address is not None:
-            _check_reachable(address)
         if address is None:
             ray.init(address="local", include_dashboard=False, runtime_env=runtime_env, **quiet)
         else:
+            _check_reachable(address)
             packages = (sweeper, models, attacks, analysis)
             runtime_env["py_modules"] = [str(Path(package.__path__[0])) for package in packages]
             ray.init(address=address, runtime_env=runtime_env, **quiet)
@@ -119,185 +147,458 @@ def _protect_token() -> None:
         (Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
-def resolve(resources: Resources) -> Resources:
-    """Fill in what was not asked for, from what the connected cluster has.
+# Before the start
+
+
+def resolve(asked: Resources, trials: Sequence[Trial]) -> Resources:
+    """Fill in what was not asked for, from what the connected cluster has or can start.
 
     A trial gets a whole GPU where there are any, else none, and one CPU, or its share of a GPU machine's.
 
     Raises:
         UserError: no node can ever run a trial that asks for this much.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _node_resources() + _startable_resources()
     largest_gpu = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
     largest_cpu = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
-    gpus = resources.gpus_per_trial
-    if gpus is None:
-        gpus = 1.0 if largest_gpu >= 1 else 0.0
-    cpus = resources.cpus_per_trial
-    if cpus is None:
-        shares = [node["CPU"] * min(1.0, gpus / node["GPU"]) for node in nodes if node.get("GPU") and node.get("CPU")]
-        cpus = float(max(1, int(min(shares)))) if gpus and shares else 1.0
-    if not any(node.get("CPU", 0.0) >= cpus and node.get("GPU", 0.0) >= gpus for node in nodes):
+    gpus = {None: 1.0 if largest_gpu >= 1 else 0.0, **asked.gpus}
+    if largest_gpu == 0:
+        gpus = {label: 0.0 if share == AUTO else share for label, share in gpus.items()}
+    share = gpus[None]
+    cpus: dict[str | None, float] = {None: 1.0, **asked.cpus}
+    if None not in asked.cpus and isinstance(share, float) and share:
+        shares = [node["CPU"] * min(1.0, share / node["GPU"]) for node in nodes if node.get("GPU") and node.get("CPU")]
+        cpus[None] = float(max(1, int(min(shares)))) if shares else 1.0
+    resources = replace(asked, cpus=cpus, gpus=gpus)
+    for architecture, trial in {trial.architecture_label: trial for trial in trials}.items():
+        cpu, share = resources.cpus_of(trial), resources.gpus_of(trial)
+        gpu = 1.0 if share == AUTO else float(share)
+        if not any(node.get("CPU", 0.0) >= cpu and node.get("GPU", 0.0) >= gpu for node in nodes):
+            raise UserError(
+                f"No node can run a trial of {architecture} with {cpu:g} CPUs and {gpu:g} GPUs: the largest has {largest_cpu:g} "
+                f"CPUs, and {largest_gpu:g} GPUs is the most of one. Ask for less with --cpus-per-trial and --gpus-per-trial."
+            )
+    return resources
+
+
+def _node_resources() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _startable_resources() -> list[dict[str, float]]:
+    """What each kind of node has that the cluster's autoscaler may start."""
+    config = ray._private.state.state.get_cluster_config()
+    if config is None:
+        return []
+    return [dict(group.resources) for group in config.node_group_configs if group.max_count != 0]
+
+
+def stage_datasets(
+    trials: Sequence[Trial], settings: Settings, *, is_cluster: bool
+) -> Callable[[Dataset], ImageData | None]:
+    """Have every dataset decoded once on each node, and each node's way to the store tried.
+
+    A node that lacks a dataset gets the driver's. Gives what nodes that join later can ask for the same.
+
+    Raises:
+        UserError: a dataset is neither here nor on a node, or a node cannot write the store.
+    """
+    datasets = list(dict.fromkeys(trial.dataset for trial in trials))
+    if not is_cluster:
+        clear_unused()
+        for dataset in datasets:
+            _stage_here(dataset, settings, lambda dataset: None)
+        return lambda dataset: None
+    shipped: dict[str, Any] = {}
+    for dataset in datasets:
+        with contextlib.suppress(DatasetError):
+            shipped[staged_path(dataset, Path()).name] = ray.put(dataset.load(settings.data_dir))
+
+    def fetch(dataset: Dataset) -> ImageData | None:
+        reference = shipped.get(staged_path(dataset, Path()).name)
+        return None if reference is None else ray.get(reference)
+
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    checks = {
+        node_id: _prepare_node.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
+        ).remote(datasets, settings, fetch)
+        for node_id in nodes
+        if _can_run_trials(node_id)
+    }
+    problems = []
+    for node_id, check in checks.items():
+        try:
+            problems += [f"{nodes[node_id]}: {problem}" for problem in ray.get(check, timeout=_NODE_TIMEOUT_S)]
+        except ray.exceptions.RayError as error:
+            problems.append(f"{nodes[node_id]}: it did not answer: {str(error).splitlines()[0]}")
+    if problems:
         raise UserError(
-            f"No node can run a trial of {cpus:g} CPUs and {gpus:g} GPUs: the largest has {largest_cpu:g} CPUs, and "
-            f"{largest_gpu:g} GPUs is the most of one. Ask for less with --cpus-per-trial and --gpus-per-trial."
+            f"{len(problems)} of the cluster's {len(checks)} nodes cannot run this sweep. " + " ".join(problems[:3])
         )
-    return replace(resources, cpus_per_trial=cpus, gpus_per_trial=gpus)
+    return fetch
+
+
+def _can_run_trials(node_id: str) -> bool:
+    """Whether the node has a CPU to give: a head node often has none, and then needs no dataset."""
+    return any(node["NodeID"] == node_id and node["Resources"].get("CPU") for node in ray.nodes())
+
+
+@ray.remote(num_cpus=0, max_retries=2)
+def _prepare_node(
+    datasets: list[Dataset], settings: Settings, fetch: Callable[[Dataset], ImageData | None]
+) -> list[str]:
+    """On a node: stage the datasets, try the store; gives what is wrong."""
+    clear_unused()
+    problems = []
+    try:
+        Store(settings.store).prepare()
+        for dataset in datasets:
+            _stage_here(dataset, settings, fetch)
+    except (UserError, DatasetError, OSError) as error:
+        problems.append(str(error))
+    return problems
+
+
+def _stage_here(dataset: Dataset, settings: Settings, fetch: Callable[[Dataset], ImageData | None]) -> None:
+    """Stage a dataset on this node, unless that was done: from the node's own files, else the driver's.
+
+    Raises:
+        DatasetError: it is in neither place.
+    """
+    folder = node_folder(settings.launch_id)
+    if staged_path(dataset, folder).exists():
+        return
+    try:
+        data = dataset.load(settings.data_dir)
+    except DatasetError:
+        shipped = fetch(dataset)
+        if shipped is None:
+            raise
+        data = shipped
+    stage(dataset, data, folder)
+
+
+def clear_staged(launch_id: str, *, is_cluster: bool) -> None:
+    """Remove the launch's folder from every node that still answers."""
+    if not is_cluster:
+        shutil.rmtree(node_folder(launch_id), ignore_errors=True)
+        return
+    clearings = [
+        _clear_node.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+        ).remote(launch_id)
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.wait(clearings, num_returns=len(clearings), timeout=10)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _clear_node(launch_id: str) -> None:
+    shutil.rmtree(node_folder(launch_id), ignore_errors=True)
+
+
+# The run
 
 
 def run_trials(
     trials: Sequence[Trial],
     *,
-    data_dir: Path,
-    out_dir: Path,
+    store: Store,
+    launch: Launch,
+    settings: Settings,
     resources: Resources,
-    retries: int,
+    retries: Retries,
     on_event: Callable[[Event], None],
-    verbose: bool,
-) -> None:
-    """Run `trials` to the end, or until Ctrl-C; what came of each is in the results folder.
+    fetch: Callable[[Dataset], ImageData | None] = lambda dataset: None,
+    loggers: Loggers | None = None,
+    attempt: Callable[..., Outcome] = attempt_trial,
+    verbose: bool = False,
+) -> Ended:
+    """Run `trials` to the end, or until Ctrl-C; what came of each is in the store.
 
-    `resources` are those that `resolve` gave. A trial that fails is tried `retries` times more, be it by an
-    error or by the death of its process; then it is recorded as failed, and the rest goes on.
+    `resources` are those that `resolve` gave; `attempt` makes one attempt at a trial, on a worker.
     """
     if not verbose:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     by_id = {trial.target_id: trial for trial in trials}
-    function = _trainable(by_id, data_dir.absolute(), out_dir.absolute(), resources, retries)
-    store = Store(out_dir)
-    watcher = _Watcher(on_event)
-    left, aborted = list(by_id), Counter[str]()
-    while left:
+
+    def claim(target_id: str) -> Literal["ours", "theirs", "done"]:
         try:
-            _fit(function, left, resources, retries, watcher, verbose)
-            break
+            if launch.claim(target_id) == "theirs":
+                return "theirs"
+            if launch.met_others and store.status(by_id[target_id]).done:
+                launch.release(target_id)
+                return "done"
+        except StorageError as error:
+            schedule.stop(str(error))
+            return "theirs"
+        return "ours"
+
+    window = _Window(resources, lambda: schedule.smallest_gpus)
+    schedule = Schedule(trials, resources=resources, retries=retries, claim=claim, window=window)
+    watcher = _Watcher(schedule, store, launch, on_event)
+    launch.report(watcher.running)
+    function = _trainable(
+        [ray.put(list(trials[i : i + _CHUNK])) for i in range(0, len(trials), _CHUNK)], settings, fetch, attempt
+    )
+    positions = {trial.target_id: position for position, trial in enumerate(trials)}
+    while not schedule.is_over:
+        try:
+            interrupted = _fit(function, _Feeder(schedule, positions), watcher, loggers or Loggers(), settings, verbose)
         except RuntimeError as error:
-            # Where Ray kills a worker for the node's memory, Tune gives up the whole run: begin a new one with what
-            # is left, less the trials that were under way too often when that happened.
-            if not watcher.running:
+            # Where Ray kills a worker for the node's memory, Tune gives up the whole run: begin a new one with the rest.
+            if not schedule.out:
                 raise
-            reason = f"Ray gave up: {str(error).splitlines()[0]}"
-            aborted.update(watcher.running)
-            for target_id in watcher.running & {each for each, count in aborted.items() if count > retries}:
-                watcher.died[target_id] = reason
-                on_event(Event(kind="failed", target_id=target_id, what=reason))
-            watcher.running.clear()
-            statuses = store.statuses(by_id[target_id] for target_id in left)
-            ended = watcher.died.keys() | watcher.failed | {each for each, status in statuses.items() if status.done}
-            left = [target_id for target_id in left if target_id not in ended]
-    for target_id, error_text in watcher.died.items():
-        record_failure(by_id[target_id], store, retries + 1, error_text)
+            interrupted = False
+            watcher.all_lost(f"Ray gave up: {str(error).splitlines()[0]}")
+        if interrupted:
+            break
+    return Ended(
+        is_over=schedule.is_over and schedule.stopped is None,
+        stopped=schedule.stopped,
+        done_elsewhere=schedule.done_elsewhere,
+    )
 
 
 def _fit(
     function: Callable[[dict[str, Any]], None],
-    target_ids: list[str],
-    resources: Resources,
-    retries: int,
+    feeder: _Feeder,
     watcher: _Watcher,
+    loggers: Loggers,
+    settings: Settings,
     verbose: bool,
-) -> None:
-    """One run of Tune over these targets."""
-    asked = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
+) -> bool:
+    """One run of Tune; whether it was interrupted."""
+    callbacks: list[tune.Callback] = [watcher]
+    if loggers.tensorboard is not None:
+        from ray.tune.logger import TBXLoggerCallback
+
+        callbacks.append(TBXLoggerCallback())
+    if loggers.mlflow is not None:
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        callbacks.append(MLflowLoggerCallback(tracking_uri=loggers.mlflow, experiment_name="sweeper"))
     state_dir = tempfile.mkdtemp(prefix="sweeper-tune-")
     try:
         tune.Tuner(
-            tune.with_resources(function, {name: amount for name, amount in asked.items() if amount}),
-            param_space={"target_id": tune.grid_search(target_ids)},
+            tune.with_resources(function, _bundle),
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=resources.max_concurrent,
+                search_alg=feeder,
+                num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: str(trial.config["target_id"]),
                 trial_dirname_creator=lambda trial: str(trial.config["target_id"]),
             ),
             run_config=tune.RunConfig(
                 name="sweep",
-                storage_path=state_dir,
+                storage_path=str(loggers.tensorboard.absolute()) if loggers.tensorboard else state_dir,
                 verbose=1 if verbose else 0,
-                callbacks=[watcher],
-                failure_config=tune.FailureConfig(max_failures=retries),
+                callbacks=callbacks,
+                failure_config=tune.FailureConfig(max_failures=0),
             ),
         ).fit()
     finally:
         shutil.rmtree(state_dir, ignore_errors=True)
+    return not feeder.is_finished
+
+
+def _bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    return tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}])
 
 
 def _trainable(
-    by_id: dict[str, Trial], data_dir: Path, out_dir: Path, resources: Resources, retries: int
+    chunks: list[Any],
+    settings: Settings,
+    fetch: Callable[[Dataset], ImageData | None],
+    attempt: Callable[..., Outcome],
 ) -> Callable[[dict[str, Any]], None]:
-    gpus, cpus = resources.gpus_per_trial or 0.0, resources.cpus_per_trial or 1.0
-
     def train_and_attack(config: dict[str, Any]) -> None:
-        if not gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from a trial that asked for none
-        import torch
-
-        torch.set_num_threads(max(1, int(cpus)))
-        device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
-        if device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(min(1.0, gpus))
-            torch.backends.cudnn.deterministic = True
+        trial = _received(chunks[config["position"] // _CHUNK])[config["position"] % _CHUNK]
         last_report = 0.0
 
-        def report(what: str, fraction: float) -> None:
+        def report(progress: Progress) -> None:
             nonlocal last_report
             if time.monotonic() - last_report >= REPORT_EVERY_S:
-                tune.report({"what": what, "fraction": fraction})
+                tune.report({"what": progress.what, "fraction": progress.fraction, **progress.metrics})
                 last_report = time.monotonic()
 
-        for attempt in range(1, retries + 2):
-            result = run_trial(
-                by_id[config["target_id"]],
-                data_dir=data_dir,
-                store=Store(out_dir),
-                device=device,
-                attempt=attempt,
-                performance=Performance(chunk_size=resources.chunk_size),
-                on_progress=report,
-            )
-            if result.status == "finished":
-                break
-        tune.report({"status": result.status, "what": "; ".join(result.errors), "fraction": 1.0})
+        try:
+            _stage_here(trial.dataset, settings, fetch)  # this node may have joined since the launch
+        except (DatasetError, OSError) as error:
+            outcome = Outcome(target_id=trial.target_id, cause="store", error=str(error))
+        else:
+            outcome = attempt(trial, settings, cpus=config["cpus"], gpus=config["gpus"], on_progress=report)
+        tune.report(
+            {
+                "ended": True,
+                "cause": outcome.cause,
+                "what": outcome.error,
+                "gpu_memory_peak": outcome.gpu_memory_peak,
+            }
+        )
 
     return train_and_attack
 
 
-class _Watcher(tune.Callback):
-    """Turns Tune's callbacks into our events, and keeps the trials whose process died for good."""
+@lru_cache(maxsize=2)
+def _received(reference: Any) -> Any:
+    """On a worker: what the driver put; kept, since the next trial is mostly of the same chunk."""
+    return ray.get(reference)
 
-    def __init__(self, on_event: Callable[[Event], None]) -> None:
-        self._on_event = on_event
-        self.died: dict[str, str] = {}
-        self.failed: set[str] = set()
-        self.running: set[str] = set()
+
+class _Feeder(Searcher):
+    """Gives Tune the schedule's next trial whenever it has room for one."""
+
+    def __init__(self, schedule: Schedule, positions: Mapping[str, int]) -> None:
+        super().__init__()
+        self._schedule, self._positions = schedule, positions
+        self._handed_out = 0
+        self.is_finished = False
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks into its own state, which is never restored here; a terminal is no pickle.
-        return {"died": {}, "failed": set(), "running": set(), "_on_event": None}
+        return {}  # Tune pickles its searcher into its own state, which is never restored here
+
+    def set_search_properties(self, *args: Any, **kwargs: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._handed_out >= GENERATION or self._schedule.is_over:
+            self.is_finished = True
+            return Searcher.FINISHED
+        ticket = self._schedule.next()
+        if ticket is None:
+            return None
+        self._handed_out += 1
+        trial = self._schedule.trials[ticket.target_id]
+        return {
+            "target_id": ticket.target_id,
+            "position": self._positions[ticket.target_id],
+            "cpus": ticket.cpus,
+            "gpus": ticket.gpus,
+            # For trackers
+            "defense": trial.defense_label,
+            "dataset": trial.dataset_label,
+            "split": trial.split,
+            "architecture": trial.architecture_label,
+            "optimizer": trial.optimizer_label,
+            "seed": trial.seed,
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass
+
+
+class _Watcher(tune.Callback):
+    """Turns Tune's callbacks into the schedule's ends and our events."""
+
+    def __init__(self, schedule: Schedule, store: Store, launch: Launch, on_event: Callable[[Event], None]) -> None:
+        self._schedule, self._store, self._launch, self._on_event = schedule, store, launch, on_event
+        self._running: dict[str, tuple[float, str, float]] = {}
+        self._store_failures = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks too
+
+    def running(self) -> tuple[Running, ...]:
+        """What runs now; called from another thread."""
+        now = time.monotonic()
+        return tuple(
+            Running(
+                target_id=target_id,
+                title=self._schedule.trials[target_id].title,
+                stage=stage,
+                fraction=fraction,
+                seconds=now - started,
+            )
+            for target_id, (started, stage, fraction) in list(self._running.items())
+        )
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.running.add(trial.config["target_id"])
-        self._on_event(Event(kind="started", target_id=trial.config["target_id"]))
+        target_id = trial.config["target_id"]
+        self._running[target_id] = (time.monotonic(), "starting", 0.0)
+        self._on_event(Event(kind="started", target_id=target_id))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        status, what = result.get("status"), str(result.get("what", ""))
-        target_id = trial.config["target_id"]
-        if status is None:
-            self._on_event(
-                Event(kind="progress", target_id=target_id, what=what, fraction=float(result.get("fraction", 0.0)))
-            )
-        else:
-            self.running.discard(target_id)
-            if status != "finished":
-                self.failed.add(target_id)
-            self._on_event(Event(kind="finished" if status == "finished" else "failed", target_id=target_id, what=what))
+        target_id, what = trial.config["target_id"], str(result.get("what") or "")
+        if not result.get("ended"):
+            fraction = float(result.get("fraction", 0.0))
+            started = self._running.get(target_id, (time.monotonic(), "", 0.0))[0]
+            self._running[target_id] = (started, what, fraction)
+            self._on_event(Event(kind="progress", target_id=target_id, what=what, fraction=fraction))
+            return
+        self._running.pop(target_id, None)
+        if result["cause"] == "store":
+            self._store_failures += 1
+            if self._store_failures >= _STORE_FAILURES:
+                self._schedule.stop(what)
+            self._lost(target_id, what)
+            return
+        self._store_failures = 0
+        outcome = Outcome(
+            target_id=target_id, cause=result["cause"], error=what, gpu_memory_peak=result["gpu_memory_peak"]
+        )
+        final = self._schedule.ended(outcome)
+        kind: Literal["finished", "failed", "retried"] = "finished" if outcome.cause is None else "failed"
+        self._end(target_id, kind if final else "retried", what)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         target_id = trial.config["target_id"]
-        lines = str(trial.get_pickled_error() or "its process died").strip().splitlines()
-        error = f"the trial's process died: {lines[-1] if lines else 'no reason given'}"
-        self.died[target_id] = error
-        self.running.discard(target_id)
-        self._on_event(Event(kind="failed", target_id=target_id, what=error))
+        lines = str(trial.get_pickled_error() or "no reason given").strip().splitlines()
+        self._running.pop(target_id, None)
+        if target_id in self._schedule.out:
+            self._lost(target_id, f"its worker or node was lost: {lines[-1] if lines else 'no reason given'}")
+
+    def all_lost(self, reason: str) -> None:
+        """All that runs was lost at once."""
+        self._running.clear()
+        for target_id in list(self._schedule.out):
+            self._lost(target_id, reason)
+
+    def _lost(self, target_id: str, reason: str) -> None:
+        final = self._schedule.lost(target_id)
+        if final:
+            try:
+                trial = self._schedule.trials[target_id]
+                record_failure(trial, self._store, self._store.attempts(target_id), reason, "worker_lost")
+            except StorageError as error:
+                self._schedule.stop(str(error))
+        self._end(target_id, "failed" if final else "retried", reason)
+
+    def _end(self, target_id: str, kind: Literal["finished", "failed", "retried"], what: str) -> None:
+        if kind != "retried":
+            with contextlib.suppress(StorageError):  # a claim that is left behind dies with this launch
+                self._launch.release(target_id)
+        self._on_event(Event(kind=kind, target_id=target_id, what=what))
+
+
+class _Window:
+    """How many trials to hand out at a time: what fits on the nodes, and a few that wait for the next free slot."""
+
+    def __init__(self, resources: Resources, smallest_gpus: Callable[[], float]) -> None:
+        self._resources, self._smallest_gpus = resources, smallest_gpus
+        self._looked_at = -math.inf
+        self._size = 1
+
+    def __call__(self) -> int:
+        if self._resources.max_concurrent is not None:
+            return self._resources.max_concurrent
+        if time.monotonic() - self._looked_at > 5:
+            cpus, gpus = min(self._resources.cpus.values()), self._smallest_gpus()
+            slots = 0
+            for node in _node_resources():
+                fits = [int(node.get("CPU", 0.0) / cpus)] + ([int(node.get("GPU", 0.0) / gpus)] if gpus else [])
+                slots += min(fits)
+            self._size = slots + max(2, slots // 4, 16 if _startable_resources() else 0)
+            self._looked_at = time.monotonic()
+        return self._size

@@ -15,8 +15,12 @@ from sweeper.spec import Trial
 
 if TYPE_CHECKING:
     from sweeper.cluster import Event
+    from sweeper.status import SweepStatus
 
 RECENT = 6
+SHOWN_RUNNING = 24
+SHOWN_FAILURES = 10
+_MARKS = {"finished": ("✔ ", "green"), "failed": ("✘ ", "red"), "retried": ("↻ ", "yellow")}
 
 
 class SweepDisplay:
@@ -46,7 +50,7 @@ class SweepDisplay:
         took = duration(now - started)
         if event.kind == "finished":
             self.finished += 1
-        else:
+        elif event.kind == "failed":
             self.failed += 1
         self._recent = [*self._recent, (event.kind, target_id, event.what, took)][-RECENT:]
         counted = self.finished + self.failed
@@ -78,13 +82,52 @@ class SweepDisplay:
         for column, width in (("trial", None), ("doing", 20), ("", 12), ("time", 12)):
             table.add_column(column, width=width, no_wrap=True, overflow="ellipsis", ratio=1 if width is None else None)
         for kind, target_id, what, took in self._recent:
-            mark = Text("✔ ", style="green") if kind == "finished" else Text("✘ ", style="red")
+            mark = Text(*_MARKS[kind])
             title = mark.append(self._trials[target_id].title, style="dim")
             table.add_row(title, Text(what.splitlines()[0] if what else "", style="dim"), "", Text(took, style="dim"))
-        for target_id, (started, what, fraction) in self._running.items():
+        for target_id, (started, what, fraction) in list(self._running.items())[:SHOWN_RUNNING]:
             bar = ProgressBar(total=1.0, completed=fraction, width=12)
             table.add_row(Text("  " + self._trials[target_id].title), what, bar, duration(time.monotonic() - started))
-        return Group(head, summary, table)
+        more = len(self._running) - SHOWN_RUNNING
+        return Group(head, summary, table, *([Text(f"  and {more} more", style="dim")] if more > 0 else []))
+
+
+def status_view(status: SweepStatus, results: str) -> RenderableType:
+    """How a sweep stands, for a person."""
+    head = Text(f"{status.done} of {status.trials} trials done", style="bold")
+    head.append(f", {status.failed} failed", style="red" if status.failed else "dim")
+    head.append(f", {status.left} left", style="not bold")
+    if status.per_hour is not None:
+        head.append(f"; {status.per_hour:.3g} trials/h of late", style="not bold dim")
+        if status.left and status.left_s is not None:
+            head.append(f", about {duration(status.left_s)} left", style="not bold dim")
+    parts: list[RenderableType] = [head]
+    if not status.launches:
+        how = "The same launch command goes on from here." if status.left or status.failed else "The sweep is finished."
+        parts.append(Text(f"Nothing works on it now. {how}"))
+    for launch in status.launches:
+        parts.append(Text(f"Launched by {launch.name}, {launch.started_at}: {len(launch.running)} running"))
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+        for running in launch.running[:SHOWN_RUNNING]:
+            table.add_row(
+                running.target_id, running.title, running.stage, f"{running.fraction:.0%}", duration(running.seconds)
+            )
+        parts.append(table)
+    if status.failures:
+        parts.append(Text("Failures: " + ", ".join(f"{cause} {count}" for cause, count in status.causes.items())))
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        for failure in status.failures[:SHOWN_FAILURES]:
+            lines = failure.error.splitlines() or [""]
+            table.add_row(failure.target_id, failure.attack or "training", Text(lines[0]))
+        parts.append(table)
+        more = len(status.failures) - SHOWN_FAILURES
+        parts.append(Text((f"and {more} more; " if more > 0 else "") + f"the whole story: sweeper logs {results} ID"))
+    if status.quarantined:
+        parts.append(Text(f"{status.quarantined} damaged files lie in quarantine; what they held is made anew."))
+    return Group(*parts)
 
 
 def duration(seconds: float) -> str:

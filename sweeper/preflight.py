@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -89,10 +89,16 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
     describe = cache(lambda dataset: _describe(dataset, data_dir))
     build = cache(_model_and_cost)
     sizes = cache(_split_sizes)
+    known: dict[object, ResolvedTrial] = {}
     resolved, warnings = [], []
     for trial in trials:
-        info = describe(trial.dataset)
         seed = trial.seed if trial.split in COIN_SPLITS else 0
+        # Most trials differ by their seed alone, and a sweep may have very many.
+        alike = (trial.dataset, trial.split, trial.architecture, trial.defenses, trial.training, trial.attacks, seed)
+        if alike in known:
+            resolved.append(replace(known[alike], trial=trial))
+            continue
+        info = describe(trial.dataset)
         n_train, n_non_members, n_test = sizes(trial.split, info.n_train, info.n_test, seed)
         try:
             model, operations = build(trial.architecture, trial.defenses, info)
@@ -110,17 +116,16 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
         seconds = 3 * operations * n_train * trial.training.epochs / _OPERATIONS_PER_S
         seconds *= _PRIVATE_FACTOR if plan.rule is not None else 1.0
         seconds *= 1 + _SHADOW_FACTOR * sum(attack.needs_shadow_data for attack in trial.attacks)
-        resolved.append(
-            ResolvedTrial(
-                trial=trial,
-                n_train=n_train,
-                n_non_members=n_non_members,
-                n_test=n_test,
-                plan=plan,
-                guarantee=guarantee,
-                rough_cpu_seconds=seconds,
-            )
+        known[alike] = ResolvedTrial(
+            trial=trial,
+            n_train=n_train,
+            n_non_members=n_non_members,
+            n_test=n_test,
+            plan=plan,
+            guarantee=guarantee,
+            rough_cpu_seconds=seconds,
         )
+        resolved.append(known[alike])
     return resolved, list(dict.fromkeys(warnings))
 
 

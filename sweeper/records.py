@@ -1,10 +1,15 @@
-"""The results folder: what is recorded, written whole or not at all, and gathered into one file per table.
+"""The results folder, on a disk or in an object store: what is recorded, written whole or not at all, and gathered.
 
     RESULTS/
       sweep.json                 which targets and attacks the sweep has now
       parts/TABLE/KEY.parquet    one file per target (KEY is its id) or per attack (KEY is target.attack);
                                  those of tpvd are made when tables are gathered
       weights/TARGET_ID.safetensors
+      checkpoints/TARGET_ID.safetensors   of trainings that are under way
+      attempts/TARGET_ID.json    how often a trial that has not ended was started
+      logs/TARGET_ID.log         what a trial printed
+      claims/, launches/         who works here now; see `launches.py`
+      quarantine/                damaged files, set aside
       TABLE.parquet              gathered from the parts that sweep.json names
 
 A target is done when its row in `parts/trials` is there, which is written after everything else of it; an
@@ -13,33 +18,53 @@ attack likewise in `parts/attacks`. A failure is a row too, in a file whose name
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
 
+from attacks.base import Attack
 from attacks.tpvd import tpvd, value_differences
+from sweeper import launches
+from sweeper.checkpoints import metadata_of
 from sweeper.errors import UserError
 from sweeper.schema import SCHEMAS
-from sweeper.spec import Sweep, Trial, expand, identity
+from sweeper.spec import Sweep, Trial, attack_id, identity
+from sweeper.storage import Storage
 
 _TARGET_TABLES = ("history", "outputs", "trials")
 _ATTACK_TABLES = ("scores", "reconstructions", "attacks")
+_FOLDERS = ("weights", "checkpoints", "attempts", "logs", "quarantine", launches.CLAIMS, launches.FOLDER)
 _FAILED = ".failed"
+_SUFFIX = ".parquet"
+_ROWS_AT_ONCE = 50_000
+"""Rows of a gathered table that are held in memory, and make one row group."""
+_READERS = 16
+"""Parts of an object store that are fetched at a time."""
 PARAMETERS = "parameters"
 """Key in the weights' metadata of the JSON list of those tensors that are parameters."""
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
-@dataclass(frozen=True, kw_only=True)
+class DamagedError(Exception):
+    """A file of the store cannot be read. It is set aside, so that what it held counts as missing and is made anew."""
+
+
+@dataclass(frozen=True)
 class Status:
     """What the store says of one trial."""
 
@@ -63,87 +88,140 @@ class Status:
         return "partial" if self.target == "finished" else "to do"
 
 
-class Store:
-    """Reads and writes one results folder."""
+_status = cache(Status)  # of 100,000 trials most have the same one
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What came of gathering: the folder that holds the tables, targets left out, damaged files set aside."""
+
+    folder: Path
+    left_out: int
+    damaged: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A failed target or attack on record."""
+
+    target_id: str
+    attack: str | None
+    cause: str | None
+    error: str
+
+
+class Store:
+    """Reads and writes one results folder; picklable, and cheap to make."""
+
+    def __init__(self, location: str | Path) -> None:
+        self.storage = Storage(location)
+
+    @property
+    def location(self) -> str:
+        """The folder or URI, for messages."""
+        return self.storage.location
 
     def prepare(self) -> None:
         """Create the folders and try to write.
 
         Raises:
-            UserError: the folder cannot be written.
+            StorageError: the folder cannot be written.
         """
-        try:
-            for table in SCHEMAS:
-                (self.root / "parts" / table).mkdir(parents=True, exist_ok=True)
-            (self.root / "weights").mkdir(exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"The results folder {self.root} cannot be written: {error.strerror}. Name another with --out DIR."
-            ) from None
+        self.storage.prepare([*(f"parts/{table}" for table in SCHEMAS), *_FOLDERS])
 
     # What is there
 
-    def recorded(self) -> tuple[set[str], set[str]]:
-        """Keys of all targets and all attacks on record; a failed one's key ends in `.failed`."""
-        return self._keys("trials"), self._keys("attacks")
+    def _keys(self, table: str) -> Iterator[str]:
+        """Keys of the parts of a table; a failed one's ends in `.failed`. An empty file is no part."""
+        for name, entry in self.storage.entries(f"parts/{table}").items():
+            if name.endswith(_SUFFIX) and entry.size:
+                yield name.removesuffix(_SUFFIX)
 
-    def _keys(self, table: str) -> set[str]:
-        return {path.name.removesuffix(".parquet") for path in (self.root / "parts" / table).glob("*.parquet")}
+    def _weights(self) -> Iterator[str]:
+        for name, entry in self.storage.entries("weights").items():
+            if entry.size:
+                yield name.removesuffix(".safetensors")
+
+    def status(self, trial: Trial) -> Status:
+        """The status of one trial, by a look at its own files."""
+        target_id = trial.target_id
+        have = {("weights", target_id)} if self.storage.exists(_weights_name(target_id)) else set()
+        for table, key in _wanted(trial):
+            if self.storage.exists(_part(table, key)):
+                have.add((table, key))
+        return _judge(trial, lambda table, key: (table, key) in have)
 
     def statuses(self, trials: Iterable[Trial]) -> dict[str, Status]:
-        """The status of each trial, by target id; one listing of the folder for all of them."""
-        targets, attacks = self.recorded()
-        # A row says that all the rest of its record is there; a part that was deleted since is made anew.
-        whole = targets & self._keys("outputs") & self._keys("history")
-        whole &= {path.stem for path in (self.root / "weights").glob("*.safetensors")}
-        kept = {"membership": self._keys("scores"), "inversion": self._keys("reconstructions")}
-        statuses = {}
-        for trial in trials:
-            keys = {each: f"{trial.target_id}.{each}" for each in recorded_attacks(trial)}
-            target = "finished" if trial.target_id in whole else "missing"
-            if target == "missing" and trial.target_id + _FAILED in targets:
-                target = "failed"
-            missing = []
-            for each, key in keys.items():
-                attack = trial.attack_ids.get(each)
-                if key not in attacks or (attack is not None and key not in kept[attack.family]):
-                    missing.append(each)
-            statuses[trial.target_id] = Status(
-                target=target,
-                missing_attacks=tuple(missing),
-                failed_attacks=tuple(each for each in missing if keys[each] + _FAILED in attacks),
-            )
-        return statuses
+        """The status of each trial, by target id; one listing of each folder for all of them.
+
+        What is found is kept as one number per trial, for there may be very many.
+        """
+        by_id = {trial.target_id: trial for trial in trials}
+        bits: dict[tuple[str, str], int] = {}
+        for example in {trial.attacks: trial for trial in by_id.values()}.values():
+            for table, key in _wanted(example):
+                bits.setdefault((table, key.partition(".")[2]), 1 << len(bits))
+        bits["weights", ""] = 1 << len(bits)
+        found = dict.fromkeys(by_id, 0)
+        for table in {table for table, _ in bits}:
+            for key in self._weights() if table == "weights" else self._keys(table):
+                target_id, _, rest = key.partition(".")
+                if target_id in found and (table, rest) in bits:
+                    found[target_id] |= bits[table, rest]
+        return {
+            target_id: _judge(trial, lambda table, key: bool(found[target_id] & bits[table, key.partition(".")[2]]))  # noqa: B023
+            for target_id, trial in by_id.items()
+        }
 
     def has_target(self, target_id: str) -> bool:
         """Whether the target is on record as finished."""
-        return self._part("trials", target_id).exists()
+        return self.storage.exists(_part("trials", target_id))
 
     def has_attack(self, target_id: str, attack: str) -> bool:
         """Whether the attack is on record as finished."""
-        return self._part("attacks", f"{target_id}.{attack}").exists()
-
-    def weights_path(self, target_id: str) -> Path:
-        return self.root / "weights" / f"{target_id}.safetensors"
+        return self.storage.exists(_part("attacks", f"{target_id}.{attack}"))
 
     def read_part(self, table: str, key: str) -> pa.Table:
         """One target's or attack's rows.
 
         Raises:
-            UserError: the file is missing or unreadable.
+            DamagedError: the file is missing or unreadable.
+            StorageError: the store cannot be read.
         """
-        path = self._part(table, key)
+        name = _part(table, key)
+        content = self._read(name)
         try:
-            return pq.read_table(path, schema=SCHEMAS[table])
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(
-                f"{path} cannot be read: {_first_line(error)}. Delete it and launch again; what it held is then done anew."
-            ) from None
+            source = pa.BufferReader(content)
+            return pq.read_table(source, schema=SCHEMAS[table], page_checksum_verification=True)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self._set_aside(name, error) from None
+
+    def read_weights(self, target_id: str) -> bytes:
+        """A target's weights as safetensors, checked against the record of it.
+
+        Raises:
+            DamagedError: the file is missing, or is not what was recorded.
+            StorageError: the store cannot be read.
+        """
+        name = _weights_name(target_id)
+        content = self._read(name)
+        recorded = self.read_part("trials", target_id).column("weights_sha256")[0].as_py()
+        if hashlib.sha256(content).hexdigest() != recorded:
+            raise self._set_aside(name, ValueError("its SHA-256 is not the recorded one"))
+        return content
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self.storage.read(name)
+        except FileNotFoundError:
+            raise DamagedError(f"{name} in {self.location} is missing.") from None
+
+    def _set_aside(self, name: str, error: Exception) -> DamagedError:
+        """Move a damaged file to the quarantine; gives the error to raise."""
+        self.storage.move(name, f"quarantine/{name.replace('/', '.')}")
+        return DamagedError(
+            f"{name} in {self.location} is damaged and was set aside in quarantine: {_first_line(error)}."
+        )
 
     # Writing
 
@@ -155,12 +233,18 @@ class Store:
         outputs: Mapping[str, Any],
         weights: bytes,
     ) -> None:
-        """Record a finished target. Its row in `trials` comes last: it says that all the rest is there."""
-        _write_whole(self.weights_path(target_id), lambda path: path.write_bytes(weights))
+        """Record a finished target. Its row in `trials` comes last: it says that all the rest is there.
+
+        Raises:
+            StorageError: the store cannot be written; so all methods that write.
+        """
+        self.storage.write(_weights_name(target_id), weights)
         self._write("history", target_id, pa.Table.from_pylist(history, schema=SCHEMAS["history"]))
         self._write("outputs", target_id, pa.table(dict(outputs), schema=SCHEMAS["outputs"]))
-        self._write("trials", target_id, pa.Table.from_pylist([dict(trial)], schema=SCHEMAS["trials"]))
-        self._part("trials", target_id + _FAILED).unlink(missing_ok=True)
+        row = dict(trial) | {"weights_sha256": hashlib.sha256(weights).hexdigest()}
+        self._write("trials", target_id, pa.Table.from_pylist([row], schema=SCHEMAS["trials"]))
+        self.storage.delete(_part("trials", target_id + _FAILED))
+        self.storage.delete(_checkpoint_name(target_id))
 
     def write_failed_target(self, target_id: str, trial: Mapping[str, Any]) -> None:
         """Record that a target failed; it does not count as done."""
@@ -182,107 +266,305 @@ class Store:
             table = pa.Table.from_pylist(reconstructions, schema=SCHEMAS["reconstructions"])
             self._write("reconstructions", key, table)
         self._write("attacks", key, pa.Table.from_pylist(attacks, schema=SCHEMAS["attacks"]))
-        self._part("attacks", key + _FAILED).unlink(missing_ok=True)
+        self.storage.delete(_part("attacks", key + _FAILED))
 
     def write_failed_attack(self, target_id: str, attack: str, row: Mapping[str, Any]) -> None:
         """Record that an attack failed; it does not count as done."""
-        self._write(
-            "attacks", f"{target_id}.{attack}{_FAILED}", pa.Table.from_pylist([dict(row)], schema=SCHEMAS["attacks"])
-        )
+        table = pa.Table.from_pylist([dict(row)], schema=SCHEMAS["attacks"])
+        self._write("attacks", f"{target_id}.{attack}{_FAILED}", table)
 
-    def write_sweep(self, sweep: Sweep) -> None:
-        """Record which targets and attacks the whole sweep has; `gather` follows it."""
+    def write_sweep(self, sweep: Sweep, trials: Sequence[Trial]) -> None:
+        """Record which targets and attacks the whole sweep has, expanded as `trials`; `gather` follows it."""
         content = {
             "name": sweep.name,
             "summary": sweep.summary,
             "paper": sweep.paper,
             "expected": sweep.expected,
-            "targets": {trial.target_id: recorded_attacks(trial) for trial in expand(sweep)},
+            "targets": {trial.target_id: recorded_attacks(trial) for trial in trials},
         }
-        text = json.dumps(content, indent=1)
-        _write_whole(self.root / "sweep.json", lambda path: path.write_text(text, encoding="utf-8"))
+        self.storage.write("sweep.json", json.dumps(content).encode())
 
-    def gather(self) -> int:
-        """Write each table as one file, from the parts that the sweep has now; gives the number of targets left out.
+    def write_checkpoint(self, target_id: str, content: bytes) -> None:
+        """Keep the latest checkpoint of a training; it is deleted when the target is recorded."""
+        self.storage.write(_checkpoint_name(target_id), content)
 
-        Rows stand in the order of the sweep. Parts are copied one by one, so memory stays flat.
+    def read_checkpoint(self, target_id: str) -> bytes | None:
+        """The latest checkpoint of a training, None where there is none."""
+        try:
+            return self.storage.read(_checkpoint_name(target_id))
+        except FileNotFoundError:
+            return None
+
+    def begin_attempt(self, target_id: str) -> int:
+        """Count one more start of a trial that has not ended yet, whoever started it before; gives the count."""
+        name = f"attempts/{target_id}.json"
+        try:
+            attempts = int(json.loads(self.storage.read(name))["attempts"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            attempts = 0
+        self.storage.write(name, json.dumps({"attempts": attempts + 1}).encode())
+        return attempts + 1
+
+    def attempts(self, target_id: str) -> int:
+        """How often a trial that has not ended was started."""
+        try:
+            return int(json.loads(self.storage.read(f"attempts/{target_id}.json"))["attempts"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            return 0
+
+    def end_attempts(self, target_id: str) -> None:
+        """Forget the count: the trial has ended, and its rows tell it."""
+        self.storage.delete(f"attempts/{target_id}.json")
+
+    def write_log(self, target_id: str, log: Path) -> None:
+        """Put a trial's log, kept elsewhere, into the store."""
+        self.storage.write(_log_name(target_id), log)
+
+    def local_log(self, target_id: str) -> Path | None:
+        """Where a trial's log can be appended to directly; None where the store is no disk."""
+        return self.storage.root / _log_name(target_id) if self.storage.is_local else None
+
+    def logged(self) -> list[str]:
+        """Ids of the trials that have a log."""
+        return [name.removesuffix(".log") for name in self.storage.entries("logs")]
+
+    def read_log(self, target_id: str) -> str:
+        """What a trial printed, over all its attempts."""
+        return self.storage.read(_log_name(target_id)).decode("utf-8", errors="replace")
+
+    # Reading it all
+
+    def failures(self) -> Iterator[Failure]:
+        """All failed targets and attacks on record."""
+        for table in ("trials", "attacks"):
+            keys = [key for key in self._keys(table) if key.endswith(_FAILED)]
+            for _, rows in self._parts(table, keys, damaged=[]):
+                for row in rows.to_pylist():
+                    attack = None if table == "trials" else str(row["attack"])
+                    yield Failure(
+                        target_id=row["target_id"], attack=attack, cause=row["cause"], error=row["error"] or ""
+                    )
+
+    def ended(self, planned: Mapping[str, Sequence[str]]) -> dict[str, datetime]:
+        """Of the planned trials those that are done, with the time by the store's clock."""
+        targets, attacks = self.storage.entries("parts/trials"), self.storage.entries("parts/attacks")
+        ended = {}
+        for target_id, attack_ids in planned.items():
+            parts = [targets.get(f"{target_id}{_SUFFIX}")]
+            parts += [attacks.get(f"{target_id}.{each}{_SUFFIX}") for each in attack_ids]
+            times = [part.modified for part in parts if part is not None]
+            if len(times) == len(parts):
+                ended[target_id] = max(times)
+        return ended
+
+    def now(self) -> datetime | None:
+        """The store's clock, as of the last heartbeat of any launch."""
+        return max((entry.modified for entry in self.storage.entries(launches.FOLDER).values()), default=None)
+
+    def planned(self) -> dict[str, list[str]] | None:
+        """Target ids to attack ids as the sweep has them now; None where it was never written.
 
         Raises:
-            UserError: the folder holds no results, or a part is unreadable.
+            UserError: the file is damaged.
         """
-        targets, attacks = self.recorded()
-        planned = self._planned(targets, attacks)
-        self._compare_with_twins([target_id for target_id in planned if target_id in targets])
-        for table in (*_TARGET_TABLES, "tpvd", *_ATTACK_TABLES):
-            keys = []
-            for target_id, attack_ids in planned.items():
-                found = [target_id] if table not in _ATTACK_TABLES else [f"{target_id}.{each}" for each in attack_ids]
-                for key in found:
-                    keys += [each for each in (key, key + _FAILED) if self._part(table, each).exists()][:1]
-            self._gather_table(table, keys)
-        left_out = {key.removesuffix(_FAILED) for key in targets} - set(planned)
-        return len(left_out)
-
-    def _planned(self, targets: set[str], attacks: set[str]) -> dict[str, list[str]]:
-        """Target ids to attack ids, from sweep.json; without one, everything on record."""
-        path = self.root / "sweep.json"
-        if not targets and not path.exists():
-            raise UserError(f"{self.root} holds no results of a sweep. Name the folder that `sweeper launch` wrote to.")
         try:
-            planned: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))["targets"]
+            planned: dict[str, list[str]] = json.loads(self.storage.read("sweep.json"))["targets"]
             if not all(_ID.fullmatch(each) for target, ids in planned.items() for each in (target, *ids)):
                 raise ValueError("it names something that is no id")
             return planned
         except FileNotFoundError:
-            everything: dict[str, list[str]] = {key.removesuffix(_FAILED): [] for key in sorted(targets)}
-            for key in sorted(attacks):
-                target, _, attack = key.removesuffix(_FAILED).partition(".")
-                everything.setdefault(target, []).append(attack)
-            return everything
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
+            return None
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(
-                f"{path} cannot be read: {_first_line(error)}. Launch the sweep again to write it anew; nothing is lost."
+                f"sweep.json in {self.location} cannot be read: {_first_line(error)}. Launch the sweep again to write it "
+                "anew; nothing is lost."
             ) from None
 
-    def _compare_with_twins(self, target_ids: Iterable[str]) -> None:
+    def gather(self, copy: Path | None = None) -> Gathered:
+        """Write each table as one file, from the parts that the sweep has now.
+
+        Rows stand in the order of the sweep. Parts are read in small lots, so memory stays flat. A damaged part is set
+        aside and left out. An object store's tables are written to the local folder `copy` and then stored.
+
+        Raises:
+            UserError: the folder holds no results.
+            StorageError: the store cannot be read or written.
+        """
+        folder = self.storage.root if self.storage.is_local else copy
+        assert folder is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        planned = self.planned()
+        recorded = set(self._keys("trials"))
+        if planned is None:
+            planned = self._everything(recorded)
+        damaged: list[str] = []
+        twins: list[tuple[str, str]] = []
+        for table in ("trials", "tpvd", "history", "outputs", *_ATTACK_TABLES):
+            if table == "tpvd":
+                self._compare_with_twins(twins, damaged)
+            there = recorded if table == "trials" else set(self._keys(table))
+            keys = _keys_in_order(table, planned, there)
+            self._gather_table(table, keys, folder, damaged, twins)
+        left_out = {key.removesuffix(_FAILED) for key in recorded} - set(planned)
+        if not self.storage.is_local:
+            (folder / "sweep.json").write_bytes(self._read("sweep.json"))
+        return Gathered(folder=folder, left_out=len(left_out), damaged=tuple(damaged))
+
+    def _everything(self, recorded: set[str]) -> dict[str, list[str]]:
+        """What is on record as the plan, where the sweep's own is not there."""
+        if not recorded:
+            raise UserError(
+                f"{self.location} holds no results of a sweep. Name the folder that `sweeper launch` wrote to."
+            )
+        everything: dict[str, list[str]] = {key.removesuffix(_FAILED): [] for key in sorted(recorded)}
+        for key in sorted(self._keys("attacks")):
+            target, _, attack = key.removesuffix(_FAILED).partition(".")
+            everything.setdefault(target, []).append(attack)
+        return everything
+
+    def _gather_table(
+        self, table: str, keys: Iterable[str], folder: Path, damaged: list[str], twins: list[tuple[str, str]]
+    ) -> None:
+        def write(path: Path) -> None:
+            waiting: list[pa.Table] = []
+            n_waiting = 0
+            with pq.ParquetWriter(path, SCHEMAS[table], compression="zstd", write_page_checksum=True) as writer:
+                for key, rows in self._parts(table, keys, damaged):
+                    if table == "trials" and not key.endswith(_FAILED):
+                        twin_ids = rows.column("twin_id").to_pylist()
+                        twins.extend((key, twin) for twin in twin_ids if twin and _ID.fullmatch(twin))
+                    waiting.append(rows)
+                    n_waiting += rows.num_rows
+                    if n_waiting >= _ROWS_AT_ONCE:
+                        writer.write_table(pa.concat_tables(waiting))
+                        waiting, n_waiting = [], 0
+                if waiting:
+                    writer.write_table(pa.concat_tables(waiting))
+
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".gather-") as temporary:
+            path = Path(temporary) / f"{table}{_SUFFIX}"
+            write(path)
+            if not self.storage.is_local:
+                self.storage.write(path.name, path)
+            path.replace(folder / path.name)
+
+    def _parts(self, table: str, keys: Iterable[str], damaged: list[str]) -> Iterator[tuple[str, pa.Table]]:
+        """Key and rows of each part, in order; what is damaged is set aside, added to `damaged`, and skipped."""
+
+        def read(key: str) -> pa.Table | str:
+            try:
+                return self.read_part(table, key)
+            except DamagedError as error:
+                return str(error)
+
+        remaining = iter(keys)
+        with ThreadPoolExecutor(1 if self.storage.is_local else _READERS) as pool:
+            while lot := list(islice(remaining, 4 * _READERS)):
+                for key, rows in zip(
+                    lot, map(read, lot) if self.storage.is_local else pool.map(read, lot), strict=True
+                ):
+                    if isinstance(rows, str):
+                        damaged.append(rows)
+                    else:
+                        yield key, rows
+
+    def _compare_with_twins(self, twins: Iterable[tuple[str, str]], damaged: list[str]) -> None:
         """Record the TPVD of each target whose twin is on record too, unless that was done with the same weights.
 
         Only here, where all are looked at: of a target and its twin either may be finished first.
         """
-        for target_id in target_ids:
-            twin_id = self.read_part("trials", target_id).column("twin_id")[0].as_py()
-            if twin_id is None or not _ID.fullmatch(twin_id) or not self.has_target(twin_id):
+        weights, done = self.storage.entries("weights"), self.storage.entries("parts/tpvd")
+        for target_id, twin_id in twins:
+            names = [f"{each}.safetensors" for each in (target_id, twin_id)]
+            if not all(name in weights for name in names):
                 continue
-            paths = [self.weights_path(each) for each in (target_id, twin_id)]
-            part = self._part("tpvd", target_id)
-            if not all(path.exists() for path in paths):
+            part = done.get(target_id + _SUFFIX)
+            if part and part.modified >= max(weights[name].modified for name in names):
                 continue
-            if part.exists() and part.stat().st_mtime >= max(path.stat().st_mtime for path in paths):
+            if not self.has_target(twin_id):
                 continue
             try:
-                differences = value_differences(*(_read_parameters(path) for path in paths))
+                differences = value_differences(
+                    *(_parameters(self.read_weights(each)) for each in (target_id, twin_id))
+                )
+            except DamagedError as error:
+                damaged.append(str(error))
+                continue
             except ValueError as error:
                 raise UserError(
-                    f"{paths[0]} and {paths[1]}, its twin's weights, are not of one model: {error}. They were made by different "
-                    "versions of the code; delete them and launch again."
+                    f"The weights of {target_id} and {twin_id}, its twin, in {self.location} are not of one model: {error}. They "
+                    "were made by different versions of the code; delete them and launch again."
                 ) from None
             tensors = [{"parameter": name, "value_difference": value} for name, value in differences.items()]
             row = {"target_id": target_id, "twin_id": twin_id, "tpvd": tpvd(differences), "tensors": tensors}
             self._write("tpvd", target_id, pa.Table.from_pylist([row], schema=SCHEMAS["tpvd"]))
 
-    def _gather_table(self, table: str, keys: list[str]) -> None:
-        def write(path: Path) -> None:
-            with pq.ParquetWriter(path, SCHEMAS[table], compression="zstd") as writer:
-                for key in keys:
-                    writer.write_table(self.read_part(table, key))
-
-        _write_whole(self.root / f"{table}.parquet", write)
-
-    def _part(self, table: str, key: str) -> Path:
-        return self.root / "parts" / table / f"{key}.parquet"
-
     def _write(self, table: str, key: str, rows: pa.Table) -> None:
-        _write_whole(self._part(table, key), lambda path: pq.write_table(rows, path, compression="zstd"))
+        content = io.BytesIO()
+        pq.write_table(rows, content, compression="zstd", write_page_checksum=True)
+        self.storage.write(_part(table, key), content.getvalue())
+
+
+def _part(table: str, key: str) -> str:
+    return f"parts/{table}/{key}{_SUFFIX}"
+
+
+def _weights_name(target_id: str) -> str:
+    return f"weights/{target_id}.safetensors"
+
+
+def _checkpoint_name(target_id: str) -> str:
+    return f"checkpoints/{target_id}.safetensors"
+
+
+def _log_name(target_id: str) -> str:
+    return f"logs/{target_id}.log"
+
+
+def _kept(trial: Trial, each: str) -> str | None:
+    """The table that keeps what one recorded attack measured of each example or layer."""
+    attack = trial.attack_ids.get(each)
+    return None if attack is None else {"membership": "scores", "inversion": "reconstructions"}[attack.family]
+
+
+def _wanted(trial: Trial) -> Iterator[tuple[str, str]]:
+    """Table and key of every part that says something of the trial's status."""
+    target_id = trial.target_id
+    yield from ((table, target_id) for table in _TARGET_TABLES)
+    yield "trials", target_id + _FAILED
+    for each in recorded_attacks(trial):
+        yield "attacks", f"{target_id}.{each}"
+        yield "attacks", f"{target_id}.{each}{_FAILED}"
+        if kept := _kept(trial, each):
+            yield kept, f"{target_id}.{each}"
+
+
+def _judge(trial: Trial, has: Callable[[str, str], bool]) -> Status:
+    """The status of a trial by the parts that are there.
+
+    A row says that all the rest of its record is there; a part that was deleted or set aside since is made anew.
+    """
+    target_id = trial.target_id
+    target = "missing"
+    if has("weights", target_id) and all(has(table, target_id) for table in _TARGET_TABLES):
+        target = "finished"
+    elif has("trials", target_id + _FAILED):
+        target = "failed"
+    missing = []
+    for each in recorded_attacks(trial):
+        kept = _kept(trial, each)
+        if not has("attacks", f"{target_id}.{each}") or (kept and not has(kept, f"{target_id}.{each}")):
+            missing.append(each)
+    failed = tuple(each for each in missing if has("attacks", f"{target_id}.{each}{_FAILED}"))
+    return _status(target, tuple(missing), failed)
+
+
+def _keys_in_order(table: str, planned: Mapping[str, Sequence[str]], there: set[str]) -> Iterator[str]:
+    """Keys of a table's parts in the order of the plan; a finished one before a failed one of the same."""
+    for target_id, attack_ids in planned.items():
+        found = [f"{target_id}.{each}" for each in attack_ids] if table in _ATTACK_TABLES else [target_id]
+        for key in found:
+            yield from [each for each in (key, key + _FAILED) if each in there][:1]
 
 
 BEST_OF = "best_of"
@@ -295,40 +577,27 @@ def best_of_id(candidate_ids: Iterable[str]) -> str:
 
 def recorded_attacks(trial: Trial) -> list[str]:
     """Ids of all records under a trial's attacks: the attacks themselves, and the comparison of the membership ones."""
-    ids = list(trial.attack_ids)
-    membership = [each for each, attack in trial.attack_ids.items() if attack.family == "membership"]
-    return [*ids, best_of_id(membership)] if membership else ids
+    return list(_recorded_attacks(trial.attacks))
 
 
-def _read_parameters(path: Path) -> dict[str, Any]:
-    """The parameters among a file's tensors.
+@cache
+def _recorded_attacks(attacks: tuple[Attack, ...]) -> tuple[str, ...]:
+    ids = tuple(attack_id(attack) for attack in attacks)
+    membership = [each for each, attack in zip(ids, attacks, strict=True) if attack.family == "membership"]
+    return (*ids, best_of_id(membership)) if membership else ids
+
+
+def _parameters(weights: bytes) -> dict[str, Any]:
+    """The parameters among the tensors of safetensors.
 
     Raises:
-        UserError: the file is unreadable.
+        ValueError: they are of a version of the code that did not say which these are.
     """
     try:
-        with safe_open(path, framework="numpy") as weights:
-            return {name: weights.get_tensor(name) for name in json.loads(weights.metadata()[PARAMETERS])}
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read: {_first_line(error)}. Delete it and launch again; the target is then trained anew."
-        ) from None
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name, then rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        arrays = load_arrays(weights)
+        return {name: arrays[name] for name in json.loads(metadata_of(weights)[PARAMETERS])}
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"parameters cannot be told ({_first_line(error)})") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _KEY = ("target_id", pa.string(), "Hash of everything that makes the target; joins all tables")
 _ATTACK_KEY = ("attack_id", pa.string(), "Hash of the attack's configuration; with target_id it names one run attack")
+
+_CAUSES = (
+    "Why it failed: error (an exception), diverged (the loss is no number), gpu_memory (out of memory on the GPU), "
+    "time_limit, process_died (a crash, or killed for memory), worker_lost (with its worker or node); null where finished"
+)
 
 _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
     "trials": (
@@ -41,7 +46,8 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("config", pa.string(), "Resolved configuration as canonical JSON, defaults spelled out"),
             ("status", pa.string(), "finished or failed"),
             ("error", pa.string(), "Text of the error of a failed trial, else null"),
-            ("attempts", pa.int32(), "Times it was started until this row, as far as the process that wrote it knows"),
+            ("cause", pa.string(), _CAUSES),
+            ("attempts", pa.int32(), "Times it was started until this row, by any launch, lost workers included"),
             ("n_train", pa.int64(), "Examples the target was trained on (its members)"),
             ("n_non_members", pa.int64(), "Examples that membership attacks are given as non-members"),
             ("n_test", pa.int64(), "Examples that test accuracy is measured on"),
@@ -56,6 +62,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("train_loss", pa.float64(), "Mean cross-entropy in nats on the training examples, eval mode"),
             ("test_accuracy", pa.float64(), "Fraction of test examples right"),
             ("test_loss", pa.float64(), "Mean cross-entropy in nats on the test examples"),
+            ("weights_sha256", pa.string(), "SHA-256 of the target's weights file"),
             ("load_time_s", pa.float64(), "Seconds to load the dataset; in no other time"),
             (
                 "first_step_time_s",
@@ -155,6 +162,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("config", pa.string(), "Resolved configuration as canonical JSON"),
             ("status", pa.string(), "finished or failed"),
             ("error", pa.string(), "Text of the error of a failed attack, else null"),
+            ("cause", pa.string(), _CAUSES),
             (
                 "uses_target_membership_labels",
                 pa.bool_(),

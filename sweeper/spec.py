@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from itertools import chain, product, zip_longest
 from pathlib import Path
@@ -72,9 +72,9 @@ class Trial:
     seed: int
     attacks: tuple[Attack, ...]
 
-    @cached_property
+    @property
     def config(self) -> dict[str, Any]:
-        """Everything that makes the target, as plain JSON values."""
+        """Everything that makes the target, as plain JSON values; not kept, for a sweep may have 100,000 trials."""
         return {
             "dataset": components.configuration("dataset", self.dataset),
             "split": self.split,
@@ -88,10 +88,10 @@ class Trial:
     def target_id(self) -> str:
         return identity(self.config)
 
-    @cached_property
+    @property
     def attack_ids(self) -> dict[str, Attack]:
         """The attacks by their ids."""
-        return {attack_id(attack): attack for attack in self.attacks}
+        return _attack_ids(self.attacks)
 
     @cached_property
     def twin_id(self) -> str | None:
@@ -140,6 +140,11 @@ def identity(config: object) -> str:
 def attack_id(attack: Attack) -> str:
     """The id of an attack's configuration."""
     return identity(components.configuration("attack", attack))
+
+
+@cache
+def _attack_ids(attacks: tuple[Attack, ...]) -> dict[str, Attack]:
+    return {attack_id(attack): attack for attack in attacks}
 
 
 @dataclass(frozen=True, kw_only=True)

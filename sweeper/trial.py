@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import io
 import logging
+import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,25 +40,48 @@ from models.defenses.base import Mechanism
 from models.performance import Performance
 from models.seeds import Stream, numpy_generator, torch_seed
 from models.splits import COIN_SPLITS, SPLITS, Split
-from models.train import TrainedTarget, build_model, fit, loss_and_accuracy, predict
-from sweeper import components, provenance
-from sweeper.records import BEST_OF, PARAMETERS, Store
+from models.train import (
+    Checkpoint,
+    DivergedError,
+    EpochRecord,
+    TrainedTarget,
+    build_model,
+    fit,
+    loss_and_accuracy,
+    predict,
+)
+from sweeper import checkpoints, components, provenance
+from sweeper.records import BEST_OF, PARAMETERS, DamagedError, Store
+from sweeper.scheduling import Cause
 from sweeper.schema import SCHEMA_VERSION
 from sweeper.spec import Trial, canonical_json
+from sweeper.staging import load_staged
+from sweeper.storage import StorageError
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the fraction of the trial that is done."""
+NO_CHECKPOINTS = math.inf
+_DAMAGED_PARTS = 4
+"""How many damaged files of one trial are set aside before the disk is blamed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What is being done, the fraction of the trial that is done, and what was measured just now."""
+
+    what: str
+    fraction: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """How a trial ended: `finished`, or `failed` with one error text per thing that failed."""
+    """How a trial ended: `finished`, or `failed` with one error text per thing that failed, and the first one's cause."""
 
     target_id: str
     status: str
     errors: tuple[str, ...] = ()
+    cause: Cause | None = None
     trained: bool = False
     attacks_run: int = 0
 
@@ -69,29 +93,69 @@ def run_trial(
     store: Store,
     device: torch.device,
     attempt: int = 1,
+    staged: Path | None = None,
+    checkpoint_every_s: float = NO_CHECKPOINTS,
     performance: Performance | None = None,
-    on_progress: Progress = lambda what, fraction: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     raise_errors: bool = False,
 ) -> TrialResult:
     """Do what is missing of a trial and record each thing as soon as it is whole.
 
-    A target on record is not trained again and a recorded attack is not run again. An error in training or
-    in one attack is recorded as a failed row (and raised instead where `raise_errors` is set); the other attacks
-    go on.
+    A target on record is not trained again and a recorded attack is not run again. A training that lasts leaves a
+    checkpoint in the store after the first epoch that ends `checkpoint_every_s` seconds after the last one, and goes on
+    from the one that is there. An error in training or in one attack is recorded as a failed row (and raised instead
+    where `raise_errors` is set); the other attacks go on. `staged` is a folder that may hold the dataset decoded.
+
+    Raises:
+        StorageError: the store cannot be read or written, so nothing can be recorded, failures included.
     """
+    for _ in range(_DAMAGED_PARTS):
+        try:
+            return _run_missing(
+                trial,
+                data_dir,
+                store,
+                device,
+                attempt,
+                staged,
+                checkpoint_every_s,
+                performance,
+                on_progress,
+                raise_errors,
+            )
+        except DamagedError as error:
+            # It is set aside by now, hence missing, hence made anew.
+            logger.warning("%s", error)
+    raise StorageError(f"Files of {trial.target_id} in {store.location} are damaged again and again. Check the disk.")
+
+
+def _run_missing(
+    trial: Trial,
+    data_dir: Path,
+    store: Store,
+    device: torch.device,
+    attempt: int,
+    staged: Path | None,
+    checkpoint_every_s: float,
+    performance: Performance | None,
+    on_progress: Callable[[Progress], None],
+    raise_errors: bool,
+) -> TrialResult:
     started_at = datetime.datetime.now(datetime.UTC)
-    status = store.statuses([trial])[trial.target_id]
+    status = store.status(trial)
+    if status.done:
+        return TrialResult(target_id=trial.target_id, status="finished")
     trained = False
     try:
-        on_progress("loading", 0.0)
+        on_progress(Progress(what="loading", fraction=0.0))
         started = time.perf_counter()
-        data = _load(trial.dataset, data_dir, str(device))
+        data = _load(trial.dataset, data_dir, staged, str(device))
         load_time_s = time.perf_counter() - started
         split = SPLITS[trial.split](data.info.n_train, data.info.n_test, trial.seed)
         if status.target == "finished":
             _check_same_data(trial, data, store)
         else:
-            target = _train(trial, data, split, performance, on_progress)
+            target = _train(trial, data, split, store, checkpoint_every_s, performance, on_progress)
             outputs = _outputs(target.model, data, np.arange(len(data.labels)))
             row = _trial_row(trial, started_at, attempt, device)
             row |= _data_columns(data, split) | _training_columns(target, data, split) | {"load_time_s": load_time_s}
@@ -103,48 +167,57 @@ def run_trial(
                 _weights(target.model),
             )
             trained = True
+    except (StorageError, DamagedError):
+        raise
     except Exception as error:
         if raise_errors:
             raise
         logger.debug("trial %s failed", trial.target_id, exc_info=True)
-        _record_failure(trial, store, _trial_row(trial, started_at, attempt, device), _describe(error))
-        return TrialResult(target_id=trial.target_id, status="failed", errors=(_describe(error),))
-    errors = _run_attacks(
+        traceback.print_exc()
+        text, cause = _describe(error), _cause(error)
+        _record_failure(trial, store, _trial_row(trial, started_at, attempt, device), text, cause)
+        return TrialResult(target_id=trial.target_id, status="failed", errors=(text,), cause=cause)
+    errors, first_cause = _run_attacks(
         trial, status.missing_attacks, data, split, store, device, performance, on_progress, raise_errors
     )
     return TrialResult(
         target_id=trial.target_id,
         status="failed" if errors else "finished",
         errors=tuple(errors),
+        cause=first_cause,
         trained=trained,
         attacks_run=sum(each in trial.attack_ids for each in status.missing_attacks),
     )
 
 
-def record_failure(trial: Trial, store: Store, attempt: int, error: str) -> None:
-    """Record a trial that ended without saying so: its process was killed, or its node was lost."""
+def record_failure(trial: Trial, store: Store, attempt: int, error: str, cause: Cause) -> None:
+    """Record a trial that ended without saying so: its process was killed, or its node was lost.
+
+    Raises:
+        StorageError: the store cannot be written.
+    """
     row = _trial_row(trial, datetime.datetime.now(datetime.UTC), attempt, torch.device("cpu"))
     row |= {"device": None, "machine": None, "threads": None}  # those of the process that died are not known
-    _record_failure(trial, store, row, error)
+    _record_failure(trial, store, row, error, cause)
 
 
-def _record_failure(trial: Trial, store: Store, row: dict[str, Any], error: str) -> None:
+def _record_failure(trial: Trial, store: Store, row: dict[str, Any], error: str, cause: Cause) -> None:
     """A failed row for the target, or, where that is finished, for each attack that is missing."""
     if not store.has_target(trial.target_id):
-        store.write_failed_target(trial.target_id, row | {"status": "failed", "error": error})
+        store.write_failed_target(trial.target_id, row | {"status": "failed", "error": error, "cause": cause})
         return
-    for each in store.statuses([trial])[trial.target_id].missing_attacks:
-        _record_failed_attack(trial, each, store, error)
+    for each in store.status(trial).missing_attacks:
+        _record_failed_attack(trial, each, store, error, cause)
 
 
-def _record_failed_attack(trial: Trial, each: str, store: Store, error: str) -> None:
+def _record_failed_attack(trial: Trial, each: str, store: Store, error: str, cause: Cause) -> None:
     attack = trial.attack_ids.get(each)
     if attack is None:
         row = _attack_row(trial, each, BEST_OF, "membership", _best_of_config(trial))
     else:
         name = components.name_of("attack", attack)
         row = _attack_row(trial, each, name, attack.family, components.configuration("attack", attack))
-    store.write_failed_attack(trial.target_id, each, row | {"status": "failed", "error": error})
+    store.write_failed_attack(trial.target_id, each, row | {"status": "failed", "error": error, "cause": cause})
 
 
 def _check_same_data(trial: Trial, data: ImageData, store: Store) -> None:
@@ -158,14 +231,46 @@ def _check_same_data(trial: Trial, data: ImageData, store: Store) -> None:
 
 
 @lru_cache(maxsize=1)
-def _load(dataset: Dataset, data_dir: Path, device: str) -> ImageData:
+def _load(dataset: Dataset, data_dir: Path, staged: Path | None, device: str) -> ImageData:
     """The dataset on the device; kept, since the next trial of a process mostly wants the same one."""
-    return dataset.load(data_dir).to(torch.device(device))
+    data = load_staged(dataset, staged) if staged is not None else None
+    return (data or dataset.load(data_dir)).to(torch.device(device))
 
 
 def _train(
-    trial: Trial, data: ImageData, split: Split, performance: Performance | None, on_progress: Progress
+    trial: Trial,
+    data: ImageData,
+    split: Split,
+    store: Store,
+    checkpoint_every_s: float,
+    performance: Performance | None,
+    on_progress: Callable[[Progress], None],
 ) -> TrainedTarget:
+    """Train the target, from its checkpoint where there is one."""
+    # What a checkpoint must agree in beside the target's identity, for the rest of the training to give the same.
+    owner = {"target_id": trial.target_id, "dataset_sha256": data.sha256, "torch": torch.__version__}
+    owner["device"] = data.images.device.type
+    last_checkpoint = time.monotonic()
+
+    def checkpoint(taken: Checkpoint) -> None:
+        nonlocal last_checkpoint
+        store.write_checkpoint(trial.target_id, checkpoints.to_bytes(taken, owner))
+        last_checkpoint = time.monotonic()
+
+    resume = None
+    content = store.read_checkpoint(trial.target_id)
+    if content is not None:
+        try:
+            resume = checkpoints.from_bytes(content, owner, data.images.device)
+            logger.info("going on after epoch %d", len(resume.history))
+        except checkpoints.CheckpointError as error:
+            logger.warning("the checkpoint is not used: %s", error)
+
+    def report(record: EpochRecord, epochs: int) -> None:
+        measured = {name: value for name, value in asdict(record).items() if isinstance(value, float)}
+        what = f"epoch {record.epoch}/{epochs}"
+        on_progress(Progress(what=what, fraction=0.5 * record.epoch / epochs, metrics=measured))
+
     return fit(
         architecture=trial.architecture,
         defenses=trial.defenses,
@@ -175,7 +280,10 @@ def _train(
         test=split.test,
         seed=trial.seed,
         performance=performance,
-        on_epoch=lambda record, epochs: on_progress(f"epoch {record.epoch}/{epochs}", 0.5 * record.epoch / epochs),
+        on_epoch=report,
+        on_checkpoint=checkpoint,
+        is_checkpoint_due=lambda: time.monotonic() - last_checkpoint >= checkpoint_every_s,
+        resume=resume,
     )
 
 
@@ -201,18 +309,19 @@ def _run_attacks(
     store: Store,
     device: torch.device,
     performance: Performance | None,
-    on_progress: Progress,
+    on_progress: Callable[[Progress], None],
     raise_errors: bool,
-) -> list[str]:
-    """Run the missing attacks one by one, then compare the membership ones; gives the errors' texts."""
+) -> tuple[list[str], Cause | None]:
+    """Run the missing attacks one by one, then compare the membership ones; gives the errors' texts and the first cause."""
     if not missing:  # nothing to read outputs and images for
-        return []
-    errors = []
+        return [], None
+    errors: list[str] = []
+    first_cause: Cause | None = None
     target = _attack_target(trial, data, split, store, device, performance)
     for number, each in enumerate(missing):
         attack = trial.attack_ids.get(each)
         name = components.name_of("attack", attack) if attack else BEST_OF
-        on_progress(name, 0.5 + 0.5 * number / len(missing))
+        on_progress(Progress(what=name, fraction=0.5 + 0.5 * number / len(missing)))
         try:
             if attack is None:
                 _record_best_of(trial, each, store)
@@ -221,13 +330,17 @@ def _run_attacks(
             attack.check_population(len(split.members), len(split.non_members))
             results = attack.run(target, numpy_generator(trial.seed, Stream.ATTACK, int(each[:8], 16)))
             _record_attack(trial, each, attack, results, store, time.perf_counter() - started)
+        except (StorageError, DamagedError):
+            raise
         except Exception as error:
             if raise_errors:
                 raise
             logger.debug("attack %s on %s failed", name, trial.target_id, exc_info=True)
-            _record_failed_attack(trial, each, store, _describe(error))
+            traceback.print_exc()
+            _record_failed_attack(trial, each, store, _describe(error), _cause(error))
             errors.append(f"{name}: {_describe(error)}")
-    return errors
+            first_cause = first_cause or _cause(error)
+    return errors, first_cause
 
 
 def _attack_target(
@@ -293,7 +406,7 @@ def _white_box(trial: Trial, data: ImageData, split: Split, store: Store, device
     @lru_cache(maxsize=1)
     def trained() -> Any:
         model = build(Stream.INIT)
-        model.load_state_dict(load_weights(store.weights_path(trial.target_id).read_bytes()))
+        model.load_state_dict(load_weights(store.read_weights(trial.target_id)))
         return model
 
     @lru_cache(maxsize=1)
@@ -533,6 +646,12 @@ def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image[:3].transpose(1, 2, 0))
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _cause(error: Exception) -> Cause:
+    if isinstance(error, DivergedError):
+        return "diverged"
+    return "gpu_memory" if isinstance(error, torch.OutOfMemoryError) else "error"
 
 
 def _describe(error: Exception) -> str:

@@ -134,7 +134,7 @@ def test_a_broken_list_of_targets_is_explained(text: str, tiny: Path, tmp_path: 
     (tmp_path / "sweep.json").write_text(text)
     result = sweeper("report", tmp_path)
     assert result.exit_code == 2
-    assert "sweep.json cannot be read" in result.stderr
+    assert "sweep.json in " in result.stderr and "cannot be read" in result.stderr
 
 
 @pytest.mark.parametrize(("table", "trained"), [("outputs", True), ("scores", False), ("reconstructions", False)])
@@ -256,16 +256,18 @@ def test_an_unwritable_results_folder_is_explained(tiny: Path, tmp_path: Path) -
     assert "--out" in result.stderr
 
 
-def test_a_corrupt_gathered_file_is_explained(tiny: Path, tmp_path: Path) -> None:
+def test_a_damaged_part_is_set_aside_and_the_rest_reported(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     trial = expand(load_sweep(str(tiny)))[0]
     sweeper("trial", tiny, trial.target_id, "--set", "attacks=[]", "--out", out)
     part = out / "parts" / "history" / f"{trial.target_id}.parquet"
     part.write_bytes(b"PAR1")
     result = sweeper("report", out)
-    assert result.exit_code == 2
-    assert "cannot be read" in result.stderr
+    assert result.exit_code == 1
+    assert "is damaged and was set aside in quarantine" in result.stderr
     assert part.name in result.stderr
+    assert "Launch the sweep again" in result.stderr
+    assert (out / "report" / "report.html").exists()
 
 
 def test_a_delta_above_one_over_n_is_warned_of(tiny: Path) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save
 
 from attacks.auditing import audit_membership
 from attacks.tpvd import tpvd, value_differences
 from sweeper.errors import UserError
 from sweeper.records import Store
+from sweeper.schema import SCHEMAS
 from sweeper.spec import Trial, expand, load_sweep
 from sweeper.trial import run_trial
 
@@ -93,17 +97,30 @@ def planned(tmp_path: Path) -> tuple[Store, dict[str, Trial]]:
     sweep = load_sweep(str(path))
     store = Store(tmp_path / "out")
     store.prepare()
-    store.write_sweep(sweep)
+    store.write_sweep(sweep, expand(sweep))
     return store, {trial.defense_label: trial for trial in expand(sweep)}
 
 
 def train(store: Store, trial: Trial) -> None:
-    run_trial(trial, data_dir=store.root, store=store, device=torch.device("cpu"), raise_errors=True)
+    run_trial(trial, data_dir=store.storage.root, store=store, device=torch.device("cpu"), raise_errors=True)
+
+
+def weights_path(store: Store, trial: Trial) -> Path:
+    return store.storage.root / "weights" / f"{trial.target_id}.safetensors"
+
+
+def record_weights(store: Store, trial: Trial, content: bytes) -> None:
+    """Other weights for a recorded target, as if it had been trained anew."""
+    weights_path(store, trial).write_bytes(content)
+    part = store.storage.root / "parts" / "trials" / f"{trial.target_id}.parquet"
+    (row,) = pq.read_table(part).to_pylist()
+    row["weights_sha256"] = hashlib.sha256(content).hexdigest()
+    pq.write_table(pa.Table.from_pylist([row], schema=SCHEMAS["trials"]), part)
 
 
 def gathered(store: Store, table: str = "tpvd") -> pd.DataFrame:
     store.gather()
-    return pq.read_table(store.root / f"{table}.parquet").to_pandas()
+    return pq.read_table(store.storage.root / f"{table}.parquet").to_pandas()
 
 
 @pytest.mark.parametrize("order", [("ac", "none"), ("none", "ac")])
@@ -114,7 +131,7 @@ def test_it_is_there_once_both_are_whichever_ran_first(planned: Any, order: tupl
     train(store, trials[order[1]])
     (row,) = gathered(store).to_dict("records")
     assert (row["target_id"], row["twin_id"]) == (trials["ac"].target_id, trials["none"].target_id)
-    weights, twin = (load_file(store.weights_path(trials[label].target_id)) for label in ("ac", "none"))
+    weights, twin = (load_file(weights_path(store, trials[label])) for label in ("ac", "none"))
     expected = {
         name: np.linalg.norm(weights[name] - twin[name]) / np.linalg.norm(twin[name])
         for name in twin
@@ -144,34 +161,37 @@ def test_a_target_that_is_trained_anew_is_compared_anew(planned: Any) -> None:
     for label in ("ac", "none"):
         train(store, trials[label])
     before = gathered(store)["tpvd"][0]
-    path = store.weights_path(trials["none"].target_id)
-    from safetensors import safe_open
-
+    path = weights_path(store, trials["none"])
     with safe_open(path, framework="numpy") as weights:
         metadata = weights.metadata()
-    save_file({name: 2 * value for name, value in load_file(path).items()}, path, metadata=metadata)
+    record_weights(store, trials["none"], save({key: 2 * each for key, each in load_file(path).items()}, metadata))
     later = path.stat().st_mtime + 10
     os.utime(path, (later, later))
     assert gathered(store)["tpvd"][0] != pytest.approx(before)
 
 
-def test_weights_that_are_damaged_are_named(planned: Any) -> None:
+@pytest.mark.parametrize("damage", [b"not tensors", b""])
+def test_damaged_weights_are_set_aside_and_their_target_is_to_be_trained_again(planned: Any, damage: bytes) -> None:
     store, trials = planned
     for label in ("ac", "none"):
         train(store, trials[label])
-    path = store.weights_path(trials["none"].target_id)
-    path.write_bytes(b"not tensors")
-    with pytest.raises(UserError, match=f"{path.name} cannot be read: .*Delete it and launch again"):
-        store.gather()
+    path = weights_path(store, trials["none"])
+    path.write_bytes(damage or path.read_bytes()[:-1] + b"\0")  # a flipped byte is still valid safetensors
+    result = store.gather()
+    assert len(result.damaged) == 1 and path.name in result.damaged[0] and "set aside" in result.damaged[0]
+    assert [each.name for each in (store.storage.root / "quarantine").iterdir()] == [f"weights.{path.name}"]
+    assert store.status(trials["none"]).word == "to do"
+    assert store.status(trials["ac"]).done
+    train(store, trials["none"])
+    assert len(gathered(store)) == 1
 
 
 def test_weights_of_another_model_are_named(planned: Any) -> None:
     store, trials = planned
     for label in ("ac", "none"):
         train(store, trials[label])
-    path = store.weights_path(trials["none"].target_id)
-    save_file({"other": np.ones(3, np.float32)}, path, metadata={"parameters": '["other"]'})
-    with pytest.raises(UserError, match=f"{path.name}, its twin's weights, are not of one model: .*launch again"):
+    record_weights(store, trials["none"], save({"other": np.ones(3, np.float32)}, {"parameters": '["other"]'}))
+    with pytest.raises(UserError, match=r"its twin, .* are not of one model: .*launch again"):
         store.gather()
 
 
@@ -206,7 +226,7 @@ def test_halves_of_a_fixed_size_get_no_bound(tmp_path: Path) -> None:
     sweep = load_sweep(str(path))
     store = Store(tmp_path / "out")
     store.prepare()
-    store.write_sweep(sweep)
+    store.write_sweep(sweep, expand(sweep))
     train(store, expand(sweep)[-1])
     assert gathered(store, "attacks")["epsilon_lower_bound"].isna().all()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,7 +18,6 @@ from attacks.membership.threshold import Threshold
 from models import train
 from sweeper import components
 from sweeper import trial as trial_module
-from sweeper.errors import UserError
 from sweeper.records import Store, recorded_attacks
 from sweeper.schema import SCHEMAS
 from sweeper.spec import Trial, expand, load_sweep
@@ -33,7 +32,7 @@ def run(sweep_path: Path, out: Path, *overrides: str, only: int | None = None) -
     trials = expand(sweep)[:only]
     store = Store(out)
     store.prepare()
-    store.write_sweep(sweep)
+    store.write_sweep(sweep, expand(sweep))
     results = [
         run_trial(trial, data_dir=out, store=store, device=torch.device("cpu"), raise_errors=False) for trial in trials
     ]
@@ -42,7 +41,7 @@ def run(sweep_path: Path, out: Path, *overrides: str, only: int | None = None) -
 
 
 def table(store: Store, name: str) -> pd.DataFrame:
-    return pq.read_table(store.root / f"{name}.parquet").to_pandas()
+    return pq.read_table(store.storage.root / f"{name}.parquet").to_pandas()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def test_every_table_has_the_declared_schema_and_other_readers_agree(finished: A
 
     store, _, _ = finished
     for name, schema in SCHEMAS.items():
-        path = store.root / f"{name}.parquet"
+        path = store.storage.root / f"{name}.parquet"
         read = pq.read_table(path)
         assert read.schema.equals(schema), name
         assert read.schema.field("target_id").metadata[b"description"]
@@ -105,7 +104,7 @@ def test_accuracy_can_be_computed_again_from_outputs_and_weights(finished: Any) 
         assert dict(own["role"].value_counts()) == dict.fromkeys(
             ["member", "non_member", "shadow_in", "shadow_out", "test"], 100
         )
-        weights = load_file(store.weights_path(trial.target_id))
+        weights = load_file(store.storage.root / "weights" / f"{trial.target_id}.safetensors")
         assert sum(value.size for name, value in weights.items() if name.startswith("stages.prediction")) == 1290
 
 
@@ -156,7 +155,7 @@ def test_same_trial_twice_gives_the_same_parquet_but_for_times(finished: Any, tm
     store, _, path = finished
     again, _, _ = run(path, tmp_path / "again")
     for name in SCHEMAS:
-        first, second = (pq.read_table(each.root / f"{name}.parquet") for each in (store, again))
+        first, second = (pq.read_table(each.storage.root / f"{name}.parquet") for each in (store, again))
         kept = [column for column in first.column_names if column not in TIMES]
         assert first.select(kept).equals(second.select(kept)), name
 
@@ -169,7 +168,7 @@ def test_what_is_recorded_is_not_done_again(finished: Any, monkeypatch: pytest.M
 
     monkeypatch.setattr(trial_module, "fit", refuse)
     monkeypatch.setattr(Threshold, "run", refuse)
-    _, _, results = run(path, store.root)
+    _, _, results = run(path, store.storage.root)
     assert [(result.status, result.trained, result.attacks_run) for result in results] == [("finished", False, 0)] * 2
     assert all(status.done for status in store.statuses(trials).values())
 
@@ -239,7 +238,7 @@ def test_targets_of_an_earlier_version_are_kept_but_not_gathered(tiny: Path, tmp
     store, trials, _ = run(tiny, out, "attacks=[threshold]", "training.epochs=1", only=1)
     assert list(table(store, "trials")["target_id"]) == [trials[0].target_id]
     assert len(list((out / "parts" / "trials").iterdir())) == 2
-    assert store.gather() == 1
+    assert store.gather().left_out == 1
 
 
 def test_a_failed_training_is_a_row_and_is_done_again(
@@ -263,7 +262,9 @@ def test_a_failed_training_is_a_row_and_is_done_again(
 def test_a_diverged_training_says_so(tiny: Path, tmp_path: Path) -> None:
     store, _, (result,) = run(tiny, tmp_path / "out", "training.learning_rate=1e30", "attacks=[]", only=1)
     assert result.status == "failed"
-    assert "lower training.learning_rate" in table(store, "trials")["error"].iloc[0]
+    row = table(store, "trials").iloc[0]
+    assert "lower training.learning_rate" in row["error"]
+    assert (result.cause, row["cause"]) == ("diverged", "diverged")
 
 
 def test_a_failed_attack_is_a_row_and_the_others_go_on(
@@ -318,11 +319,12 @@ def test_a_killed_process_leaves_a_failed_row(tiny: Path, tmp_path: Path) -> Non
     sweep = load_sweep(str(tiny))
     (trial, _), store = expand(sweep), Store(tmp_path)
     store.prepare()
-    store.write_sweep(sweep)
-    record_failure(trial, store, attempt=2, error="the trial's process died")
+    store.write_sweep(sweep, expand(sweep))
+    record_failure(trial, store, attempt=2, error="the trial's process died", cause="process_died")
     store.gather()
     row = table(store, "trials").iloc[0]
     assert (row["status"], row["attempts"], row["error"]) == ("failed", 2, "the trial's process died")
+    assert row["cause"] == "process_died"
 
 
 def test_a_process_killed_during_an_attack_leaves_failed_attacks(tiny: Path, tmp_path: Path) -> None:
@@ -330,35 +332,63 @@ def test_a_process_killed_during_an_attack_leaves_failed_attacks(tiny: Path, tmp
     run(tiny, out, "attacks=[]", only=1)
     sweep = load_sweep(str(tiny))
     store = Store(out)
-    store.write_sweep(sweep)
-    record_failure(expand(sweep)[0], store, attempt=2, error="the trial's process died")
+    store.write_sweep(sweep, expand(sweep))
+    record_failure(expand(sweep)[0], store, attempt=2, error="the node was lost", cause="worker_lost")
     store.gather()
     assert list(table(store, "trials")["status"]) == ["finished"]
     attacks = table(store, "attacks")
     assert set(attacks["status"]) == {"failed"}
+    assert set(attacks["cause"]) == {"worker_lost"}
     assert set(attacks["attack"]) == {"threshold", "trained_attackers", "shadow", "layer_decoder", "best_of"}
 
 
-def test_a_torn_write_leaves_nothing_behind(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def tear(rows: pa.Table, path: Path, **kwargs: object) -> None:
-        Path(path).write_bytes(b"PAR1 half a fi")
-        raise OSError("disk full")
+@pytest.mark.parametrize("damage", ["cut off", "flipped"])
+@pytest.mark.parametrize("table_name", ["trials", "outputs", "history", "scores", "attacks"])
+def test_a_damaged_part_is_set_aside_and_what_it_held_is_done_again(
+    tiny: Path, tmp_path: Path, table_name: str, damage: str
+) -> None:
+    store, trials, _ = run(tiny, tmp_path / "out", "attacks=[threshold]", only=1)
+    before = table(store, table_name)
+    (part,) = [
+        path
+        for path in (store.storage.root / "parts" / table_name).iterdir()
+        if trials_best_of(trials) not in path.name
+    ]
+    content = bytearray(part.read_bytes())
+    column = pq.read_metadata(part).row_group(0).column(0)
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 1  # only a checksum can tell
+    part.write_bytes(content if damage == "flipped" else content[:-30])
+    gathered = store.gather()
+    assert len(gathered.damaged) == 1 and part.name in gathered.damaged[0]
+    assert [path.name for path in (store.storage.root / "quarantine").iterdir()] == [f"parts.{table_name}.{part.name}"]
+    assert not store.status(trials[0]).done
+    store, _, (result,) = run(tiny, tmp_path / "out", "attacks=[threshold]", only=1)
+    assert result.status == "finished"
+    kept = [column for column in before.columns if column not in TIMES]
+    pd.testing.assert_frame_equal(table(store, table_name)[kept], before[kept])
 
-    monkeypatch.setattr("sweeper.records.pq.write_table", tear)
-    store = Store(tmp_path / "out")
-    store.prepare()
-    trial = expand(load_sweep(str(tiny)))[0]
-    with pytest.raises(OSError, match="disk full"):
-        record_failure(trial, store, attempt=1, error="x")
-    assert [path for path in store.root.rglob("*") if path.is_file()] == []
 
-
-def test_a_corrupt_part_is_named(tiny: Path, tmp_path: Path) -> None:
+def test_what_is_found_damaged_while_attacking_is_made_anew_at_once(tiny: Path, tmp_path: Path) -> None:
     store, trials, _ = run(tiny, tmp_path / "out", "attacks=[]", only=1)
-    part = store.root / "parts" / "trials" / f"{trials[0].target_id}.parquet"
-    part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(UserError, match=f"{trials[0].target_id}.parquet cannot be read"):
-        store.gather()
+    (outputs,) = (store.storage.root / "parts" / "outputs").iterdir()
+    outputs.write_bytes(outputs.read_bytes()[:-20])
+    store, _, (result,) = run(tiny, tmp_path / "out", "attacks=[threshold]", only=1)
+    assert (result.status, result.trained) == ("finished", True)
+    assert store.status(trials[0]).done
+
+
+def test_both_ways_of_asking_for_the_status_agree(finished: Any, tmp_path: Path) -> None:
+    store, trials, _ = finished
+    copy = Store(shutil.copytree(store.storage.root, tmp_path / "copy"))
+    files = sorted(path for path in (copy.storage.root / "parts").rglob("*.parquet") if path.parent.name != "tpvd")
+    words = set()
+    for file in [None, *files]:
+        if file is not None:
+            file.unlink()
+        statuses = copy.statuses(trials)
+        assert statuses == {trial.target_id: copy.status(trial) for trial in trials}
+        words |= {status.word for status in statuses.values()}
+    assert words == {"done", "partial", "to do"}
 
 
 def test_an_untrained_target_leaks_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""A training that is under way as one safetensors file: weights, optimizer, generators, history; never a pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from models.train import Checkpoint, EpochRecord
+
+_FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """The file is no checkpoint of this training; the text says why."""
+
+
+def to_bytes(checkpoint: Checkpoint, owner: dict[str, str]) -> bytes:
+    """The checkpoint as safetensors. `owner` says what it belongs to, and `from_bytes` asks for the same.
+
+    ε needs nothing beside the history: it is computed from the steps taken, which the history holds.
+    """
+    tensors: dict[str, Tensor] = {}
+    for part, values in (("model", checkpoint.model), ("generators", checkpoint.generators)):
+        tensors |= {f"{part}/{name}": value for name, value in values.items()}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, state in checkpoint.optimizer["state"].items():
+        plain[str(index)] = {}
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{name}"] = value
+            else:
+                plain[str(index)][name] = value
+    if checkpoint.clip_norms is not None:
+        tensors["clip_norms"] = checkpoint.clip_norms
+    described = {
+        "optimizer": {"state": plain, "param_groups": checkpoint.optimizer["param_groups"]},
+        "history": [asdict(record) for record in checkpoint.history],
+        "first_step_time_s": checkpoint.first_step_time_s,
+    }
+    return save(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+        metadata={"format": str(_FORMAT), "owner": _canonical(owner), "training": json.dumps(described)},
+    )
+
+
+def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> Checkpoint:
+    """The checkpoint in `content`, its tensors on `device` but for the generators' states.
+
+    Raises:
+        CheckpointError: it is damaged, of another format, or belongs to something else than `owner`.
+    """
+    try:
+        metadata = metadata_of(content)
+        if metadata.get("format") != str(_FORMAT) or metadata.get("owner") != _canonical(owner):
+            raise CheckpointError("it was made by another version of the code, or from other data")
+        described = json.loads(metadata["training"])
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "generators": {}}
+        states: dict[int, dict[str, Any]] = {
+            int(index): dict(values) for index, values in described["optimizer"]["state"].items()
+        }
+        clip_norms = None
+        for name, value in load(content).items():
+            part, _, rest = name.partition("/")
+            if part == "optimizer":
+                index, _, key = rest.partition("/")
+                states[int(index)][key] = value
+            elif part == "clip_norms":
+                clip_norms = value.to(device)
+            else:
+                parts[part][rest] = value if part == "generators" else value.to(device)
+        return Checkpoint(
+            model=parts["model"],
+            optimizer={"state": states, "param_groups": described["optimizer"]["param_groups"]},
+            generators=parts["generators"],
+            clip_norms=clip_norms,
+            history=tuple(EpochRecord(**record) for record in described["history"]),
+            first_step_time_s=described["first_step_time_s"],
+        )
+    except CheckpointError:
+        raise
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"it is damaged: {str(error)[:200]}") from None
+
+
+def _canonical(owner: dict[str, str]) -> str:
+    return json.dumps(owner, sort_keys=True)
+
+
+def metadata_of(content: bytes) -> dict[str, str]:
+    """The texts in the header of safetensors: eight bytes of its length, then JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError: there is no such header.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    metadata: dict[str, str] = header["__metadata__"]
+    return metadata

@@ -1,0 +1,225 @@
+"""Launches that work on one results folder: who is alive, and who has claimed which trial.
+
+    launches/LAUNCH_ID.json   rewritten every few seconds while the launch lives: who it is, what it runs now
+    claims/TARGET_ID          the id of the launch that has handed the trial out
+
+Nothing here decides whether a result is kept: records are written whole and say the same whoever writes them. Claims
+only spare work. So a race that object stores leave open (two launches that claim in the same moment) costs one
+training twice, and nothing else. Ages are told by the store's own clock: the machines' may differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from sweeper.storage import Storage, StorageError
+
+FOLDER = "launches"
+CLAIMS = "claims"
+HEARTBEAT_S = 5.0
+DEAD_AFTER_S = 60.0
+"""A launch on another machine is taken for dead when its file is older than this, next to a file written just now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A trial that is under way, as the launch that runs it sees it."""
+
+    target_id: str
+    title: str
+    stage: str
+    fraction: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchInfo:
+    """What a launch says of itself."""
+
+    launch_id: str
+    process: str
+    host: str
+    pid: int
+    started_at: str
+    running: tuple[Running, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For people: where it runs."""
+        return f"process {self.pid} on {self.host}"
+
+
+@dataclass
+class _Process:
+    """Tells processes of one machine apart, and a living one from a later one of the same number."""
+
+    machine: str = field(default_factory=lambda: f"{_text('/proc/sys/kernel/random/boot_id')}:{_pid_namespace()}")
+
+    def identity(self, pid: int) -> str | None:
+        """Machine, boot, process and its start; None for a process that is not there."""
+        fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        if len(fields) < 20 or fields[0] in "ZX":  # gone, or dead and waiting to be noticed
+            return None
+        return f"{self.machine}:{pid}:{fields[19]}"
+
+
+class Launch:
+    """This process as one that works on a results folder."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.id = secrets.token_hex(8)
+        self._storage = storage
+        self._running: Callable[[], tuple[Running, ...]] = tuple
+        self._process = _Process()
+        self._info = LaunchInfo(
+            launch_id=self.id,
+            process=self._process.identity(os.getpid()) or f"{socket.gethostname()}:{os.getpid()}:{self.id}",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self.others: tuple[LaunchInfo, ...] = ()
+        """Those alive at the last heartbeat."""
+        self.met_others = False
+        """Whether any other was alive at any heartbeat: only then may trials be done elsewhere."""
+        self._claimed: set[str] = set()
+        self._dead: set[str] = set()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="sweeper-heartbeat", daemon=True)
+
+    def __enter__(self) -> Launch:
+        self._beat()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closing.set()
+        self._thread.join()
+        with contextlib.suppress(StorageError):
+            for target_id in sorted(self._claimed):
+                self._storage.delete(f"{CLAIMS}/{target_id}")
+            self._storage.delete(f"{FOLDER}/{self.id}.json")
+
+    def report(self, running: Callable[[], tuple[Running, ...]]) -> None:
+        """Have each heartbeat tell what `running` gives; it is called from another thread."""
+        self._running = running
+
+    def claim(self, target_id: str) -> Literal["ours", "theirs"]:
+        """Claim a trial, unless a launch that lives has it.
+
+        Raises:
+            StorageError: the store cannot be written.
+        """
+        name = f"{CLAIMS}/{target_id}"
+        if target_id not in self._claimed and not self._storage.create(name, self.id.encode()):
+            try:
+                owner = self._storage.read(name).decode(errors="replace")
+            except FileNotFoundError:
+                owner = ""
+            if owner != self.id and self._is_alive(owner):
+                return "theirs"
+            self._storage.write(name, self.id.encode())
+        self._claimed.add(target_id)
+        return "ours"
+
+    def release(self, target_id: str) -> None:
+        """Give up a claim of ours.
+
+        Raises:
+            StorageError: the store cannot be written.
+        """
+        if target_id in self._claimed:
+            self._storage.delete(f"{CLAIMS}/{target_id}")
+            self._claimed.discard(target_id)
+
+    def _is_alive(self, launch_id: str) -> bool:
+        if launch_id in self._dead:
+            return False
+        if launch_id not in {other.launch_id for other in self.others}:
+            self._look_around()
+        alive = launch_id in {other.launch_id for other in self.others}
+        if not alive:
+            self._dead.add(launch_id)
+        return alive
+
+    def _beat_on(self) -> None:
+        while not self._closing.wait(HEARTBEAT_S):
+            with contextlib.suppress(StorageError):  # the next may succeed; trials notice a store that is gone
+                self._beat()
+
+    def _beat(self) -> None:
+        content = asdict(self._info) | {"running": [asdict(each) for each in self._running()]}
+        self._storage.write(f"{FOLDER}/{self.id}.json", json.dumps(content).encode())
+        self._look_around()
+
+    def _look_around(self) -> None:
+        alive = [each for each in living(self._storage) if each.launch_id != self.id]
+        self.others = tuple(alive)
+        self.met_others |= bool(alive)
+
+
+def living(storage: Storage, now: datetime | None = None) -> list[LaunchInfo]:
+    """The launches that live, by their files; `now` is the store's time, or that of its newest launch file.
+
+    Raises:
+        StorageError: the store cannot be read.
+    """
+    entries = {name: entry for name, entry in storage.entries(FOLDER).items() if name.endswith(".json")}
+    newest = max((entry.modified for entry in entries.values()), default=None)
+    now = now or newest
+    process = _Process()
+    found = []
+    for name, entry in sorted(entries.items()):
+        try:
+            info = _read_info(json.loads(storage.read(f"{FOLDER}/{name}")), name.removesuffix(".json"))
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # it ended just now, or is no launch's
+        if info.process.startswith(process.machine + ":"):
+            alive = process.identity(info.pid) == info.process
+        else:
+            alive = now is not None and now - entry.modified < timedelta(seconds=DEAD_AFTER_S)
+        if alive:
+            found.append(info)
+    return found
+
+
+def _read_info(content: dict[str, Any], launch_id: str) -> LaunchInfo:
+    """The description in a launch's file, which another machine wrote: checked, not trusted."""
+    if content["launch_id"] != launch_id:
+        raise ValueError("it describes another launch")
+    running = tuple(
+        Running(
+            target_id=str(each["target_id"]),
+            title=str(each["title"]),
+            stage=str(each["stage"]),
+            fraction=float(each["fraction"]),
+            seconds=float(each["seconds"]),
+        )
+        for each in content["running"]
+    )
+    texts = {key: str(content[key]) for key in ("launch_id", "process", "host", "started_at")}
+    return LaunchInfo(**texts, pid=int(content["pid"]), running=running)
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""

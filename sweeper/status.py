@@ -1,0 +1,89 @@
+"""How a sweep stands, told from its results folder alone: from any machine, while it runs or after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sweeper.errors import UserError
+from sweeper.launches import LaunchInfo, living
+from sweeper.records import Failure, Store
+
+_RATE_OVER = timedelta(hours=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepStatus:
+    """Counts of trials, the launches that live, the rate of late, and what failed.
+
+    A trial is done when its target and all its attacks are on record, failed when one of these is a failure and none
+    is under way. `per_hour` and `left_s` are None where too little has ended lately to say, or nothing runs.
+    """
+
+    trials: int
+    done: int
+    failed: int
+    launches: tuple[LaunchInfo, ...]
+    per_hour: float | None
+    left_s: float | None
+    failures: tuple[Failure, ...]
+    quarantined: int
+
+    @property
+    def left(self) -> int:
+        """Trials that are neither done nor failed."""
+        return self.trials - self.done - self.failed
+
+    @property
+    def causes(self) -> dict[str, int]:
+        """Failures on record by cause, most frequent first."""
+        return dict(Counter(failure.cause or "error" for failure in self.failures).most_common())
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for machines."""
+        return {
+            **{name: getattr(self, name) for name in ("trials", "done", "failed", "left", "per_hour", "left_s")},
+            "quarantined": self.quarantined,
+            "causes": self.causes,
+            "failures": [asdict(failure) for failure in self.failures],
+            "launches": [asdict(launch) for launch in self.launches],
+        }
+
+
+def read_status(store: Store) -> SweepStatus:
+    """The status of the sweep in `store`.
+
+    Raises:
+        UserError: it holds no sweep.
+        StorageError: it cannot be read.
+    """
+    planned = store.planned()
+    if planned is None:
+        raise UserError(f"{store.location} holds no sweep. Name the folder or URI that `sweeper launch` writes to.")
+    ended = store.ended(planned)
+    failures = tuple(failure for failure in store.failures() if failure.target_id in planned)
+    failed = {failure.target_id for failure in failures} - ended.keys()
+    launches = tuple(living(store.storage))
+    left = len(planned) - len(ended) - len(failed)
+    per_hour = _per_hour(list(ended.values()), store.now()) if launches else None
+    return SweepStatus(
+        trials=len(planned),
+        done=len(ended),
+        failed=len(failed),
+        launches=launches,
+        per_hour=per_hour,
+        left_s=3600 * left / per_hour if per_hour else None,
+        failures=failures,
+        quarantined=len(store.storage.entries("quarantine")),
+    )
+
+
+def _per_hour(ended: list[datetime], now: datetime | None) -> float | None:
+    """Trials per hour over the last hour, or since the first that ended in it."""
+    if now is None:
+        return None
+    late = [each for each in ended if now - each <= _RATE_OVER]
+    since = (now - min(late)).total_seconds() if late else 0.0
+    return 3600 * len(late) / since if len(late) >= 2 and since > 0 else None
