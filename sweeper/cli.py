@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -238,7 +238,8 @@ def launch(
     )
     copy = Path("results") / loaded.name  # of an object store's tables, to report from
     failed: list[str] = []
-    with _terminated_like_interrupted(), contextlib.ExitStack() as stack:
+    _take_sigterm_as_interrupt()
+    with contextlib.ExitStack() as stack:
         runner = _Runner(stack, store, options)
         while True:
             is_over = True
@@ -466,16 +467,17 @@ def logs(
     target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or the beginning of one.")],
 ) -> None:
     """Print what a trial printed, all its attempts one after the other: epochs, warnings, tracebacks of failures."""
-    from sweeper.records import Store
+    from sweeper import attempts
+    from sweeper.storage import Storage
 
-    store = Store(results)
-    found = [name for name in store.logged() if name.startswith(target_id)]
+    storage = Storage(results)
+    found = [name for name in storage.entries(attempts.LOGS) if name.startswith(target_id)]
     if len(found) != 1:
         raise UserError(
-            f"{len(found)} of the trials with a log in {store.location} have an id that begins with '{target_id}'. `sweeper plan` "
+            f"{len(found)} of the trials with a log in {storage.location} have an id that begins with '{target_id}'. `sweeper plan` "
             "lists the ids; a trial has a log when it was started."
         )
-    sys.stdout.write(store.read_log(found[0]))
+    sys.stdout.write(storage.read(f"{attempts.LOGS}/{found[0]}").decode(errors="replace"))
 
 
 @app.command("ls", epilog="Example: `sweeper ls`")
@@ -612,14 +614,9 @@ def _check_trackers(tensorboard: Path | None, mlflow: str | None) -> None:
             raise UserError(f"{option} needs the package {package}, which is not installed: pip install {package}.")
 
 
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def _take_sigterm_as_interrupt() -> None:
     """Take SIGTERM as Ctrl-C: what is finished is kept, and what is left is said."""
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _load(
@@ -678,6 +675,7 @@ class _Runner:
             if self._launch is None:
                 self._launch = self._stack.enter_context(Launch(self._store.storage))
                 self._stack.enter_context(cluster.connect(options.address, options.verbose))
+                _take_sigterm_as_interrupt()  # again, for Ray takes it
                 self._stack.callback(cluster.clear_staged, self._launch.id, is_cluster=options.address is not None)
             resources = cluster.resolve(options.resources, pending)
         settings = Settings(
@@ -689,7 +687,7 @@ class _Runner:
             checkpoint_every_s=options.checkpoint_every_s or NO_CHECKPOINTS,
         )
         with _working("decoding the datasets, once on each node"):
-            fetch = cluster.stage_datasets(pending, settings, is_cluster=options.address is not None)
+            shipped = cluster.stage_datasets(pending, settings, is_cluster=options.address is not None)
         for other in self._launch.others:
             out.print(f"Also at work on these results: {escape(other.name)}; trials are shared.", highlight=False)
         from sweeper.display import SweepDisplay
@@ -715,7 +713,7 @@ class _Runner:
                 resources=resources,
                 retries=options.retries,
                 on_event=on_event,
-                fetch=fetch,
+                shipped=shipped,
                 loggers=cluster.Loggers(tensorboard=options.tensorboard, mlflow=options.mlflow),
                 verbose=options.verbose,
             )

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -40,22 +39,25 @@ import analysis
 import attacks
 import models
 import sweeper
-from models.datasets.base import Dataset, DatasetError, ImageData
+from models.datasets.base import Dataset, DatasetError
+from sweeper import attempts
 from sweeper.allocator import ALLOCATOR_ENVIRONMENT
 from sweeper.errors import UserError
 from sweeper.launches import Launch, Running
+from sweeper.nodes import clear_unused, node_folder
+from sweeper.outcomes import Outcome, Progress
 from sweeper.records import Store
-from sweeper.scheduling import AUTO, Outcome, Resources, Retries, Schedule
+from sweeper.scheduling import AUTO, Resources, Retries, Schedule
 from sweeper.spec import Trial
-from sweeper.staging import clear_unused, node_folder, stage, staged_path
+from sweeper.staging import stage, staged_name
 from sweeper.storage import StorageError
-from sweeper.trial import Progress, record_failure
-from sweeper.worker import Settings, attempt_trial
+from sweeper.trial import record_failure
+from sweeper.worker import Parcel, Settings, attempt_trial, pack
 
 REPORT_EVERY_S = 1.0
 GENERATION = 2000
 """Trials of one run of Tune, which keeps something of each until it ends; then a new run takes over."""
-_CHUNK = 500
+_LOT = 500
 """Trials that travel to workers as one object."""
 _STORE_FAILURES = 3
 """So many attempts in a row that could not write their results stop the launch."""
@@ -193,12 +195,14 @@ def _startable_resources() -> list[dict[str, float]]:
     return [dict(group.resources) for group in config.node_group_configs if group.max_count != 0]
 
 
-def stage_datasets(
-    trials: Sequence[Trial], settings: Settings, *, is_cluster: bool
-) -> Callable[[Dataset], ImageData | None]:
+Shipped = Mapping[str, Any]
+"""References to the driver's datasets in Ray's object store, by the name of their file on a node."""
+
+
+def stage_datasets(trials: Sequence[Trial], settings: Settings, *, is_cluster: bool) -> Shipped:
     """Have every dataset decoded once on each node, and each node's way to the store tried.
 
-    A node that lacks a dataset gets the driver's. Gives what nodes that join later can ask for the same.
+    A node that lacks a dataset gets the driver's, now or when it joins.
 
     Raises:
         UserError: a dataset is neither here nor on a node, or a node cannot write the store.
@@ -207,22 +211,17 @@ def stage_datasets(
     if not is_cluster:
         clear_unused()
         for dataset in datasets:
-            _stage_here(dataset, settings, lambda dataset: None)
-        return lambda dataset: None
-    shipped: dict[str, Any] = {}
+            _stage_here(dataset, settings, None)
+        return {}
+    shipped = {}
     for dataset in datasets:
         with contextlib.suppress(DatasetError):
-            shipped[staged_path(dataset, Path()).name] = ray.put(dataset.load(settings.data_dir))
-
-    def fetch(dataset: Dataset) -> ImageData | None:
-        reference = shipped.get(staged_path(dataset, Path()).name)
-        return None if reference is None else ray.get(reference)
-
+            shipped[staged_name(dataset)] = ray.put(dataset.load(settings.data_dir))
     nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
     checks = {
         node_id: _prepare_node.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-        ).remote(datasets, settings, fetch)
+        ).remote(datasets, settings, shipped)
         for node_id in nodes
         if _can_run_trials(node_id)
     }
@@ -236,7 +235,7 @@ def stage_datasets(
         raise UserError(
             f"{len(problems)} of the cluster's {len(checks)} nodes cannot run this sweep. " + " ".join(problems[:3])
         )
-    return fetch
+    return shipped
 
 
 def _can_run_trials(node_id: str) -> bool:
@@ -245,37 +244,33 @@ def _can_run_trials(node_id: str) -> bool:
 
 
 @ray.remote(num_cpus=0, max_retries=2)
-def _prepare_node(
-    datasets: list[Dataset], settings: Settings, fetch: Callable[[Dataset], ImageData | None]
-) -> list[str]:
+def _prepare_node(datasets: list[Dataset], settings: Settings, shipped: Shipped) -> list[str]:
     """On a node: stage the datasets, try the store; gives what is wrong."""
     clear_unused()
-    problems = []
     try:
         Store(settings.store).prepare()
         for dataset in datasets:
-            _stage_here(dataset, settings, fetch)
+            _stage_here(dataset, settings, shipped.get(staged_name(dataset)))
     except (UserError, DatasetError, OSError) as error:
-        problems.append(str(error))
-    return problems
+        return [str(error)]
+    return []
 
 
-def _stage_here(dataset: Dataset, settings: Settings, fetch: Callable[[Dataset], ImageData | None]) -> None:
+def _stage_here(dataset: Dataset, settings: Settings, reference: Any) -> None:
     """Stage a dataset on this node, unless that was done: from the node's own files, else the driver's.
 
     Raises:
         DatasetError: it is in neither place.
     """
     folder = node_folder(settings.launch_id)
-    if staged_path(dataset, folder).exists():
+    if (folder / staged_name(dataset)).exists():
         return
     try:
         data = dataset.load(settings.data_dir)
     except DatasetError:
-        shipped = fetch(dataset)
-        if shipped is None:
+        if reference is None:
             raise
-        data = shipped
+        data = ray.get(reference)
     stage(dataset, data, folder)
 
 
@@ -312,7 +307,7 @@ def run_trials(
     resources: Resources,
     retries: Retries,
     on_event: Callable[[Event], None],
-    fetch: Callable[[Dataset], ImageData | None] = lambda dataset: None,
+    shipped: Shipped | None = None,
     loggers: Loggers | None = None,
     attempt: Callable[..., Outcome] = attempt_trial,
     verbose: bool = False,
@@ -341,9 +336,7 @@ def run_trials(
     schedule = Schedule(trials, resources=resources, retries=retries, claim=claim, window=window)
     watcher = _Watcher(schedule, store, launch, on_event)
     launch.report(watcher.running)
-    function = _trainable(
-        [ray.put(list(trials[i : i + _CHUNK])) for i in range(0, len(trials), _CHUNK)], settings, fetch, attempt
-    )
+    function = _trainable(trials, settings, shipped or {}, attempt)
     positions = {trial.target_id: position for position, trial in enumerate(trials)}
     while not schedule.is_over:
         try:
@@ -384,7 +377,9 @@ def _fit(
     state_dir = tempfile.mkdtemp(prefix="sweeper-tune-")
     try:
         tune.Tuner(
-            tune.with_resources(function, _bundle),
+            tune.with_resources(
+                function, lambda config: tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}])
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=feeder,
                 num_samples=-1,
@@ -405,32 +400,37 @@ def _fit(
     return not feeder.is_finished
 
 
-def _bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    return tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}])
-
-
 def _trainable(
-    chunks: list[Any],
-    settings: Settings,
-    fetch: Callable[[Dataset], ImageData | None],
-    attempt: Callable[..., Outcome],
+    trials: Sequence[Trial], settings: Settings, shipped: Shipped, attempt: Callable[..., Outcome]
 ) -> Callable[[dict[str, Any]], None]:
+    """What a worker does for each trial. It travels by value, and must refer to nothing that imports PyTorch."""
+    lots = [ray.put(pack(trials[start : start + _LOT], staged_name)) for start in range(0, len(trials), _LOT)]
+    lot_size, report_every_s = _LOT, REPORT_EVERY_S
+    received: dict[int, list[Parcel]] = {}
+
     def train_and_attack(config: dict[str, Any]) -> None:
-        trial = _received(chunks[config["position"] // _CHUNK])[config["position"] % _CHUNK]
+        number, position = divmod(config["position"], lot_size)
+        if number not in received:  # one lot is kept, for the next trial is mostly of the same
+            received.clear()
+            received[number] = ray.get(lots[number])
+        parcel = received[number][position]
         last_report = 0.0
 
         def report(progress: Progress) -> None:
             nonlocal last_report
-            if time.monotonic() - last_report >= REPORT_EVERY_S:
+            if time.monotonic() - last_report >= report_every_s:
                 tune.report({"what": progress.what, "fraction": progress.fraction, **progress.metrics})
                 last_report = time.monotonic()
 
-        try:
-            _stage_here(trial.dataset, settings, fetch)  # this node may have joined since the launch
-        except (DatasetError, OSError) as error:
-            outcome = Outcome(target_id=trial.target_id, cause="store", error=str(error))
+        problem = None
+        if not (node_folder(settings.launch_id) / parcel.staged_name).exists():  # this node has joined since the launch
+            from sweeper.cluster import stage_late
+
+            problem = stage_late(parcel, settings, shipped)
+        if problem is None:
+            outcome = attempt(parcel, settings, cpus=config["cpus"], gpus=config["gpus"], on_progress=report)
         else:
-            outcome = attempt(trial, settings, cpus=config["cpus"], gpus=config["gpus"], on_progress=report)
+            outcome = Outcome(target_id=parcel.target_id, cause="store", error=problem)
         tune.report(
             {
                 "ended": True,
@@ -443,10 +443,13 @@ def _trainable(
     return train_and_attack
 
 
-@lru_cache(maxsize=2)
-def _received(reference: Any) -> Any:
-    """On a worker: what the driver put; kept, since the next trial is mostly of the same chunk."""
-    return ray.get(reference)
+def stage_late(parcel: Parcel, settings: Settings, shipped: Shipped) -> str | None:
+    """Stage a trial's dataset on a node that has joined since the launch; gives what is wrong."""
+    try:
+        _stage_here(parcel.open().dataset, settings, shipped.get(parcel.staged_name))
+    except (DatasetError, OSError) as error:
+        return str(error)
+    return None
 
 
 class _Feeder(Searcher):
@@ -570,7 +573,9 @@ class _Watcher(tune.Callback):
         if final:
             try:
                 trial = self._schedule.trials[target_id]
-                record_failure(trial, self._store, self._store.attempts(target_id), reason, "worker_lost")
+                record_failure(
+                    trial, self._store, attempts.count(self._store.storage, target_id), reason, "worker_lost"
+                )
             except StorageError as error:
                 self._schedule.stop(str(error))
         self._end(target_id, "failed" if final else "retried", reason)

@@ -39,7 +39,7 @@ from safetensors.numpy import load as load_arrays
 
 from attacks.base import Attack
 from attacks.tpvd import tpvd, value_differences
-from sweeper import launches
+from sweeper import attempts, launches
 from sweeper.checkpoints import metadata_of
 from sweeper.errors import UserError
 from sweeper.schema import SCHEMAS
@@ -48,7 +48,7 @@ from sweeper.storage import Storage
 
 _TARGET_TABLES = ("history", "outputs", "trials")
 _ATTACK_TABLES = ("scores", "reconstructions", "attacks")
-_FOLDERS = ("weights", "checkpoints", "attempts", "logs", "quarantine", launches.CLAIMS, launches.FOLDER)
+_FOLDERS = ("weights", "checkpoints", "quarantine", attempts.FOLDER, attempts.LOGS, launches.CLAIMS, launches.FOLDER)
 _FAILED = ".failed"
 _SUFFIX = ".parquet"
 _ROWS_AT_ONCE = 50_000
@@ -295,43 +295,6 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def begin_attempt(self, target_id: str) -> int:
-        """Count one more start of a trial that has not ended yet, whoever started it before; gives the count."""
-        name = f"attempts/{target_id}.json"
-        try:
-            attempts = int(json.loads(self.storage.read(name))["attempts"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-            attempts = 0
-        self.storage.write(name, json.dumps({"attempts": attempts + 1}).encode())
-        return attempts + 1
-
-    def attempts(self, target_id: str) -> int:
-        """How often a trial that has not ended was started."""
-        try:
-            return int(json.loads(self.storage.read(f"attempts/{target_id}.json"))["attempts"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-            return 0
-
-    def end_attempts(self, target_id: str) -> None:
-        """Forget the count: the trial has ended, and its rows tell it."""
-        self.storage.delete(f"attempts/{target_id}.json")
-
-    def write_log(self, target_id: str, log: Path) -> None:
-        """Put a trial's log, kept elsewhere, into the store."""
-        self.storage.write(_log_name(target_id), log)
-
-    def local_log(self, target_id: str) -> Path | None:
-        """Where a trial's log can be appended to directly; None where the store is no disk."""
-        return self.storage.root / _log_name(target_id) if self.storage.is_local else None
-
-    def logged(self) -> list[str]:
-        """Ids of the trials that have a log."""
-        return [name.removesuffix(".log") for name in self.storage.entries("logs")]
-
-    def read_log(self, target_id: str) -> str:
-        """What a trial printed, over all its attempts."""
-        return self.storage.read(_log_name(target_id)).decode("utf-8", errors="replace")
-
     # Reading it all
 
     def failures(self) -> Iterator[Failure]:
@@ -515,10 +478,6 @@ def _weights_name(target_id: str) -> str:
 
 def _checkpoint_name(target_id: str) -> str:
     return f"checkpoints/{target_id}.safetensors"
-
-
-def _log_name(target_id: str) -> str:
-    return f"logs/{target_id}.log"
 
 
 def _kept(trial: Trial, each: str) -> str | None:

@@ -13,28 +13,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sweeper.outcomes import Outcome
 from sweeper.spec import Trial
-
-Cause = Literal["error", "diverged", "gpu_memory", "time_limit", "process_died", "worker_lost", "store"]
-"""Why an attempt failed; the column `cause` of the tables but for `store`, which can record nothing."""
 
 AUTO = "auto"
 GPU_HEADROOM = 1.2
 """A trial asks for its measured peak of GPU memory times this."""
 _LOOK_AGAIN_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How one attempt at a trial ended; without a cause it finished.
-
-    `gpu_memory_peak` is the fraction of its GPU's memory that it held at most, None without a GPU.
-    """
-
-    target_id: str
-    cause: Cause | None = None
-    error: str = ""
-    gpu_memory_peak: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

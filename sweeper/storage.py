@@ -532,7 +532,10 @@ def _parse(uri: str, scheme: str) -> SplitResult:
             raise UserError(
                 f"Unknown option '{option}' of a {scheme}:// URI. Available: {', '.join(_OPTIONS[scheme])}."
             )
-    _segments("/".join(filter(None, (_bucket(url), unquote(url.path).strip("/")))))
+    try:
+        _segments("/".join(filter(None, (_bucket(url), unquote(url.path).strip("/")))))
+    except ValueError:
+        raise UserError(f"{_redacted(url)} has '..', '.', '//' or '\\' in its path. Write it without.") from None
     return url
 
 

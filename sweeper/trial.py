@@ -8,8 +8,8 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,8 @@ from models.train import (
     predict,
 )
 from sweeper import checkpoints, components, provenance
+from sweeper.outcomes import Cause, Progress
 from sweeper.records import BEST_OF, PARAMETERS, DamagedError, Store
-from sweeper.scheduling import Cause
 from sweeper.schema import SCHEMA_VERSION
 from sweeper.spec import Trial, canonical_json
 from sweeper.staging import load_staged
@@ -63,15 +63,6 @@ logger = logging.getLogger(__name__)
 NO_CHECKPOINTS = math.inf
 _DAMAGED_PARTS = 4
 """How many damaged files of one trial are set aside before the disk is blamed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What is being done, the fraction of the trial that is done, and what was measured just now."""
-
-    what: str
-    fraction: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

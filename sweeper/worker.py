@@ -1,25 +1,31 @@
-"""One attempt at a trial, as a worker makes it: in a fresh child process, with a log and a time limit of its own."""
+"""One attempt at a trial, as a worker makes it: in a fresh child process, with a log and a time limit of its own.
+
+The worker itself imports nothing of PyTorch: the fork server behind the children has it, once.
+"""
 
 from __future__ import annotations
 
 import datetime
 import logging
 import os
+import pickle
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from models.performance import Performance
+from sweeper import attempts
 from sweeper.isolation import Ending, Send, run_in_child
-from sweeper.records import Store
-from sweeper.scheduling import Cause, Outcome
-from sweeper.spec import Trial
-from sweeper.staging import in_use, node_folder
-from sweeper.storage import StorageError
-from sweeper.trial import Progress, record_failure, run_trial
+from sweeper.nodes import in_use, node_folder
+from sweeper.outcomes import Cause, Outcome, Progress
+from sweeper.storage import Storage, StorageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.datasets.base import Dataset
+    from sweeper.spec import Trial
 
 _CUDA_CONTEXT_BYTES = 600 * 2**20
 """What a process that uses a GPU takes there beside PyTorch's own memory."""
@@ -35,13 +41,45 @@ class Settings:
     chunk_size: int | None = None
     time_limit_s: float | None = None
     checkpoint_every_s: float = 60.0
-    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """A trial on its way to the child that runs it, closed: to open it is to import PyTorch."""
+
+    target_id: str
+    title: str
+    staged_name: str
+    """Name of its dataset's file in the node's folder."""
+    lot: bytes
+    """The pickled trials of one lot, which share most of what they hold; all parcels of the lot have it."""
+    position: int
+
+    def open(self) -> Trial:
+        """The trial. What is unpickled was pickled by the driver, and came by Ray, not from the store."""
+        trial: Trial = pickle.loads(self.lot)[self.position]
+        return trial
+
+
+def pack(trials: Sequence[Trial], staged_name: Callable[[Dataset], str]) -> list[Parcel]:
+    """One lot of trials as parcels."""
+    lot = pickle.dumps(list(trials))
+    return [
+        Parcel(
+            target_id=trial.target_id,
+            title=trial.title,
+            staged_name=staged_name(trial.dataset),
+            lot=lot,
+            position=position,
+        )
+        for position, trial in enumerate(trials)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
     settings: Settings
-    trial: Trial
+    parcel: Parcel
     staged: Path
     cpus: float
     gpus: float
@@ -49,7 +87,7 @@ class _Task:
 
 
 def attempt_trial(
-    trial: Trial,
+    parcel: Parcel,
     settings: Settings,
     *,
     cpus: float,
@@ -60,51 +98,58 @@ def attempt_trial(
 
     A crash, a hang and an error are told apart; each is a failed row until another attempt succeeds.
     """
-    store = Store(settings.store)
-    target_id = trial.target_id
+    target_id = parcel.target_id
+    storage = Storage(settings.store)
     try:
         staged = node_folder(settings.launch_id)
         with in_use(staged):
-            attempt = store.begin_attempt(target_id)
-            log = store.local_log(target_id) or staged / f"{target_id}.log"
+            attempt = attempts.begin(storage, target_id)
+            log_name = attempts.log_name(target_id)
+            log = storage.root / log_name if storage.is_local else staged / f"{target_id}.log"
             with log.open("a", encoding="utf-8") as file:
-                file.write(_headline(trial, attempt))
-            task = _Task(settings=settings, trial=trial, staged=staged, cpus=cpus, gpus=gpus, attempt=attempt)
+                file.write(_headline(parcel, attempt))
+            task = _Task(settings=settings, parcel=parcel, staged=staged, cpus=cpus, gpus=gpus, attempt=attempt)
             # Ray hides no GPU from a trial that asked for none.
             devices = os.environ.get("CUDA_VISIBLE_DEVICES") if gpus else ""
-            environment = dict(settings.environment)
-            if devices is not None:
-                environment["CUDA_VISIBLE_DEVICES"] = devices
             ending = run_in_child(
                 _run,
                 task,
                 log=log,
-                environment=environment,
+                environment={} if devices is None else {"CUDA_VISIBLE_DEVICES": devices},
                 time_limit_s=settings.time_limit_s,
                 on_message=on_progress,
             )
-            outcome = _outcome(trial, store, attempt, ending)
-            if store.local_log(target_id) is None:
-                store.write_log(target_id, log)
+            outcome = _outcome(parcel, storage, attempt, ending)
+            if not storage.is_local:
+                storage.write(log_name, log)
             return outcome
     except (StorageError, OSError) as error:
         return Outcome(target_id=target_id, cause="store", error=str(error))
 
 
-def _outcome(trial: Trial, store: Store, attempt: int, ending: Ending) -> Outcome:
+def _outcome(parcel: Parcel, storage: Storage, attempt: int, ending: Ending) -> Outcome:
     if ending.how == "returned":
         outcome: Outcome = ending.value
         if outcome.cause is None:
-            store.end_attempts(trial.target_id)
+            attempts.end(storage, parcel.target_id)
         return outcome
+    from sweeper.records import Store
+    from sweeper.trial import record_failure
+
     causes: dict[str, Cause] = {"raised": "error", "died": "process_died", "timed_out": "time_limit"}
     cause = causes[ending.how]
-    record_failure(trial, store, attempt, ending.text, cause)
-    return Outcome(target_id=trial.target_id, cause=cause, error=ending.text)
+    record_failure(parcel.open(), Store(storage.uri), attempt, ending.text, cause)
+    return Outcome(target_id=parcel.target_id, cause=cause, error=ending.text)
 
 
 def _run(task: _Task, send: Send) -> Outcome:
     """In the child: the trial itself."""
+    import torch
+
+    from models.performance import Performance
+    from sweeper.records import Store
+    from sweeper.trial import run_trial
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
 
     def report(progress: Progress) -> None:
@@ -117,9 +162,10 @@ def _run(task: _Task, send: Send) -> Outcome:
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(min(1.0, task.gpus))
         torch.backends.cudnn.deterministic = True
+    trial = task.parcel.open()
     try:
         result = run_trial(
-            task.trial,
+            trial,
             data_dir=task.settings.data_dir,
             store=Store(task.settings.store),
             device=device,
@@ -130,9 +176,9 @@ def _run(task: _Task, send: Send) -> Outcome:
             on_progress=report,
         )
     except StorageError as error:
-        return Outcome(target_id=task.trial.target_id, cause="store", error=str(error))
+        return Outcome(target_id=trial.target_id, cause="store", error=str(error))
     return Outcome(
-        target_id=task.trial.target_id,
+        target_id=trial.target_id,
         cause=result.cause,
         error="; ".join(result.errors),
         gpu_memory_peak=_gpu_memory_peak(device),
@@ -140,12 +186,14 @@ def _run(task: _Task, send: Send) -> Outcome:
 
 
 def _gpu_memory_peak(device: torch.device) -> float | None:
+    import torch
+
     if device.type != "cuda":
         return None
     total = torch.cuda.get_device_properties(device).total_memory
     return min(1.0, (torch.cuda.max_memory_reserved(device) + _CUDA_CONTEXT_BYTES) / total)
 
 
-def _headline(trial: Trial, attempt: int) -> str:
+def _headline(parcel: Parcel, attempt: int) -> str:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return f"--- attempt {attempt} at {trial.target_id} ({trial.title}), {now}, on {socket.gethostname()}\n"
+    return f"--- attempt {attempt} at {parcel.target_id} ({parcel.title}), {now}, on {socket.gethostname()}\n"

@@ -12,9 +12,10 @@ import torch
 from sweeper import checkpoints
 from sweeper import trial as trial_module
 from sweeper.checkpoints import CheckpointError, from_bytes
+from sweeper.outcomes import Progress
 from sweeper.records import Store
 from sweeper.spec import Trial, expand, load_sweep
-from sweeper.trial import Progress, run_trial
+from sweeper.trial import run_trial
 
 CPU = torch.device("cpu")
 TIMES = ("load_time_s", "first_step_time_s", "train_time_s", "seconds_per_step", "started_at", "attempts")

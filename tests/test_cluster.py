@@ -3,56 +3,134 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sweeper import cluster
+from sweeper.launches import Launch
 from sweeper.records import Store
+from sweeper.scheduling import Resources, Retries
 from sweeper.spec import expand, load_sweep
+from sweeper.worker import Settings
 
 
-def run(tiny: Path, out: Path, fit: Any, monkeypatch: pytest.MonkeyPatch, retries: int) -> tuple[list[Any], list[Any]]:
+def run(tiny: Path, out: Path, fit: Any, monkeypatch: pytest.MonkeyPatch, **retries: int) -> tuple[Any, ...]:
     monkeypatch.setattr(cluster, "_fit", fit)
+    monkeypatch.setattr(cluster, "_trainable", lambda *args: None)
     trials, events = expand(load_sweep(str(tiny))), []
-    Store(out).prepare()
-    cluster.run_trials(
-        trials,
-        data_dir=out,
-        out_dir=out,
-        resources=cluster.Resources(cpus_per_trial=1.0, gpus_per_trial=0.0),
-        retries=retries,
-        on_event=events.append,
-        verbose=False,
-    )
-    return trials, events
+    store = Store(out)
+    store.prepare()
+    with Launch(store.storage) as launch:
+        ended = cluster.run_trials(
+            trials,
+            store=store,
+            launch=launch,
+            settings=Settings(launch_id=launch.id, store=str(out), data_dir=out),
+            resources=Resources(cpus={None: 1.0}, gpus={None: 0.0}, max_concurrent=2),
+            retries=Retries(**retries),
+            on_event=events.append,
+        )
+    return trials, events, ended
+
+
+def hand_out(feeder: Any, watcher: Any) -> list[Any]:
+    """What Tune would ask for, started."""
+    started = []
+    while isinstance(config := feeder.suggest(str(len(started))), dict):
+        started.append(SimpleNamespace(config=config, get_pickled_error=lambda: RuntimeError("ActorDiedError")))
+        watcher.on_trial_start(0, [], started[-1])
+    return started
+
+
+def finish(watcher: Any, trial: Any, cause: str | None = None, what: str = "") -> None:
+    result = {"ended": True, "cause": cause, "what": what, "gpu_memory_peak": None}
+    watcher.on_trial_result(0, [], trial, result)
 
 
 def test_a_run_that_ray_gives_up_is_begun_again_without_the_trial_that_brings_it_down(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[list[str]] = []
+    calls = []
 
-    def fit(function: Any, target_ids: list[str], resources: Any, retries: int, watcher: Any, verbose: bool) -> None:
-        calls.append(list(target_ids))
+    def fit(function: Any, feeder: Any, watcher: Any, loggers: Any, settings: Any, verbose: bool) -> bool:
+        both = hand_out(feeder, watcher)
+        calls.append([trial.config["target_id"] for trial in both])
         if len(calls) <= 2:
-            watcher.running.add(target_ids[0])
+            finish(watcher, both[-1]) if len(both) == 2 else None
             raise RuntimeError("Caught unexpected exception: 1 worker(s) were killed\nmore")
+        return False
 
-    trials, events = run(tiny, tmp_path / "out", fit, monkeypatch, retries=1)
-    both = [trial.target_id for trial in trials]
-    assert calls == [both, both, both[1:]]
-    assert [(event.kind, event.target_id) for event in events] == [("failed", both[0])]
-    status = Store(tmp_path / "out").statuses(trials)
-    assert [status[target_id].word for target_id in both] == ["failed", "to do"]
+    trials, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch, losses=1)
+    first, second = (trial.target_id for trial in trials)
+    assert calls == [[first, second], [first]]
+    ends = [(event.kind, event.target_id) for event in events if event.kind != "started"]
+    assert ends == [("finished", second), ("retried", first), ("failed", first)]
+    assert ended.is_over
+    store = Store(tmp_path / "out")
+    assert store.status(trials[0]).word == "failed"
+    (failure,) = store.failures()
+    assert (failure.cause, "Ray gave up" in failure.error) == ("worker_lost", True)
 
 
 def test_an_error_of_ours_is_not_taken_for_rays(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(*args: Any) -> None:
+    def fit(*args: Any) -> bool:
         raise RuntimeError("nothing was running")
 
     with pytest.raises(RuntimeError, match="nothing was running"):
-        run(tiny, tmp_path / "out", fit, monkeypatch, retries=1)
+        run(tiny, tmp_path / "out", fit, monkeypatch)
+
+
+def test_a_lost_worker_is_no_failure_of_its_trial(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(function: Any, feeder: Any, watcher: Any, loggers: Any, settings: Any, verbose: bool) -> bool:
+        first, second = hand_out(feeder, watcher)
+        watcher.on_trial_error(0, [], first)
+        finish(watcher, second, cause="error", what="ValueError: no")
+        again = hand_out(feeder, watcher)
+        assert [each.config["target_id"] for each in again] == [each.config["target_id"] for each in (first, second)]
+        for each in again:
+            finish(watcher, each)
+        assert feeder.suggest("x") == "FINISHED"
+        return False
+
+    _, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch, failures=1, losses=1)
+    kinds = [event.kind for event in events if event.kind != "started"]
+    assert kinds == ["retried", "retried", "finished", "finished"]
+    assert ended.is_over
+    assert list((tmp_path / "out" / "claims").iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written_stops_the_launch(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(function: Any, feeder: Any, watcher: Any, loggers: Any, settings: Any, verbose: bool) -> bool:
+        for _ in range(10):
+            for trial in hand_out(feeder, watcher):
+                finish(watcher, trial, cause="store", what="No space left on device. Make room there.")
+        return not feeder.is_finished
+
+    trials, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch)
+    assert (ended.is_over, ended.stopped) == (False, "No space left on device. Make room there.")
+    assert len([event for event in events if event.kind == "retried"]) == 4
+    statuses = Store(tmp_path / "out").statuses(trials)
+    assert {status.word for status in statuses.values()} == {"to do"}
+
+
+def test_a_run_of_tune_is_ended_before_it_grows(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "GENERATION", 1)
+    runs = []
+
+    def fit(function: Any, feeder: Any, watcher: Any, loggers: Any, settings: Any, verbose: bool) -> bool:
+        handed = hand_out(feeder, watcher)
+        runs.append(len(handed))
+        for trial in handed:
+            finish(watcher, trial)
+        return not feeder.is_finished
+
+    _, _, ended = run(tiny, tmp_path / "out", fit, monkeypatch)
+    assert runs == [1, 1]
+    assert ended.is_over
 
 
 @pytest.mark.parametrize("address", ["nowhere", "host:port", "127.0.0.1"])

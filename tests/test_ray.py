@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
-from sweeper.spec import expand, load_sweep
+from sweeper import cluster
+from sweeper.errors import UserError
+from sweeper.launches import Launch
+from sweeper.records import Store
+from sweeper.scheduling import Resources, Retries
+from sweeper.spec import Trial, expand, load_sweep
+from sweeper.worker import Settings
 
 pytestmark = pytest.mark.ray
 SWEEPER = [sys.executable, "-m", "sweeper.cli"]
@@ -35,7 +47,7 @@ def test_launch_runs_all_and_is_quiet_and_again_does_nothing(tiny: Path, tmp_pat
     assert "2 done, 0 to run" in again.stdout
 
 
-def test_a_failing_trial_is_tried_again_then_recorded_and_the_rest_goes_on(tiny: Path, tmp_path: Path) -> None:
+def test_a_training_that_diverges_is_a_failed_row_and_the_rest_goes_on(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     overrides = [
         "--set",
@@ -53,49 +65,64 @@ def test_a_failing_trial_is_tried_again_then_recorded_and_the_rest_goes_on(tiny:
     assert result.returncode == 1, result.stdout + result.stderr
     rows = {row["defense"]: row for row in pq.read_table(out / "trials.parquet").to_pylist()}
     assert rows["good"]["status"] == "finished"
-    assert (rows["bad"]["status"], rows["bad"]["attempts"]) == ("failed", 3)
-    assert "not finite" in rows["bad"]["error"] or "loss is" in rows["bad"]["error"]
+    assert (rows["bad"]["status"], rows["bad"]["cause"]) == ("failed", "diverged")
+    assert rows["bad"]["attempts"] == 1, "the same seeds diverge again"
+    assert "the training loss is" in rows["bad"]["error"]
     assert "1 of 2 trials are finished, 1 failed" in result.stderr
 
 
+@dataclass(frozen=True)
+class Watched:
+    """Trials on a Ray of its own, as `launch` runs them, and what was seen of them."""
+
+    store: Store
+    events: list[cluster.Event]
+    ended: cluster.Ended
+
+
+def run_on(trials: list[Trial], out: Path, resources: Resources, **settings: Any) -> Watched:
+    """Run trials on the Ray that this process is connected to."""
+    store, events = Store(out), []
+    store.prepare()
+    with Launch(store.storage) as launch:
+        own = Settings(launch_id=launch.id, store=str(out.absolute()), data_dir=out, **settings)
+        cluster.stage_datasets(trials, own, is_cluster=False)
+        ended = cluster.run_trials(
+            trials,
+            store=store,
+            launch=launch,
+            settings=own,
+            resources=cluster.resolve(resources, trials),
+            retries=Retries(failures=0),
+            on_event=events.append,
+        )
+        cluster.clear_staged(launch.id, is_cluster=False)
+    return Watched(store=store, events=events, ended=ended)
+
+
 def test_gpu_shares_are_packed_and_impossible_requests_are_refused(tiny: Path, tmp_path: Path) -> None:
-    import ray
-
-    from sweeper import cluster
-    from sweeper.errors import UserError
-
     # Work enough that the second process, which may start seconds after the first, still finds some
     trials = expand(load_sweep(str(tiny), ["attacks=[threshold]", "seeds=[0, 1, 2, 3]", "training.epochs=150"]))
     ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     try:
-        assert cluster.resolve(cluster.Resources()).gpus_per_trial == 1
-        with pytest.raises(UserError, match="No node can run a trial of 2 CPUs and 2 GPUs"):
-            cluster.resolve(cluster.Resources(gpus_per_trial=2))
-        resources = cluster.resolve(cluster.Resources(gpus_per_trial=0.5, cpus_per_trial=1))
-        running: set[str] = set()
-        together = 0
-
-        def watch(event: cluster.Event) -> None:
-            nonlocal together
-            (running.add if event.kind in ("started", "progress") else running.discard)(event.target_id)
-            together = max(together, len(running))
-
-        cluster.run_trials(
-            trials,
-            data_dir=tmp_path,
-            out_dir=tmp_path / "out",
-            resources=resources,
-            retries=0,
-            on_event=watch,
-            verbose=False,
-        )
+        assert cluster.resolve(Resources(), trials).gpus == {None: 1}
+        with pytest.raises(UserError, match="No node can run a trial of lomurno_cnn with 2 CPUs and 2 GPUs"):
+            cluster.resolve(Resources(gpus={None: 2.0}), trials)
+        watched = run_on(trials, tmp_path / "out", Resources(gpus={None: 0.5}, cpus={None: 1.0}))
     finally:
         ray.shutdown()
+    running: set[str] = set()
+    together = 0
+    for event in watched.events:
+        (running.add if event.kind in ("started", "progress") else running.discard)(event.target_id)
+        together = max(together, len(running))
     assert together == 2
+    assert watched.ended.is_over
     assert len(list((tmp_path / "out" / "parts" / "trials").iterdir())) == 8
 
 
-def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tiny: Path, tmp_path: Path, how: int) -> None:
     out = tmp_path / "out"
     command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--max-concurrent", "1"]
     command += ["--set", "attacks=[threshold]", "--set", "seeds=[0, 1, 2]", "--set", "training.epochs=40"]
@@ -105,9 +132,10 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tiny: Path, 
     while not (folder.exists() and len(list(folder.glob("*.parquet"))) >= 1):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1, errors
+    assert list((out / "claims").iterdir()) == list((out / "launches").iterdir()) == []
     finished = {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
     assert 1 <= len(finished) < 6
     assert "The same command goes on from here." in errors
@@ -136,29 +164,108 @@ def test_a_running_cluster_is_joined_by_its_address(tiny: Path, tmp_path: Path) 
     assert [row["status"] for row in rows] == ["finished", "finished"]
 
 
-def test_a_process_that_dies_is_a_failed_row_and_the_rest_goes_on(tiny: Path, tmp_path: Path) -> None:
+FAULTS = """
+import ctypes, os, signal, time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from models.defenses.base import Defense
+
+@dataclass(frozen=True, kw_only=True)
+class Fault(Defense):
+    what: str
+    source: ClassVar[str] = "a test"
+
+    def edit_model(self, model):
+        if b"forkserver" not in Path("/proc/self/cmdline").read_bytes():
+            return model  # not in a trial's own process
+        if self.what == "segfault":
+            ctypes.string_at(0)
+        if self.what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.what == "hang":
+            while True:
+                pass
+        if self.what == "raise":
+            raise ValueError("no such luck")
+        if self.what == "gpu_memory":
+            import torch
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return model
+"""
+
+
+def test_each_fault_costs_its_own_trial_only_and_is_told_apart(tiny: Path, tmp_path: Path) -> None:
     package = tmp_path / "installed"
-    (package / "fatal-1.0.dist-info").mkdir(parents=True)
-    (package / "fatal-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: fatal\nVersion: 1.0\n")
-    (package / "fatal-1.0.dist-info" / "entry_points.txt").write_text("[sweeper.defenses]\nfatal = fatal:Fatal\n")
-    (package / "fatal.py").write_text(
-        "import os, signal, sys\nfrom dataclasses import dataclass\nfrom typing import ClassVar\n"
-        "from models.defenses.base import Defense\n"
-        "@dataclass(frozen=True, kw_only=True)\nclass Fatal(Defense):\n"
-        "    source: ClassVar[str] = 'a test'\n"
-        "    def edit_model(self, model):\n"
-        "        if sys.argv[0].endswith('default_worker.py'):\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        return model\n"
-    )
+    (package / "faults-1.0.dist-info").mkdir(parents=True)
+    (package / "faults-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: faults\nVersion: 1.0\n")
+    (package / "faults-1.0.dist-info" / "entry_points.txt").write_text("[sweeper.defenses]\nfault = faults:Fault\n")
+    (package / "faults.py").write_text(FAULTS)
     out = tmp_path / "out"
-    command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--retries", "1"]
-    command += ["--set", "attacks=[threshold]", "--set", "defenses=[fatal, l2]"]
-    environment = os.environ | {"PYTHONPATH": str(package)}
+    kinds = ("segfault", "kill", "hang", "raise", "gpu_memory")
+    faults = ", ".join(f"{kind}: {{name: fault, what: {kind}}}" for kind in kinds)
+    command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--retries", "1", "--time-limit", "5s"]
+    command += ["--set", "attacks=[threshold]", "--set", f"defenses={{{faults}, good: l2}}"]
+    environment = os.environ | {"PYTHONPATH": f"{package}:{os.environ.get('PYTHONPATH', '')}"}
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert result.returncode == 1, result.stdout + result.stderr
-    rows = {row["defense"]: row for row in pq.read_table(out / "trials.parquet").to_pylist()}
-    assert rows["l2"]["status"] == "finished"
-    assert (rows["fatal"]["status"], rows["fatal"]["attempts"]) == ("failed", 2)
-    assert "process died" in rows["fatal"]["error"]
     assert "Traceback" not in result.stderr
+    assert "1 of 6 trials are finished, 5 failed, 0 are left" in result.stderr
+    rows = {row["defense"]: row for row in pq.read_table(out / "trials.parquet").to_pylist()}
+    assert rows["good"]["status"] == "finished"
+    causes = {"segfault": "process_died", "kill": "process_died", "hang": "time_limit", "raise": "error"}
+    assert {kind: rows[kind]["cause"] for kind in kinds} == causes | {"gpu_memory": "gpu_memory"}
+    assert {rows[kind]["attempts"] for kind in kinds} == {2}
+    assert "SIGSEGV" in rows["segfault"]["error"]
+    assert "killed at its time limit of 5 seconds" in rows["hang"]["error"]
+    status = json.loads(
+        subprocess.run([*SWEEPER, "status", str(out), "--json"], capture_output=True, check=True).stdout
+    )
+    assert (status["trials"], status["done"], status["failed"], status["left"]) == (6, 1, 5, 0)
+    assert status["causes"] == {"process_died": 2, "time_limit": 1, "error": 1, "gpu_memory": 1}
+    shown = subprocess.run([*SWEEPER, "status", str(out)], capture_output=True, text=True, check=True).stdout
+    assert "1 of 6 trials done, 5 failed, 0 left" in shown
+    assert "Nothing works on it now." in shown
+    log = subprocess.run(
+        [*SWEEPER, "logs", str(out), rows["raise"]["target_id"][:8]], capture_output=True, text=True, check=True
+    ).stdout
+    assert log.count("--- attempt ") == 2
+    assert "ValueError: no such luck" in log
+
+
+def test_a_killed_driver_leaves_a_store_that_the_same_command_finishes(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--checkpoint-every", "0.1s"]
+    command += ["--set", "attacks=[threshold]", "--set", "seeds=[0, 1]", "--set", "training.epochs=60"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((out / "checkpoints").glob("*.safetensors")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert list((out / "claims").iterdir()), "it had no chance to give them up"
+    resumed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert resumed.returncode == 0, resumed.stderr
+    rows = pq.read_table(out / "trials.parquet").to_pylist()
+    assert {row["status"] for row in rows} == {"finished"} and len(rows) == 4
+    assert max(row["attempts"] for row in rows) == 2, "starts are counted over launches"
+    assert any("going on after epoch" in log.read_text() for log in (out / "logs").iterdir())
+
+
+@ray.remote(num_cpus=0)
+def _sockets() -> list[tuple[str, str]]:
+    """Process and local address of every listening socket of this machine."""
+    listing = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [(line.split('"')[1], line.split()[3]) for line in listing if '"' in line]
+
+
+@pytest.mark.skipif(shutil.which("ss") is None, reason="needs ss to list sockets")
+def test_a_private_ray_listens_on_the_loopback_interface_alone() -> None:
+    with cluster.connect(None, verbose=False):
+        sockets = ray.get(_sockets.remote())
+        port = ray.get_runtime_context().gcs_address.rpartition(":")[2]
+    ours = [(process, address) for process, address in sockets if re.match(r"raylet|gcs_server|ray::", process)]
+    assert any(address.endswith(f":{port}") for _, address in ours)
+    wide = [each for each in ours if "127.0.0.1" not in each[1] and "[::1]" not in each[1]]
+    assert not wide

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.scheduling import Outcome, Resources, Retries, Schedule, share_for
+from sweeper.outcomes import Outcome
+from sweeper.scheduling import Resources, Retries, Schedule, share_for
 from sweeper.spec import Trial, expand, load_sweep
 
 
