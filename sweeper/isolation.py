@@ -26,7 +26,7 @@ from typing import Any, Literal
 Send = Callable[[Any], None]
 """Given to the function in the child: hands a picklable message to the parent."""
 
-_PRELOADED = ["sweeper.trial", "sweeper.staging"]
+_PRELOADED = ["sweeper.preloaded"]
 _start_lock = threading.Lock()
 
 

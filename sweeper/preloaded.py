@@ -1,0 +1,15 @@
+"""Imported once by the fork server of a worker: what a trial's process needs, there before it is forked."""
+
+import gc
+
+import sweeper.staging
+import sweeper.trial  # noqa: F401
+from sweeper import components
+
+for _kind in components.KINDS:
+    for _name in components.names(_kind):
+        components.component_class(_kind, _name)
+
+# A child's garbage collector would write into the pages of all these objects, and so copy them.
+gc.collect()
+gc.freeze()
