@@ -94,13 +94,13 @@ class S3Server:
         return f"s3://{KEY}:{SECRET}@{bucket}/{path}?{options}"
 
     @contextlib.contextmanager
-    def failing(self, fault: Fault) -> Iterator[None]:
-        """Break requests within the block."""
-        self._ask("PUT", _CONTROL, json.dumps(asdict(fault)).encode())
+    def failing(self, *faults: Fault) -> Iterator[None]:
+        """Break requests within the block, each by the first fault that strikes."""
+        self._ask("PUT", _CONTROL, json.dumps([asdict(fault) for fault in faults]).encode())
         try:
             yield
         finally:
-            self._ask("PUT", _CONTROL, b"null")
+            self._ask("PUT", _CONTROL, b"[]")
 
     def requests(self) -> list[str]:
         """`METHOD /bucket/key?query` of everything that was asked for since the last call of this."""
@@ -136,9 +136,8 @@ class _Breaking:
 
     def __init__(self, moto: Callable[..., Iterable[bytes]]) -> None:
         self._moto = moto
-        self._fault: Fault | None = None
-        self._draws = random.Random(0)
-        self._broken = 0
+        self._faults: list[tuple[Fault, random.Random]] = []
+        self._broken: dict[Fault, int] = {}
         self._requests: list[str] = []
         self._lock = threading.Lock()
 
@@ -170,10 +169,9 @@ class _Breaking:
         with self._lock:
             match environ["REQUEST_METHOD"]:
                 case "PUT":
-                    fault = json.loads(body)
-                    self._fault = Fault(**fault) if fault else None
-                    self._draws = random.Random(self._fault.seed if self._fault else 0)
-                    self._broken = 0
+                    faults = [Fault(**fault) for fault in json.loads(body)]
+                    self._faults = [(fault, random.Random(fault.seed)) for fault in faults]
+                    self._broken = dict.fromkeys(faults, 0)
                 case "POST":
                     self._fill(**json.loads(body))
                 case _:
@@ -193,13 +191,12 @@ class _Breaking:
     def _choose(self, request: str) -> Fault | None:
         with self._lock:
             self._requests.append(request)
-            fault = self._fault
-            if fault is None or fault.matches not in request or self._broken == fault.at_most:
-                return None
-            if self._draws.random() >= fault.rate:
-                return None
-            self._broken += 1
-            return fault
+            for fault, draws in self._faults:
+                if fault.matches not in request or self._broken[fault] == fault.at_most or draws.random() >= fault.rate:
+                    continue
+                self._broken[fault] += 1
+                return fault
+            return None
 
     @staticmethod
     def _cut(answer: Iterable[bytes], connection: socket.socket) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import ray
+from s3_server import KEY, SECRET, Fault, S3Server, start_s3_server
 
 from sweeper import cluster
 from sweeper.errors import UserError
@@ -25,6 +26,8 @@ from sweeper.records import Store
 from sweeper.scheduling import Resources, Retries
 from sweeper.spec import Trial, expand, load_sweep
 from sweeper.worker import Settings
+
+__all__ = ["start_s3_server"]  # a fixture
 
 pytestmark = pytest.mark.ray
 SWEEPER = [sys.executable, "-m", "sweeper.cli"]
@@ -269,3 +272,38 @@ def test_a_private_ray_listens_on_the_loopback_interface_alone() -> None:
     assert any(address.endswith(f":{port}") for _, address in ours)
     wide = [each for each in ours if "127.0.0.1" not in each[1] and "[::1]" not in each[1]]
     assert not wide
+
+
+def comparable(folder: Path, table: str) -> Any:
+    """A gathered table without what differs from run to run."""
+    varying = r".*time_s$|seconds_per_step|started_at|attempts"
+    rows = pq.read_table(folder / f"{table}.parquet")
+    return rows.select([name for name in rows.column_names if not re.fullmatch(varying, name)])
+
+
+def test_results_go_to_an_object_store_that_fails_and_stalls(
+    tiny: Path, tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = s3_server.uri("sweeps/tiny")
+    command = [*SWEEPER, "launch", str(tiny), "--set", "attacks=[threshold]", "--checkpoint-every", "0.2s", "--out"]
+    faults = [Fault("500", rate=0.1), Fault("slow", rate=0.1, seed=1), Fault("cut", rate=0.03, seed=2)]
+    with s3_server.failing(*faults):
+        first = subprocess.run([*command, there], capture_output=True, text=True, check=False, timeout=400)
+        assert first.returncode == 0, first.stdout + first.stderr
+        assert KEY not in first.stdout + first.stderr and SECRET not in first.stdout + first.stderr
+        again = subprocess.run([*command, there], capture_output=True, text=True, check=False, timeout=300)
+        assert again.returncode == 0 and "2 done, 0 to run" in again.stdout, again.stderr
+    here = subprocess.run([*command, "here"], capture_output=True, text=True, check=False, timeout=300)
+    assert here.returncode == 0, here.stderr
+    store = Store(there)
+    for table in ("trials", "history", "outputs", "attacks", "scores"):
+        assert comparable(Path("results/tiny"), table).equals(comparable(Path("here"), table)), table
+        assert table + ".parquet" in store.storage.entries("")
+    assert "report.html" in store.storage.entries("report")
+    assert not store.storage.entries("launches")
+    status = json.loads(subprocess.run([*SWEEPER, "status", there, "--json"], capture_output=True, check=True).stdout)
+    assert (status["done"], status["left"]) == (2, 0)
+    (trial, *_) = expand(load_sweep(str(tiny)))
+    logs = subprocess.run([*SWEEPER, "logs", there, trial.target_id], capture_output=True, text=True, check=True)
+    assert "epoch 2/2" in logs.stdout
