@@ -320,10 +320,6 @@ class Store:
                 ended[target_id] = max(times)
         return ended
 
-    def now(self) -> datetime | None:
-        """The store's clock, as of the last heartbeat of any launch."""
-        return max((entry.modified for entry in self.storage.entries(launches.FOLDER).values()), default=None)
-
     def planned(self) -> dict[str, list[str]] | None:
         """Target ids to attack ids as the sweep has them now; None where it was never written.
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sweeper.errors import UserError
-from sweeper.launches import LaunchInfo, living
+from sweeper.launches import FOLDER, LaunchInfo, living
 from sweeper.records import Failure, Store
+from sweeper.storage import StorageError
 
 _RATE_OVER = timedelta(hours=1)
 
@@ -65,9 +68,10 @@ def read_status(store: Store) -> SweepStatus:
     ended = store.ended(planned)
     failures = tuple(failure for failure in store.failures() if failure.target_id in planned)
     failed = {failure.target_id for failure in failures} - ended.keys()
-    launches = tuple(living(store.storage))
+    now = _now(store)
+    launches = tuple(living(store.storage, now))
     left = len(planned) - len(ended) - len(failed)
-    per_hour = _per_hour(list(ended.values()), store.now()) if launches else None
+    per_hour = _per_hour(list(ended.values()), now) if launches else None
     return SweepStatus(
         trials=len(planned),
         done=len(ended),
@@ -78,6 +82,18 @@ def read_status(store: Store) -> SweepStatus:
         failures=failures,
         quarantined=len(store.storage.entries("quarantine")),
     )
+
+
+def _now(store: Store) -> datetime | None:
+    """The store's clock, asked by a small file; where it cannot be written, as of the last sign of any launch."""
+    name = f"{FOLDER}/clock-{secrets.token_hex(8)}"
+    with contextlib.suppress(StorageError):
+        store.storage.write(name, b"")
+        try:
+            return store.storage.entries(FOLDER)[name.rpartition("/")[2]].modified
+        finally:
+            store.storage.delete(name)
+    return max((entry.modified for entry in store.storage.entries(FOLDER).values()), default=None)
 
 
 def _per_hour(ended: list[datetime], now: datetime | None) -> float | None:

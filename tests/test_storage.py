@@ -341,25 +341,6 @@ def test_prepare_removes_what_dead_writers_left_a_day_ago(tmp_path: Path) -> Non
         assert sorted(path.name for path in folder.iterdir() if path.is_file()) == [".b.2.tmp", ".d", "c.tmp"]
 
 
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a small disk with these options."""
-    mounted = []
-
-    def make(options: str) -> Path:
-        folder = tmp_path / "disk"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            pytest.skip("needs root's right to mount")
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk(mount: Callable[[str], Path], tmp_path: Path) -> None:
     folder = mount("size=64k")
     store = Storage(folder)

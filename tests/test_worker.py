@@ -1,0 +1,159 @@
+"""One attempt as a worker makes it, in a real child process: its records, its log, its count, and what can go wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from s3_server import S3Server, start_s3_server
+
+from sweeper import attempts
+from sweeper.nodes import node_folder
+from sweeper.outcomes import Progress
+from sweeper.records import Store
+from sweeper.spec import Trial, expand, load_sweep
+from sweeper.staging import load_staged, stage, staged_name
+from sweeper.status import read_status
+from sweeper.worker import Settings, attempt_trial, pack
+
+__all__ = ["start_s3_server"]  # a fixture
+LAUNCH = "00000000deadbeef"
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def prepared(location: Path | str, trials: list[Trial]) -> Store:
+    store = Store(location)
+    store.prepare()
+    store.write_sweep(load_sweep("demo"), trials)
+    return store
+
+
+def attempt(trial: Trial, store: Store, data_dir: Path = Path("data"), **changes: Any) -> tuple[Any, list[Progress]]:
+    progress: list[Progress] = []
+    settings = Settings(launch_id=LAUNCH, store=store.storage.uri, data_dir=data_dir, **changes)
+    (parcel,) = pack([trial], staged_name)
+    return attempt_trial(parcel, settings, cpus=1, gpus=0, on_progress=progress.append), progress
+
+
+def test_workers_import_no_torch() -> None:
+    program = "import sys, sweeper.worker, sweeper.outcomes; print([name for name in ('torch', 'sklearn') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_an_attempt_records_reports_and_logs(
+    place: str, tiny: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    trial = expand(load_sweep(str(tiny), ["attacks=[threshold]"]))[0]
+    location: Path | str = tmp_path / "out"
+    if place == "s3":
+        server: S3Server = request.getfixturevalue("s3_server")
+        location = server.uri("out")
+    store = prepared(location, [trial])
+    outcome, progress = attempt(trial, store)
+    assert outcome.cause is None, outcome
+    assert store.status(trial).done
+    assert [each.what for each in progress] == ["loading", "epoch 1/2", "epoch 2/2", "threshold", "best_of"]
+    assert {"train_loss", "train_accuracy"} <= progress[1].metrics.keys()
+    log = store.storage.read(attempts.log_name(trial.target_id)).decode()
+    assert log.startswith(f"--- attempt 1 at {trial.target_id} ({trial.title}), ")
+    assert "epoch 2/2: train_loss" in log
+    assert attempts.count(store.storage, trial.target_id) == 0, "it has ended, and its row tells the count"
+    status = read_status(store)
+    assert (status.trials, status.done, status.left, status.launches) == (1, 1, 0, ())
+
+
+def test_attempts_are_counted_into_the_row(tiny: Path, tmp_path: Path) -> None:
+    trial = expand(load_sweep(str(tiny), ["attacks=[]", "training.learning_rate=1e30"]))[0]
+    store = prepared(tmp_path / "out", [trial])
+    for number in (1, 2):
+        outcome, _ = attempt(trial, store)
+        assert outcome.cause == "diverged"
+        row = store.read_part("trials", f"{trial.target_id}.failed").to_pylist()[0]
+        assert (row["attempts"], row["cause"]) == (number, "diverged")
+    assert "DivergedError" in store.storage.read(attempts.log_name(trial.target_id)).decode()
+    assert read_status(store).causes == {"diverged": 1}
+
+
+def test_an_attempt_out_of_time_is_a_failed_row_and_goes_on_from_its_checkpoint(tiny: Path, tmp_path: Path) -> None:
+    trial = expand(load_sweep(str(tiny), ["attacks=[]", "training.epochs=400"]))[0]
+    store = prepared(tmp_path / "out", [trial])
+    attempt(expand(load_sweep(str(tiny), ["attacks=[]"]))[1], store)  # the fork server's start is not in the time limit
+    outcome, _ = attempt(trial, store, time_limit_s=0.7, checkpoint_every_s=0.0)
+    assert (outcome.cause, store.status(trial).word) == ("time_limit", "failed")
+    outcome, _ = attempt(trial, store)
+    assert outcome.cause is None
+    assert "going on after epoch" in store.storage.read(attempts.log_name(trial.target_id)).decode()
+    assert store.read_part("trials", trial.target_id).column("attempts").to_pylist() == [2]
+    assert store.status(trial).done
+
+
+def test_a_full_disk_is_the_store_s_failure_and_costs_nothing(
+    mount: Callable[[str], Path], tiny: Path, tmp_path: Path
+) -> None:
+    trials = expand(load_sweep(str(tiny), ["attacks=[threshold]"]))
+    disk = mount("size=300k")
+    store = prepared(disk / "out", trials)
+    first, _ = attempt(trials[0], store)
+    causes = {first.cause}
+    if first.cause is None:
+        outcome, _ = attempt(trials[1], store)
+        causes.add(outcome.cause)
+    assert "store" in causes
+    assert not [path for path in disk.rglob("*") if path.name.endswith(".tmp")]
+    done = {trial.target_id for trial in trials if store.status(trial).done}
+    subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+    for trial in trials:
+        assert attempt(trial, store)[0].cause is None
+        assert store.status(trial).done
+    for target_id in done:
+        assert store.read_part("trials", target_id).column("attempts").to_pylist() == [1], "it was not trained again"
+    assert store.gather().damaged == ()
+
+
+def test_a_staged_dataset_is_the_dataset_and_is_used_in_its_place(tmp_path: Path, tiny: Path) -> None:
+    import torch
+
+    trial = expand(load_sweep(str(tiny), ["attacks=[]"]))[0]
+    loaded = trial.dataset.load(tmp_path)
+    folder = node_folder(LAUNCH)
+    assert folder.stat().st_mode & 0o077 == 0, "only its owner may read it"
+    assert load_staged(trial.dataset, folder) is None
+    stage(trial.dataset, loaded, folder)
+    staged = load_staged(trial.dataset, folder)
+    assert staged is not None
+    assert torch.equal(staged.images, loaded.images) and torch.equal(staged.labels, loaded.labels)
+    assert (staged.example_id == loaded.example_id).all()
+    assert (staged.info, staged.sha256) == (loaded.info, loaded.sha256)
+
+
+def test_a_node_without_the_dataset_trains_on_the_staged_one(tmp_path: Path, tiny: Path) -> None:
+    data = tmp_path / "data"
+    for part, count in (("train", 60), ("test", 20)):
+        for number in range(count):
+            path = data / "mine" / part / str(number % 2) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((28, 28), number, np.uint8)).save(path)
+    settings = [
+        "datasets=[{name: image_folder, folder: mine}]",
+        "attacks=[]",
+        "defenses=[none]",
+        "training.batch_size=5",
+    ]
+    (trial,) = expand(load_sweep(str(tiny), settings))
+    store = prepared(tmp_path / "out", [trial])
+    outcome, _ = attempt(trial, store, data_dir=tmp_path / "nowhere")
+    assert outcome.cause == "error" and "was not found" in outcome.error
+    stage(trial.dataset, trial.dataset.load(data), node_folder(LAUNCH))
+    outcome, _ = attempt(trial, store, data_dir=tmp_path / "nowhere")
+    assert outcome.cause is None, outcome
