@@ -31,12 +31,12 @@ def read_outputs(path: Path) -> Membership:
     Raises:
         UserError: the file is not such a Parquet file; the text says which column, which row and what is allowed.
     """
-    if not path.is_file():
+    if not _is_file(path):
         raise UserError(f"{path} does not exist or is no file. Give a Parquet file of a model's outputs.")
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} is not a readable Parquet file: {sentence(str(error).splitlines()[0])}") from None
+        raise UserError(f"{path} is not a readable Parquet file: {sentence(error)}") from None
     names = set(table.column_names)
     missing = [name for name in ("example_id", "is_member", "label") if name not in names]
     given = [name for name in ("logits", "probabilities") if name in names]
@@ -70,6 +70,13 @@ def read_outputs(path: Path) -> Membership:
         ),
         is_member=_membership(table.column("is_member"), path),
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no file can be called so
+        return False
 
 
 def audit(

@@ -79,6 +79,10 @@ def _fail(text: str) -> None:
     raise typer.Exit(2) from None
 
 
+def _warn(text: str) -> None:
+    err.print(Text.assemble(("Warning: ", "bold yellow"), text), soft_wrap=not err.is_terminal)
+
+
 def _complete_sweep(incomplete: str) -> list[str]:
     folder = Path(__file__).parent / "sweeps"
     names = [path.stem for path in sorted(folder.glob("*.yaml"))] + [
@@ -634,7 +638,7 @@ def _load(
         if warning := twins_left_out(trials, everything):
             warnings.append(warning)
     for warning in warnings:
-        err.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=not err.is_terminal)
+        _warn(warning)
     return loaded, everything, trials, resolved
 
 
@@ -677,7 +681,7 @@ class _Runner:
                 self._stack.enter_context(cluster.connect(options.address, options.verbose))
                 _take_sigterm_as_interrupt()  # again, for Ray takes it
                 self._stack.callback(cluster.clear_staged, self._launch.id, is_cluster=options.address is not None)
-            resources = cluster.resolve(options.resources, pending)
+            resources = cluster.resolve(options.resources, pending, _warn)
         settings = Settings(
             launch_id=self._launch.id,
             store=self._store.storage.uri,

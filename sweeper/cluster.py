@@ -31,7 +31,9 @@ os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "100000")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")
 
 import ray
+import yaml
 from ray import tune
+from ray.experimental import internal_kv
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -61,6 +63,8 @@ _LOT = 500
 """Trials that travel to workers as one object."""
 _STORE_FAILURES = 3
 """So many attempts in a row that could not write their results stop the launch."""
+_LOST_BEFORE_ANY_WORK = 20
+"""So many workers more than twice those at work, lost in a row with no sign of work between them, stop the launch too."""
 _NODE_TIMEOUT_S = 600.0
 
 
@@ -152,10 +156,11 @@ def _protect_token() -> None:
 # Before the start
 
 
-def resolve(asked: Resources, trials: Sequence[Trial]) -> Resources:
+def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], None] = lambda text: None) -> Resources:
     """Fill in what was not asked for, from what the connected cluster has or can start.
 
-    A trial gets a whole GPU where there are any, else none, and one CPU, or its share of a GPU machine's.
+    A trial gets a whole GPU where there are any, else none, and one CPU, or its share of a GPU machine's. Where an
+    autoscaler runs whose kinds of nodes are not known here, what no present node can run is warned of, not refused.
 
     Raises:
         UserError: no node can ever run a trial that asks for this much.
@@ -175,11 +180,16 @@ def resolve(asked: Resources, trials: Sequence[Trial]) -> Resources:
     for architecture, trial in {trial.architecture_label: trial for trial in trials}.items():
         cpu, share = resources.cpus_of(trial), resources.gpus_of(trial)
         gpu = 1.0 if share == AUTO else float(share)
-        if not any(node.get("CPU", 0.0) >= cpu and node.get("GPU", 0.0) >= gpu for node in nodes):
-            raise UserError(
-                f"No node can run a trial of {architecture} with {cpu:g} CPUs and {gpu:g} GPUs: the largest has {largest_cpu:g} "
-                f"CPUs, and {largest_gpu:g} GPUs is the most of one. Ask for less with --cpus-per-trial and --gpus-per-trial."
-            )
+        if any(node.get("CPU", 0.0) >= cpu and node.get("GPU", 0.0) >= gpu for node in nodes):
+            continue
+        problem = f"No node can run a trial of {architecture} with {cpu:g} CPUs and {gpu:g} GPUs"
+        if _may_grow() and not _startable_resources():
+            warn(f"{problem} now; waiting for the autoscaler to start one. `ray status` says what it is doing.")
+            continue
+        raise UserError(
+            f"{problem}: the largest has {largest_cpu:g} CPUs, and {largest_gpu:g} GPUs is the most of one. Ask for less with "
+            "--cpus-per-trial and --gpus-per-trial."
+        )
     return resources
 
 
@@ -188,11 +198,19 @@ def _node_resources() -> list[dict[str, float]]:
 
 
 def _startable_resources() -> list[dict[str, float]]:
-    """What each kind of node has that the cluster's autoscaler may start."""
-    config = ray._private.state.state.get_cluster_config()
-    if config is None:
+    """What each kind of node has that Ray's launcher may start; known on its head node alone."""
+    try:
+        config = yaml.safe_load((Path.home() / "ray_bootstrap_config.yaml").read_text(encoding="utf-8"))
+        kinds = config["available_node_types"].values()
+        most = config.get("max_workers", 0)
+        return [dict(kind.get("resources") or {}) for kind in kinds if kind.get("max_workers", most)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return []
-    return [dict(group.resources) for group in config.node_group_configs if group.max_count != 0]
+
+
+def _may_grow() -> bool:
+    """Whether an autoscaler runs, which may start nodes that are not there yet."""
+    return internal_kv._internal_kv_get(b"AutoscalerMetricsAddress") is not None
 
 
 Shipped = Mapping[str, Any]
@@ -507,6 +525,7 @@ class _Watcher(tune.Callback):
         self._schedule, self._store, self._launch, self._on_event = schedule, store, launch, on_event
         self._running: dict[str, tuple[float, str, float]] = {}
         self._store_failures = 0
+        self._lost_in_a_row = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks too
@@ -534,6 +553,7 @@ class _Watcher(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         target_id, what = trial.config["target_id"], str(result.get("what") or "")
+        self._lost_in_a_row = 0
         if not result.get("ended"):
             fraction = float(result.get("fraction", 0.0))
             started = self._running.get(target_id, (time.monotonic(), "", 0.0))[0]
@@ -560,6 +580,9 @@ class _Watcher(tune.Callback):
         lines = str(trial.get_pickled_error() or "no reason given").strip().splitlines()
         self._running.pop(target_id, None)
         if target_id in self._schedule.out:
+            self._lost_in_a_row += 1
+            if self._lost_in_a_row >= _LOST_BEFORE_ANY_WORK + 2 * len(self._schedule.out):
+                self._schedule.stop(f"workers end before they begin to work: {lines[-1] if lines else ''}")
             self._lost(target_id, f"its worker or node was lost: {lines[-1] if lines else 'no reason given'}")
 
     def all_lost(self, reason: str) -> None:
@@ -604,6 +627,6 @@ class _Window:
             for node in _node_resources():
                 fits = [int(node.get("CPU", 0.0) / cpus)] + ([int(node.get("GPU", 0.0) / gpus)] if gpus else [])
                 slots += min(fits)
-            self._size = slots + max(2, slots // 4, 16 if _startable_resources() else 0)
+            self._size = slots + max(2, slots // 4, 16 if _may_grow() else 0)
             self._looked_at = time.monotonic()
         return self._size

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.errors import UserError, sentence, unknown_name
+from sweeper.errors import UserError, sentence, shown, unknown_name
 
 KINDS: dict[str, tuple[str, ...]] = {
     "defense": ("models.defenses",),
@@ -92,7 +92,7 @@ def build(kind: str, reference: object, path: str) -> Any:
         values = {key: value for key, value in reference.items() if key != "name"}
     else:
         raise UserError(
-            f"{path}: {_show(reference)} does not name a {kind}. Write a name, or a mapping with `name` and fields. "
+            f"{path}: {shown(reference)} does not name a {kind}. Write a name, or a mapping with `name` and fields. "
             f"Available: {', '.join(sorted(names(kind)))}."
         )
     try:
@@ -134,12 +134,7 @@ def _problem(path: str, item: Any) -> str:
         return f"{where}: {sentence(item['ctx']['error'])}"
     if item["type"] == "missing":
         return f"{where}: this field is required."
-    return f"{where}: got {_show(item['input'])}. {item['msg']}."
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return f"{where}: got {shown(item['input'])}. {item['msg']}."
 
 
 def configuration(kind: str, component: object) -> dict[str, Any]:

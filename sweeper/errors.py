@@ -5,9 +5,42 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 1800
+"""Characters of an error's text; of a longer one the middle is left out."""
+_MOST_NAMES = 10_000
+"""Names that are looked through for the nearest."""
+
 
 class UserError(Exception):
-    """Wrong input. Its text says what was wrong, the value, what is allowed and what to do; exit code 2."""
+    """Wrong input. Its text says what was wrong, the value, what is allowed and what to do; exit code 2.
+
+    Whatever it quotes, the text is one paragraph, not endless, that any terminal shows as it is.
+    """
+
+    def __init__(self, text: object) -> None:
+        super().__init__(printable(text))
+
+
+def printable(text: object, longest: int = _LONGEST) -> str:
+    """The text with blanks for line ends and escapes for what is not to be printed; the middle cut out if it is long."""
+    escaped = "".join(map(_printable, _cut(str(text), longest)))
+    return _cut(escaped, longest)
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character in "\n\r\t" else character.encode("unicode_escape").decode()
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: 3 * longest // 4]} … {text[3 - longest // 4 :]}"
+
+
+def shown(value: object) -> str:
+    """A value for a message: as Python writes it, but not endless."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def sentence(text: object) -> str:
@@ -17,7 +50,8 @@ def sentence(text: object) -> str:
 
 def unknown_name(kind: str, name: object, available: Iterable[str]) -> UserError:
     """`Unknown attack 'shadw'. Did you mean 'shadow'? Available: …`"""
-    names = sorted(available)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    text = printable(name, 100)
+    names = sorted(map(str, available))[:_MOST_NAMES]
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UserError(f"Unknown {kind} '{name}'.{hint} Available: {', '.join(names) or 'none'}.")
+    return UserError(f"Unknown {kind} '{text}'.{hint} Available: {', '.join(names) or 'none'}.")

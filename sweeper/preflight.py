@@ -27,6 +27,8 @@ from sweeper.spec import Trial
 _OPERATIONS_PER_S = 50e9
 _PRIVATE_FACTOR = 1.4
 _SHADOW_FACTOR = 1.0
+_LARGEST_IMAGE = 2**24
+"""Values of one image; more would not fit beside a batch of others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,8 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
             guarantee = plan.accounting.guarantee(plan.steps) if plan.accounting else None
             for attack in trial.attacks:
                 attack.check_population(n_train, n_non_members)
-        except (ValueError, AttackError) as error:
+        # RuntimeError and ArithmeticError are PyTorch's and the accountants' answers to sizes that no tensor has
+        except (ValueError, AttackError, RuntimeError, ArithmeticError) as error:
             raise UserError(f"{trial.title}: {sentence(error)}") from None
         if plan.accounting is not None and plan.accounting.delta >= 1 / n_train:
             warnings.append(
@@ -176,9 +179,16 @@ def missing_datasets(trials: Sequence[Trial], data_dir: Path) -> list[str]:
 
 def _describe(dataset: Dataset, data_dir: Path) -> DatasetInfo:
     try:
-        return dataset.describe(data_dir)
-    except DatasetError as error:
+        info = dataset.describe(data_dir)
+    except (DatasetError, OSError) as error:
         raise UserError(str(error)) from None
+    channels, height, width = info.image_shape
+    if channels * height * width > _LARGEST_IMAGE:
+        raise UserError(
+            f"Images of dataset '{components.name_of('dataset', dataset)}' would be {width} x {height} pixels of {channels} "
+            "channels, which is too large. Set a smaller `resize`."
+        )
+    return info
 
 
 def _split_sizes(split: str, n_train: int, n_test: int, seed: int) -> tuple[int, int, int]:
@@ -188,9 +198,10 @@ def _split_sizes(split: str, n_train: int, n_test: int, seed: int) -> tuple[int,
 
 def _model_and_cost(architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo) -> tuple[Any, int]:
     """The edited model, and the floating-point operations of its forward pass for one example."""
-    model = build_model(architecture, defenses, info, init_seed=0)
     counter = FlopCounterMode(display=False)
-    with warnings.catch_warnings():
+    # On no device: nothing is computed, and whatever the sizes are, no memory is taken
+    with warnings.catch_warnings(), torch.device("meta"):
+        model = build_model(architecture, defenses, info, init_seed=0)
         warnings.simplefilter("ignore")  # of Intel's GPUs
         # The counter does not see into oneDNN's recurrent layers.
         with torch.backends.mkldnn.flags(enabled=False), counter, torch.no_grad():

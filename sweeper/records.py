@@ -51,8 +51,8 @@ _ATTACK_TABLES = ("scores", "reconstructions", "attacks")
 _FOLDERS = ("weights", "checkpoints", "quarantine", attempts.FOLDER, attempts.LOGS, launches.CLAIMS, launches.FOLDER)
 _FAILED = ".failed"
 _SUFFIX = ".parquet"
-_ROWS_AT_ONCE = 50_000
-"""Rows of a gathered table that are held in memory, and make one row group."""
+_ROWS_AT_ONCE, _PARTS_AT_ONCE = 50_000, 500
+"""Rows and parts of a gathered table that are held in memory at most, and make one row group."""
 _READERS = 16
 """Parts of an object store that are fetched at a time."""
 PARAMETERS = "parameters"
@@ -386,17 +386,17 @@ class Store:
     ) -> None:
         def write(path: Path) -> None:
             waiting: list[pa.Table] = []
-            n_waiting = 0
+            n_rows = 0
             with pq.ParquetWriter(path, SCHEMAS[table], compression="zstd", write_page_checksum=True) as writer:
                 for key, rows in self._parts(table, keys, damaged):
                     if table == "trials" and not key.endswith(_FAILED):
                         twin_ids = rows.column("twin_id").to_pylist()
                         twins.extend((key, twin) for twin in twin_ids if twin and _ID.fullmatch(twin))
                     waiting.append(rows)
-                    n_waiting += rows.num_rows
-                    if n_waiting >= _ROWS_AT_ONCE:
+                    n_rows += rows.num_rows
+                    if n_rows >= _ROWS_AT_ONCE or len(waiting) >= _PARTS_AT_ONCE:
                         writer.write_table(pa.concat_tables(waiting))
-                        waiting, n_waiting = [], 0
+                        waiting, n_rows = [], 0
                 if waiting:
                     writer.write_table(pa.concat_tables(waiting))
 

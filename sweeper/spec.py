@@ -9,6 +9,7 @@ import dataclasses
 import fnmatch
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from models.defenses.none import NoDefense
 from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA
 from models.train import LEARNING_RATES, Training
 from sweeper import components
-from sweeper.errors import UserError, sentence, unknown_name
+from sweeper.errors import UserError, printable, sentence, shown, unknown_name
 
 _TEXT_KEYS = ("name", "summary", "paper", "cost", "expected")
 _PART_KEYS = (
@@ -46,7 +47,17 @@ _PART_KEYS = (
 _ARCHITECTURE = "lomurno_cnn"
 """The architecture of a sweep that names none."""
 _OPTIMIZER_FIELDS = ("learning_rate", "momentum")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+MOST_TRIALS = 1_000_000
+"""Trials of one sweep; more are refused before they are listed."""
+_MOST_PARTS = 1000
+_MOST_BYTES = 1_000_000
+"""Of a sweep file."""
+_MOST_VALUES = 1_000_000
+"""In a sweep file whose anchors are written out."""
+_MOST_MERGED = 100
+"""Mappings that are merged into another, and keys that this may give."""
+_MOST_LEVELS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +173,12 @@ class Part:
     trainings: dict[str, Training]
     seeds: tuple[int, ...]
     attacks: tuple[Attack, ...]
+
+    @property
+    def size(self) -> int:
+        """How many trials it has."""
+        axes = (self.datasets, self.splits, self.architectures, self.trainings, self.defenses, self.seeds)
+        return math.prod(map(len, axes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,19 +337,48 @@ def _grid(sweep_name: str, part: Part, seed: int) -> Iterator[Trial]:
                         )
 
 
+_TAG = "tag:yaml.org,2002:"
+
+
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Safe YAML in which `1e-5` is a number and a key given twice is an error."""
+    """YAML of text, numbers, true and false, null, lists and mappings, and of nothing else.
+
+    `1e-5` is a number, a date is text, a key given twice is an error, and merging stays small.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        merge = "tag:yaml.org,2002:merge"
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
-        for key in keys:
+        keys = set()
+        for key_node in [key for key, _ in node.value if key.tag != f"{_TAG}merge"]:
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool):
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", node.start_mark)
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
+                raise _yaml_error(f"{shown(key)} cannot be a key", key_node)
+            if key in keys:
+                raise _yaml_error(f"key '{key}' is given twice", key_node)
+            keys.add(key)
         return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        merged = [value for key, value in node.value if key.tag == f"{_TAG}merge"]
+        if sum(len(each.value) if isinstance(each, yaml.SequenceNode) else 1 for each in merged) > _MOST_MERGED:
+            raise _yaml_error(f"more than {_MOST_MERGED} mappings are merged into one", node)
+        super().flatten_mapping(node)
+        if merged and len(node.value) > _MOST_MERGED:
+            raise _yaml_error(f"merging gives a mapping of more than {_MOST_MERGED} keys", node)
+
+
+def _yaml_error(problem: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+_Loader.yaml_constructors = {
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.removeprefix(_TAG) in ("null", "bool", "int", "float", "str", "seq", "map")
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [resolver for resolver in resolvers if resolver[0] != f"{_TAG}timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -343,28 +389,53 @@ _Loader.add_implicit_resolver(
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        value = yaml.load(text, Loader=_Loader)
-        _check_nesting(value, ())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not valid YAML: {sentence(' '.join(str(error).split()))}") from None
-    return value
+        return _Tree().copy(yaml.load(text, Loader=_Loader), ())
+    except RecursionError:
+        reason = f"it nests more than {_MOST_LEVELS} levels deep"
+    # PyYAML's own constructors raise anything at values such as !!int ''
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+    raise UserError(f"{where} is not valid YAML: {sentence(reason)}")
 
 
-def _check_nesting(value: Any, above: tuple[int, ...]) -> None:
-    """Refuse a value that holds itself, or nests deeper than any sweep does."""
-    if not isinstance(value, dict | list):
-        return
-    if id(value) in above:
-        raise ValueError("an anchor refers to itself")
-    if len(above) > 20:
-        raise ValueError("it nests more than 20 levels deep")
-    for child in value.values() if isinstance(value, dict) else value:
-        _check_nesting(child, (*above, id(value)))
+class _Tree:
+    """Copies what YAML gave, so that nothing in it is shared, and refuses what no sweep has."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_VALUES
+
+    def copy(self, value: Any, above: tuple[int, ...]) -> Any:
+        """The value as a tree of its own.
+
+        Raises:
+            ValueError: it holds itself, or is too large or too deep, or has numbers or text that cannot be stored.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"with its anchors written out it has more than {_MOST_VALUES:,} values")
+        if isinstance(value, str):
+            value.encode()  # half a surrogate pair is no text
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("a whole number is not within ±2^63")
+        if not isinstance(value, dict | list):
+            return value
+        if id(value) in above:
+            raise ValueError("an anchor refers to itself")
+        if len(above) > _MOST_LEVELS:
+            raise ValueError(f"it nests more than {_MOST_LEVELS} levels deep")
+        above = (*above, id(value))
+        if isinstance(value, list):
+            return [self.copy(child, above) for child in value]
+        return {self.copy(key, above): self.copy(child, above) for key, child in value.items()}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise UserError(f"The sweep file {path} has more than {_MOST_BYTES:,} bytes. No sweep needs so many.")
+        text = content.decode()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text, or its name is no path"
         raise UserError(
@@ -381,6 +452,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     segments = key.strip().split(".")
     if not equals or not all(segments):
         raise UserError(f"--set '{override}' must be key=value, such as training.epochs=3.")
+    if len(segments) > _MOST_LEVELS:
+        raise UserError(f"--set '{override}': a key has at most {_MOST_LEVELS} levels.")
     value = _parse_yaml(text, f"The value of --set {key}")
     if segments[0] in _TEXT_KEYS or segments[0] == "parts":
         _assign(raw, segments, value, override)
@@ -428,7 +501,7 @@ def _assign(container: Any, segments: list[str], value: Any, override: str, nest
     elif isinstance(child, str):
         child = {"name": child}
     elif not isinstance(child, dict | list):
-        raise UserError(f"--set {override}: '{head}' is {child!r} and has no '{rest[0]}' inside.")
+        raise UserError(f"--set {override}: '{head}' is {shown(child)} and has no '{rest[0]}' inside.")
     container[key] = child
     _assign(child, rest, value, override, nested=True)
 
@@ -441,15 +514,32 @@ def _check_sweep(raw: dict[str, Any], path: Path) -> Sweep:
     texts["name"] = raw.get("name", path.stem)
     for key, text in texts.items():
         if not isinstance(text, str):
-            raise UserError(f"{key}: got {text!r}; it must be text.")
+            raise UserError(f"{key}: got {shown(text)}; it must be text.")
     if not _NAME.fullmatch(texts["name"]):
-        raise UserError(f"name: got {texts['name']!r}; use letters, digits, '_', '-', '+' and '.' only.")
+        raise UserError(f"name: got {shown(texts['name'])}; use at most 100 letters, digits, '_', '-', '+' and '.'.")
     parts = raw.get("parts", {"main": {}})
     if not isinstance(parts, dict) or not parts:
-        raise UserError(f"parts: got {parts!r}; it must map the name of each part to its keys.")
-    for name in parts:
+        raise UserError(f"parts: got {shown(parts)}; it must map the name of each part to its keys.")
+    if len(parts) > _MOST_PARTS:
+        raise UserError(f"parts: got {len(parts):,}; at most {_MOST_PARTS:,} are possible.")
+    checked: dict[str, Part] = {}
+    n_trials = 0
+    for name, own in parts.items():
         _check_label(str(name), "parts")
-    return Sweep(**texts, parts=tuple(_check_part(str(name), part, raw) for name, part in parts.items()))
+        if str(name) in checked:
+            raise UserError(f"parts: the name '{name}' is given twice, as text and as a number.")
+        part = checked[str(name)] = _check_part(str(name), own, raw)
+        n_trials += part.size
+        _check_size(n_trials, f"parts.{name}")
+    return Sweep(**{key: printable(text) for key, text in texts.items()}, parts=tuple(checked.values()))
+
+
+def _check_size(n_trials: int, path: str) -> None:
+    if n_trials > MOST_TRIALS:
+        raise UserError(
+            f"{path}: with it the sweep has {n_trials:,} trials; at most {MOST_TRIALS:,} are possible. Take shorter lists, or "
+            "write several sweeps."
+        )
 
 
 def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
@@ -457,7 +547,7 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
     if own is None:
         own = {}
     if not isinstance(own, dict):
-        raise UserError(f"{path}: got {own!r}; it must be a mapping.")
+        raise UserError(f"{path}: got {shown(own)}; it must be a mapping.")
     for key in own:
         if key not in _PART_KEYS:
             raise UserError(f"{path}: {unknown_name('key', key, _PART_KEYS)}")
@@ -470,7 +560,7 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
     limits = {key: merged[key] for key in ("max_train_examples", "max_test_examples") if merged[key] is not None}
     splits = _list(merged["splits"], ["quarters"], f"{path}.splits")
     if len(splits) != len({str(split) for split in splits}):
-        raise UserError(f"{path}.splits: got {splits}; a split is given twice.")
+        raise UserError(f"{path}.splits: got {shown(splits)}; a split is given twice.")
     for split in splits:
         if not isinstance(split, str) or split not in SPLITS:
             raise UserError(f"{path}.splits: {unknown_name('split', split, SPLITS)}")
@@ -504,7 +594,7 @@ def _list(value: Any, default: list[Any], path: str) -> list[Any]:
     if value is None:
         return default
     if not isinstance(value, list) or not value:
-        raise UserError(f"{path}: got {value!r}; it must be a list with at least one element.")
+        raise UserError(f"{path}: got {shown(value)}; it must be a list with at least one element.")
     return value
 
 
@@ -512,9 +602,9 @@ def _seeds(value: Any, path: str) -> tuple[int, ...]:
     seeds = _list(value, [0], path)
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-            raise UserError(f"{path}: got {seed!r}; a seed is a whole number from 0 to {2**32 - 1}.")
+            raise UserError(f"{path}: got {shown(seed)}; a seed is a whole number from 0 to {2**32 - 1}.")
     if len(set(seeds)) != len(seeds):
-        raise UserError(f"{path}: got {seeds}; a seed is given twice.")
+        raise UserError(f"{path}: got {shown(seeds)}; a seed is given twice.")
     return tuple(seeds)
 
 
@@ -537,7 +627,10 @@ def _labelled(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _check_label(label: str, path: str) -> None:
     if not _NAME.fullmatch(label):
-        raise UserError(f"{path}: label {label!r} may hold letters, digits, '_', '-', '+' and '.' only.")
+        raise UserError(
+            f"{path}: label {shown(label)} may hold letters, digits, '_', '-', '+' and '.' only, at most 100, the first a "
+            "letter or digit."
+        )
 
 
 def _default_label(item: Any) -> str:
@@ -582,12 +675,13 @@ def _grid_points(label: str, reference: Any, path: str) -> Iterator[tuple[str, A
     grid = reference["grid"]
     fixed = {field: value for field, value in reference.items() if field != "grid"}
     if not isinstance(grid, dict) or not grid:
-        raise UserError(f"{path}.grid: got {grid!r}; it must map fields to lists of values.")
+        raise UserError(f"{path}.grid: got {shown(grid)}; it must map fields to lists of values.")
     for field, values in grid.items():
         if field in fixed:
             raise UserError(f"{path}: '{field}' is given twice, by itself and in the grid; keep one.")
         if not isinstance(values, list) or not values:
-            raise UserError(f"{path}.grid.{field}: got {values!r}; it must be a list with at least one element.")
+            raise UserError(f"{path}.grid.{field}: got {shown(values)}; it must be a list with at least one element.")
+    _check_size(math.prod(map(len, grid.values())), f"{path}.grid")
     for values in product(*grid.values()):
         point = "_".join([label, *(f"{value:g}" if isinstance(value, float) else str(value) for value in values)])
         _check_label(point, f"{path}.grid")
@@ -604,7 +698,7 @@ def _build_trainings(training: Any, optimizers: Any, path: str) -> dict[str, Tra
             value = training[key]
             example = f"[{value}]" if key == "optimizer" else f"{{sgd: {{name: sgd, {key}: {value}}}}}"
             raise UserError(
-                f"{path}.training.{key}: got {value!r}, but the sweep has `optimizers`, and each has its own. Leave it "
+                f"{path}.training.{key}: got {shown(value)}, but the sweep has `optimizers`, and each has its own. Leave it "
                 f"out here and put it there: optimizers: {example}."
             )
     built = {}
@@ -613,7 +707,7 @@ def _build_trainings(training: Any, optimizers: Any, path: str) -> dict[str, Tra
         values = {"name": reference} if isinstance(reference, str) else reference
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
             raise UserError(
-                f"{where}: {reference!r} does not name an optimizer. Write a name, or a mapping with `name` and "
+                f"{where}: {shown(reference)} does not name an optimizer. Write a name, or a mapping with `name` and "
                 f"{' and '.join(_OPTIMIZER_FIELDS)}. Available: {', '.join(sorted(LEARNING_RATES))}."
             )
         name = values["name"]

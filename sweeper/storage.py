@@ -102,6 +102,8 @@ class Storage:
 
     def __init__(self, location: str | Path) -> None:
         given = str(location)
+        if "\0" in given:
+            raise UserError(f"{given!r} is no place for results: it has a NUL. Write it without.")
         scheme = _SCHEME.match(given)
         self._url: SplitResult | None = None
         self._filesystem: Any = None
@@ -501,10 +503,19 @@ def _segments(name: str) -> tuple[str, ...]:
 
 
 def _local_folder(uri: str) -> Path:
-    url = urlsplit(uri)
+    url = _split(uri, "file")
     if url.netloc not in ("", "localhost") or not url.path.startswith("/"):
         raise UserError(f"{uri!r} names another machine. Write file:///path, or the path alone.")
     return Path(unquote(url.path))
+
+
+def _split(uri: str, scheme: str) -> SplitResult:
+    try:
+        return urlsplit(uri)
+    except ValueError:  # brackets, as of an IPv6 address, or characters that stand for others
+        raise UserError(
+            f"The {scheme}:// URI cannot be parsed. Write it with plain letters, digits, '-' and '.' before the path."
+        ) from None
 
 
 def _parse(uri: str, scheme: str) -> SplitResult:
@@ -513,7 +524,7 @@ def _parse(uri: str, scheme: str) -> SplitResult:
         raise UserError(
             f"Unknown scheme '{scheme}://' of a place for results. Allowed: a folder, s3://bucket/path, gs://bucket/path."
         )
-    url = urlsplit(uri)
+    url = _split(uri, scheme)
     if not _BUCKET.fullmatch(_bucket(url)):
         raise UserError(
             f"The {scheme}:// URI names no bucket. Write {scheme}://bucket/path. In a key or secret write / as %2F, ? as %3F, "

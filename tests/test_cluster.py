@@ -117,6 +117,21 @@ def test_a_store_that_cannot_be_written_stops_the_launch(
     assert {status.word for status in statuses.values()} == {"to do"}
 
 
+def test_workers_that_cannot_begin_stop_the_launch(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(function: Any, feeder: Any, watcher: Any, loggers: Any, settings: Any, verbose: bool) -> bool:
+        while not feeder.is_finished:
+            for trial in hand_out(feeder, watcher):
+                watcher.on_trial_error(0, [], trial)
+        return False
+
+    _, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch, losses=10**6)
+    assert not ended.is_over
+    assert ended.stopped == "workers end before they begin to work: ActorDiedError"
+    assert len([event for event in events if event.kind == "retried"]) < 50
+
+
 def test_a_run_of_tune_is_ended_before_it_grows(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "GENERATION", 1)
     runs = []

@@ -1,0 +1,322 @@
+"""What a sweep costs beside its trials: slots kept busy, workers, overhead, and 100,000 trials that do nothing.
+
+    python benchmarks/scheduling.py [--quick] [--trials 100000]
+
+Times are compared within one run only. Needs two cores, and a quiet machine for its ratios to mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SLEEPING = """
+name: scheduling
+summary: trainings of digits for a benchmark
+datasets: [digits]
+splits: [half]
+defenses: {baseline: none}
+training: {batch_size: 25, learning_rate: 0.1}
+attacks: []
+"""
+
+
+def log(text: str) -> None:
+    print(text, flush=True)
+
+
+def rss_mib() -> float:
+    """Resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def sweep_file(folder: Path, seeds: int, epochs: int) -> Path:
+    path = folder / f"scheduling-{seeds}-{epochs}.yaml"
+    lines = SLEEPING.replace("training: {", f"training: {{epochs: {epochs}, ")
+    path.write_text(lines + f"seeds: [{', '.join(map(str, range(seeds)))}]\n", encoding="utf-8")
+    return path
+
+
+@contextmanager
+def nodes(count: int, gpus: int = 0) -> Iterator[None]:
+    """A Ray of so many nodes on this machine, one CPU each, with declared GPUs."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from sweeper.allocator import ALLOCATOR_ENVIRONMENT
+
+    resources = {"num_cpus": max(1, gpus), "num_gpus": gpus}
+    cluster = Cluster(initialize_head=True, head_node_args=resources)
+    try:
+        for _ in range(count - 1):
+            cluster.add_node(**resources)
+        environment = {"env_vars": ALLOCATOR_ENVIRONMENT}
+        ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False, runtime_env=environment)
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def run(
+    trials: Sequence[Any], folder: Path, attempt: Callable[..., Any] | None = None, gpus: float = 0.0
+) -> tuple[float, Any]:
+    """Seconds that the connected Ray takes for the trials, and the store with the results."""
+    from sweeper import cluster
+    from sweeper.launches import Launch
+    from sweeper.records import Store
+    from sweeper.scheduling import Resources, Retries
+    from sweeper.worker import Settings
+
+    store = Store(folder)
+    store.prepare()
+    more = {} if attempt is None else {"attempt": attempt}
+    with Launch(store.storage) as launch:
+        settings = Settings(launch_id=launch.id, store=str(folder), data_dir=folder)
+        cluster.stage_datasets(trials, settings, is_cluster=False)
+        started = time.perf_counter()
+        ended = cluster.run_trials(
+            trials,
+            store=store,
+            launch=launch,
+            settings=settings,
+            resources=cluster.resolve(Resources(cpus={None: 1.0}, gpus={None: gpus}), trials),
+            retries=Retries(),
+            on_event=lambda event: None,
+            **more,
+        )
+        seconds = time.perf_counter() - started
+        cluster.clear_staged(launch.id, is_cluster=False)
+    assert ended.is_over
+    return seconds, store
+
+
+def timed(notes: str) -> Callable[..., Any]:
+    """Attempts as they are, with a note of when the trial's own work began and ended, and on what."""
+
+    def attempt(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress: Any) -> Any:
+        from sweeper.worker import attempt_trial
+
+        begun = []
+
+        def watch(progress: Any) -> None:
+            begun or begun.append(time.time())
+            on_progress(progress)
+
+        outcome = attempt_trial(parcel, settings, cpus=cpus, gpus=gpus, on_progress=watch)
+        note = {"begun": begun[0], "ended": time.time(), "devices": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+        note |= {"slot": f"{os.environ.get('RAY_NODE_ID', '')}:{os.getpid()}", "node": os.environ.get("RAY_NODE_ID")}
+        (Path(notes) / f"{parcel.target_id}.json").write_text(json.dumps(note))
+        return outcome
+
+    return attempt
+
+
+def read_notes(folder: Path) -> list[dict[str, Any]]:
+    return sorted((json.loads(path.read_text()) for path in folder.iterdir()), key=lambda note: note["begun"])
+
+
+def busy(notes: list[dict[str, Any]]) -> float:
+    """The fraction of slot time with a trial at work, from when all slots began until one found nothing left to do."""
+    slots: dict[str, list[dict[str, Any]]] = {}
+    for note in notes:
+        slots.setdefault(note["slot"], []).append(note)
+    start = max(each[0]["begun"] for each in slots.values())
+    end = min(each[-1]["ended"] for each in slots.values())
+    worked = sum(max(0.0, min(note["ended"], end) - max(note["begun"], start)) for note in notes)
+    return worked / (len(slots) * (end - start))
+
+
+def most_at_once(notes: list[dict[str, Any]]) -> int:
+    """The most trials that ever held one device at a time."""
+    most = 0
+    for note in notes:
+        same = [each for each in notes if (each["node"], each["devices"]) == (note["node"], note["devices"])]
+        most = max(most, sum(each["begun"] <= note["begun"] < each["ended"] for each in same))
+    return most
+
+
+def epochs_for(seconds: float, folder: Path) -> int:
+    """Epochs of a training that takes about so long here, on one thread of a free core."""
+    from sweeper.spec import expand, load_sweep
+
+    with nodes(1):
+        notes = folder / "calibration-notes"
+        notes.mkdir()
+        trials = expand(load_sweep(str(sweep_file(folder, 2, 200))))
+        run(trials, folder / "calibration", timed(str(notes)))
+    quickest = min(note["ended"] - note["begun"] for note in read_notes(notes))
+    return max(1, int(200 * seconds / quickest))
+
+
+def slots_and_workers(folder: Path, trial_s: float, trials_per_worker: int) -> dict[str, Any]:
+    from sweeper.spec import expand, load_sweep
+
+    epochs = epochs_for(trial_s, folder)
+    walls, found = {}, {}
+    for workers in (1, 2):
+        notes = folder / f"notes-{workers}"
+        notes.mkdir()
+        trials = expand(load_sweep(str(sweep_file(folder, 2 * trials_per_worker, epochs))))
+        with nodes(1):  # started apart, so that its start is in no time
+            pass
+        with nodes(workers):
+            walls[workers], _ = run(trials, folder / f"workers-{workers}", timed(str(notes)))
+        read = read_notes(notes)
+        own = sum(note["ended"] - note["begun"] for note in read)
+        found[workers] = {
+            "busy": busy(read),
+            "overhead": walls[workers] * workers / own - 1,
+            "trial_s": own / len(read),
+        }
+        log(
+            f"{workers} workers: {len(read)} trials of {own / len(read):.1f} s, slots busy {found[workers]['busy']:.1%}, "
+            f"overhead above the trials' own time {found[workers]['overhead']:.1%}"
+        )
+    speedup = walls[1] / walls[2]
+    log(f"1 -> 2 workers: {speedup:.2f} times as fast")
+    return {"speedup": speedup, "workers": found}
+
+
+def devices(folder: Path, trial_s: float) -> dict[str, Any]:
+    """Two nodes of two declared GPUs: what each trial sees, and whether a device is ever shared."""
+    from sweeper.spec import expand, load_sweep
+
+    notes = folder / "notes-devices"
+    notes.mkdir()
+    trials = expand(load_sweep(str(sweep_file(folder, 24, epochs_for(trial_s, folder) // 2))))
+    with nodes(2, gpus=2):
+        run(trials, folder / "devices", timed(str(notes)), gpus=1.0)
+    read = read_notes(notes)
+    found = {
+        "slots": len({(note["node"], note["devices"]) for note in read}),
+        "most_at_once": most_at_once(read),
+        "busy": busy(read),
+    }
+    log(
+        f"2 nodes of 2 declared GPUs: {found['slots']} devices used, at most {found['most_at_once']} trial on one at a time, "
+        f"slots busy {found['busy']:.1%}"
+    )
+    return found
+
+
+def nothing(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress: Any) -> Any:
+    """An attempt that trains nothing and records the least there is."""
+    from sweeper.outcomes import Outcome
+    from sweeper.records import Store
+
+    row = {"schema_version": 0, "target_id": parcel.target_id, "status": "finished"}
+    output = {"target_id": [parcel.target_id], "example_id": [0], "role": ["member"], "label": [0], "logits": [[0.0]]}
+    Store(settings.store).write_target(parcel.target_id, row, [], output, b"")
+    return Outcome(target_id=parcel.target_id)
+
+
+SCALE = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import scheduling as bench
+from sweeper.preflight import resolve_trials
+from sweeper.records import Store
+from sweeper.spec import expand, load_sweep
+from sweeper import cluster
+count, folder = int(sys.argv[2]), Path(sys.argv[3])
+found = {"trials": count, "rss_start_mib": bench.rss_mib()}
+def step(name, began):
+    found[name + "_ms"] = 1000 * (time.perf_counter() - began) / count
+    found[name + "_rss_mib"] = bench.rss_mib()
+    print(f"  {count} trials: {name} {found[name + '_ms']:.2f} ms a trial, {bench.rss_mib():.0f} MiB", file=sys.stderr, flush=True)
+began = time.perf_counter()
+sweep = load_sweep(str(bench.sweep_file(folder, count, 1)))
+trials = expand(sweep)
+step("plan", began)
+began = time.perf_counter()
+resolve_trials(trials, folder)
+step("resolve", began)
+import ray
+ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+found["rss_ray_mib"] = bench.rss_mib()
+seconds, store = bench.run(trials, folder / "out", bench.nothing)
+began = time.perf_counter() - seconds
+step("run", began)
+@ray.remote
+def bare(number): return number
+ray.get([bare.remote(i) for i in range(100)])
+began = time.perf_counter()
+n_bare = min(count, 10_000)
+for start in range(0, n_bare, 500):
+    ray.get([bare.remote(i) for i in range(500)])
+found["bare_ms"] = 1000 * (time.perf_counter() - began) / n_bare
+ray.shutdown()
+began = time.perf_counter()
+statuses = store.statuses(trials)
+step("statuses", began)
+store.write_sweep(sweep, trials)
+began = time.perf_counter()
+gathered = store.gather()
+step("gather", began)
+import pyarrow.parquet as pq
+assert pq.read_metadata(gathered.folder / "trials.parquet").num_rows == count and not gathered.damaged
+print(json.dumps(found))
+"""
+
+
+def scale(folder: Path, counts: Sequence[int]) -> list[dict[str, Any]]:
+    """Trials that do nothing, each count in a process of its own, so that its memory is its own."""
+    rows = []
+    for count in counts:
+        place = folder / f"scale-{count}"
+        place.mkdir()
+        command = [sys.executable, "-c", textwrap.dedent(SCALE), str(Path(__file__).parent), str(count), str(place)]
+        # Workers import `nothing` from this file
+        paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        shutil.rmtree(place)
+        row = rows[-1]
+        log(
+            f"{count:>7} trials that do nothing: per trial plan {row['plan_ms']:.2f} ms, resolve {row['resolve_ms']:.2f}, run "
+            f"{row['run_ms']:.1f}, gather {row['gather_ms']:.2f}; driver {row['rss_start_mib']:.0f} MiB at first, "
+            f"{row['plan_rss_mib']:.0f} planned, {row['run_rss_mib']:.0f} run, {row['gather_rss_mib']:.0f} gathered; "
+            f"bare ray.remote {row['bare_ms']:.2f} ms"
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="trials of 5 s, and no more than 1000 that do nothing")
+    parser.add_argument("--trials", type=int, default=100_000, help="the most trials that do nothing")
+    parser.add_argument("--only", choices=["workers", "devices", "scale"], help="one part alone")
+    arguments = parser.parse_args()
+    trial_s = 5.0 if arguments.quick else 30.0
+    most = 1000 if arguments.quick else arguments.trials
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="sweeper-bench-") as name:
+        folder = Path(name)
+        parts: dict[str, Callable[[], Any]] = {
+            "workers": lambda: slots_and_workers(folder, trial_s, 3 if arguments.quick else 4),
+            "devices": lambda: devices(folder, min(trial_s, 10.0)),
+            "scale": lambda: scale(folder, [count for count in (1000, 10_000, 100_000) if count <= most]),
+        }
+        for part, measure in parts.items():
+            if arguments.only in (None, part):
+                place = folder / part
+                place.mkdir()
+                result[part] = measure()
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
