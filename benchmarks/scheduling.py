@@ -106,9 +106,11 @@ def timed(notes: str) -> Callable[..., Any]:
     """Attempts as they are, with a note of when the trial's own work began and ended, and on what."""
 
     def attempt(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress: Any) -> Any:
+        import ray
+
         from sweeper.worker import attempt_trial
 
-        begun = []
+        begun, node = [], ray.get_runtime_context().get_node_id()
 
         def watch(progress: Any) -> None:
             begun or begun.append(time.time())
@@ -116,7 +118,7 @@ def timed(notes: str) -> Callable[..., Any]:
 
         outcome = attempt_trial(parcel, settings, cpus=cpus, gpus=gpus, on_progress=watch)
         note = {"begun": begun[0], "ended": time.time(), "devices": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
-        note |= {"slot": f"{os.environ.get('RAY_NODE_ID', '')}:{os.getpid()}", "node": os.environ.get("RAY_NODE_ID")}
+        note |= {"slot": f"{node}:{os.getpid()}", "node": node}
         (Path(notes) / f"{parcel.target_id}.json").write_text(json.dumps(note))
         return outcome
 

@@ -358,7 +358,8 @@ def run_trials(
     positions = {trial.target_id: position for position, trial in enumerate(trials)}
     while not schedule.is_over:
         try:
-            interrupted = _fit(function, _Feeder(schedule, positions), watcher, loggers or Loggers(), settings, verbose)
+            feeder = _Feeder(schedule, positions)
+            interrupted = _fit(function, feeder, watcher, loggers or Loggers(), trials[0].sweep, verbose)
         except RuntimeError as error:
             # Where Ray kills a worker for the node's memory, Tune gives up the whole run: begin a new one with the rest.
             if not schedule.out:
@@ -379,7 +380,7 @@ def _fit(
     feeder: _Feeder,
     watcher: _Watcher,
     loggers: Loggers,
-    settings: Settings,
+    name: str,
     verbose: bool,
 ) -> bool:
     """One run of Tune; whether it was interrupted."""
@@ -391,7 +392,7 @@ def _fit(
     if loggers.mlflow is not None:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        callbacks.append(MLflowLoggerCallback(tracking_uri=loggers.mlflow, experiment_name="sweeper"))
+        callbacks.append(MLflowLoggerCallback(tracking_uri=loggers.mlflow, experiment_name=name))
     state_dir = tempfile.mkdtemp(prefix="sweeper-tune-")
     try:
         tune.Tuner(
@@ -406,7 +407,7 @@ def _fit(
                 trial_dirname_creator=lambda trial: str(trial.config["target_id"]),
             ),
             run_config=tune.RunConfig(
-                name="sweep",
+                name=name,
                 storage_path=str(loggers.tensorboard.absolute()) if loggers.tensorboard else state_dir,
                 verbose=1 if verbose else 0,
                 callbacks=callbacks,
@@ -433,9 +434,11 @@ def _trainable(
             received[number] = ray.get(lots[number])
         parcel = received[number][position]
         last_report = 0.0
+        measured: dict[str, float] = {}
 
         def report(progress: Progress) -> None:
             nonlocal last_report
+            measured.update(progress.metrics)
             if time.monotonic() - last_report >= report_every_s:
                 tune.report({"what": progress.what, "fraction": progress.fraction, **progress.metrics})
                 last_report = time.monotonic()
@@ -455,6 +458,7 @@ def _trainable(
                 "cause": outcome.cause,
                 "what": outcome.error,
                 "gpu_memory_peak": outcome.gpu_memory_peak,
+                **measured,
             }
         )
 

@@ -150,25 +150,66 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tiny: Path, 
     assert all(after[name] == when for name, when in finished.items()), "a finished target was trained again"
 
 
-def test_a_running_cluster_is_joined_by_its_address(tiny: Path, tmp_path: Path) -> None:
+def test_on_the_nodes_of_a_cluster_each_trial_sees_its_own_share_and_none_is_given_twice(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    for name, value in install_faults(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "num_gpus": 2})
+    out = tmp_path / "out"
+    command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--address", str(nodes.address)]
+    command += ["--set", "attacks=[]", "--set", "defenses={watched: {name: fault, what: watch}}"]
+    command += [
+        "--set",
+        "seeds=[0, 1, 2, 3]",
+        "--set",
+        "architectures=[lomurno_cnn, lin_lstm]",
+        "--cpus-per-trial",
+        "1",
+    ]
+    command += ["--gpus-per-trial", "1", "--gpus-per-trial", "lin_lstm=0"]
     try:
-        cluster.add_node(num_cpus=1, num_gpus=2)
-        out = tmp_path / "out"
-        command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--address", str(cluster.address)]
-        command += ["--set", "attacks=[threshold]", "--gpus-per-trial", "1", "--cpus-per-trial", "0.5"]
+        nodes.add_node(num_cpus=1, num_gpus=1)
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     finally:
-        cluster.shutdown()
+        nodes.shutdown()
     assert result.returncode == 0, result.stdout + result.stderr
-    rows = pq.read_table(out / "trials.parquet").to_pylist()
-    assert [row["status"] for row in rows] == ["finished", "finished"]
+    assert {row["status"] for row in pq.read_table(out / "trials.parquet").to_pylist()} == {"finished"}
+    notes = [json.loads(path.read_text()) for path in tmp_path.glob("[0-9]*.json")]
+    assert len(notes) == 8
+    with_gpu = [note for note in notes if note["CUDA_VISIBLE_DEVICES"]]
+    assert [note["CUDA_VISIBLE_DEVICES"] for note in notes if note not in with_gpu] == [""] * 4, (
+        "none asked for, none seen"
+    )
+    assert len({note["RAY_RAYLET_PID"] for note in notes}) == 2
+    held = [(note["RAY_RAYLET_PID"], note["CUDA_VISIBLE_DEVICES"], note["begun"], note["ended"]) for note in with_gpu]
+    assert {devices for _, devices, _, _ in held} <= {"0", "1"} and len(held) == 4
+    for node, devices, begun, ended in held:
+        at_once = [each for each in held if each[:2] == (node, devices) and each[2] < ended and begun < each[3]]
+        assert len(at_once) == 1, "a GPU was given to two trials"
+
+
+def test_two_launches_on_one_folder_share_the_work(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--max-concurrent", "1"]
+    command += ["--set", "attacks=[threshold]", "--set", "seeds=[0, 1, 2, 3]", "--set", "training.epochs=100"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    finished = [re.findall(r" finished ([0-9a-f]{16}) ", output) for output, _ in said]
+    assert sorted(finished[0] + finished[1]) == sorted(
+        trial.target_id for trial in expand(load_sweep(str(tiny), [*command[-5::2]]))
+    )
+    assert all(finished), "each did some"
+    assert all(log.read_text().count("--- attempt") == 1 for log in (out / "logs").iterdir())
+    assert list((out / "claims").iterdir()) == []
+    assert pq.read_table(out / "trials.parquet").num_rows == 8
 
 
 FAULTS = """
-import ctypes, os, signal, time
+import ctypes, json, os, signal, time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -191,6 +232,11 @@ class Fault(Defense):
                 pass
         if self.what == "raise":
             raise ValueError("no such luck")
+        if self.what == "watch":
+            note = {key: os.environ.get(key) for key in ("CUDA_VISIBLE_DEVICES", "RAY_RAYLET_PID")} | {"begun": time.time()}
+            time.sleep(3)
+            note["ended"] = time.time()
+            Path(os.environ["SWEEPER_TEST_NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
         if self.what == "gpu_memory":
             import torch
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -198,18 +244,26 @@ class Fault(Defense):
 """
 
 
-def test_each_fault_costs_its_own_trial_only_and_is_told_apart(tiny: Path, tmp_path: Path) -> None:
-    package = tmp_path / "installed"
+def install_faults(folder: Path) -> dict[str, str]:
+    """Install the defense `fault` for processes with this environment."""
+    package = folder / "installed"
     (package / "faults-1.0.dist-info").mkdir(parents=True)
     (package / "faults-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: faults\nVersion: 1.0\n")
     (package / "faults-1.0.dist-info" / "entry_points.txt").write_text("[sweeper.defenses]\nfault = faults:Fault\n")
     (package / "faults.py").write_text(FAULTS)
+    return os.environ | {
+        "PYTHONPATH": f"{package}:{os.environ.get('PYTHONPATH', '')}",
+        "SWEEPER_TEST_NOTES": str(folder),
+    }
+
+
+def test_each_fault_costs_its_own_trial_only_and_is_told_apart(tiny: Path, tmp_path: Path) -> None:
+    environment = install_faults(tmp_path)
     out = tmp_path / "out"
     kinds = ("segfault", "kill", "hang", "raise", "gpu_memory")
     faults = ", ".join(f"{kind}: {{name: fault, what: {kind}}}" for kind in kinds)
     command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--retries", "1", "--time-limit", "5s"]
     command += ["--set", "attacks=[threshold]", "--set", f"defenses={{{faults}, good: l2}}"]
-    environment = os.environ | {"PYTHONPATH": f"{package}:{os.environ.get('PYTHONPATH', '')}"}
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
