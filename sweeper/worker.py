@@ -5,6 +5,7 @@ The worker itself imports nothing of PyTorch: the fork server behind the childre
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -106,6 +107,9 @@ def attempt_trial(
             attempt = attempts.begin(storage, target_id)
             log_name = attempts.log_name(target_id)
             log = storage.root / log_name if storage.is_local else staged / f"{target_id}.log"
+            if not storage.is_local and not log.exists():  # earlier attempts were made elsewhere
+                with contextlib.suppress(FileNotFoundError):
+                    log.write_bytes(storage.read(log_name))
             with log.open("a", encoding="utf-8") as file:
                 file.write(_headline(parcel, attempt))
             task = _Task(settings=settings, parcel=parcel, staged=staged, cpus=cpus, gpus=gpus, attempt=attempt)

@@ -186,6 +186,16 @@ def test_damaged_weights_are_set_aside_and_their_target_is_to_be_trained_again(p
     assert len(gathered(store)) == 1
 
 
+def test_records_from_before_weights_were_fingerprinted_still_count(planned: Any) -> None:
+    store, trials = planned
+    for label in ("ac", "none"):
+        train(store, trials[label])
+        part = store.storage.root / "parts" / "trials" / f"{trials[label].target_id}.parquet"
+        pq.write_table(pq.read_table(part).drop_columns(["weights_sha256", "cause"]), part)
+    assert store.gather().damaged == ()
+    assert len(gathered(store)) == 1
+
+
 def test_weights_of_another_model_are_named(planned: Any) -> None:
     store, trials = planned
     for label in ("ac", "none"):

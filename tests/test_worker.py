@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,6 +84,16 @@ def test_attempts_are_counted_into_the_row(tiny: Path, tmp_path: Path) -> None:
         assert (row["attempts"], row["cause"]) == (number, "diverged")
     assert "DivergedError" in store.storage.read(attempts.log_name(trial.target_id)).decode()
     assert read_status(store).causes == {"diverged": 1}
+
+
+def test_a_log_goes_on_on_another_node(tiny: Path, tmp_path: Path, s3_server: S3Server) -> None:
+    trial = expand(load_sweep(str(tiny), ["attacks=[]", "training.learning_rate=1e30"]))[0]
+    store = prepared(s3_server.uri("out"), [trial])
+    for _ in range(2):
+        attempt(trial, store)
+        shutil.rmtree(node_folder(LAUNCH))  # as if the next attempt were made on another node
+    log = store.storage.read(attempts.log_name(trial.target_id)).decode()
+    assert [line.split()[2] for line in log.splitlines() if line.startswith("--- attempt")] == ["1", "2"]
 
 
 def test_an_attempt_out_of_time_is_a_failed_row_and_goes_on_from_its_checkpoint(tiny: Path, tmp_path: Path) -> None:
