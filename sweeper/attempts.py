@@ -12,14 +12,17 @@ from sweeper.storage import Storage
 
 FOLDER = "attempts"
 LOGS = "logs"
+_MOST = 10**6
+"""More starts than these nothing counts."""
 
 
 def count(storage: Storage, target_id: str) -> int:
     """The starts so far; 0 also where the count is damaged."""
     try:
-        return int(json.loads(storage.read(f"{FOLDER}/{target_id}.json"))["attempts"])
+        attempts = json.loads(storage.read(f"{FOLDER}/{target_id}.json"))["attempts"]
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return 0
+    return attempts if isinstance(attempts, int) and 0 <= attempts < _MOST else 0
 
 
 def begin(storage: Storage, target_id: str) -> int:

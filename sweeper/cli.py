@@ -258,6 +258,7 @@ def launch(
                 break
             # What the damaged files held is missing now
             pending = [trial for trial in trials if not statuses[trial.target_id].done]
+    store.clear_done({target_id for target_id, status in statuses.items() if status.done})
     left = [trial for trial in trials if statuses[trial.target_id].word in ("to do", "partial")]
     broken = [trial for trial in trials if statuses[trial.target_id].word == "failed"]
     if gathered.left_out:

@@ -66,6 +66,12 @@ _STORE_FAILURES = 3
 _LOST_BEFORE_ANY_WORK = 20
 """So many workers more than twice those at work, lost in a row with no sign of work between them, stop the launch too."""
 _NODE_TIMEOUT_S = 600.0
+_LOST = (
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.TaskUnschedulableError,
+    ray.exceptions.WorkerCrashedError,
+)
+"""What Ray says of a task whose node or worker was killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +226,8 @@ Shipped = Mapping[str, Any]
 def stage_datasets(trials: Sequence[Trial], settings: Settings, *, is_cluster: bool) -> Shipped:
     """Have every dataset decoded once on each node, and each node's way to the store tried.
 
-    A node that lacks a dataset gets the driver's, now or when it joins.
+    A node that lacks a dataset gets the driver's, now or when it joins. One that is lost meanwhile is no problem: more may
+    be lost at any time.
 
     Raises:
         UserError: a dataset is neither here nor on a node, or a node cannot write the store.
@@ -247,6 +254,8 @@ def stage_datasets(trials: Sequence[Trial], settings: Settings, *, is_cluster: b
     for node_id, check in checks.items():
         try:
             problems += [f"{nodes[node_id]}: {problem}" for problem in ray.get(check, timeout=_NODE_TIMEOUT_S)]
+        except _LOST:
+            continue  # if it comes back, or another in its place, the first trial there does this
         except ray.exceptions.RayError as error:
             problems.append(f"{nodes[node_id]}: it did not answer: {str(error).splitlines()[0]}")
     if problems:
@@ -581,13 +590,13 @@ class _Watcher(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         target_id = trial.config["target_id"]
-        lines = str(trial.get_pickled_error() or "no reason given").strip().splitlines()
+        reason = _reason(trial)
         self._running.pop(target_id, None)
         if target_id in self._schedule.out:
             self._lost_in_a_row += 1
             if self._lost_in_a_row >= _LOST_BEFORE_ANY_WORK + 2 * len(self._schedule.out):
-                self._schedule.stop(f"workers end before they begin to work: {lines[-1] if lines else ''}")
-            self._lost(target_id, f"its worker or node was lost: {lines[-1] if lines else 'no reason given'}")
+                self._schedule.stop(f"workers end before they begin to work: {reason}")
+            self._lost(target_id, f"its worker or node was lost: {reason}")
 
     def all_lost(self, reason: str) -> None:
         """All that runs was lost at once."""
@@ -612,6 +621,15 @@ class _Watcher(tune.Callback):
             with contextlib.suppress(StorageError):  # a claim that is left behind dies with this launch
                 self._launch.release(target_id)
         self._on_event(Event(kind=kind, target_id=target_id, what=what))
+
+
+def _reason(trial: Any) -> str:
+    """The last line of what Ray says of a lost worker. Tune's own ways of asking look where it is only copied later."""
+    try:
+        lines = Path(trial.local_path, "error.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except (OSError, TypeError):
+        lines = []
+    return lines[-1].strip() if lines else "no reason given"
 
 
 class _Window:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import socket
@@ -22,6 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeper.errors import printable
 from sweeper.storage import Storage, StorageError
 
 FOLDER = "launches"
@@ -108,6 +110,7 @@ class Launch:
         with contextlib.suppress(StorageError):
             for target_id in sorted(self._claimed):
                 self._storage.delete(f"{CLAIMS}/{target_id}")
+            self._clear_dead()
             self._storage.delete(f"{FOLDER}/{self.id}.json")
 
     def report(self, running: Callable[[], tuple[Running, ...]]) -> None:
@@ -141,6 +144,24 @@ class Launch:
         if target_id in self._claimed:
             self._storage.delete(f"{CLAIMS}/{target_id}")
             self._claimed.discard(target_id)
+
+    def _clear_dead(self) -> None:
+        """Delete what killed launches left: their files, and their claims on trials that were done by then.
+
+        Who lives is asked last: a launch tells of itself before it claims.
+        """
+        claims: dict[str, str] = {}
+        for name in self._storage.entries(CLAIMS):
+            with contextlib.suppress(FileNotFoundError):  # given up just now
+                claims[name] = self._storage.read(f"{CLAIMS}/{name}").decode(errors="replace")
+        files = [name for name in self._storage.entries(FOLDER) if name.endswith(".json")]
+        alive = {each.launch_id for each in living(self._storage)}
+        for name, owner in claims.items():
+            if owner not in alive:
+                self._storage.delete(f"{CLAIMS}/{name}")
+        for name in files:
+            if name.removesuffix(".json") not in alive:
+                self._storage.delete(f"{FOLDER}/{name}")
 
     def _is_alive(self, launch_id: str) -> bool:
         if launch_id in self._dead:
@@ -182,7 +203,7 @@ def living(storage: Storage, now: datetime | None = None) -> list[LaunchInfo]:
     for name, entry in sorted(entries.items()):
         try:
             info = _read_info(json.loads(storage.read(f"{FOLDER}/{name}")), name.removesuffix(".json"))
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             continue  # it ended just now, or is no launch's
         if info.process.startswith(process.machine + ":"):
             alive = process.identity(info.pid) == info.process
@@ -199,16 +220,28 @@ def _read_info(content: dict[str, Any], launch_id: str) -> LaunchInfo:
         raise ValueError("it describes another launch")
     running = tuple(
         Running(
-            target_id=str(each["target_id"]),
-            title=str(each["title"]),
-            stage=str(each["stage"]),
-            fraction=float(each["fraction"]),
-            seconds=float(each["seconds"]),
+            target_id=_shown(each["target_id"]),
+            title=_shown(each["title"]),
+            stage=_shown(each["stage"]),
+            fraction=_finite(each["fraction"]),
+            seconds=_finite(each["seconds"]),
         )
         for each in content["running"]
     )
-    texts = {key: str(content[key]) for key in ("launch_id", "process", "host", "started_at")}
+    texts = {key: _shown(content[key]) for key in ("launch_id", "process", "host", "started_at")}
     return LaunchInfo(**texts, pid=int(content["pid"]), running=running)
+
+
+def _shown(text: object) -> str:
+    """What a terminal can show, of reasonable length."""
+    return printable(text, 300)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("it is not finite")
+    return number
 
 
 def _text(path: str) -> str:

@@ -23,7 +23,7 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -294,6 +294,17 @@ class Store:
             return self.storage.read(_checkpoint_name(target_id))
         except FileNotFoundError:
             return None
+
+    def clear_done(self, done: Collection[str]) -> None:
+        """Delete what processes that were killed left of trials that are done by now."""
+        for folder, ending in ((attempts.FOLDER, ".json"), ("checkpoints", ".safetensors")):
+            for name in self.storage.entries(folder):
+                if name.removesuffix(ending) in done:
+                    self.storage.delete(f"{folder}/{name}")
+        for table in ("trials", "attacks"):
+            for key in self._keys(table):
+                if key.endswith(_FAILED) and key.partition(".")[0] in done:
+                    self.storage.delete(_part(table, key))
 
     # Reading it all
 

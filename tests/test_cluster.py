@@ -39,7 +39,7 @@ def hand_out(feeder: Any, watcher: Any) -> list[Any]:
     """What Tune would ask for, started."""
     started = []
     while isinstance(config := feeder.suggest(str(len(started))), dict):
-        started.append(SimpleNamespace(config=config, get_pickled_error=lambda: RuntimeError("ActorDiedError")))
+        started.append(SimpleNamespace(config=config, local_path=None))
         watcher.on_trial_start(0, [], started[-1])
     return started
 
@@ -117,9 +117,7 @@ def test_a_store_that_cannot_be_written_stops_the_launch(
     assert {status.word for status in statuses.values()} == {"to do"}
 
 
-def test_workers_that_cannot_begin_stop_the_launch(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_that_cannot_begin_stop_the_launch(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(function: Any, feeder: Any, watcher: Any, loggers: Any, settings: Any, verbose: bool) -> bool:
         while not feeder.is_finished:
             for trial in hand_out(feeder, watcher):
@@ -128,7 +126,7 @@ def test_workers_that_cannot_begin_stop_the_launch(
 
     _, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch, losses=10**6)
     assert not ended.is_over
-    assert ended.stopped == "workers end before they begin to work: ActorDiedError"
+    assert ended.stopped == "workers end before they begin to work: no reason given"
     assert len([event for event in events if event.kind == "retried"]) < 50
 
 

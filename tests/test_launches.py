@@ -126,7 +126,8 @@ def test_a_damaged_launch_file_is_nobody(tmp_path: Path, content: bytes) -> None
     storage.write(f"{FOLDER}/{ID}.json", content)
     with Launch(storage) as launch:
         assert launch.others == ()
-    assert storage.exists(f"{FOLDER}/{ID}.json")
+        assert launch.claim(ID) == "ours"
+    assert not storage.entries(FOLDER), "who ends clears what the dead left"
 
 
 def test_a_store_that_does_not_answer_for_a_while_ends_no_launch(
@@ -163,6 +164,20 @@ def test_starts_are_counted_over_launches_until_the_trial_ends(storage: Storage)
     attempts.end(storage, ID)
     attempts.end(storage, ID)
     assert attempts.count(storage, ID) == 0
+
+
+def test_who_ends_clears_the_claims_of_the_dead_and_leaves_those_of_the_living(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "out")
+    dead = another_machine(storage, "dead" * 4)
+    path = tmp_path / "out" / FOLDER / f"{dead}.json"
+    os.utime(path, (path.stat().st_mtime - 2 * DEAD_AFTER_S,) * 2)
+    alive = another_machine(storage)
+    for target_id, owner in (("a" * 16, dead), ("b" * 16, alive), ("c" * 16, "nobody")):
+        storage.write(f"{CLAIMS}/{target_id}", owner.encode())
+    with Launch(storage):
+        pass
+    assert list(storage.entries(CLAIMS)) == ["b" * 16]
+    assert list(storage.entries(FOLDER)) == [f"{alive}.json"]
 
 
 def test_what_another_launch_says_in_the_future_is_no_reason_to_live_for_ever(tmp_path: Path) -> None:
