@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format schema bench clean
+.PHONY: demo test lint format schema bench chaos chaos-network clean
 
 demo: .venv/installed  ## train, attack and report on the demo sweep
 	$(BIN)/sweeper launch
@@ -22,9 +22,16 @@ format: .venv/installed  ## rewrite to the style
 schema: .venv/installed  ## docs/schema.md from sweeper/schema.py
 	$(BIN)/python -c "from sweeper.schema import markdown; print(markdown(), end='')" > docs/schema.md
 
-bench: .venv/installed  ## private training against SGD and Opacus, mechanisms against DP-SGD; QUICK=1 takes two minutes
+bench: .venv/installed  ## private training, mechanisms, scheduling; QUICK=1 takes some minutes, without it hours
 	$(BIN)/python benchmarks/private_training.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/mechanisms.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/scheduling.py $(if $(QUICK),--quick)
+
+chaos: .venv/installed  ## sweeps whose processes are killed at random against one undisturbed; QUICK=1 takes a few minutes
+	$(BIN)/python benchmarks/chaos.py $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED))
+
+chaos-network: .venv/installed  ## a sweep that loses a node's network; as root, with `ray[default]` and an SSH server installed
+	$(BIN)/python benchmarks/network_cut.py
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
