@@ -175,13 +175,32 @@ def _frame(directory: Path, table: str) -> pd.DataFrame:
         frame = pq.read_table(path, columns=list(present)).to_pandas()
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
+    for name in ("target_id", "attack_id"):
+        if name in frame and frame[name].isna().any():
+            raise ResultsError(
+                f"{path}: column '{name}' has nulls, so that it cannot be told what those rows are of. It was changed after "
+                "sweeper wrote it. Restore the file, or run the sweep again."
+            )
     absent = {name: None for name in optional if name not in present}
     return _typed(frame.assign(**absent), {**_TABLES.get(table, {}), **optional})
 
 
 def _typed(frame: pd.DataFrame, kinds: dict[str, str]) -> pd.DataFrame:
     untyped = [name for name, kind in kinds.items() if kind == "number" and frame[name].isna().all()]
-    return frame.astype(dict.fromkeys(untyped, float))
+    # Ids join tables, so they stay as they are; the rest is shown
+    shown = [name for name, kind in kinds.items() if kind == "text" and not name.endswith("_id")]
+    visible = {name: frame[name].map(_visible, na_action="ignore") for name in shown}
+    return frame.assign(**visible).astype(dict.fromkeys(untyped, float))
+
+
+def _visible(text: str) -> str:
+    """The text with control characters, and those that turn its direction, spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def load(directory: Path) -> Results:
@@ -207,7 +226,7 @@ def load(directory: Path) -> Results:
 def _planned(directory: Path) -> int | None:
     try:
         return len(json.loads((directory / "sweep.json").read_text(encoding="utf-8"))["targets"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # tables that were passed on without it are complete as they are
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 
 _DISPLAY = {
@@ -84,6 +85,8 @@ def file_name(label: str) -> str:
 
 def scientific(value: float) -> str:
     """A small number as 1e-5, two digits at most."""
+    if not math.isfinite(value):
+        return str(value)
     digits, exponent = f"{value:.1e}".split("e")
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
 

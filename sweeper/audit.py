@@ -34,8 +34,9 @@ def read_outputs(path: Path) -> Membership:
     if not _is_file(path):
         raise UserError(f"{path} does not exist or is no file. Give a Parquet file of a model's outputs.")
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        with path.open("rb") as file:
+            table = pq.read_table(file)
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path} is not a readable Parquet file: {sentence(error)}") from None
     names = set(table.column_names)
     missing = [name for name in ("example_id", "is_member", "label") if name not in names]
@@ -136,9 +137,11 @@ def write_metrics(rows: Sequence[dict[str, Any]], path: Path) -> None:
         UserError: the file cannot be written.
     """
     try:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=_metrics_schema()), path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}. Name another file with --out.") from None
+        with path.open("wb") as file:
+            pq.write_table(pa.Table.from_pylist(list(rows), schema=_metrics_schema()), file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its name is no path"
+        raise UserError(f"{path} cannot be written: {reason or error}. Name another file with --out.") from None
 
 
 def _metrics_schema() -> pa.Schema:

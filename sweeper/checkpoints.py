@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from models.train import Checkpoint, EpochRecord
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class CheckpointError(ValueError):
@@ -43,10 +44,10 @@ def to_bytes(checkpoint: Checkpoint, owner: dict[str, str]) -> bytes:
         "history": [asdict(record) for record in checkpoint.history],
         "first_step_time_s": checkpoint.first_step_time_s,
     }
-    return save(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-        metadata={"format": str(_FORMAT), "owner": _canonical(owner), "training": json.dumps(described)},
-    )
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    training = json.dumps(described)
+    metadata = {"format": str(_FORMAT), "owner": _canonical(owner), "training": training}
+    return save(tensors, metadata=metadata | {"sha256": _digest(tensors, training)})
 
 
 def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> Checkpoint:
@@ -59,13 +60,16 @@ def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> C
         metadata = metadata_of(content)
         if metadata.get("format") != str(_FORMAT) or metadata.get("owner") != _canonical(owner):
             raise CheckpointError("it was made by another version of the code, or from other data")
+        tensors = load(content)
+        if metadata["sha256"] != _digest(tensors, metadata["training"]):
+            raise CheckpointError("it is damaged: its SHA-256 is not the recorded one")
         described = json.loads(metadata["training"])
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "generators": {}}
         states: dict[int, dict[str, Any]] = {
             int(index): dict(values) for index, values in described["optimizer"]["state"].items()
         }
         clip_norms = None
-        for name, value in load(content).items():
+        for name, value in tensors.items():
             part, _, rest = name.partition("/")
             if part == "optimizer":
                 index, _, key = rest.partition("/")
@@ -86,6 +90,15 @@ def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> C
         raise
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"it is damaged: {str(error)[:200]}") from None
+
+
+def _digest(tensors: dict[str, Tensor], training: str) -> str:
+    """SHA-256 of all that a training goes on from: safetensors itself notices no bit that flipped in a tensor."""
+    digest = hashlib.sha256(training.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _canonical(owner: dict[str, str]) -> str:

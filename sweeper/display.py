@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.errors import printable
 from sweeper.spec import Trial
 
 if TYPE_CHECKING:
@@ -109,19 +110,27 @@ def status_view(status: SweepStatus, results: str) -> RenderableType:
         parts.append(Text(f"Launched by {launch.name}, {launch.started_at}: {len(launch.running)} running"))
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
         for running in launch.running[:SHOWN_RUNNING]:
-            table.add_row(
-                running.target_id, running.title, running.stage, f"{running.fraction:.0%}", duration(running.seconds)
+            shown = (
+                running.target_id,
+                running.title,
+                running.stage,
+                f"{running.fraction:.0%}",
+                duration(running.seconds),
             )
+            table.add_row(*map(Text, shown))  # from files, where a bracket is no style
         parts.append(table)
     if status.failures:
-        parts.append(Text("Failures: " + ", ".join(f"{cause} {count}" for cause, count in status.causes.items())))
+        parts.append(
+            Text("Failures: " + printable(", ".join(f"{cause} {count}" for cause, count in status.causes.items())))
+        )
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis")
         for failure in status.failures[:SHOWN_FAILURES]:
             lines = failure.error.splitlines() or [""]
-            table.add_row(failure.target_id, failure.attack or "training", Text(lines[0]))
+            cells = (failure.target_id, failure.attack or "training", lines[0])
+            table.add_row(*(Text(printable(cell, 300)) for cell in cells))
         parts.append(table)
         more = len(status.failures) - SHOWN_FAILURES
         parts.append(Text((f"and {more} more; " if more > 0 else "") + f"the whole story: sweeper logs {results} ID"))

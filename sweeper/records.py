@@ -145,9 +145,9 @@ class Store:
     def status(self, trial: Trial) -> Status:
         """The status of one trial, by a look at its own files."""
         target_id = trial.target_id
-        have = {("weights", target_id)} if self.storage.exists(_weights_name(target_id)) else set()
+        have = {("weights", target_id)} if self.storage.has_content(_weights_name(target_id)) else set()
         for table, key in _wanted(trial):
-            if self.storage.exists(_part(table, key)):
+            if self.storage.has_content(_part(table, key)):
                 have.add((table, key))
         return _judge(trial, lambda table, key: (table, key) in have)
 
@@ -175,11 +175,11 @@ class Store:
 
     def has_target(self, target_id: str) -> bool:
         """Whether the target is on record as finished."""
-        return self.storage.exists(_part("trials", target_id))
+        return self.storage.has_content(_part("trials", target_id))
 
     def has_attack(self, target_id: str, attack: str) -> bool:
         """Whether the attack is on record as finished."""
-        return self.storage.exists(_part("attacks", f"{target_id}.{attack}"))
+        return self.storage.has_content(_part("attacks", f"{target_id}.{attack}"))
 
     def read_part(self, table: str, key: str) -> pa.Table:
         """One target's or attack's rows.
@@ -190,11 +190,17 @@ class Store:
         """
         name = _part(table, key)
         content = self._read(name)
+        target_id, _, attack = key.removesuffix(_FAILED).partition(".")
         try:
-            source = pa.BufferReader(content)
-            return pq.read_table(source, schema=SCHEMAS[table], page_checksum_verification=True)
+            if (pq.read_schema(pa.BufferReader(content)).metadata or {}).get(b"sweeper_table") != table.encode():
+                raise ValueError(f"it is no part of the table '{table}'")
+            rows = pq.read_table(pa.BufferReader(content), schema=SCHEMAS[table], page_checksum_verification=True)
+            for column, expected in (("target_id", target_id), ("attack_id", attack)):
+                if expected and any(each != expected for each in rows.column(column).unique().to_pylist()):
+                    raise ValueError(f"it has rows of another {column}")
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._set_aside(name, error) from None
+        return rows
 
     def read_weights(self, target_id: str) -> bytes:
         """A target's weights as safetensors, checked against the record of it.

@@ -53,7 +53,7 @@ MOST_TRIALS = 1_000_000
 _MOST_PARTS = 1000
 _MOST_BYTES = 1_000_000
 """Of a sweep file."""
-_MOST_VALUES = 1_000_000
+_MOST_VALUES = 200_000
 """In a sweep file whose anchors are written out."""
 _MOST_MERGED = 100
 """Mappings that are merged into another, and keys that this may give."""

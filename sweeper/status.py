@@ -66,8 +66,9 @@ def read_status(store: Store) -> SweepStatus:
     if planned is None:
         raise UserError(f"{store.location} holds no sweep. Name the folder or URI that `sweeper launch` writes to.")
     ended = store.ended(planned)
-    failures = tuple(failure for failure in store.failures() if failure.target_id in planned)
-    failed = {failure.target_id for failure in failures} - ended.keys()
+    known = [failure for failure in store.failures() if failure.target_id in planned]
+    failures = tuple(failure for failure in known if failure.target_id not in ended)
+    failed = {failure.target_id for failure in failures}
     now = _now(store)
     launches = tuple(living(store.storage, now))
     left = len(planned) - len(ended) - len(failed)

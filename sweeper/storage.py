@@ -102,8 +102,10 @@ class Storage:
 
     def __init__(self, location: str | Path) -> None:
         given = str(location)
-        if "\0" in given:
-            raise UserError(f"{given!r} is no place for results: it has a NUL. Write it without.")
+        if "\0" in given or not _is_text(given):
+            raise UserError(
+                f"{given!r} is no place for results: it has a NUL, or bytes that are no text in UTF-8. Name another."
+            )
         scheme = _SCHEME.match(given)
         self._url: SplitResult | None = None
         self._filesystem: Any = None
@@ -180,7 +182,7 @@ class Storage:
         segments = _segments(name)
         if self.is_local:
             target = self._folder.joinpath(*segments)
-            self._attempt("written", name, lambda: _write_local(target, content, _replace))
+            self._attempt("written", name, lambda: _write_local(target, content, replace_file))
         else:
             self._attempt("written", name, lambda: self._upload(name, content))
 
@@ -202,11 +204,11 @@ class Storage:
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there is deleted already."""
         segments = _segments(name)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if self.is_local:
-                self._attempt("deleted", name, self._folder.joinpath(*segments).unlink)
-            else:
-                self._attempt("deleted", name, lambda: self._remote().delete_file(self._key(name)))
+        if self.is_local:
+            self._attempt("deleted", name, lambda: _delete_local(self._folder.joinpath(*segments)))
+            return
+        with contextlib.suppress(FileNotFoundError):
+            self._attempt("deleted", name, lambda: self._remote().delete_file(self._key(name)))
 
     def move(self, name: str, to: str) -> None:
         """Rename a file, replacing what is there. In an object store a copy, of at most 5 GB, and a deletion.
@@ -226,13 +228,17 @@ class Storage:
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""
-        segments = _segments(name)
-        if self.is_local:
-            return self._attempt("read", name, lambda: _is_file(self._folder.joinpath(*segments)))
-        return self._attempt("read", name, lambda: bool(self._remote().get_file_info(self._key(name)).is_file))
+        return self._size(name) is not None
+
+    def has_content(self, name: str) -> bool:
+        """Whether there is a file of that name with anything in it."""
+        return bool(self._size(name))
 
     def entries(self, folder: str = "") -> dict[str, Entry]:
-        """The files directly in a folder, by name, in one listing; none if there is no such folder. `""` is the root."""
+        """The files directly in a folder, by name, in one listing; none if there is no such folder. `""` is the root.
+
+        Files whose names no method takes, and names that are no text, are not among them.
+        """
         return {name: entry for name, entry in self._entries(folder).items() if not _TEMPORARY.fullmatch(name)}
 
     def prepare(self, folders: Sequence[str]) -> None:
@@ -277,11 +283,13 @@ class Storage:
     def _read_local(path: Path) -> bytes:
         try:
             return path.read_bytes()
-        except (IsADirectoryError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in _NO_FILE_ERRNOS:
+                raise
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
 
     def _entries(self, folder: str, temporary: bool = False) -> dict[str, Entry]:
-        """All files; or only the temporary ones, which saves looking at the others on a local disk."""
+        """All files that a name leads to; or only the temporary ones, which saves looking at the others on a local disk."""
         segments = _segments(folder) if folder else ()
         try:
             if self.is_local:
@@ -290,9 +298,18 @@ class Storage:
             entries = self._attempt("listed", folder, lambda: self._list_remote(folder))
         except FileNotFoundError:
             return {}
-        return {name: entry for name, entry in entries.items() if not temporary or _TEMPORARY.fullmatch(name)}
+        listed = {name: entry for name, entry in entries.items() if _leads_to_a_file(name)}
+        return {name: entry for name, entry in listed.items() if not temporary or _TEMPORARY.fullmatch(name)}
 
     # Remote
+
+    def _size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        segments = _segments(name)
+        if self.is_local:
+            return self._attempt("read", name, lambda: _size_of_file(self._folder.joinpath(*segments)))
+        info = self._attempt("read", name, lambda: self._remote().get_file_info(self._key(name)))
+        return int(info.size) if info.is_file else None
 
     def _remote(self) -> Any:
         """The file system, connected on first use."""
@@ -478,6 +495,8 @@ _LASTING = (
     ),
 )
 _FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_FILE_ERRNOS = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
+"""What a path answers that leads to no file: to nothing, to a folder, or round in circles."""
 _PASSING_ERRNOS = {errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
 
 
@@ -499,7 +518,21 @@ def _segments(name: str) -> tuple[str, ...]:
     return segments
 
 
+def _leads_to_a_file(name: str) -> bool:
+    """Whether a name in a listing can be given to a `Storage`."""
+    return "\\" not in name and _is_text(name)
+
+
 # Locations
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is text: names of files can be other bytes, which Python shows as halves of surrogate pairs."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _local_folder(uri: str) -> Path:
@@ -514,7 +547,7 @@ def _split(uri: str, scheme: str) -> SplitResult:
         return urlsplit(uri)
     except ValueError:  # brackets, as of an IPv6 address, or characters that stand for others
         raise UserError(
-            f"The {scheme}:// URI cannot be parsed. Write it with plain letters, digits, '-' and '.' before the path."
+            f"The {scheme}:// URI cannot be parsed: what is before the path may have letters, digits, '-' and '.' only."
         ) from None
 
 
@@ -636,8 +669,14 @@ def _write_local(target: Path, content: bytes | Path, publish: Callable[[Path, P
         temporary.unlink(missing_ok=True)
 
 
-def _replace(temporary: Path, target: Path) -> bool:
-    temporary.replace(target)
+def replace_file(temporary: Path, target: Path) -> bool:
+    """Give a file another's name, in whose place it comes, even where that is a folder."""
+    try:
+        temporary.replace(target)
+    except IsADirectoryError:
+        # Nothing here makes a folder of that name, so it is damage: kept, for whoever made it, under another name.
+        target.replace(target.with_name(f"{target.name[:200]}.folder-{secrets.token_hex(4)}"))
+        temporary.replace(target)
     return True
 
 
@@ -661,18 +700,34 @@ def _link(temporary: Path, target: Path) -> bool:
 
 
 def _move_local(source: Path, target: Path) -> None:
-    if not _is_file(source):
+    if _size_of_file(source) is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
     target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
+    replace_file(source, target)
 
 
-def _is_file(path: Path) -> bool:
-    """As `Path.is_file`, but a folder that may not be entered is an error, not a no."""
+def _delete_local(path: Path) -> None:
     try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        path.unlink()
+    except OSError as error:
+        if error.errno not in _NO_FILE_ERRNOS:
+            raise
+
+
+def _size_of_file(path: Path) -> int | None:
+    """None where there is no file; but a folder that may not be entered is an error, not a no."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        if error.errno not in _NO_FILE_ERRNOS:
+            raise
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _time(seconds: float) -> datetime:
+    """The time of a file; any file system's, whose years can be beyond Python's."""
+    return datetime.fromtimestamp(min(max(seconds, 0.0), 2.0**37), UTC)
 
 
 def _scan(folder: Path, temporary: bool) -> dict[str, Entry]:
@@ -680,12 +735,15 @@ def _scan(folder: Path, temporary: bool) -> dict[str, Entry]:
     try:
         with os.scandir(folder) as scan:
             for each in scan:
-                if temporary and not _TEMPORARY.fullmatch(each.name):
+                if not _leads_to_a_file(each.name) or (temporary and not _TEMPORARY.fullmatch(each.name)):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # deleted or renamed since
+                try:
                     if each.is_file():
                         status = each.stat()
-                        entries[each.name] = Entry(status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+                        entries[each.name] = Entry(status.st_size, _time(status.st_mtime))
+                except OSError as error:  # deleted or renamed since, or a link to itself
+                    if error.errno not in _NO_FILE_ERRNOS:
+                        raise
     except NotADirectoryError:
         return {}
     return entries

@@ -112,5 +112,5 @@ def test_nothing_in_a_checkpoint_is_a_pickle(tiny: Path, tmp_path: Path) -> None
         run(trial, store, after=1)
     content = store.read_checkpoint(trial.target_id)
     assert content is not None
-    assert set(checkpoints.metadata_of(content)) == {"format", "owner", "training"}
+    assert set(checkpoints.metadata_of(content)) == {"format", "owner", "sha256", "training"}
     assert "import pickle" not in Path(checkpoints.__file__).read_text(encoding="utf-8")
