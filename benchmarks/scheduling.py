@@ -283,7 +283,9 @@ def scale(folder: Path, counts: Sequence[int]) -> list[dict[str, Any]]:
         command = [sys.executable, "-c", textwrap.dedent(SCALE), str(Path(__file__).parent), str(count), str(place)]
         # Workers import `nothing` from this file
         paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"PYTHONPATH": paths}
+        )
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         shutil.rmtree(place)
         row = rows[-1]
