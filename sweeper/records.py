@@ -44,7 +44,7 @@ from sweeper.checkpoints import metadata_of
 from sweeper.errors import UserError
 from sweeper.schema import SCHEMAS
 from sweeper.spec import Sweep, Trial, attack_id, identity
-from sweeper.storage import Storage
+from sweeper.storage import Storage, replace_file
 
 _TARGET_TABLES = ("history", "outputs", "trials")
 _ATTACK_TABLES = ("scores", "reconstructions", "attacks")
@@ -422,7 +422,7 @@ class Store:
             write(path)
             if not self.storage.is_local:
                 self.storage.write(path.name, path)
-            path.replace(folder / path.name)
+            replace_file(path, folder / path.name)
 
     def _parts(self, table: str, keys: Iterable[str], damaged: list[str]) -> Iterator[tuple[str, pa.Table]]:
         """Key and rows of each part, in order; what is damaged is set aside, added to `damaged`, and skipped."""
