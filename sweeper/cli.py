@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import math
@@ -26,7 +27,7 @@ from rich.text import Text
 
 from sweeper import __version__
 from sweeper.allocator import restart_with_allocator_environment
-from sweeper.errors import UserError
+from sweeper.errors import UserError, printable
 
 if TYPE_CHECKING:
     from sweeper import cluster
@@ -67,6 +68,11 @@ def _user_errors(command: F) -> F:
             return command(*args, **kwargs)
         except UserError as error:
             _fail(str(error))
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the output has enough
+                raise
+            name = error.filename or "A file"
+            _fail(printable(f"{name} cannot be used: {error.strerror or error}."))
         except KeyboardInterrupt:
             err.print("Interrupted. Everything that was finished is kept; the same command goes on from there.")
             raise typer.Exit(1) from None

@@ -8,6 +8,7 @@ nothing here depends on Tune's own state. What becomes of a trial that fails, or
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -33,6 +34,7 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")
 import ray
 import yaml
 from ray import tune
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental import internal_kv
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -46,7 +48,7 @@ from sweeper import attempts
 from sweeper.allocator import ALLOCATOR_ENVIRONMENT
 from sweeper.errors import UserError
 from sweeper.launches import Launch, Running
-from sweeper.nodes import clear_unused, node_folder
+from sweeper.nodes import clear_unused, in_use, node_folder
 from sweeper.outcomes import Outcome, Progress
 from sweeper.records import Store
 from sweeper.scheduling import AUTO, Resources, Retries, Schedule
@@ -215,8 +217,18 @@ def _startable_resources() -> list[dict[str, float]]:
 
 
 def _may_grow() -> bool:
-    """Whether an autoscaler runs, which may start nodes that are not there yet."""
-    return internal_kv._internal_kv_get(b"AutoscalerMetricsAddress") is not None
+    """Whether an autoscaler runs, which may start nodes that are not there yet.
+
+    Every cluster has a process of that name. Where it may start nothing, it gives each node a kind of its own.
+    """
+    report: bytes | None = internal_kv._internal_kv_get(b"__autoscaling_status")
+    if report is None:
+        return bool(_startable_resources()) or is_autoscaler_v2(fetch_from_server=True)
+    try:
+        kinds = json.loads(report)["autoscaler_report"]["node_type_mapping"] or {}
+        return any(kind != f"node_{node}" for node, kind in kinds.items())
+    except (ValueError, KeyError, TypeError, AttributeError):  # of a newer Ray
+        return True
 
 
 Shipped = Mapping[str, Any]
@@ -365,18 +377,17 @@ def run_trials(
     launch.report(watcher.running)
     function = _trainable(trials, settings, shipped or {}, attempt)
     positions = {trial.target_id: position for position, trial in enumerate(trials)}
-    while not schedule.is_over:
-        try:
-            feeder = _Feeder(schedule, positions)
-            interrupted = _fit(function, feeder, watcher, loggers or Loggers(), trials[0].sweep, verbose)
-        except RuntimeError as error:
-            # Where Ray kills a worker for the node's memory, Tune gives up the whole run: begin a new one with the rest.
-            if not schedule.out:
-                raise
-            interrupted = False
-            watcher.all_lost(f"Ray gave up: {str(error).splitlines()[0]}")
-        if interrupted:
-            break
+    interrupted = False
+    with in_use(node_folder(settings.launch_id)) as folder:
+        while not schedule.is_over and not interrupted:
+            try:
+                feeder = _Feeder(schedule, positions)
+                interrupted = _fit(function, feeder, watcher, loggers or Loggers(), trials[0].sweep, folder, verbose)
+            except RuntimeError as error:
+                # Where Ray kills a worker for the node's memory, Tune gives up the whole run: begin one with the rest.
+                if not schedule.out:
+                    raise
+                watcher.all_lost(f"Ray gave up: {str(error).splitlines()[0]}")
     return Ended(
         is_over=schedule.is_over and schedule.stopped is None,
         stopped=schedule.stopped,
@@ -390,9 +401,10 @@ def _fit(
     watcher: _Watcher,
     loggers: Loggers,
     name: str,
+    folder: Path,
     verbose: bool,
 ) -> bool:
-    """One run of Tune; whether it was interrupted."""
+    """One run of Tune, whose files are of no use after it; whether it was interrupted."""
     callbacks: list[tune.Callback] = [watcher]
     if loggers.tensorboard is not None:
         from ray.tune.logger import TBXLoggerCallback
@@ -402,7 +414,7 @@ def _fit(
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
         callbacks.append(MLflowLoggerCallback(tracking_uri=loggers.mlflow, experiment_name=name))
-    state_dir = tempfile.mkdtemp(prefix="sweeper-tune-")
+    state_dir = tempfile.mkdtemp(prefix="tune-", dir=folder)
     try:
         tune.Tuner(
             tune.with_resources(

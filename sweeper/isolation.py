@@ -27,6 +27,8 @@ Send = Callable[[Any], None]
 """Given to the function in the child: hands a picklable message to the parent."""
 
 _PRELOADED = ["sweeper.preloaded"]
+_LONGEST_WAIT_S = 86400.0
+"""The system waits for no more than 24 days at a time."""
 _start_lock = threading.Lock()
 
 
@@ -61,10 +63,16 @@ def run_in_child(
     process = context.Process(
         target=_child, args=(theirs, lifeline, function, argument, str(log), dict(environment or {})), daemon=False
     )
-    with _start_lock, _no_main_module():
-        process.start()
-    theirs.close()
-    lifeline.close()
+    try:
+        with _start_lock, _no_main_module():
+            process.start()
+    except (OSError, EOFError) as error:  # no process or memory left, or the fork server was killed
+        ours.close()
+        held.close()
+        return Ending(how="died", text=f"its process could not be started: {str(error) or 'the fork server is gone'}")
+    finally:
+        theirs.close()
+        lifeline.close()
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     ending: Ending | None = None
     try:
@@ -72,7 +80,7 @@ def run_in_child(
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return Ending(how="timed_out", text=f"it was killed at its time limit of {time_limit_s:g} seconds")
-            ready = wait([ours, process.sentinel], left)
+            ready = wait([ours, process.sentinel], None if left is None else min(left, _LONGEST_WAIT_S))
             if ours in ready:
                 try:
                     kind, content = ours.recv()

@@ -1,4 +1,4 @@
-"""A node's own folder for one launch, which trials of the node share and the end of the launch clears."""
+"""A node's own folder for one launch, which its trials and its driver share and the end of the launch clears."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def node_folder(launch_id: str) -> Path:
 
 
 @contextlib.contextmanager
-def in_use(folder: Path) -> Iterator[None]:
-    """Keep the folder from being cleared while the block runs, in this process or another."""
+def in_use(folder: Path) -> Iterator[Path]:
+    """Keep the folder from being cleared by other launches while the block runs; gives the folder."""
     with (folder / "in-use").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
+        yield folder
 
 
 def clear_unused() -> None:

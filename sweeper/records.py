@@ -18,6 +18,7 @@ attack likewise in `parts/attacks`. A failure is a row too, in a file whose name
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -58,6 +59,7 @@ _READERS = 16
 PARAMETERS = "parameters"
 """Key in the weights' metadata of the JSON list of those tensors that are parameters."""
 _ID = re.compile(r"[0-9a-f]{16}")
+_KEY = re.compile(r"[0-9a-f]{16}(\.[0-9a-f]{16})?(\.failed)?")
 
 
 class DamagedError(Exception):
@@ -132,10 +134,11 @@ class Store:
     # What is there
 
     def _keys(self, table: str) -> Iterator[str]:
-        """Keys of the parts of a table; a failed one's ends in `.failed`. An empty file is no part."""
+        """Keys of the parts of a table; a failed one's ends in `.failed`. An empty file, or of another name, is no part."""
         for name, entry in self.storage.entries(f"parts/{table}").items():
-            if name.endswith(_SUFFIX) and entry.size:
-                yield name.removesuffix(_SUFFIX)
+            key = name.removesuffix(_SUFFIX)
+            if key != name and entry.size and _KEY.fullmatch(key):
+                yield key
 
     def _weights(self) -> Iterator[str]:
         for name, entry in self.storage.entries("weights").items():
@@ -196,9 +199,10 @@ class Store:
                 raise ValueError(f"it is no part of the table '{table}'")
             rows = pq.read_table(pa.BufferReader(content), schema=SCHEMAS[table], page_checksum_verification=True)
             for column, expected in (("target_id", target_id), ("attack_id", attack)):
-                if expected and any(each != expected for each in rows.column(column).unique().to_pylist()):
-                    raise ValueError(f"it has rows of another {column}")
-        except (OSError, ValueError, pa.ArrowException) as error:
+                if expected and rows.column(column).unique().to_pylist() != [expected]:
+                    raise ValueError(f"it has no rows, or rows of another {column}")
+        # Arrow has all of these for bytes that were a Parquet file
+        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
             raise self._set_aside(name, error) from None
         return rows
 
@@ -224,7 +228,8 @@ class Store:
 
     def _set_aside(self, name: str, error: Exception) -> DamagedError:
         """Move a damaged file to the quarantine; gives the error to raise."""
-        self.storage.move(name, f"quarantine/{name.replace('/', '.')}")
+        with contextlib.suppress(FileNotFoundError):  # another process has set it aside just now
+            self.storage.move(name, f"quarantine/{name.replace('/', '.')}")
         return DamagedError(
             f"{name} in {self.location} is damaged and was set aside in quarantine: {_first_line(error)}."
         )

@@ -18,16 +18,17 @@ import random
 import re
 import secrets
 import shutil
+import signal
 import stat
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -344,14 +345,11 @@ class Storage:
         return {info.base_name: Entry(info.size, info.mtime.astimezone(UTC)) for info in listing if info.is_file}
 
     def _upload(self, name: str, content: bytes | Path) -> None:
-        """One attempt, in a thread that no Ctrl-C reaches if this is the main one: an upload is finished once begun."""
+        """One attempt, which a Ctrl-C does not interrupt: an upload is finished once begun."""
         filesystem, key = self._remote(), self._key(name)
         pieces = iter([content]) if isinstance(content, bytes) else self._pieces(name, content)
-        if threading.current_thread() is not threading.main_thread():
+        with _signals_held_back():
             _put(filesystem, key, pieces)
-            return
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(_put, filesystem, key, pieces).result()
 
     def _pieces(self, name: str, path: Path) -> Iterator[bytes]:
         """The file's content, for memory's sake in pieces; a `StorageError` if that is not what its size promised."""
@@ -623,6 +621,27 @@ def _connect(url: SplitResult) -> Any:
         allow_delayed_open=True,  # small files are one request, and appear with it
         **options,
     )
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Python's handlers of SIGINT and SIGTERM, which run in the main thread, hear of one after the block only."""
+    received: list[tuple[int, FrameType | None]] = []
+
+    def hold_back(number: int, frame: FrameType | None) -> None:
+        received.append((number, frame))
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    try:
+        for number in handlers:
+            signal.signal(number, hold_back)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for signalled, frame in received:
+            handlers[signal.Signals(signalled)](signalled, frame)
 
 
 def _put(filesystem: Any, key: str, pieces: Iterator[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +55,7 @@ def test_a_run_that_ray_gives_up_is_begun_again_without_the_trial_that_brings_it
 ) -> None:
     calls = []
 
-    def fit(function: Any, feeder: Any, watcher: Any, loggers: Any, settings: Any, verbose: bool) -> bool:
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> bool:
         both = hand_out(feeder, watcher)
         calls.append([trial.config["target_id"] for trial in both])
         if len(calls) <= 2:
@@ -83,7 +84,7 @@ def test_an_error_of_ours_is_not_taken_for_rays(tiny: Path, tmp_path: Path, monk
 
 
 def test_a_lost_worker_is_no_failure_of_its_trial(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(function: Any, feeder: Any, watcher: Any, loggers: Any, settings: Any, verbose: bool) -> bool:
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> bool:
         first, second = hand_out(feeder, watcher)
         watcher.on_trial_error(0, [], first)
         finish(watcher, second, cause="error", what="ValueError: no")
@@ -104,7 +105,7 @@ def test_a_lost_worker_is_no_failure_of_its_trial(tiny: Path, tmp_path: Path, mo
 def test_a_store_that_cannot_be_written_stops_the_launch(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fit(function: Any, feeder: Any, watcher: Any, loggers: Any, settings: Any, verbose: bool) -> bool:
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> bool:
         for _ in range(10):
             for trial in hand_out(feeder, watcher):
                 finish(watcher, trial, cause="store", what="No space left on device. Make room there.")
@@ -118,7 +119,7 @@ def test_a_store_that_cannot_be_written_stops_the_launch(
 
 
 def test_workers_that_cannot_begin_stop_the_launch(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(function: Any, feeder: Any, watcher: Any, loggers: Any, settings: Any, verbose: bool) -> bool:
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> bool:
         while not feeder.is_finished:
             for trial in hand_out(feeder, watcher):
                 watcher.on_trial_error(0, [], trial)
@@ -134,7 +135,7 @@ def test_a_run_of_tune_is_ended_before_it_grows(tiny: Path, tmp_path: Path, monk
     monkeypatch.setattr(cluster, "GENERATION", 1)
     runs = []
 
-    def fit(function: Any, feeder: Any, watcher: Any, loggers: Any, settings: Any, verbose: bool) -> bool:
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> bool:
         handed = hand_out(feeder, watcher)
         runs.append(len(handed))
         for trial in handed:
@@ -152,3 +153,20 @@ def test_an_address_that_is_none_is_explained(address: str) -> None:
 
     with pytest.raises(UserError, match="HOST:PORT"), cluster.connect(address, verbose=False):
         pass
+
+
+@pytest.mark.parametrize(
+    ("kinds", "may_grow"),
+    [
+        ({"fa50bbc7": "node_fa50bbc7", "0d1e2f3a": "node_0d1e2f3a"}, False),
+        ({"10.0.0.7": "head"}, True),
+        ({"10.0.0.7": "head", "10.0.0.8": "gpu"}, True),
+        (None, False),
+    ],
+)
+def test_only_a_cluster_whose_kinds_of_nodes_were_named_may_grow(
+    kinds: dict[str, str] | None, may_grow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = json.dumps({"autoscaler_report": {"active_nodes": {}, "node_type_mapping": kinds}}).encode()
+    monkeypatch.setattr(cluster.internal_kv, "_internal_kv_get", lambda key: report)
+    assert cluster._may_grow() is may_grow

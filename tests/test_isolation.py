@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -122,3 +123,20 @@ def test_a_parent_that_is_killed_takes_a_computing_child_along(tmp_path: Path) -
     while _alive_in_group(child):
         assert time.monotonic() < deadline, "the child outlived its parent"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("limit", [30 * 86400, 1e300, float("inf")])
+def test_a_limit_of_months_is_no_longer_than_the_system_waits(limit: float, tmp_path: Path) -> None:
+    assert run_in_child(act, "after", log=tmp_path / "log", time_limit_s=limit).value == "after"
+
+
+def test_a_child_that_cannot_be_started_is_told_like_one_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(descriptors: list[int]) -> tuple[int, int]:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("multiprocessing.forkserver.connect_to_new_process", exhausted)
+    ending = run_in_child(act, "after", log=tmp_path / "log")
+    assert ending.how == "died"
+    assert ending.text == "its process could not be started: [Errno 11] Resource temporarily unavailable"
