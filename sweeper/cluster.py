@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -221,14 +222,11 @@ def _may_grow() -> bool:
 
     Every cluster has a process of that name. Where it may start nothing, it gives each node a kind of its own.
     """
-    report: bytes | None = internal_kv._internal_kv_get(b"__autoscaling_status")
-    if report is None:
-        return bool(_startable_resources()) or is_autoscaler_v2(fetch_from_server=True)
-    try:
-        kinds = json.loads(report)["autoscaler_report"]["node_type_mapping"] or {}
-        return any(kind != f"node_{node}" for node, kind in kinds.items())
-    except (ValueError, KeyError, TypeError, AttributeError):  # of a newer Ray
+    if _startable_resources() or is_autoscaler_v2(fetch_from_server=True):
         return True
+    status: bytes | None = internal_kv._internal_kv_get(b"__autoscaling_status")
+    report = json.loads(status or "{}").get("autoscaler_report") or {}
+    return any(kind != f"node_{node}" for node, kind in (report.get("node_type_mapping") or {}).items())
 
 
 Shipped = Mapping[str, Any]
@@ -415,6 +413,7 @@ def _fit(
 
         callbacks.append(MLflowLoggerCallback(tracking_uri=loggers.mlflow, experiment_name=name))
     state_dir = tempfile.mkdtemp(prefix="tune-", dir=folder)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         tune.Tuner(
             tune.with_resources(
@@ -436,6 +435,7 @@ def _fit(
             ),
         ).fit()
     finally:
+        signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own, which would swallow the next Ctrl-C
         shutil.rmtree(state_dir, ignore_errors=True)
     return not feeder.is_finished
 

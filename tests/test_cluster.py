@@ -163,10 +163,12 @@ def test_an_address_that_is_none_is_explained(address: str) -> None:
         ({"10.0.0.7": "head", "10.0.0.8": "gpu"}, True),
         (None, False),
     ],
+    ids=["by hand", "head", "head and worker", "not known yet"],
 )
 def test_only_a_cluster_whose_kinds_of_nodes_were_named_may_grow(
     kinds: dict[str, str] | None, may_grow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = json.dumps({"autoscaler_report": {"active_nodes": {}, "node_type_mapping": kinds}}).encode()
-    monkeypatch.setattr(cluster.internal_kv, "_internal_kv_get", lambda key: report)
+    report = {"monitor_pid": 1} | ({"autoscaler_report": {"node_type_mapping": kinds}} if kinds else {})
+    monkeypatch.setattr(cluster.internal_kv, "_internal_kv_get", lambda key: json.dumps(report).encode())
+    monkeypatch.setattr(cluster, "is_autoscaler_v2", lambda fetch_from_server: False)
     assert cluster._may_grow() is may_grow
