@@ -8,7 +8,7 @@ demo: .venv/installed  ## train, attack and report on the demo sweep
 	$(BIN)/sweeper launch
 
 test: .venv/installed  ## the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .

@@ -310,7 +310,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sweeper-bench-") as name:
         folder = Path(name)
         parts: dict[str, Callable[[], Any]] = {
-            "workers": lambda: slots_and_workers(folder, trial_s, 3 if arguments.quick else 4),
+            "workers": lambda: slots_and_workers(folder, trial_s, 3 if arguments.quick else 8),
             "devices": lambda: devices(folder, min(trial_s, 10.0)),
             "scale": lambda: scale(folder, [count for count in (1000, 10_000, 100_000) if count <= most]),
         }
