@@ -23,8 +23,9 @@ from s3_server import KEY, SECRET, Fault, S3Server, start_s3_server
 from sweeper import cluster
 from sweeper.errors import UserError
 from sweeper.launches import Launch
+from sweeper.outcomes import Outcome
 from sweeper.records import Store
-from sweeper.scheduling import Resources, Retries
+from sweeper.scheduling import AUTO, Resources, Retries
 from sweeper.spec import Trial, expand, load_sweep
 from sweeper.trial import run_trial
 from sweeper.worker import Settings
@@ -61,12 +62,12 @@ class Watched:
     ended: cluster.Ended
 
 
-def run_on(trials: list[Trial], out: Path, resources: Resources, **settings: Any) -> Watched:
+def run_on(trials: list[Trial], out: Path, resources: Resources, **more: Any) -> Watched:
     """Run trials on the Ray that this process is connected to."""
     store, events = Store(out), []
     store.prepare()
     with Launch(store.storage) as launch:
-        own = Settings(launch_id=launch.id, store=str(out.absolute()), data_dir=out, **settings)
+        own = Settings(launch_id=launch.id, store=str(out.absolute()), data_dir=out)
         cluster.stage_datasets(trials, own, is_cluster=False)
         ended = cluster.run_trials(
             trials,
@@ -76,9 +77,24 @@ def run_on(trials: list[Trial], out: Path, resources: Resources, **settings: Any
             resources=cluster.resolve(resources, trials),
             retries=Retries(failures=0),
             on_event=events.append,
+            **more,
         )
         cluster.clear_staged(launch.id, is_cluster=False)
     return Watched(store=store, events=events, ended=ended)
+
+
+def needing(gpu_memory: float, notes: Path) -> Any:
+    """An attempt at nothing that needed so much of a GPU's memory, and notes what it was given, and when."""
+    notes.mkdir()
+
+    def attempt(parcel: Any, settings: Any, *, gpus: float, **more: Any) -> Outcome:
+        begun = time.time()
+        time.sleep(2)
+        note = {"gpus": gpus, "begun": begun, "ended": time.time()}
+        (notes / parcel.target_id).write_text(json.dumps(note))
+        return Outcome(target_id=parcel.target_id, gpu_memory_peak=gpu_memory)
+
+    return attempt
 
 
 def test_gpu_shares_are_packed_and_impossible_requests_are_refused(tiny: Path, tmp_path: Path) -> None:
@@ -90,6 +106,12 @@ def test_gpu_shares_are_packed_and_impossible_requests_are_refused(tiny: Path, t
         with pytest.raises(UserError, match="No node can run a trial of lomurno_cnn with 2 CPUs and 2 GPUs"):
             cluster.resolve(Resources(gpus={None: 2.0}), trials)
         watched = run_on(trials, tmp_path / "out", Resources(gpus={None: 0.5}, cpus={None: 1.0}))
+        packed = run_on(
+            trials,
+            tmp_path / "packed",
+            Resources(gpus={None: AUTO}, cpus={None: 0.5}),
+            attempt=needing(0.2, tmp_path / "notes"),
+        )
     finally:
         ray.shutdown()
     running: set[str] = set()
@@ -100,6 +122,13 @@ def test_gpu_shares_are_packed_and_impossible_requests_are_refused(tiny: Path, t
     assert together == 2
     assert watched.ended.is_over
     assert len(list((tmp_path / "out" / "parts" / "trials").iterdir())) == 6
+    notes = [json.loads(path.read_text()) for path in (tmp_path / "notes").iterdir()]
+    assert packed.ended.is_over and len(notes) == 6
+    by_share = {share: [note for note in notes if note["gpus"] == share] for share in (1.0, 0.24)}
+    assert {share: len(each) for share, each in by_share.items()} == {1.0: 2, 0.24: 4}, "one of each kind is measured"
+    held = [sum(each["gpus"] for each in notes if each["begun"] <= note["begun"] < each["ended"]) for note in notes]
+    assert 2 * 0.24 <= max(note for note, each in zip(held, notes, strict=True) if each["gpus"] < 1) <= 1
+    assert max(held) <= 1
 
 
 @pytest.mark.parametrize(("how", "goes_on"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
