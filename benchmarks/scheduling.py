@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SLEEPING = """
+TRAININGS = """
 name: scheduling
 summary: trainings of digits for a benchmark
 datasets: [digits]
@@ -43,7 +43,7 @@ def rss_mib() -> float:
 
 def sweep_file(folder: Path, seeds: int, epochs: int) -> Path:
     path = folder / f"scheduling-{seeds}-{epochs}.yaml"
-    lines = SLEEPING.replace("training: {", f"training: {{epochs: {epochs}, ")
+    lines = TRAININGS.replace("training: {", f"training: {{epochs: {epochs}, ")
     path.write_text(lines + f"seeds: [{', '.join(map(str, range(seeds)))}]\n", encoding="utf-8")
     return path
 
@@ -220,7 +220,9 @@ def nothing(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress
 
     row = {"schema_version": 0, "target_id": parcel.target_id, "status": "finished"}
     output = {"target_id": [parcel.target_id], "example_id": [0], "role": ["member"], "label": [0], "logits": [[0.0]]}
-    Store(settings.store).write_target(parcel.target_id, row, [], output, b"")
+    Store(settings.store).write_target(
+        parcel.target_id, row, [{"target_id": parcel.target_id, "epoch": 1}], output, b""
+    )
     return Outcome(target_id=parcel.target_id)
 
 

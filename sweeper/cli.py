@@ -204,7 +204,7 @@ def launch(
     What is recorded already is not done again: the same command finishes what is missing, and adding an attack to the
     file trains nothing anew. Exit code 0: all finished; 1: some failed or are left; 2: wrong input.
     """
-    if local:
+    if local or address == "local":
         address = None
     time_limit_s = _seconds(time_limit, "--time-limit")
     checkpoint_every_s = _seconds(checkpoint_every, "--checkpoint-every")
@@ -246,7 +246,7 @@ def launch(
         mlflow=mlflow,
         verbose=verbose,
     )
-    copy = Path("results") / loaded.name  # of an object store's tables, to report from
+    copy = _copy_folder(loaded.name)
     failed: list[str] = []
     _take_sigterm_as_interrupt()
     with contextlib.ExitStack() as stack:
@@ -438,7 +438,7 @@ def report(
     from sweeper.records import Store
 
     store = Store(results)
-    folder = store.storage.root if store.storage.is_local else Path("results") / _last_name(results)
+    folder = store.storage.root if store.storage.is_local else _copy_folder(_last_name(results))
     damaged: tuple[str, ...] = ()
     # Without parts only the gathered tables were passed on, and they will do.
     if not store.storage.is_local or (folder / "parts").is_dir():
@@ -460,13 +460,14 @@ def status(
     from sweeper.records import Store
     from sweeper.status import read_status
 
-    found = read_status(Store(results))
+    store = Store(results)
+    found = read_status(store)
     if as_json:
         _print_json(found.as_json())
         return
     from sweeper.display import status_view
 
-    out.print(status_view(found, results))
+    out.print(status_view(found, store.location))
 
 
 @app.command(
@@ -625,6 +626,12 @@ def _check_trackers(tensorboard: Path | None, mlflow: str | None) -> None:
             raise UserError(f"{option} needs the package {package}, which is not installed: pip install {package}.")
 
 
+def _copy_folder(name: str) -> Path:
+    """Where an object store's tables are gathered to, to report from: never where a sweep's own results are."""
+    folder = Path("results") / name
+    return folder.with_name(f"{name}-copy") if (folder / "parts").exists() else folder
+
+
 def _take_sigterm_as_interrupt() -> None:
     """Take SIGTERM as Ctrl-C: what is finished is kept, and what is left is said."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -726,9 +733,10 @@ class _Runner:
                 on_event=on_event,
                 shipped=shipped,
                 loggers=cluster.Loggers(tensorboard=options.tensorboard, mlflow=options.mlflow),
+                warn=_warn,
                 verbose=options.verbose,
             )
-        elsewhere = f", {ended.done_elsewhere} done by others" if ended.done_elsewhere else ""
+        elsewhere = f", {display.elsewhere} by others" if display.elsewhere else ""
         out.print(f"{display.finished} finished, {display.failed} failed{elsewhere}", highlight=False)
         if ended.stopped is not None:
             err.print(Text.assemble(("Stopped: ", "bold red"), ended.stopped), soft_wrap=True, highlight=False)

@@ -17,7 +17,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +48,7 @@ from models.datasets.base import Dataset, DatasetError
 from sweeper import attempts
 from sweeper.allocator import ALLOCATOR_ENVIRONMENT
 from sweeper.errors import UserError
-from sweeper.launches import Launch, Running
+from sweeper.launches import CLAIMS, Launch, Running
 from sweeper.nodes import clear_unused, in_use, node_folder
 from sweeper.outcomes import Outcome, Progress
 from sweeper.records import Store
@@ -65,7 +65,8 @@ GENERATION = 2000
 _LOT = 500
 """Trials that travel to workers as one object."""
 _STORE_FAILURES = 3
-"""So many attempts in a row that could not write their results stop the launch."""
+"""So many attempts in a row that could not write their results stop the launch, if it cannot write there either."""
+_PAUSE_AFTER_STORE_FAILURE_S = 10.0
 _LOST_BEFORE_ANY_WORK = 20
 """So many workers more than twice those at work, lost in a row with no sign of work between them, stop the launch too."""
 _NODE_TIMEOUT_S = 600.0
@@ -81,10 +82,10 @@ _LOST = (
 class Event:
     """Something that happened to a trial; `what` is the stage it is in or the error's text.
 
-    `retried` is a failure that is not final.
+    `retried` is a failure that is not final, `elsewhere` the end of a trial that another launch ran.
     """
 
-    kind: Literal["started", "progress", "finished", "failed", "retried"]
+    kind: Literal["started", "progress", "finished", "failed", "retried", "elsewhere"]
     target_id: str
     what: str = ""
     fraction: float = 0.0
@@ -104,7 +105,6 @@ class Ended:
 
     is_over: bool
     stopped: str | None
-    done_elsewhere: int
 
 
 @contextlib.contextmanager
@@ -128,7 +128,7 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
             packages = (sweeper, models, attacks, analysis)
             runtime_env["py_modules"] = [str(Path(package.__path__[0])) for package in packages]
             ray.init(address=address, runtime_env=runtime_env, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
             f"Ray could not be reached{f' at {address}' if address else ''}: {str(error).splitlines()[0]} "
             "Give --address HOST:PORT of a running cluster (`ray start --head` prints it; for one with tokens set "
@@ -178,7 +178,12 @@ def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], Non
     largest_gpu = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
     largest_cpu = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
     gpus = {None: 1.0 if largest_gpu >= 1 else 0.0, **asked.gpus}
-    if largest_gpu == 0:
+    may_grow = _may_grow() and not _startable_resources()
+    if largest_gpu == 0 and may_grow and None not in asked.gpus:
+        warn(
+            "No node has a GPU now, so trials ask for none. If the autoscaler can start such nodes, say --gpus-per-trial."
+        )
+    if largest_gpu == 0 and not may_grow:
         gpus = {label: 0.0 if share == AUTO else share for label, share in gpus.items()}
     share = gpus[None]
     cpus: dict[str | None, float] = {None: 1.0, **asked.cpus}
@@ -192,7 +197,7 @@ def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], Non
         if any(node.get("CPU", 0.0) >= cpu and node.get("GPU", 0.0) >= gpu for node in nodes):
             continue
         problem = f"No node can run a trial of {architecture} with {cpu:g} CPUs and {gpu:g} GPUs"
-        if _may_grow() and not _startable_resources():
+        if may_grow:
             warn(f"{problem} now; waiting for the autoscaler to start one. `ray status` says what it is doing.")
             continue
         raise UserError(
@@ -212,7 +217,7 @@ def _startable_resources() -> list[dict[str, float]]:
         config = yaml.safe_load((Path.home() / "ray_bootstrap_config.yaml").read_text(encoding="utf-8"))
         kinds = config["available_node_types"].values()
         most = config.get("max_workers", 0)
-        return [dict(kind.get("resources") or {}) for kind in kinds if kind.get("max_workers", most)]
+        return [dict(kind["resources"]) for kind in kinds if kind.get("resources") and kind.get("max_workers", most)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return []
 
@@ -245,8 +250,11 @@ def stage_datasets(trials: Sequence[Trial], settings: Settings, *, is_cluster: b
     datasets = list(dict.fromkeys(trial.dataset for trial in trials))
     if not is_cluster:
         clear_unused()
-        for dataset in datasets:
-            _stage_here(dataset, settings, None)
+        try:
+            for dataset in datasets:
+                _stage_here(dataset, settings, None)
+        except (DatasetError, OSError) as error:
+            raise UserError(str(error)) from None
         return {}
     shipped = {}
     for dataset in datasets:
@@ -347,6 +355,7 @@ def run_trials(
     shipped: Shipped | None = None,
     loggers: Loggers | None = None,
     attempt: Callable[..., Outcome] = attempt_trial,
+    warn: Callable[[str], None] = lambda text: None,
     verbose: bool = False,
 ) -> Ended:
     """Run `trials` to the end, or until Ctrl-C; what came of each is in the store.
@@ -363,14 +372,30 @@ def run_trials(
                 return "theirs"
             if launch.met_others and store.status(by_id[target_id]).done:
                 launch.release(target_id)
+                on_event(Event(kind="elsewhere", target_id=target_id))
                 return "done"
         except StorageError as error:
             schedule.stop(str(error))
             return "theirs"
         return "ours"
 
+    def settled(target_ids: Collection[str]) -> list[str]:
+        try:
+            claimed = store.storage.entries(CLAIMS)
+            statuses = store.statuses([by_id[target_id] for target_id in target_ids])
+        except StorageError:  # asked again soon
+            return []
+        ended = [
+            target_id
+            for target_id, status in statuses.items()
+            if status.done or (status.word == "failed" and target_id not in claimed)
+        ]
+        for target_id in ended:
+            on_event(Event(kind="elsewhere", target_id=target_id))
+        return ended
+
     window = _Window(resources, lambda: schedule.smallest_gpus)
-    schedule = Schedule(trials, resources=resources, retries=retries, claim=claim, window=window)
+    schedule = Schedule(trials, resources=resources, retries=retries, claim=claim, settled=settled, window=window)
     watcher = _Watcher(schedule, store, launch, on_event)
     launch.report(watcher.running)
     function = _trainable(trials, settings, shipped or {}, attempt)
@@ -380,7 +405,9 @@ def run_trials(
         while not schedule.is_over and not interrupted:
             try:
                 feeder = _Feeder(schedule, positions)
-                interrupted = _fit(function, feeder, watcher, loggers or Loggers(), trials[0].sweep, folder, verbose)
+                _fit(function, feeder, watcher, loggers or Loggers(), trials[0].sweep, folder, warn, verbose)
+                # Tune says nothing of a Ctrl-C; but it leaves what was running behind.
+                interrupted = not feeder.is_finished or bool(schedule.out)
             except RuntimeError as error:
                 # Where Ray kills a worker for the node's memory, Tune gives up the whole run: begin one with the rest.
                 if not schedule.out:
@@ -389,7 +416,6 @@ def run_trials(
     return Ended(
         is_over=schedule.is_over and schedule.stopped is None,
         stopped=schedule.stopped,
-        done_elsewhere=schedule.done_elsewhere,
     )
 
 
@@ -400,20 +426,26 @@ def _fit(
     loggers: Loggers,
     name: str,
     folder: Path,
+    warn: Callable[[str], None],
     verbose: bool,
-) -> bool:
-    """One run of Tune, whose files are of no use after it; whether it was interrupted."""
+) -> None:
+    """One run of Tune, whose files are of no use after it. A first Ctrl-C ends it without an error."""
     callbacks: list[tune.Callback] = [watcher]
     if loggers.tensorboard is not None:
         from ray.tune.logger import TBXLoggerCallback
 
-        callbacks.append(TBXLoggerCallback())
+        callbacks.append(_forgiving(TBXLoggerCallback(), "TensorBoard", warn))
     if loggers.mlflow is not None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own are four minutes, and all waits
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        callbacks.append(MLflowLoggerCallback(tracking_uri=loggers.mlflow, experiment_name=name))
+        mlflow = MLflowLoggerCallback(tracking_uri=loggers.mlflow, experiment_name=name)
+        callbacks.append(_forgiving(mlflow, "MLflow", warn))
     state_dir = tempfile.mkdtemp(prefix="tune-", dir=folder)
     on_interrupt = signal.getsignal(signal.SIGINT)
+    # Tune puts its own handler in place while it runs, and ours back at the first Ctrl-C; where it waits for something to
+    # run, it does not look further.
+    feeder.is_interrupted = lambda: signal.getsignal(signal.SIGINT) is on_interrupt
     try:
         tune.Tuner(
             tune.with_resources(
@@ -437,7 +469,29 @@ def _fit(
     finally:
         signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own, which would swallow the next Ctrl-C
         shutil.rmtree(state_dir, ignore_errors=True)
-    return not feeder.is_finished
+
+
+def _forgiving(tracker: tune.Callback, name: str, warn: Callable[[str], None]) -> tune.Callback:
+    """A tracker whose errors end nothing but itself: after the first, which is told, it hears of nothing more."""
+    failed = False
+
+    def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
+        def forgiving(*args: Any, **kwargs: Any) -> Any:
+            nonlocal failed
+            if failed:
+                return None
+            try:
+                return call(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001  a tracker's, whatever it is
+                failed = True
+                warn(f"{name} is told nothing more, for it failed: {type(error).__name__}: {error}")
+                return None
+
+        return forgiving
+
+    for method in ("setup", *(method for method in dir(tracker) if method.startswith("on_"))):
+        setattr(tracker, method, guarded(getattr(tracker, method)))
+    return tracker
 
 
 def _trainable(
@@ -445,7 +499,7 @@ def _trainable(
 ) -> Callable[[dict[str, Any]], None]:
     """What a worker does for each trial. It travels by value, and must refer to nothing that imports PyTorch."""
     lots = [ray.put(pack(trials[start : start + _LOT], staged_name)) for start in range(0, len(trials), _LOT)]
-    lot_size, report_every_s = _LOT, REPORT_EVERY_S
+    lot_size, report_every_s, pause_s = _LOT, REPORT_EVERY_S, _PAUSE_AFTER_STORE_FAILURE_S
     received: dict[int, list[Parcel]] = {}
 
     def train_and_attack(config: dict[str, Any]) -> None:
@@ -473,6 +527,8 @@ def _trainable(
             outcome = attempt(parcel, settings, cpus=config["cpus"], gpus=config["gpus"], on_progress=report)
         else:
             outcome = Outcome(target_id=parcel.target_id, cause="store", error=problem)
+        if outcome.cause == "store":
+            time.sleep(pause_s)  # lest a node that cannot write has taken all trials before others took any
         tune.report(
             {
                 "ended": True,
@@ -503,6 +559,7 @@ class _Feeder(Searcher):
         self._schedule, self._positions = schedule, positions
         self._handed_out = 0
         self.is_finished = False
+        self.is_interrupted: Callable[[], bool] = lambda: False
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher into its own state, which is never restored here
@@ -513,6 +570,8 @@ class _Feeder(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self._handed_out >= GENERATION or self._schedule.is_over:
             self.is_finished = True
+            return Searcher.FINISHED
+        if self.is_interrupted():
             return Searcher.FINISHED
         ticket = self._schedule.next()
         if ticket is None:
@@ -588,7 +647,7 @@ class _Watcher(tune.Callback):
         self._running.pop(target_id, None)
         if result["cause"] == "store":
             self._store_failures += 1
-            if self._store_failures >= _STORE_FAILURES:
+            if self._store_failures >= _STORE_FAILURES and not self._can_write():
                 self._schedule.stop(what)
             self._lost(target_id, what)
             return
@@ -609,6 +668,14 @@ class _Watcher(tune.Callback):
             if self._lost_in_a_row >= _LOST_BEFORE_ANY_WORK + 2 * len(self._schedule.out):
                 self._schedule.stop(f"workers end before they begin to work: {reason}")
             self._lost(target_id, f"its worker or node was lost: {reason}")
+
+    def _can_write(self) -> bool:
+        """Whether the store can be written from here: then it is one node that cannot."""
+        try:
+            self._store.prepare()
+        except StorageError:
+            return False
+        return True
 
     def all_lost(self, reason: str) -> None:
         """All that runs was lost at once."""

@@ -35,6 +35,11 @@ class SweepDisplay:
         self._recent: list[tuple[str, str, str, str]] = []
         self.finished = 0
         self.failed = 0
+        self.elsewhere = 0
+
+    @property
+    def _total(self) -> int:
+        return len(self._trials) - self.elsewhere
 
     def update(self, event: Event) -> str | None:
         """Take in an event; a line to log where a trial ended."""
@@ -42,6 +47,9 @@ class SweepDisplay:
         target_id = event.target_id
         if event.kind == "started":
             self._running[target_id] = (now, "starting", 0.0)
+            return None
+        if event.kind == "elsewhere":
+            self.elsewhere += 1
             return None
         if event.kind == "progress":
             started = self._running.get(target_id, (now, "", 0.0))[0]
@@ -55,7 +63,7 @@ class SweepDisplay:
             self.failed += 1
         self._recent = [*self._recent, (event.kind, target_id, event.what, took)][-RECENT:]
         counted = self.finished + self.failed
-        line = f"[{counted}/{len(self._trials)}] {event.kind} {target_id} {self._trials[target_id].title} in {took}"
+        line = f"[{counted}/{self._total}] {event.kind} {target_id} {self._trials[target_id].title} in {took}"
         line += f", {self._rate()}"
         return line + (f": {event.what}" if event.what else "")
 
@@ -66,7 +74,7 @@ class SweepDisplay:
         if not counted:
             return f"{duration(elapsed)} so far"
         partial = sum(fraction for _, _, fraction in self._running.values())
-        left = elapsed / (counted + partial) * max(0.0, len(self._trials) - counted - partial)
+        left = elapsed / (counted + partial) * max(0.0, self._total - counted - partial)
         return f"{60 * counted / elapsed:.1f} trials/min, {duration(left)} left"
 
     def __rich__(self) -> RenderableType:
@@ -74,11 +82,12 @@ class SweepDisplay:
         head = Table.grid(padding=(0, 2), expand=True)
         head.add_column(ratio=1)
         head.add_column(justify="right", no_wrap=True)
-        bar = ProgressBar(total=max(1, len(self._trials)), completed=counted)
-        head.add_row(bar, f"{counted}/{len(self._trials)} trials")
+        bar = ProgressBar(total=max(1, self._total), completed=counted)
+        head.add_row(bar, f"{counted}/{self._total} trials")
         summary = Text(f"{self.finished} finished", style="green")
         summary.append(f", {self.failed} failed", style="red" if self.failed else "dim")
-        summary.append(f", {self._done_before} done before, {self._rate()}", style="dim")
+        elsewhere = f", {self.elsewhere} by others" if self.elsewhere else ""
+        summary.append(f"{elsewhere}, {self._done_before} done before, {self._rate()}", style="dim")
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
         for column, width in (("trial", None), ("doing", 20), ("", 12), ("time", 12)):
             table.add_column(column, width=width, no_wrap=True, overflow="ellipsis", ratio=1 if width is None else None)

@@ -116,7 +116,8 @@ def _kill(process: Any) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join(10)
-    process.close()
+    with contextlib.suppress(ValueError):  # it waits for a device or a disk, and dies when that answers
+        process.close()
 
 
 @contextlib.contextmanager

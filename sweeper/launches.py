@@ -187,6 +187,7 @@ class Launch:
         alive = [each for each in living(self._storage) if each.launch_id != self.id]
         self.others = tuple(alive)
         self.met_others |= bool(alive)
+        self._dead -= {each.launch_id for each in alive}  # it was silent for a while only
 
 
 def living(storage: Storage, now: datetime | None = None) -> list[LaunchInfo]:

@@ -23,7 +23,9 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -60,6 +62,7 @@ PARAMETERS = "parameters"
 """Key in the weights' metadata of the JSON list of those tensors that are parameters."""
 _ID = re.compile(r"[0-9a-f]{16}")
 _KEY = re.compile(r"[0-9a-f]{16}(\.[0-9a-f]{16})?(\.failed)?")
+_STALE_S = 86400.0
 
 
 class DamagedError(Exception):
@@ -374,6 +377,9 @@ class Store:
         folder = self.storage.root if self.storage.is_local else copy
         assert folder is not None
         folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".gather-*"):  # of a process that was killed
+            if time.time() - stale.stat().st_mtime > _STALE_S:
+                shutil.rmtree(stale, ignore_errors=True)
         planned = self.planned()
         recorded = set(self._keys("trials"))
         if planned is None:
@@ -387,7 +393,7 @@ class Store:
             keys = _keys_in_order(table, planned, there)
             self._gather_table(table, keys, folder, damaged, twins)
         left_out = {key.removesuffix(_FAILED) for key in recorded} - set(planned)
-        if not self.storage.is_local:
+        if not self.storage.is_local and self.storage.exists("sweep.json"):
             (folder / "sweep.json").write_bytes(self._read("sweep.json"))
         return Gathered(folder=folder, left_out=len(left_out), damaged=tuple(damaged))
 

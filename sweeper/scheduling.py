@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +20,8 @@ AUTO = "auto"
 GPU_HEADROOM = 1.2
 """A trial asks for its measured peak of GPU memory times this."""
 _LOOK_AGAIN_S = 5.0
+_CLAIMS_AT_ONCE = 20
+"""So many trials are tried to be claimed before the launch sees to others that have ended meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,8 @@ class Schedule:
     """The trials of one launch, from the line to their end.
 
     `claim` says of a target id whether this launch may run it now ("ours"), another one does ("theirs"), or it is done
-    by now ("done"). `window` is the number of trials that may be out at a time.
+    by now ("done"); `settled` says which of many that others ran have ended. `window` is the number of trials that may be
+    out at a time.
     """
 
     def __init__(
@@ -74,12 +77,13 @@ class Schedule:
         resources: Resources,
         retries: Retries,
         claim: Callable[[str], Literal["ours", "theirs", "done"]],
+        settled: Callable[[Collection[str]], Collection[str]],
         window: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.trials = {trial.target_id: trial for trial in trials}
         self._resources, self._retries = resources, retries
-        self._claim, self._window, self._clock = claim, window, clock
+        self._claim, self._settled, self._window, self._clock = claim, settled, window, clock
         self._line = deque(self.trials)
         self._theirs: deque[str] = deque()
         self._look_again = 0.0
@@ -88,13 +92,7 @@ class Schedule:
         self._gpus_after_failure: dict[str, float] = {}
         self._kinds: dict[object, _Kind] = {}
         self.out: dict[str, Ticket] = {}
-        self.done_elsewhere = 0
         self.stopped: str | None = None
-
-    @property
-    def waiting_for_others(self) -> int:
-        """Trials that only other launches work at."""
-        return len(self._theirs)
 
     @property
     def is_over(self) -> bool:
@@ -116,13 +114,12 @@ class Schedule:
         self.stopped = self.stopped or reason
 
     def next(self) -> Ticket | None:
-        """The next attempt; None where there is none now."""
+        """The next attempt; None where there is none now, or where it takes long to find one."""
         if self.stopped is not None or len(self.out) >= max(1, self._window()):
             return None
         if not self._line and self._theirs and self._clock() >= self._look_again:
-            self._line, self._theirs = self._theirs, deque()
-            self._look_again = self._clock() + _LOOK_AGAIN_S
-        while self._line:
+            self._look_at_theirs()
+        for _ in range(min(len(self._line), _CLAIMS_AT_ONCE)):
             target_id = self._line.popleft()
             ticket = self._ticket(self.trials[target_id])
             if ticket is None:
@@ -134,9 +131,15 @@ class Schedule:
             self._free_kind(self.trials[target_id])
             if whose == "theirs":
                 self._theirs.append(target_id)
-            else:
-                self.done_elsewhere += 1
         return None
+
+    def _look_at_theirs(self) -> None:
+        """Forget what others have ended, and line up the rest to be claimed, should they have died."""
+        began = self._clock()
+        settled = set(self._settled(self._theirs))
+        self._line = deque(target_id for target_id in self._theirs if target_id not in settled)
+        self._theirs.clear()
+        self._look_again = self._clock() + max(_LOOK_AGAIN_S, 10 * (self._clock() - began))
 
     def ended(self, outcome: Outcome) -> bool:
         """Take back a trial with its outcome; whether that is final."""
@@ -149,15 +152,15 @@ class Schedule:
         self._free_kind(trial)
         if outcome.cause is None:
             return True
-        self._failures[outcome.target_id] += 1
-        allowed = self._retries.failures
-        if outcome.cause == "diverged":
-            allowed = 0  # the same seeds diverge again
-        elif outcome.cause == "gpu_memory":
-            allowed = 1
+        if outcome.cause == "gpu_memory":
+            if outcome.target_id in self._gpus_after_failure:
+                return True
             self._gpus_after_failure[outcome.target_id] = min(1.0, 2 * ticket.gpus) if ticket.gpus < 1 else ticket.gpus
-        if self._failures[outcome.target_id] > allowed:
-            return True
+        else:
+            self._failures[outcome.target_id] += 1
+            allowed = 0 if outcome.cause == "diverged" else self._retries.failures  # the same seeds diverge again
+            if self._failures[outcome.target_id] > allowed:
+                return True
         self._line.append(outcome.target_id)
         return False
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from models.datasets.base import Dataset, DatasetInfo, ImageData
@@ -27,7 +27,11 @@ def staged_name(dataset: Dataset) -> str:
 
 
 def stage(dataset: Dataset, data: ImageData, folder: Path) -> None:
-    """Put a loaded dataset into the folder, whole or not at all."""
+    """Put a loaded dataset into the folder, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path = folder / staged_name(dataset)
     handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
     os.close(handle)
@@ -35,6 +39,8 @@ def stage(dataset: Dataset, data: ImageData, folder: Path) -> None:
     try:
         save_file(tensors, name, metadata={"info": json.dumps(asdict(data.info)), "sha256": data.sha256})
         Path(name).replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from None
     finally:
         Path(name).unlink(missing_ok=True)
 

@@ -6,7 +6,7 @@ import contextlib
 import secrets
 from collections import Counter
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sweeper.errors import UserError
@@ -67,10 +67,11 @@ def read_status(store: Store) -> SweepStatus:
         raise UserError(f"{store.location} holds no sweep. Name the folder or URI that `sweeper launch` writes to.")
     ended = store.ended(planned)
     known = [failure for failure in store.failures() if failure.target_id in planned]
-    failures = tuple(failure for failure in known if failure.target_id not in ended)
-    failed = {failure.target_id for failure in failures}
     now = _now(store)
     launches = tuple(living(store.storage, now))
+    under_way = {running.target_id for launch in launches for running in launch.running}
+    failures = tuple(each for each in known if each.target_id not in ended and each.target_id not in under_way)
+    failed = {failure.target_id for failure in failures}
     left = len(planned) - len(ended) - len(failed)
     per_hour = _per_hour(list(ended.values()), now) if launches else None
     return SweepStatus(
@@ -85,8 +86,8 @@ def read_status(store: Store) -> SweepStatus:
     )
 
 
-def _now(store: Store) -> datetime | None:
-    """The store's clock, asked by a small file; where it cannot be written, as of the last sign of any launch."""
+def _now(store: Store) -> datetime:
+    """The store's clock, asked by a small file; where it cannot be written ours, or the last sign of any launch if later."""
     name = f"{FOLDER}/clock-{secrets.token_hex(8)}"
     with contextlib.suppress(StorageError):
         store.storage.write(name, b"")
@@ -94,13 +95,11 @@ def _now(store: Store) -> datetime | None:
             return store.storage.entries(FOLDER)[name.rpartition("/")[2]].modified
         finally:
             store.storage.delete(name)
-    return max((entry.modified for entry in store.storage.entries(FOLDER).values()), default=None)
+    return max([datetime.now(UTC), *(entry.modified for entry in store.storage.entries(FOLDER).values())])
 
 
-def _per_hour(ended: list[datetime], now: datetime | None) -> float | None:
+def _per_hour(ended: list[datetime], now: datetime) -> float | None:
     """Trials per hour over the last hour, or since the first that ended in it."""
-    if now is None:
-        return None
     late = [each for each in ended if now - each <= _RATE_OVER]
     since = (now - min(late)).total_seconds() if late else 0.0
     return 3600 * len(late) / since if len(late) >= 2 and since > 0 else None

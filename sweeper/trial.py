@@ -6,6 +6,7 @@ import datetime
 import io
 import logging
 import math
+import re
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -140,7 +141,7 @@ def _run_missing(
     try:
         on_progress(Progress(what="loading", fraction=0.0))
         started = time.perf_counter()
-        data = _load(trial.dataset, data_dir, staged, str(device))
+        data = _load(trial.dataset, data_dir, staged, device)
         load_time_s = time.perf_counter() - started
         split = SPLITS[trial.split](data.info.n_train, data.info.n_test, trial.seed)
         if status.target == "finished":
@@ -158,6 +159,8 @@ def _run_missing(
                 _weights(target.model),
             )
             trained = True
+        missing = status.missing_attacks
+        attacked = _attack_target(trial, data, split, store, device, performance) if missing else None
     except (StorageError, DamagedError):
         raise
     except Exception as error:
@@ -168,16 +171,14 @@ def _run_missing(
         text, cause = _describe(error), _cause(error)
         _record_failure(trial, store, _trial_row(trial, started_at, attempt, device), text, cause)
         return TrialResult(target_id=trial.target_id, status="failed", errors=(text,), cause=cause)
-    errors, first_cause = _run_attacks(
-        trial, status.missing_attacks, data, split, store, device, performance, on_progress, raise_errors
-    )
+    errors, first_cause = _run_attacks(trial, missing, attacked, split, store, on_progress, raise_errors)
     return TrialResult(
         target_id=trial.target_id,
         status="failed" if errors else "finished",
         errors=tuple(errors),
         cause=first_cause,
         trained=trained,
-        attacks_run=sum(each in trial.attack_ids for each in status.missing_attacks),
+        attacks_run=sum(each in trial.attack_ids for each in missing),
     )
 
 
@@ -194,10 +195,11 @@ def record_failure(trial: Trial, store: Store, attempt: int, error: str, cause: 
 
 def _record_failure(trial: Trial, store: Store, row: dict[str, Any], error: str, cause: Cause) -> None:
     """A failed row for the target, or, where that is finished, for each attack that is missing."""
-    if not store.has_target(trial.target_id):
+    status = store.status(trial)
+    if status.target != "finished":
         store.write_failed_target(trial.target_id, row | {"status": "failed", "error": error, "cause": cause})
         return
-    for each in store.status(trial).missing_attacks:
+    for each in status.missing_attacks:
         _record_failed_attack(trial, each, store, error, cause)
 
 
@@ -221,11 +223,10 @@ def _check_same_data(trial: Trial, data: ImageData, store: Store) -> None:
         )
 
 
-@lru_cache(maxsize=1)
-def _load(dataset: Dataset, data_dir: Path, staged: Path | None, device: str) -> ImageData:
-    """The dataset on the device; kept, since the next trial of a process mostly wants the same one."""
+def _load(dataset: Dataset, data_dir: Path, staged: Path | None, device: torch.device) -> ImageData:
+    """The dataset on the device."""
     data = load_staged(dataset, staged) if staged is not None else None
-    return (data or dataset.load(data_dir)).to(torch.device(device))
+    return (data or dataset.load(data_dir)).to(device)
 
 
 def _train(
@@ -295,20 +296,15 @@ def _weights(model: torch.nn.Module) -> bytes:
 def _run_attacks(
     trial: Trial,
     missing: Sequence[str],
-    data: ImageData,
+    target: AttackTarget | None,
     split: Split,
     store: Store,
-    device: torch.device,
-    performance: Performance | None,
     on_progress: Callable[[Progress], None],
     raise_errors: bool,
 ) -> tuple[list[str], Cause | None]:
     """Run the missing attacks one by one, then compare the membership ones; gives the errors' texts and the first cause."""
-    if not missing:  # nothing to read outputs and images for
-        return [], None
     errors: list[str] = []
     first_cause: Cause | None = None
-    target = _attack_target(trial, data, split, store, device, performance)
     for number, each in enumerate(missing):
         attack = trial.attack_ids.get(each)
         name = components.name_of("attack", attack) if attack else BEST_OF
@@ -318,6 +314,7 @@ def _run_attacks(
                 _record_best_of(trial, each, store)
                 continue
             started = time.perf_counter()
+            assert target is not None
             attack.check_population(len(split.members), len(split.non_members))
             results = attack.run(target, numpy_generator(trial.seed, Stream.ATTACK, int(each[:8], 16)))
             _record_attack(trial, each, attack, results, store, time.perf_counter() - started)
@@ -639,10 +636,16 @@ def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     return buffer.getvalue()
 
 
+# What CUDA's libraries say where PyTorch's own allocator was not the one to fail.
+_LIBRARY_OUT_OF_MEMORY = re.compile(r"CUDA error: out of memory|CU(BLAS|DNN|SOLVER)_STATUS_ALLOC_FAILED")
+
+
 def _cause(error: Exception) -> Cause:
     if isinstance(error, DivergedError):
         return "diverged"
-    return "gpu_memory" if isinstance(error, torch.OutOfMemoryError) else "error"
+    if isinstance(error, torch.OutOfMemoryError) or _LIBRARY_OUT_OF_MEMORY.search(str(error)):
+        return "gpu_memory"
+    return "error"
 
 
 def _describe(error: Exception) -> str:

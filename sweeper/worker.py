@@ -107,9 +107,8 @@ def attempt_trial(
             attempt = attempts.begin(storage, target_id)
             log_name = attempts.log_name(target_id)
             log = storage.root / log_name if storage.is_local else staged / f"{target_id}.log"
-            if not storage.is_local and not log.exists():  # earlier attempts were made elsewhere
-                with contextlib.suppress(FileNotFoundError):
-                    log.write_bytes(storage.read(log_name))
+            if not storage.is_local:
+                _take_over_log(storage, log_name, log)
             with log.open("a", encoding="utf-8") as file:
                 file.write(_headline(parcel, attempt))
             task = _Task(settings=settings, parcel=parcel, staged=staged, cpus=cpus, gpus=gpus, attempt=attempt)
@@ -129,6 +128,14 @@ def attempt_trial(
             return outcome
     except (StorageError, OSError) as error:
         return Outcome(target_id=target_id, cause="store", error=str(error))
+
+
+def _take_over_log(storage: Storage, log_name: str, log: Path) -> None:
+    """Begin with what attempts on other nodes have printed."""
+    with contextlib.suppress(FileNotFoundError):
+        stored = storage.read(log_name)
+        if not log.exists() or not log.read_bytes().startswith(stored):
+            log.write_bytes(stored)
 
 
 def _outcome(parcel: Parcel, storage: Storage, attempt: int, ending: Ending) -> Outcome:
@@ -185,7 +192,7 @@ def _run(task: _Task, send: Send) -> Outcome:
         target_id=trial.target_id,
         cause=result.cause,
         error="; ".join(result.errors),
-        gpu_memory_peak=_gpu_memory_peak(device),
+        gpu_memory_peak=_gpu_memory_peak(device) if result.trained else None,
     )
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s3_server import KEY, SECRET, S3Server, start_s3_server
 from typer.testing import CliRunner
 
 from sweeper.cli import app
 from sweeper.records import Store
 from sweeper.spec import expand, load_sweep
 
+__all__ = ["start_s3_server"]  # a fixture
 COMMANDS = ["launch", "plan", "trial", "audit", "report", "ls", "doctor"]
 
 
@@ -294,3 +296,17 @@ def test_a_process_that_trains_starts_anew_with_the_allocators_settings():
         command = [sys.executable, "-c", code, "a b", "--c"]
         result = subprocess.run(command, env=environment | given, capture_output=True, text=True, timeout=60)
         assert result.stdout.strip() == f"['a b', '--c'] {kept} 100000000000", result.stderr
+
+
+def test_the_status_of_an_object_store_shows_no_credentials(s3_server: S3Server, tiny: Path) -> None:
+    store = Store(s3_server.uri("out"))
+    sweep = load_sweep(str(tiny))
+    trials = expand(sweep)
+    store.prepare()
+    store.write_sweep(sweep, trials)
+    row = {"schema_version": 3, "target_id": trials[0].target_id, "status": "failed", "cause": "error", "error": "no"}
+    store.write_failed_target(trials[0].target_id, row)
+    result = sweeper("status", store.storage.uri)
+    assert result.exit_code == 0, result.output
+    assert "sweeper logs s3://***@" in "".join(result.output.split("\n"))
+    assert KEY not in result.output and SECRET not in result.output

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from models.datasets.base import DatasetError
 from sweeper import cluster
+from sweeper.errors import UserError
 from sweeper.launches import Launch
 from sweeper.records import Store
 from sweeper.scheduling import Resources, Retries
 from sweeper.spec import expand, load_sweep
+from sweeper.storage import StorageError
 from sweeper.worker import Settings
 
 
@@ -55,13 +58,12 @@ def test_a_run_that_ray_gives_up_is_begun_again_without_the_trial_that_brings_it
 ) -> None:
     calls = []
 
-    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> bool:
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
         both = hand_out(feeder, watcher)
         calls.append([trial.config["target_id"] for trial in both])
         if len(calls) <= 2:
             finish(watcher, both[-1]) if len(both) == 2 else None
             raise RuntimeError("Caught unexpected exception: 1 worker(s) were killed\nmore")
-        return False
 
     trials, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch, losses=1)
     first, second = (trial.target_id for trial in trials)
@@ -76,7 +78,7 @@ def test_a_run_that_ray_gives_up_is_begun_again_without_the_trial_that_brings_it
 
 
 def test_an_error_of_ours_is_not_taken_for_rays(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(*args: Any) -> bool:
+    def fit(*args: Any) -> None:
         raise RuntimeError("nothing was running")
 
     with pytest.raises(RuntimeError, match="nothing was running"):
@@ -84,7 +86,7 @@ def test_an_error_of_ours_is_not_taken_for_rays(tiny: Path, tmp_path: Path, monk
 
 
 def test_a_lost_worker_is_no_failure_of_its_trial(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> bool:
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
         first, second = hand_out(feeder, watcher)
         watcher.on_trial_error(0, [], first)
         finish(watcher, second, cause="error", what="ValueError: no")
@@ -93,7 +95,6 @@ def test_a_lost_worker_is_no_failure_of_its_trial(tiny: Path, tmp_path: Path, mo
         for each in again:
             finish(watcher, each)
         assert feeder.suggest("x") == "FINISHED"
-        return False
 
     _, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch, failures=1, losses=1)
     kinds = [event.kind for event in events if event.kind != "started"]
@@ -105,11 +106,14 @@ def test_a_lost_worker_is_no_failure_of_its_trial(tiny: Path, tmp_path: Path, mo
 def test_a_store_that_cannot_be_written_stops_the_launch(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> bool:
+    def full(*args: Any) -> None:
+        raise StorageError("No space left on device.")
+
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
+        monkeypatch.setattr(watcher._store, "prepare", full)
         for _ in range(10):
             for trial in hand_out(feeder, watcher):
                 finish(watcher, trial, cause="store", what="No space left on device. Make room there.")
-        return not feeder.is_finished
 
     trials, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch)
     assert (ended.is_over, ended.stopped) == (False, "No space left on device. Make room there.")
@@ -118,12 +122,102 @@ def test_a_store_that_cannot_be_written_stops_the_launch(
     assert {status.word for status in statuses.values()} == {"to do"}
 
 
+def test_a_node_that_cannot_write_the_store_does_not_stop_the_others(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
+        for _ in range(3):
+            for trial in hand_out(feeder, watcher):
+                finish(watcher, trial, cause="store", what="No space left on device.")
+        for trial in hand_out(feeder, watcher):
+            finish(watcher, trial)
+        feeder.suggest("end")
+
+    _, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch)
+    assert [event.kind for event in events if event.kind != "started"] == ["retried"] * 6 + ["finished"] * 2
+    assert ended.is_over
+
+
+def test_a_run_of_tune_that_leaves_trials_behind_was_interrupted(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "GENERATION", 1)
+    runs = []
+
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
+        runs.append(hand_out(feeder, watcher))
+        assert feeder.is_finished, "it waits for the last trials of its generation"
+
+    _, _, ended = run(tiny, tmp_path / "out", fit, monkeypatch)
+    assert len(runs) == 1
+    assert not ended.is_over and ended.stopped is None
+
+
+def test_what_another_launch_ends_is_told_once_and_not_run(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    now = [0.0]
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Launch, "claim", lambda self, target_id: "theirs")
+    settled = ["finished", "failed"]
+
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
+        assert hand_out(feeder, watcher) == []
+        store = watcher._store
+        statuses = {
+            target_id: SimpleNamespace(done=word == "finished", word=word)
+            for target_id, word in zip(watcher._schedule.trials, settled, strict=True)
+        }
+        monkeypatch.setattr(
+            store, "statuses", lambda trials: {each.target_id: statuses[each.target_id] for each in trials}
+        )
+        now[0] += 60
+        assert hand_out(feeder, watcher) == []
+        assert feeder.suggest("end") == "FINISHED"
+
+    trials, events, ended = run(tiny, out, fit, monkeypatch)
+    assert [(event.kind, event.target_id) for event in events] == [("elsewhere", trial.target_id) for trial in trials]
+    assert ended.is_over
+
+
+def test_a_tracker_that_fails_is_left_out_and_ends_nothing() -> None:
+    heard: list[str] = []
+
+    class Tracker(cluster.tune.Callback):  # type: ignore[misc]
+        def setup(self, **info: Any) -> None:
+            heard.append("setup")
+
+        def on_trial_result(self, **info: Any) -> None:
+            heard.append("result")
+            raise ConnectionError("nobody there")
+
+    warnings: list[str] = []
+    tracker = cluster._forgiving(Tracker(), "MLflow", warnings.append)
+    tracker.setup()
+    for _ in range(3):
+        tracker.on_trial_result(iteration=0, trials=[], trial=None, result={})
+    tracker.on_experiment_end(trials=[])
+    assert heard == ["setup", "result"]
+    assert warnings == ["MLflow is told nothing more, for it failed: ConnectionError: nobody there"]
+
+
+def test_a_dataset_that_breaks_while_it_is_read_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> None:
+        raise DatasetError("scans/train/a/7.png is no image.")
+
+    monkeypatch.setattr(cluster, "_stage_here", broken)
+    settings = Settings(launch_id="0" * 16, store=str(tmp_path), data_dir=tmp_path)
+    trials = expand(load_sweep("demo"))[:1]
+    with pytest.raises(UserError, match="is no image"):
+        cluster.stage_datasets(trials, settings, is_cluster=False)
+
+
 def test_workers_that_cannot_begin_stop_the_launch(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> bool:
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
         while not feeder.is_finished:
             for trial in hand_out(feeder, watcher):
                 watcher.on_trial_error(0, [], trial)
-        return False
 
     _, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch, losses=10**6)
     assert not ended.is_over
@@ -135,12 +229,11 @@ def test_a_run_of_tune_is_ended_before_it_grows(tiny: Path, tmp_path: Path, monk
     monkeypatch.setattr(cluster, "GENERATION", 1)
     runs = []
 
-    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> bool:
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
         handed = hand_out(feeder, watcher)
         runs.append(len(handed))
         for trial in handed:
             finish(watcher, trial)
-        return not feeder.is_finished
 
     _, _, ended = run(tiny, tmp_path / "out", fit, monkeypatch)
     assert runs == [1, 1]
@@ -149,8 +242,6 @@ def test_a_run_of_tune_is_ended_before_it_grows(tiny: Path, tmp_path: Path, monk
 
 @pytest.mark.parametrize("address", ["nowhere", "host:port", "127.0.0.1"])
 def test_an_address_that_is_none_is_explained(address: str) -> None:
-    from sweeper.errors import UserError
-
     with pytest.raises(UserError, match="HOST:PORT"), cluster.connect(address, verbose=False):
         pass
 

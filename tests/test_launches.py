@@ -186,3 +186,18 @@ def test_what_another_launch_says_in_the_future_is_no_reason_to_live_for_ever(tm
     (newest,) = (entry.modified for entry in storage.entries(FOLDER).values())
     assert [each.launch_id for each in living(storage)] == [other]
     assert living(storage, now=newest + timedelta(seconds=DEAD_AFTER_S + 1)) == []
+
+
+def test_a_launch_that_was_silent_for_a_while_has_its_claims_again(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "out")
+    other = another_machine(storage)
+    path = tmp_path / "out" / FOLDER / f"{other}.json"
+    with Launch(storage) as ours:
+        os.utime(path, (path.stat().st_mtime - 2 * DEAD_AFTER_S,) * 2)
+        storage.write(f"{CLAIMS}/{ID}", other.encode())
+        ours._look_around()
+        assert ours.claim(ID) == "ours", "it was taken for dead"
+        another_machine(storage)
+        ours._look_around()
+        storage.write(f"{CLAIMS}/{'a' * 16}", other.encode())
+        assert ours.claim("a" * 16) == "theirs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def schedule(trials: list[Trial], **changes: Any) -> Schedule:
         "resources": Resources(),
         "retries": Retries(failures=1, losses=2),
         "claim": lambda target_id: "ours",
+        "settled": lambda target_ids: [],
         "window": lambda: 100,
     }
     return Schedule(trials, **settings | changes)
@@ -80,6 +82,16 @@ def test_what_comes_back_after_its_worker_was_taken_for_lost_changes_nothing(tri
     assert not plan.is_over
 
 
+def test_failures_of_another_kind_leave_the_larger_share_to_be_tried(trials: list[Trial]) -> None:
+    plan, target_id = schedule(trials[:1], resources=Resources(gpus={None: 0.3})), trials[0].target_id
+    ends = []
+    for cause in ("process_died", "gpu_memory", "gpu_memory"):
+        ticket = plan.next()
+        assert ticket is not None
+        ends.append((ticket.gpus, plan.ended(Outcome(target_id=target_id, cause=cause))))  # type: ignore[arg-type]
+    assert ends == [(0.3, False), (0.3, False), (0.6, True)]
+
+
 def test_out_of_gpu_memory_asks_for_twice_the_share_once(trials: list[Trial]) -> None:
     plan, target_id = schedule(trials[:1], resources=Resources(gpus={None: 0.3})), trials[0].target_id
     first = plan.next()
@@ -104,7 +116,32 @@ def test_claims_of_others_are_left_and_looked_at_again(trials: list[Trial]) -> N
     assert [ticket.target_id for ticket in drain(plan)] == [trials[1].target_id]
     plan.ended(Outcome(target_id=trials[1].target_id))
     assert plan.is_over
-    assert plan.done_elsewhere == 1
+
+
+def test_what_others_have_ended_is_found_by_one_look_and_claims_are_tried_by_and_by(trials: list[Trial]) -> None:
+    asked: list[str] = []
+    looks: list[int] = []
+    now = [0.0]
+
+    def claim(target_id: str) -> str:
+        asked.append(target_id)
+        return "theirs"
+
+    def settled(target_ids: Any) -> list[str]:
+        looks.append(len(target_ids))
+        return list(target_ids)[:-1]
+
+    many = [replace(trials[0], seed=seed) for seed in range(100)]
+    plan = schedule(many, claim=claim, settled=settled, clock=lambda: now[0])
+    assert plan.next() is None
+    assert 1 < len(asked) <= 20, "a step of the launch is short"
+    while len(asked) < 100:
+        plan.next()
+    assert len(set(asked)) == 100 and not looks
+    now[0] += 60
+    plan.next()
+    assert (looks, len(asked)) == ([100], 101)
+    assert not plan.is_over
 
 
 def test_auto_measures_one_of_each_kind_and_packs_the_others_by_it(trials: list[Trial]) -> None:

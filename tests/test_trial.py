@@ -222,10 +222,8 @@ def test_a_target_is_not_attacked_with_other_data_than_it_was_trained_on(
         return type(train_part)(labels=train_part.labels, read=lambda index: 255 - train_part.read(index)), test_part
 
     monkeypatch.setattr(Digits, "open", changed)
-    trial_module._load.cache_clear()
     overrides = "attacks=[threshold, {name: trained_attackers, attackers: [knn], search: none}]"
     store, _, (result,) = run(tiny, out, overrides, only=1)
-    trial_module._load.cache_clear()
     assert result.status == "failed"
     attacks = table(store, "attacks").set_index("attack")
     assert "have changed since the target was trained" in attacks.loc["trained_attackers", "error"]
@@ -418,14 +416,48 @@ def test_a_target_with_random_labels_gives_an_auc_above_nine_tenths(
 
     # Random labels can be learned only by heart, so a target that is right on them is as overfitted as can be.
     monkeypatch.setattr(Digits, "open", with_random_labels)
-    trial_module._load.cache_clear()
     path = tmp_path / "leak.yaml"
     path.write_text(
         "datasets: [{name: digits, max_train_examples: 400}]\nsplits: [half]\ndefenses: {baseline: none}\n"
         "attacks: [threshold]\ntraining: {epochs: 120, batch_size: 20, learning_rate: 0.05}\n"
     )
     store, _, _ = run(path, tmp_path / "out")
-    trial_module._load.cache_clear()
     rows = table(store, "attacks").set_index("score_name")
     assert rows.loc["loss", "auc"] > 0.9
     assert table(store, "trials")["train_accuracy"].iloc[0] > 0.95
+
+
+def test_a_target_whose_files_were_lost_fails_with_a_row(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, trials, _ = run(tiny, tmp_path / "out", "attacks=[]", only=1)
+    store.storage.delete(f"parts/outputs/{trials[0].target_id}.parquet")
+    monkeypatch.setattr(trial_module, "fit", lambda **arguments: 1 / 0)
+    result = run_trial(trials[0], data_dir=tmp_path, store=store, device=torch.device("cpu"))
+    assert (result.status, store.status(trials[0]).word) == ("failed", "failed")
+    assert [(failure.target_id, failure.cause) for failure in store.failures()] == [(trials[0].target_id, "error")]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "gpu_memory"),
+        (RuntimeError("CUDA error: out of memory"), "gpu_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "gpu_memory"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "error"),
+        (MemoryError(), "error"),
+    ],
+)
+def test_what_runs_out_of_gpu_memory_before_the_first_attack_is_told_apart(
+    error: Exception, cause: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(trial_module, "_white_box", fails)
+    store, _, (result,) = run(tiny, tmp_path / "out", "attacks=[threshold]", only=1)
+    assert (result.status, result.cause) == ("failed", cause)
+    assert {(failure.attack, failure.cause) for failure in store.failures()} == {
+        ("threshold", cause),
+        ("best_of", cause),
+    }

@@ -89,11 +89,15 @@ def test_attempts_are_counted_into_the_row(tiny: Path, tmp_path: Path) -> None:
 def test_a_log_goes_on_on_another_node(tiny: Path, tmp_path: Path, s3_server: S3Server) -> None:
     trial = expand(load_sweep(str(tiny), ["attacks=[]", "training.learning_rate=1e30"]))[0]
     store = prepared(s3_server.uri("out"), [trial])
-    for _ in range(2):
-        attempt(trial, store)
-        shutil.rmtree(node_folder(LAUNCH))  # as if the next attempt were made on another node
+    attempt(trial, store)
+    shutil.copytree(node_folder(LAUNCH), tmp_path / "first node")
+    shutil.rmtree(node_folder(LAUNCH))
+    attempt(trial, store)  # on a second node
+    shutil.rmtree(node_folder(LAUNCH))
+    shutil.copytree(tmp_path / "first node", node_folder(LAUNCH), dirs_exist_ok=True)
+    attempt(trial, store)  # on the first again
     log = store.storage.read(attempts.log_name(trial.target_id)).decode()
-    assert [line.split()[2] for line in log.splitlines() if line.startswith("--- attempt")] == ["1", "2"]
+    assert [line.split()[2] for line in log.splitlines() if line.startswith("--- attempt")] == ["1", "2", "3"]
 
 
 def test_an_attempt_out_of_time_is_a_failed_row_and_goes_on_from_its_checkpoint(tiny: Path, tmp_path: Path) -> None:
