@@ -20,7 +20,11 @@ pass='{"Version": "2012-10-17", "Statement": [
 for name in sweeper-head sweeper-worker; do
   if ! aws iam get-role --role-name "$name" > /dev/null 2>&1; then
     aws iam create-role --role-name "$name" --assume-role-policy-document "$trust" > /dev/null
+  fi
+  if ! aws iam get-instance-profile --instance-profile-name "$name" > /dev/null 2>&1; then
     aws iam create-instance-profile --instance-profile-name "$name" > /dev/null
+  fi
+  if ! aws iam get-instance-profile --instance-profile-name "$name" --output text | grep -q ":role/$name"; then
     aws iam add-role-to-instance-profile --instance-profile-name "$name" --role-name "$name"
   fi
   aws iam put-role-policy --role-name "$name" --policy-name "sweeper-$bucket" --policy-document "$results"

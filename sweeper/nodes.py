@@ -38,7 +38,10 @@ def in_use(folder: Path) -> Iterator[Path]:
 
 
 def clear_unused() -> None:
-    """Delete the folders of launches that ended without doing so, on this node and of this user."""
+    """Delete the folders of launches that ended without doing so, on this node and of this user.
+
+    A launch that lives and has run nothing here for minutes may lose its folder too, and makes it again.
+    """
     for folder in Path(tempfile.gettempdir()).glob("sweeper-*"):
         with contextlib.suppress(OSError):
             if not _FOLDER.fullmatch(folder.name) or folder.is_symlink() or folder.stat().st_uid != os.getuid():

@@ -32,8 +32,6 @@ from types import FrameType
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-import pyarrow as pa
-
 from sweeper.errors import UserError, sentence
 
 _Result = TypeVar("_Result")
@@ -71,20 +69,6 @@ class Entry:
 
 class StorageError(UserError):
     """The store is out of reach, refuses, or is full; what may pass was tried again. Its text says what to do."""
-
-    def __init__(self, text: str, *, reason: str = "", full: bool = False) -> None:
-        super().__init__(text)
-        self.reason = reason
-        """What is wrong, in a few words."""
-        self.full = full
-        """Whether space or a quota is what is missing."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _storage_error, (str(self), self.reason, self.full)
-
-
-def _storage_error(text: str, reason: str, full: bool) -> StorageError:
-    return StorageError(text, reason=reason, full=full)
 
 
 class Storage:
@@ -154,21 +138,6 @@ class Storage:
         if self.is_local:
             return self._attempt("read", name, lambda: self._read_local(self._folder.joinpath(*segments)))
         return self._attempt("read", name, lambda: self._read_remote(name))
-
-    def open_input(self, name: str) -> pa.NativeFile:
-        """The file, for reading at any place, as Parquet needs.
-
-        In an object store every read is a request of its own: of a file that is replaced meanwhile, parts of both
-        versions can be seen. Errors of reads are pyarrow's, after its own few attempts.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
-        segments = _segments(name)
-        if self.is_local:
-            path = self._folder.joinpath(*segments)
-            return self._attempt("read", name, lambda: pa.OSFile(str(path)))
-        return self._attempt("read", name, lambda: self._remote().open_input_file(self._key(name)))
 
     def write(self, name: str, content: bytes | Path) -> None:
         """Write or replace a file with these bytes, or with a copy of this local file.
@@ -260,8 +229,7 @@ class Storage:
             now = self._entries("")[probe].modified  # the store's clock, which may not be ours
             if self.read(probe) != b"probe":
                 raise StorageError(
-                    f"{self.location} does not give back what was written. Name another place with --out.",
-                    reason="it does not give back what was written",
+                    f"{self.location} does not give back what was written. Name another place with --out."
                 )
             self.delete(probe)
             # Uploads to an object store have no temporary names; only probes do, and those are at the root.
@@ -272,8 +240,7 @@ class Storage:
         except (FileNotFoundError, KeyError):
             raise StorageError(
                 f"{self.location} does not show what was just written there. Is something else deleting its files, "
-                "or is it a view of the store that lags behind? Name another place with --out.",
-                reason="it does not show what was just written",
+                "or is it a view of the store that lags behind? Name another place with --out."
             ) from None
         finally:
             self._patience_s = None
@@ -367,8 +334,7 @@ class Storage:
         if reason:
             raise StorageError(
                 f"{self._where(name)} cannot be written: {path}, its source, cannot be read: {sentence(reason)} "
-                "Nothing was written.",
-                reason=reason,
+                "Nothing was written."
             )
 
     # Errors
@@ -403,25 +369,21 @@ class Storage:
         detail = (self._without_secrets(error).splitlines() or [type(error).__name__])[0]
         if error.errno is not None:
             detail = error.strerror or detail
-            full = error.errno in _FULL_ERRNOS
-            reason, advice = detail, "Name another place with --out."
-            if full:
+            advice = "Name another place with --out."
+            if error.errno in _FULL_ERRNOS:
                 advice = "Make room there, or name another place with --out; what is finished there is kept."
             elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 advice = "Give yourself the permission there, or name another place with --out."
-            return StorageError(
-                f"{self._where(name)} cannot be {doing}: {sentence(reason)} {advice}", reason=reason, full=full
-            )
+            return StorageError(f"{self._where(name)} cannot be {doing}: {sentence(detail)} {advice}")
         for problem in _LASTING:
             if problem.pattern.search(_answer(error)):
                 text = f"{self._where(name)} cannot be {doing}: {problem.reason}. {problem.advice} The store says: {sentence(detail)}"
-                return StorageError(text, reason=problem.reason, full=problem.full)
-        reason = "the store does not answer"
-        text = (
-            f"{self._where(name)} cannot be {doing}: {reason} as it should, and was tried for {tried_s:.0f} s. Check the "
-            f"network, the endpoint and the store's state, then run the same command again. The last answer: {sentence(detail)}"
+                return StorageError(text)
+        return StorageError(
+            f"{self._where(name)} cannot be {doing}: the store does not answer as it should, and was tried for {tried_s:.0f} s. "
+            "Check the network, the endpoint and the store's state, then run the same command again. The last answer: "
+            f"{sentence(detail)}"
         )
-        return StorageError(text, reason=reason)
 
     def _where(self, name: str) -> str:
         base, mark, query = self.location.partition("?") if self._url is not None else (self.location, "", "")
@@ -444,7 +406,6 @@ class _Problem:
     pattern: re.Pattern[str]
     reason: str
     advice: str
-    full: bool = False
 
 
 _CREDENTIALS = (
@@ -479,7 +440,6 @@ _LASTING = (
         re.compile(r"HTTP status 507|quota.{0,20}exceeded|storage.?full|insufficient storage|no space left", re.I),
         "the store is full",
         "Make room there, or name another place with --out; what is finished there is kept.",
-        full=True,
     ),
     _Problem(
         re.compile(r"curlCode: (51|58|60|77)\b"),

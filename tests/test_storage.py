@@ -18,8 +18,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -91,7 +89,6 @@ def test_any_name_is_that_name(store: Storage, name: str, content: bytes) -> Non
 def test_names_that_could_lead_elsewhere_are_refused(store: Storage, name: str) -> None:
     operations: list[Callable[[], object]] = [
         lambda: store.read(name),
-        lambda: store.open_input(name),
         lambda: store.write(name, b""),
         lambda: store.create(name, b""),
         lambda: store.delete(name),
@@ -118,8 +115,6 @@ def test_what_is_missing(store: Storage) -> None:
             store.move(name, "elsewhere")
     assert store.entries("nothing") == {}
     assert store.entries("folder/file") == {}
-    with pytest.raises(FileNotFoundError):
-        store.open_input("nothing")
     with pytest.raises(FileNotFoundError):
         store.write("a", Path("no such file"))
     assert not store.exists("a")
@@ -167,15 +162,6 @@ def test_a_large_file_is_copied(store: Storage, tmp_path: Path) -> None:
     source.write_bytes(LARGE)
     store.write("weights/a", source)
     assert store.read("weights/a") == LARGE
-
-
-def test_parquet_is_read_in_place(store: Storage) -> None:
-    table = pa.table({"a": range(1000)})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    store.write("t.parquet", sink.getvalue().to_pybytes())
-    with store.open_input("t.parquet") as file:
-        assert pq.read_table(file).equals(table)
 
 
 def test_readers_see_the_old_or_the_new_content_whole(store: Storage) -> None:
@@ -352,8 +338,7 @@ def test_a_full_disk(mount: Callable[[str], Path], tmp_path: Path) -> None:
             StorageError, match=r"a cannot be written: No space left on device\. Make room there"
         ) as error:
             store.write("a", content)
-        assert error.value.full
-        assert pickle.loads(pickle.dumps(error.value)).full
+        assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
     with pytest.raises(StorageError):
         store.create("b", LARGE[:200_000])
     assert store.read("a") == b"old"
@@ -366,12 +351,11 @@ def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-        with pytest.raises(StorageError) as error:
+        with pytest.raises(StorageError, match="File too large\\. Make room there"):
             store.write("a", b"x" * 20_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert error.value.full
     assert list(tmp_path.iterdir()) == []
 
 
@@ -382,10 +366,8 @@ def test_a_read_only_disk(mount: Callable[[str], Path]) -> None:
         lambda: store.write("a", b"1"),
         lambda: store.create("a", b"1"),
     ):
-        with pytest.raises(StorageError, match=r"cannot be written: Read-only file system\. Give yourself") as error:
+        with pytest.raises(StorageError, match=r"cannot be written: Read-only file system\. Give yourself"):
             operation()
-        assert not error.value.full
-        assert error.value.reason == "Read-only file system"
 
 
 def test_a_folder_where_a_file_is(tmp_path: Path) -> None:
@@ -575,7 +557,6 @@ def test_lasting_errors_are_quick_and_clear(s3: Storage, s3_server: S3Server, ki
                 operation()
             assert problem in str(error.value)
             assert "\n" not in str(error.value)
-            assert not error.value.full
         for operation in (lambda: s3.read("a"), lambda: s3.exists("a"), lambda: s3.delete("a")):
             with pytest.raises(StorageError, match="access is denied"):  # the answer to a HEAD has no details
                 operation()
@@ -587,11 +568,8 @@ def test_a_missing_bucket_is_no_empty_store(s3_server: S3Server) -> None:
     store = Storage(s3_server.uri("x", bucket="missing-bucket"))
     start = time.monotonic()
     for operation in (lambda: store.entries("parts"), lambda: store.prepare(["parts"]), lambda: store.write("a", b"")):
-        with pytest.raises(
-            StorageError, match=r"there is no such bucket\. Create it, or name another with --out"
-        ) as error:
+        with pytest.raises(StorageError, match=r"there is no such bucket\. Create it, or name another with --out"):
             operation()
-        assert error.value.reason == "there is no such bucket"
     assert time.monotonic() - start < 2
 
 
