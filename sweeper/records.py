@@ -198,9 +198,13 @@ class Store:
         content = self._read(name)
         target_id, _, attack = key.removesuffix(_FAILED).partition(".")
         try:
-            if (pq.read_schema(pa.BufferReader(content)).metadata or {}).get(b"sweeper_table") != table.encode():
+            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+            if (file.schema_arrow.metadata or {}).get(b"sweeper_table") != table.encode():
                 raise ValueError(f"it is no part of the table '{table}'")
-            rows = pq.read_table(pa.BufferReader(content), schema=SCHEMAS[table], page_checksum_verification=True)
+            if file.schema_arrow.equals(SCHEMAS[table], check_metadata=True):  # several times as fast
+                rows = file.read(use_threads=False)
+            else:  # of another version
+                rows = pq.read_table(pa.BufferReader(content), schema=SCHEMAS[table], page_checksum_verification=True)
             for column, expected in (("target_id", target_id), ("attack_id", attack)):
                 if expected and rows.column(column).unique().to_pylist() != [expected]:
                     raise ValueError(f"it has no rows, or rows of another {column}")
