@@ -199,10 +199,11 @@ class Store:
         target_id, _, attack = key.removesuffix(_FAILED).partition(".")
         try:
             file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-            if (file.schema_arrow.metadata or {}).get(b"sweeper_table") != table.encode():
+            schema = file.schema_arrow
+            if (schema.metadata or {}).get(b"sweeper_table") != table.encode():
                 raise ValueError(f"it is no part of the table '{table}'")
-            if file.schema_arrow.equals(SCHEMAS[table], check_metadata=True):  # several times as fast
-                rows = file.read(use_threads=False)
+            if schema.equals(SCHEMAS[table]):  # several times as fast
+                rows = pa.table(file.read(use_threads=False).columns, schema=SCHEMAS[table])
             else:  # of another version
                 rows = pq.read_table(pa.BufferReader(content), schema=SCHEMAS[table], page_checksum_verification=True)
             for column, expected in (("target_id", target_id), ("attack_id", attack)):
