@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -434,13 +435,13 @@ def _fit(
     if loggers.tensorboard is not None:
         from ray.tune.logger import TBXLoggerCallback
 
-        callbacks.append(_forgiving(TBXLoggerCallback(), "TensorBoard", warn))
+        callbacks.append(_Forgiving(TBXLoggerCallback(), "TensorBoard", warn))
     if loggers.mlflow is not None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own are four minutes, and all waits
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
         mlflow = MLflowLoggerCallback(tracking_uri=loggers.mlflow, experiment_name=name)
-        callbacks.append(_forgiving(mlflow, "MLflow", warn))
+        callbacks.append(_Forgiving(mlflow, "MLflow", warn))
     state_dir = tempfile.mkdtemp(prefix="tune-", dir=folder)
     on_interrupt = signal.getsignal(signal.SIGINT)
     # Tune puts its own handler in place while it runs, and ours back at the first Ctrl-C; where it waits for something to
@@ -471,27 +472,33 @@ def _fit(
         shutil.rmtree(state_dir, ignore_errors=True)
 
 
-def _forgiving(tracker: tune.Callback, name: str, warn: Callable[[str], None]) -> tune.Callback:
+class _Forgiving(tune.Callback):
     """A tracker whose errors end nothing but itself: after the first, which is told, it hears of nothing more."""
-    failed = False
 
-    def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
-        def forgiving(*args: Any, **kwargs: Any) -> Any:
-            nonlocal failed
-            if failed:
-                return None
-            try:
-                return call(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001  a tracker's, whatever it is
-                failed = True
-                warn(f"{name} is told nothing more, for it failed: {type(error).__name__}: {error}")
-                return None
+    def __init__(self, tracker: tune.Callback, name: str, warn: Callable[[str], None]) -> None:
+        self._tracker: tune.Callback | None = tracker
+        self._name, self._warn = name, warn
 
-        return forgiving
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks
 
-    for method in ("setup", *(method for method in dir(tracker) if method.startswith("on_"))):
-        setattr(tracker, method, guarded(getattr(tracker, method)))
-    return tracker
+    def _tell(self, what: str, *args: Any, **info: Any) -> None:
+        if self._tracker is None:
+            return
+        try:
+            getattr(self._tracker, what)(*args, **info)
+        except Exception as error:  # noqa: BLE001  a tracker's, whatever it is
+            self._tracker = None
+            self._warn(f"{self._name} is told nothing more, for it failed: {type(error).__name__}: {error}")
+
+    setup = partialmethod(_tell, "setup")
+    on_step_begin = partialmethod(_tell, "on_step_begin")
+    on_step_end = partialmethod(_tell, "on_step_end")
+    on_trial_start = partialmethod(_tell, "on_trial_start")
+    on_trial_result = partialmethod(_tell, "on_trial_result")
+    on_trial_complete = partialmethod(_tell, "on_trial_complete")
+    on_trial_error = partialmethod(_tell, "on_trial_error")
+    on_experiment_end = partialmethod(_tell, "on_experiment_end")
 
 
 def _trainable(

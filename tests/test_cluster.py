@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -193,7 +195,9 @@ def test_a_tracker_that_fails_is_left_out_and_ends_nothing() -> None:
             raise ConnectionError("nobody there")
 
     warnings: list[str] = []
-    tracker = cluster._forgiving(Tracker(), "MLflow", warnings.append)
+    tracker = cluster._Forgiving(Tracker(), "MLflow", warnings.append)
+    tracker.warn = threading.RLock()  # as what a terminal needs, it cannot be pickled, and Tune pickles its callbacks
+    pickle.dumps(tracker)
     tracker.setup()
     for _ in range(3):
         tracker.on_trial_result(iteration=0, trials=[], trial=None, result={})
