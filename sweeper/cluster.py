@@ -36,6 +36,8 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")
 import ray
 import yaml
 from ray import tune
+from ray._private.authentication import authentication_token_setup
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental import internal_kv
 from ray.tune.search import Searcher
@@ -48,7 +50,7 @@ import sweeper
 from models.datasets.base import Dataset, DatasetError
 from sweeper import attempts
 from sweeper.allocator import ALLOCATOR_ENVIRONMENT
-from sweeper.errors import UserError
+from sweeper.errors import UserError, sentence
 from sweeper.launches import CLAIMS, Launch, Running
 from sweeper.nodes import clear_unused, in_use, node_folder
 from sweeper.outcomes import Outcome, Progress
@@ -126,14 +128,15 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
             ray.init(address="local", include_dashboard=False, runtime_env=runtime_env, **quiet)
         else:
             _check_reachable(address)
+            _bring_token(address)
             packages = (sweeper, models, attacks, analysis)
             runtime_env["py_modules"] = [str(Path(package.__path__[0])) for package in packages]
             ray.init(address=address, runtime_env=runtime_env, **quiet)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
-            f"Ray could not be reached{f' at {address}' if address else ''}: {str(error).splitlines()[0]} "
-            "Give --address HOST:PORT of a running cluster (`ray start --head` prints it; for one with tokens set "
-            "RAY_AUTH_MODE=token), or --local for this machine alone."
+            f"Ray could not be reached{f' at {address}' if address else ''}: {sentence(str(error).splitlines()[0])} "
+            "Give --address HOST:PORT of a running cluster (`ray start --head` prints it; one with tokens needs its own, "
+            "in ~/.ray/auth_token or RAY_AUTH_TOKEN), or --local for this machine alone."
         ) from None
     _protect_token()
     try:
@@ -155,6 +158,39 @@ def _check_reachable(address: str) -> None:
     if not parts.hostname or not parts.port:
         raise ValueError(f"'{address}' is not HOST:PORT.")
     socket.create_connection((parts.hostname, parts.port), timeout=10).close()
+
+
+def _bring_token(address: str) -> None:
+    """Use this user's token where the cluster asks for one: `ray start` does so unasked, to join by address Ray does not.
+
+    Raises:
+        UserError: it asks for one, and there is none.
+    """
+    if address == "auto" or "RAY_AUTH_MODE" in os.environ:
+        return
+    try:
+        with _silence():
+            GcsClient(address=address.rpartition("//")[2])
+    except ray.exceptions.AuthenticationError:
+        logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)  # it warns of being safe
+        if not authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+            raise UserError(
+                f"The cluster at {address} asks for its token, and there is none here. Copy the file ~/.ray/auth_token of its head "
+                "to the same place here, or set RAY_AUTH_TOKEN."
+            ) from None
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What C++ writes to standard error is lost."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _protect_token() -> None:

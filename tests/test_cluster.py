@@ -267,3 +267,27 @@ def test_only_a_cluster_whose_kinds_of_nodes_were_named_may_grow(
     monkeypatch.setattr(cluster.internal_kv, "_internal_kv_get", lambda key: json.dumps(report).encode())
     monkeypatch.setattr(cluster, "is_autoscaler_v2", lambda fetch_from_server: False)
     assert cluster._may_grow() is may_grow
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+def test_a_cluster_that_asks_for_a_token_is_given_the_users(has_token: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def client(address: str) -> None:
+        asked.append(address)
+        raise cluster.ray.exceptions.AuthenticationError("InvalidAuthToken")
+
+    def enable(warn_if_disabled: bool) -> bool:
+        return has_token
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(cluster, "GcsClient", client)
+    monkeypatch.setattr(cluster.authentication_token_setup, "maybe_enable_token_auth_if_token_available", enable)
+    if has_token:
+        cluster._bring_token("10.0.0.7:6379")
+    else:
+        with pytest.raises(UserError, match=r"10\.0\.0\.7:6379 asks for its token, and there is none here"):
+            cluster._bring_token("10.0.0.7:6379")
+    assert asked == ["10.0.0.7:6379"]
+    cluster._bring_token("auto")  # Ray sees to that itself
+    assert len(asked) == 1
