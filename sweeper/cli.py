@@ -280,7 +280,7 @@ def launch(
     if broken or left:
         err.print(
             f"{len(trials) - len(broken) - len(left)} of {len(trials)} trials are finished, {len(broken)} failed, {len(left)} are "
-            "left. The same command goes on from here.",
+            f"left. The same command {'goes on from here' if left else 'tries the failed ones again'}.",
             soft_wrap=True,
             highlight=False,
         )
@@ -710,6 +710,7 @@ class _Runner:
             out.print(f"Also at work on these results: {escape(other.name)}; trials are shared.", highlight=False)
         from sweeper.display import SweepDisplay
 
+        titles = {trial.target_id: trial.title for trial in pending}
         display = SweepDisplay({trial.target_id: trial for trial in pending}, n_trials - len(pending))
         failed: list[str] = []
         shown = out.is_terminal and not options.verbose
@@ -718,7 +719,7 @@ class _Runner:
         def on_event(event: cluster.Event) -> None:
             line = display.update(event)
             if event.kind == "failed" and line is not None:
-                failed.append(line)
+                failed.append(f"{event.target_id} {titles[event.target_id]}: {event.what}")
             if line is not None and live is None:
                 out.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
 
