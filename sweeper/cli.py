@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -708,7 +709,7 @@ class _Runner:
             shipped = cluster.stage_datasets(pending, settings, is_cluster=options.address is not None)
         for other in self._launch.others:
             out.print(f"Also at work on these results: {escape(other.name)}; trials are shared.", highlight=False)
-        from sweeper.display import SweepDisplay
+        from sweeper.display import STOPPING, SweepDisplay
 
         titles = {trial.target_id: trial.title for trial in pending}
         display = SweepDisplay({trial.target_id: trial for trial in pending}, n_trials - len(pending))
@@ -718,6 +719,8 @@ class _Runner:
 
         def on_event(event: cluster.Event) -> None:
             line = display.update(event)
+            if event.kind == "stopping" and live is None:
+                os.write(2, f"{STOPPING}.\n".encode())  # no other output may be begun where another is interrupted
             if event.kind == "failed" and line is not None:
                 failed.append(f"{event.target_id} {titles[event.target_id]}: {event.what}")
             if line is not None and live is None:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partialmethod
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -85,10 +86,11 @@ _LOST = (
 class Event:
     """Something that happened to a trial; `what` is the stage it is in or the error's text.
 
-    `retried` is a failure that is not final, `elsewhere` the end of a trial that another launch ran.
+    `retried` is a failure that is not final, `elsewhere` the end of a trial that another launch ran. `stopping`, of no trial,
+    comes from the handler of a signal.
     """
 
-    kind: Literal["started", "progress", "finished", "failed", "retried", "elsewhere"]
+    kind: Literal["started", "progress", "finished", "failed", "retried", "elsewhere", "stopping"]
     target_id: str
     what: str = ""
     fraction: float = 0.0
@@ -483,6 +485,7 @@ def _fit(
     # Tune puts its own handler in place while it runs, and ours back at the first Ctrl-C; where it waits for something to
     # run, it does not look further.
     feeder.is_interrupted = lambda: signal.getsignal(signal.SIGINT) is on_interrupt
+    feeder.on_begin = lambda: _acknowledge_interrupts(watcher.stopping)
     try:
         tune.Tuner(
             tune.with_resources(
@@ -506,6 +509,18 @@ def _fit(
     finally:
         signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own, which would swallow the next Ctrl-C
         shutil.rmtree(state_dir, ignore_errors=True)
+
+
+def _acknowledge_interrupts(acknowledge: Callable[[], None]) -> None:
+    """Let a Ctrl-C be acknowledged at once; the handler of Tune, which then takes seconds to end its workers, says nothing."""
+    tunes = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if callable(tunes):
+            tunes(number, frame)
+        acknowledge()
+
+    signal.signal(signal.SIGINT, handle)
 
 
 class _Forgiving(tune.Callback):
@@ -603,6 +618,7 @@ class _Feeder(Searcher):
         self._handed_out = 0
         self.is_finished = False
         self.is_interrupted: Callable[[], bool] = lambda: False
+        self.on_begin: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher into its own state, which is never restored here
@@ -611,6 +627,9 @@ class _Feeder(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
+        if self.on_begin is not None:
+            self.on_begin()
+            self.on_begin = None
         if self._handed_out >= GENERATION or self._schedule.is_over:
             self.is_finished = True
             return Searcher.FINISHED
@@ -670,6 +689,10 @@ class _Watcher(tune.Callback):
             )
             for target_id, (started, stage, fraction) in list(self._running.items())
         )
+
+    def stopping(self) -> None:
+        """A Ctrl-C was heard."""
+        self._on_event(Event(kind="stopping", target_id=""))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         target_id = trial.config["target_id"]

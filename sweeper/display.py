@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 RECENT = 6
 SHOWN_RUNNING = 24
 SHOWN_FAILURES = 10
+STOPPING = "Stopping: what is finished is kept, and reported on"
 _MARKS = {"finished": ("✔ ", "green"), "failed": ("✘ ", "red"), "retried": ("↻ ", "yellow")}
 
 
@@ -36,6 +37,7 @@ class SweepDisplay:
         self.finished = 0
         self.failed = 0
         self.elsewhere = 0
+        self._is_stopping = False
 
     @property
     def _total(self) -> int:
@@ -47,6 +49,9 @@ class SweepDisplay:
         target_id = event.target_id
         if event.kind == "started":
             self._running[target_id] = (now, "starting", 0.0)
+            return None
+        if event.kind == "stopping":
+            self._is_stopping = True
             return None
         if event.kind == "elsewhere":
             self.elsewhere += 1
@@ -88,6 +93,8 @@ class SweepDisplay:
         summary.append(f", {self.failed} failed", style="red" if self.failed else "dim")
         elsewhere = f", {self.elsewhere} by others" if self.elsewhere else ""
         summary.append(f"{elsewhere}, {self._done_before} done before, {self._rate()}", style="dim")
+        if self._is_stopping:
+            summary = Text(f"{STOPPING}; {self.finished} finished", style="yellow")
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
         for column, width in (("trial", None), ("doing", 20), ("", 12), ("time", 12)):
             table.add_column(column, width=width, no_wrap=True, overflow="ellipsis", ratio=1 if width is None else None)

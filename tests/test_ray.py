@@ -150,6 +150,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     assert list((out / "claims").iterdir()) == list((out / "launches").iterdir()) == []
     finished = {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
     assert 1 <= len(finished) < 6
+    assert "Stopping: what is finished is kept" in errors
     assert "The same command goes on from here." in errors
     assert "Traceback" not in errors
     if not goes_on:
