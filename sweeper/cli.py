@@ -711,8 +711,8 @@ class _Runner:
             out.print(f"Also at work on these results: {escape(other.name)}; trials are shared.", highlight=False)
         from sweeper.display import STOPPING, SweepDisplay
 
-        titles = {trial.target_id: trial.title for trial in pending}
-        display = SweepDisplay({trial.target_id: trial for trial in pending}, n_trials - len(pending))
+        by_id = {trial.target_id: trial for trial in pending}
+        display = SweepDisplay(by_id, n_trials - len(pending))
         failed: list[str] = []
         shown = out.is_terminal and not options.verbose
         live = Live(display, console=out, refresh_per_second=4, transient=True) if shown else None
@@ -722,7 +722,7 @@ class _Runner:
             if event.kind == "stopping" and live is None:
                 os.write(2, f"{STOPPING}.\n".encode())  # no other output may be begun where another is interrupted
             if event.kind == "failed" and line is not None:
-                failed.append(f"{event.target_id} {titles[event.target_id]}: {event.what}")
+                failed.append(f"{event.target_id} {by_id[event.target_id].title}: {event.what}")
             if line is not None and live is None:
                 out.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
 

@@ -213,11 +213,12 @@ def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], Non
     Raises:
         UserError: no node can ever run a trial that asks for this much.
     """
-    nodes = _node_resources() + _startable_resources()
+    startable = _startable_resources()
+    nodes = _node_resources() + startable
     largest_gpu = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
     largest_cpu = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
     gpus = {None: 1.0 if largest_gpu >= 1 else 0.0, **asked.gpus}
-    may_grow = _may_grow() and not _startable_resources()
+    may_grow = not startable and _may_grow()
     if largest_gpu == 0 and may_grow and None not in asked.gpus:
         warn(
             "No node has a GPU now, so trials ask for none. If the autoscaler can start such nodes, say --gpus-per-trial."
