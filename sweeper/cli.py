@@ -28,7 +28,7 @@ from rich.text import Text
 
 from sweeper import __version__
 from sweeper.allocator import restart_with_allocator_environment
-from sweeper.errors import UserError, printable
+from sweeper.errors import UserError, printable, reason_of
 
 if TYPE_CHECKING:
     from sweeper import cluster
@@ -758,7 +758,7 @@ def _report(results: Path, to: Path | None, store: Store) -> None:
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(
-            f"The report cannot be written: {error}. Name another folder with `sweeper report --to`."
+            f"The report cannot be written: {reason_of(error)}. Name another folder with `sweeper report --to`."
         ) from None
     out.print(Text.assemble("Report: ", (str(path.absolute()), "bold")), soft_wrap=True)
     if not store.storage.is_local:

@@ -51,7 +51,7 @@ import sweeper
 from models.datasets.base import Dataset, DatasetError
 from sweeper import attempts
 from sweeper.allocator import ALLOCATOR_ENVIRONMENT
-from sweeper.errors import UserError, sentence
+from sweeper.errors import UserError, reason_of, sentence
 from sweeper.launches import CLAIMS, Launch, Running
 from sweeper.nodes import clear_unused, in_use, node_folder
 from sweeper.outcomes import Outcome, Progress
@@ -136,7 +136,7 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
             ray.init(address=address, runtime_env=runtime_env, **quiet)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
-            f"Ray could not be reached{f' at {address}' if address else ''}: {sentence(str(error).splitlines()[0])} "
+            f"Ray could not be reached{f' at {address}' if address else ''}: {sentence(reason_of(error).splitlines()[0])} "
             "Give --address HOST:PORT of a running cluster (`ray start --head` prints it; one with tokens needs its own, "
             "in ~/.ray/auth_token or RAY_AUTH_TOKEN), or --local for this machine alone."
         ) from None
@@ -294,7 +294,7 @@ def stage_datasets(trials: Sequence[Trial], settings: Settings, *, is_cluster: b
             for dataset in datasets:
                 _stage_here(dataset, settings, None)
         except (DatasetError, OSError) as error:
-            raise UserError(str(error)) from None
+            raise UserError(sentence(reason_of(error))) from None
         return {}
     shipped = {}
     for dataset in datasets:
@@ -337,7 +337,7 @@ def _prepare_node(datasets: list[Dataset], settings: Settings, shipped: Shipped)
         for dataset in datasets:
             _stage_here(dataset, settings, shipped.get(staged_name(dataset)))
     except (UserError, DatasetError, OSError) as error:
-        return [str(error)]
+        return [sentence(reason_of(error))]
     return []
 
 
@@ -606,7 +606,7 @@ def stage_late(parcel: Parcel, settings: Settings, shipped: Shipped) -> str | No
     try:
         _stage_here(parcel.open().dataset, settings, shipped.get(parcel.staged_name))
     except (DatasetError, OSError) as error:
-        return str(error)
+        return reason_of(error)
     return None
 
 

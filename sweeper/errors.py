@@ -43,6 +43,13 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def reason_of(error: Exception) -> str:
+    """What an error says; what the system's say without their number, the file first."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 def sentence(text: object) -> str:
     """The text with one full stop at its end."""
     return f"{str(text).rstrip('. ')}."

@@ -20,7 +20,7 @@ from models.private.accounting import PrivacyGuarantee
 from models.splits import COIN_SPLITS, SPLITS
 from models.train import build_model, make_plan
 from sweeper import components
-from sweeper.errors import UserError, sentence
+from sweeper.errors import UserError, reason_of, sentence
 from sweeper.spec import Trial
 
 # Floating-point operations per second of one CPU thread and cost factors, for the rough estimate only.
@@ -161,7 +161,7 @@ def check_datasets(trials: Sequence[Trial], data_dir: Path, download: bool) -> N
             raise UserError(str(error)) from None
         except OSError as error:
             raise UserError(
-                f"Dataset '{components.name_of('dataset', dataset)}' could not be fetched into {data_dir}: {error}. "
+                f"Dataset '{components.name_of('dataset', dataset)}' could not be fetched into {data_dir}: {reason_of(error)}. "
                 "Check the network, or put the files there by hand and leave --download out."
             ) from None
 
@@ -181,7 +181,7 @@ def _describe(dataset: Dataset, data_dir: Path) -> DatasetInfo:
     try:
         info = dataset.describe(data_dir)
     except (DatasetError, OSError) as error:
-        raise UserError(str(error)) from None
+        raise UserError(sentence(reason_of(error))) from None
     channels, height, width = info.image_shape
     if channels * height * width > _LARGEST_IMAGE:
         raise UserError(

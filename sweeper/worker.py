@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper import attempts
+from sweeper.errors import reason_of
 from sweeper.isolation import Ending, Send, run_in_child
 from sweeper.nodes import in_use, node_folder
 from sweeper.outcomes import Cause, Outcome, Progress
@@ -109,8 +110,7 @@ def attempt_trial(
             log = storage.root / log_name if storage.is_local else staged / f"{target_id}.log"
             if not storage.is_local:
                 _take_over_log(storage, log_name, log)
-            with log.open("a", encoding="utf-8") as file:
-                file.write(_headline(parcel, attempt))
+            _append(log, _headline(parcel, attempt))
             task = _Task(settings=settings, parcel=parcel, staged=staged, cpus=cpus, gpus=gpus, attempt=attempt)
             # Ray hides no GPU from a trial that asked for none.
             devices = os.environ.get("CUDA_VISIBLE_DEVICES") if gpus else ""
@@ -123,11 +123,17 @@ def attempt_trial(
                 on_message=on_progress,
             )
             outcome = _outcome(parcel, storage, attempt, ending)
+            _append(log, f"--- ended: {f'{outcome.cause}: {outcome.error}' if outcome.cause else 'finished'}\n")
             if not storage.is_local:
                 storage.write(log_name, log)
             return outcome
     except (StorageError, OSError) as error:
-        return Outcome(target_id=target_id, cause="store", error=str(error))
+        return Outcome(target_id=target_id, cause="store", error=reason_of(error))
+
+
+def _append(log: Path, line: str) -> None:
+    with log.open("a", encoding="utf-8", errors="replace") as file:
+        file.write(line)
 
 
 def _take_over_log(storage: Storage, log_name: str, log: Path) -> None:

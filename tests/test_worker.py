@@ -69,6 +69,7 @@ def test_an_attempt_records_reports_and_logs(
     log = store.storage.read(attempts.log_name(trial.target_id)).decode()
     assert log.startswith(f"--- attempt 1 at {trial.target_id} ({trial.title}), ")
     assert "epoch 2/2: train_loss" in log
+    assert log.splitlines()[-1] == "--- ended: finished"
     assert attempts.count(store.storage, trial.target_id) == 0, "it has ended, and its row tells the count"
     status = read_status(store)
     assert (status.trials, status.done, status.left, status.launches) == (1, 1, 0, ())
@@ -106,6 +107,8 @@ def test_an_attempt_out_of_time_is_a_failed_row_and_goes_on_from_its_checkpoint(
     attempt(expand(load_sweep(str(tiny), ["attacks=[]"]))[1], store)  # the fork server's start is not in the time limit
     outcome, _ = attempt(trial, store, time_limit_s=0.7, checkpoint_every_s=0.0)
     assert (outcome.cause, store.status(trial).word) == ("time_limit", "failed")
+    log = store.storage.read(attempts.log_name(trial.target_id)).decode()
+    assert log.splitlines()[-1] == "--- ended: time_limit: it was killed at its time limit of 0.7 seconds"
     outcome, _ = attempt(trial, store)
     assert outcome.cause is None
     assert "going on after epoch" in store.storage.read(attempts.log_name(trial.target_id)).decode()
