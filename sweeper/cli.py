@@ -706,7 +706,13 @@ class _Runner:
             checkpoint_every_s=options.checkpoint_every_s or NO_CHECKPOINTS,
         )
         with _working("decoding the datasets, once on each node"):
-            shipped = cluster.stage_datasets(pending, settings, is_cluster=options.address is not None)
+            shipped = cluster.stage_datasets(
+                pending,
+                settings,
+                is_cluster=options.address is not None,
+                uses_gpus=any(resources.gpus_of(trial) for trial in pending),
+                warn=_warn,
+            )
         for other in self._launch.others:
             out.print(f"Also at work on these results: {escape(other.name)}; trials are shared.", highlight=False)
         from sweeper.display import STOPPING, SweepDisplay

@@ -41,6 +41,8 @@ from ray._private.authentication import authentication_token_setup
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental import internal_kv
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -52,20 +54,18 @@ from models.datasets.base import Dataset, DatasetError
 from sweeper import attempts
 from sweeper.allocator import ALLOCATOR_ENVIRONMENT
 from sweeper.errors import UserError, reason_of, sentence
-from sweeper.launches import CLAIMS, Launch, Running
+from sweeper.launches import CLAIMS, Launch, Running, check_shared
 from sweeper.nodes import clear_unused, in_use, node_folder
 from sweeper.outcomes import Outcome, Progress
 from sweeper.records import Store
 from sweeper.scheduling import AUTO, Resources, Retries, Schedule
 from sweeper.spec import Trial
 from sweeper.staging import stage, staged_name
-from sweeper.storage import StorageError
+from sweeper.storage import Storage, StorageError
 from sweeper.trial import record_failure
-from sweeper.worker import Parcel, Settings, attempt_trial, pack
+from sweeper.worker import Parcel, Settings, attempt_trial, check_gpus, pack
 
 REPORT_EVERY_S = 1.0
-GENERATION = 2000
-"""Trials of one run of Tune, which keeps something of each until it ends; then a new run takes over."""
 _LOT = 500
 """Trials that travel to workers as one object."""
 _STORE_FAILURES = 3
@@ -137,8 +137,8 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
             f"Ray could not be reached{f' at {address}' if address else ''}: {sentence(reason_of(error).splitlines()[0])} "
-            "Give --address HOST:PORT of a running cluster (`ray start --head` prints it; one with tokens needs its own, "
-            "in ~/.ray/auth_token or RAY_AUTH_TOKEN), or --local for this machine alone."
+            "Give --address HOST:PORT of a running cluster that this machine is a node of (`ray start --head` prints it; one with "
+            "tokens needs its own, in ~/.ray/auth_token or RAY_AUTH_TOKEN), or --local for this machine alone."
         ) from None
     _protect_token()
     try:
@@ -225,11 +225,8 @@ def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], Non
         )
     if largest_gpu == 0 and not may_grow:
         gpus = {label: 0.0 if share == AUTO else share for label, share in gpus.items()}
-    share = gpus[None]
-    cpus: dict[str | None, float] = {None: 1.0, **asked.cpus}
-    if None not in asked.cpus and isinstance(share, float) and share:
-        shares = [node["CPU"] * min(1.0, share / node["GPU"]) for node in nodes if node.get("GPU") and node.get("CPU")]
-        cpus[None] = float(max(1, int(min(shares)))) if shares else 1.0
+    cpus = {label: _share_of_cpus(share, nodes) for label, share in gpus.items()} if None not in asked.cpus else {}
+    cpus |= asked.cpus
     resources = replace(asked, cpus=cpus, gpus=gpus)
     for architecture, trial in {trial.architecture_label: trial for trial in trials}.items():
         cpu, share = resources.cpus_of(trial), resources.gpus_of(trial)
@@ -247,18 +244,35 @@ def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], Non
     return resources
 
 
+def _share_of_cpus(gpus: float | Literal["auto"], nodes: Sequence[Mapping[str, float]]) -> float:
+    """CPUs of a trial that asks for so much of a GPU: as much of the CPUs of the poorest machine with GPUs, one at least."""
+    if isinstance(gpus, str) or not gpus:
+        return 1.0
+    shares = [node["CPU"] * min(1.0, gpus / node["GPU"]) for node in nodes if node.get("GPU") and node.get("CPU")]
+    return float(max(1, int(min(shares)))) if shares else 1.0
+
+
 def _node_resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _startable_resources() -> list[dict[str, float]]:
-    """What each kind of node has that Ray's launcher may start; known on its head node alone."""
+def _launcher_config() -> dict[str, Any]:
+    """The configuration of Ray's launcher; its head node alone has it."""
     try:
         config = yaml.safe_load((Path.home() / "ray_bootstrap_config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _startable_resources() -> list[dict[str, float]]:
+    """What each kind of node has that Ray's launcher may start, where that is known here."""
+    config = _launcher_config()
+    try:
         kinds = config["available_node_types"].values()
         most = config.get("max_workers", 0)
         return [dict(kind["resources"]) for kind in kinds if kind.get("resources") and kind.get("max_workers", most)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return []
 
 
@@ -267,6 +281,9 @@ def _may_grow() -> bool:
 
     Every cluster has a process of that name. Where it may start nothing, it gives each node a kind of its own.
     """
+    most = _launcher_config().get("max_workers")
+    if isinstance(most, int) and len(_node_resources()) > most:  # the head is no worker
+        return False
     if _startable_resources() or is_autoscaler_v2(fetch_from_server=True):
         return True
     status: bytes | None = internal_kv._internal_kv_get(b"__autoscaling_status")
@@ -278,36 +295,52 @@ Shipped = Mapping[str, Any]
 """References to the driver's datasets in Ray's object store, by the name of their file on a node."""
 
 
-def stage_datasets(trials: Sequence[Trial], settings: Settings, *, is_cluster: bool) -> Shipped:
-    """Have every dataset decoded once on each node, and each node's way to the store tried.
+def stage_datasets(
+    trials: Sequence[Trial],
+    settings: Settings,
+    *,
+    is_cluster: bool,
+    uses_gpus: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Shipped:
+    """Have every dataset decoded once on each node, and each node's way to the store and to its GPUs tried.
 
     A node that lacks a dataset gets the driver's, now or when it joins. One that is lost meanwhile is no problem: more may
     be lost at any time.
 
     Raises:
-        UserError: a dataset is neither here nor on a node, or a node cannot write the store.
+        UserError: a dataset is neither here nor on a node, a node cannot write the store, or PyTorch cannot use its GPUs.
     """
     datasets = list(dict.fromkeys(trial.dataset for trial in trials))
     if not is_cluster:
         clear_unused()
         try:
+            if uses_gpus:
+                check_gpus()
             for dataset in datasets:
                 _stage_here(dataset, settings, None)
         except (DatasetError, OSError) as error:
             raise UserError(sentence(reason_of(error))) from None
         return {}
-    shipped = {}
+    shipped, missing = {}, []
     for dataset in datasets:
-        with contextlib.suppress(DatasetError):
+        try:
             shipped[staged_name(dataset)] = ray.put(dataset.load(settings.data_dir))
-    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+        except DatasetError as error:
+            missing.append(str(error))
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in alive}
     checks = {
-        node_id: _prepare_node.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-        ).remote(datasets, settings, shipped)
-        for node_id in nodes
-        if _can_run_trials(node_id)
+        node["NodeID"]: _prepare_node.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+        ).remote(datasets, settings, shipped, uses_gpus and bool(node["Resources"].get("GPU")))
+        for node in alive
+        if node["Resources"].get("CPU")  # a head node often has none to give, and then needs no dataset
     }
+    if missing and not checks:
+        raise UserError(f"{missing[0]} No node that could have it is there yet, so it must be here.")
+    if missing and _may_grow():
+        warn(f"{missing[0]} Nodes that join later must have it.")
     problems = []
     for node_id, check in checks.items():
         try:
@@ -323,17 +356,15 @@ def stage_datasets(trials: Sequence[Trial], settings: Settings, *, is_cluster: b
     return shipped
 
 
-def _can_run_trials(node_id: str) -> bool:
-    """Whether the node has a CPU to give: a head node often has none, and then needs no dataset."""
-    return any(node["NodeID"] == node_id and node["Resources"].get("CPU") for node in ray.nodes())
-
-
 @ray.remote(num_cpus=0, max_retries=2)
-def _prepare_node(datasets: list[Dataset], settings: Settings, shipped: Shipped) -> list[str]:
-    """On a node: stage the datasets, try the store; gives what is wrong."""
+def _prepare_node(datasets: list[Dataset], settings: Settings, shipped: Shipped, uses_gpus: bool) -> list[str]:
+    """On a node: stage the datasets, try the store and the GPUs; gives what is wrong."""
     clear_unused()
     try:
+        check_shared(Storage(settings.store), settings.launch_id)
         Store(settings.store).prepare()
+        if uses_gpus:
+            check_gpus()
         for dataset in datasets:
             _stage_here(dataset, settings, shipped.get(staged_name(dataset)))
     except (UserError, DatasetError, OSError) as error:
@@ -406,7 +437,7 @@ def run_trials(
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     by_id = {trial.target_id: trial for trial in trials}
 
-    def claim(target_id: str) -> Literal["ours", "theirs", "done"]:
+    def claim(target_id: str) -> Literal["ours", "theirs", "done", "unknown"]:
         try:
             if launch.claim(target_id) == "theirs":
                 return "theirs"
@@ -416,20 +447,19 @@ def run_trials(
                 return "done"
         except StorageError as error:
             schedule.stop(str(error))
-            return "theirs"
+            return "unknown"
         return "ours"
 
     def settled(target_ids: Collection[str]) -> list[str]:
         try:
             claimed = store.storage.entries(CLAIMS)
             statuses = store.statuses([by_id[target_id] for target_id in target_ids])
+            failed = [each for each, status in statuses.items() if status.word == "failed" and each not in claimed]
+            cut_short = store.cut_short(failed)
         except StorageError:  # asked again soon
             return []
-        ended = [
-            target_id
-            for target_id, status in statuses.items()
-            if status.done or (status.word == "failed" and target_id not in claimed)
-        ]
+        ended = [each for each, status in statuses.items() if status.done]
+        ended += [each for each in failed if each not in cut_short]
         for target_id in ended:
             on_event(Event(kind="elsewhere", target_id=target_id))
         return ended
@@ -446,13 +476,14 @@ def run_trials(
             try:
                 feeder = _Feeder(schedule, positions)
                 _fit(function, feeder, watcher, loggers or Loggers(), trials[0].sweep, folder, warn, verbose)
-                # Tune says nothing of a Ctrl-C; but it leaves what was running behind.
-                interrupted = not feeder.is_finished or bool(schedule.out)
+                # A Ctrl-C that Tune heard before we could leaves trials behind.
+                interrupted = watcher.is_stopping or not feeder.is_finished or bool(schedule.out)
             except RuntimeError as error:
                 # Where Ray kills a worker for the node's memory, Tune gives up the whole run: begin one with the rest.
                 if not schedule.out:
                     raise
                 watcher.all_lost(f"Ray gave up: {str(error).splitlines()[0]}")
+                interrupted = watcher.is_stopping
     return Ended(
         is_over=schedule.is_over and schedule.stopped is None,
         stopped=schedule.stopped,
@@ -494,6 +525,7 @@ def _fit(
             ),
             tune_config=tune.TuneConfig(
                 search_alg=feeder,
+                scheduler=_Forgetful(keeps_files=loggers.tensorboard is not None),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: str(trial.config["target_id"]),
@@ -604,8 +636,9 @@ def _trainable(
 def stage_late(parcel: Parcel, settings: Settings, shipped: Shipped) -> str | None:
     """Stage a trial's dataset on a node that has joined since the launch; gives what is wrong."""
     try:
+        check_shared(Storage(settings.store), settings.launch_id)
         _stage_here(parcel.open().dataset, settings, shipped.get(parcel.staged_name))
-    except (DatasetError, OSError) as error:
+    except (UserError, DatasetError, OSError) as error:
         return reason_of(error)
     return None
 
@@ -616,7 +649,6 @@ class _Feeder(Searcher):
     def __init__(self, schedule: Schedule, positions: Mapping[str, int]) -> None:
         super().__init__()
         self._schedule, self._positions = schedule, positions
-        self._handed_out = 0
         self.is_finished = False
         self.is_interrupted: Callable[[], bool] = lambda: False
         self.on_begin: Callable[[], None] | None = None
@@ -631,7 +663,7 @@ class _Feeder(Searcher):
         if self.on_begin is not None:
             self.on_begin()
             self.on_begin = None
-        if self._handed_out >= GENERATION or self._schedule.is_over:
+        if self._schedule.is_over:
             self.is_finished = True
             return Searcher.FINISHED
         if self.is_interrupted():
@@ -639,7 +671,6 @@ class _Feeder(Searcher):
         ticket = self._schedule.next()
         if ticket is None:
             return None
-        self._handed_out += 1
         trial = self._schedule.trials[ticket.target_id]
         return {
             "target_id": ticket.target_id,
@@ -665,14 +696,46 @@ class _Feeder(Searcher):
         pass
 
 
-class _Watcher(tune.Callback):
-    """Turns Tune's callbacks into the schedule's ends and our events."""
+class _Forgetful(FIFOScheduler):
+    """Runs trials in the order they come, and has Tune forget each that has ended.
+
+    By itself Tune keeps them all until its run ends, and looks through them at every step.
+    """
+
+    def __init__(self, *, keeps_files: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._keeps_files = keeps_files
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        its = tune_controller._tune_controller
+        ended = {each for each in its._stopped_trials | its._failed_trials if each not in its._trial_to_actor}
+        if ended:
+            its._trials[:] = [each for each in its._trials if each not in ended]
+            for trials in (its._stopped_trials, its._failed_trials, its._live_trials, its._trials_to_cache):
+                trials -= ended
+            waiting = its._actor_manager._pending_actors_to_enqueued_actor_tasks
+            for gone in waiting.keys() - its._actor_manager._pending_actors_to_attrs.keys():
+                del waiting[gone]
+            for trial in ended:
+                its._trial_metadata.pop(trial.trial_id, None)
+                if not self._keeps_files:
+                    shutil.rmtree(trial.local_path, ignore_errors=True)
+        return super().choose_trial_to_run(tune_controller)
+
+
+class _Watcher(TrialProgressCallback):
+    """Turns Tune's callbacks into the schedule's ends and our events.
+
+    It stands in for Tune's own reporter, which prints what each trial reports, and would keep them all.
+    """
 
     def __init__(self, schedule: Schedule, store: Store, launch: Launch, on_event: Callable[[Event], None]) -> None:
+        super().__init__()
         self._schedule, self._store, self._launch, self._on_event = schedule, store, launch, on_event
         self._running: dict[str, tuple[float, str, float]] = {}
         self._store_failures = 0
         self._lost_in_a_row = 0
+        self.is_stopping = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks too
@@ -693,6 +756,7 @@ class _Watcher(tune.Callback):
 
     def stopping(self) -> None:
         """A Ctrl-C was heard."""
+        self.is_stopping = True
         self._on_event(Event(kind="stopping", target_id=""))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -735,6 +799,9 @@ class _Watcher(tune.Callback):
             if self._lost_in_a_row >= _LOST_BEFORE_ANY_WORK + 2 * len(self._schedule.out):
                 self._schedule.stop(f"workers end before they begin to work: {reason}")
             self._lost(target_id, f"its worker or node was lost: {reason}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Nothing more: what came of it was reported."""
 
     def _can_write(self) -> bool:
         """Whether the store can be written from here: then it is one node that cannot."""

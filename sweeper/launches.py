@@ -17,6 +17,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ CLAIMS = "claims"
 HEARTBEAT_S = 5.0
 DEAD_AFTER_S = 60.0
 """A launch on another machine is taken for dead when its file is older than this, next to a file written just now."""
+_LOOKS, _PAUSE_BETWEEN_LOOKS_S = 10, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +190,22 @@ class Launch:
         self.others = tuple(alive)
         self.met_others |= bool(alive)
         self._dead -= {each.launch_id for each in alive}  # it was silent for a while only
+
+
+def check_shared(storage: Storage, launch_id: str) -> None:
+    """Make sure that what this machine takes for the results is where the launch works, and no folder of its own.
+
+    Raises:
+        StorageError: the launch is not there.
+    """
+    for _ in range(_LOOKS):  # a mounted folder may lag behind
+        if storage.exists(f"{FOLDER}/{launch_id}.json"):
+            return
+        time.sleep(_PAUSE_BETWEEN_LOOKS_S)
+    raise StorageError(
+        f"{storage.location} is not the launching machine's: what that wrote there is not seen here. For --out name a folder that "
+        "all nodes mount under the same path, or s3://… or gs://…."
+    )
 
 
 def living(storage: Storage, now: datetime | None = None) -> list[LaunchInfo]:

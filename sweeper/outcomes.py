@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Cause = Literal["error", "diverged", "gpu_memory", "time_limit", "process_died", "worker_lost", "store"]
-"""Why an attempt failed; the column `cause` of the tables but for `store`, which can record nothing."""
+"""Why an attempt failed; the column `cause` of the tables.
+
+But for `store`, which records nothing: the node cannot write, or has no dataset or no working GPU for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,6 +179,18 @@ class Store:
             for target_id, trial in by_id.items()
         }
 
+    def cut_short(self, failed: Collection[str]) -> set[str]:
+        """Of trials with a failure on record those that were started again since, and did not come to an end."""
+        last_failure: dict[str, datetime] = {}
+        for table in ("trials", "attacks") if failed else ():
+            for name, entry in self.storage.entries(f"parts/{table}").items():
+                if name.endswith(_FAILED + _SUFFIX):
+                    target_id = name.partition(".")[0]
+                    last_failure[target_id] = max(entry.modified, last_failure.get(target_id, entry.modified))
+        begun = self.storage.entries(attempts.FOLDER) if failed else {}
+        started = {each: begun[f"{each}.json"].modified for each in failed if f"{each}.json" in begun}
+        return {each for each, when in started.items() if each in last_failure and when > last_failure[each]}
+
     def has_target(self, target_id: str) -> bool:
         """Whether the target is on record as finished."""
         return self.storage.has_content(_part("trials", target_id))

@@ -66,8 +66,8 @@ class Schedule:
     """The trials of one launch, from the line to their end.
 
     `claim` says of a target id whether this launch may run it now ("ours"), another one does ("theirs"), or it is done
-    by now ("done"); `settled` says which of many that others ran have ended. `window` is the number of trials that may be
-    out at a time.
+    by now ("done"), or that the store does not answer ("unknown"); `settled` says which of many that others ran have ended.
+    `window` is the number of trials that may be out at a time.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Schedule:
         *,
         resources: Resources,
         retries: Retries,
-        claim: Callable[[str], Literal["ours", "theirs", "done"]],
+        claim: Callable[[str], Literal["ours", "theirs", "done", "unknown"]],
         settled: Callable[[Collection[str]], Collection[str]],
         window: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
@@ -129,6 +129,9 @@ class Schedule:
                 self.out[target_id] = ticket
                 return ticket
             self._free_kind(self.trials[target_id])
+            if whose == "unknown":
+                self._line.append(target_id)
+                break
             if whose == "theirs":
                 self._theirs.append(target_id)
         return None
@@ -147,9 +150,9 @@ class Schedule:
         if ticket is None:  # its worker was taken for lost meanwhile
             return False
         trial = self.trials[outcome.target_id]
-        if outcome.gpu_memory_peak is not None and outcome.cause is None:
+        if outcome.gpu_memory_peak is not None and outcome.cause != "gpu_memory":
             self._measured(trial, outcome.gpu_memory_peak)
-        self._free_kind(trial)
+        self._free_kind(trial, holds=False)
         if outcome.cause is None:
             return True
         if outcome.cause == "gpu_memory":
@@ -182,10 +185,10 @@ class Schedule:
             gpus = float(asked)
         else:
             kind = self._kinds.setdefault(_kind(trial), _Kind())
-            if kind.share is None and kind.probe not in (None, trial.target_id):
-                kind.held.append(trial.target_id)
-                return None
-            if kind.share is None:
+            if kind.share is None and kind.holds:
+                if kind.probe not in (None, trial.target_id):
+                    kind.held.append(trial.target_id)
+                    return None
                 kind.probe = trial.target_id
             gpus = kind.share or 1.0
         gpus = max(gpus, self._gpus_after_failure.get(trial.target_id, 0.0))
@@ -193,14 +196,19 @@ class Schedule:
 
     def _measured(self, trial: Trial, peak: float) -> None:
         kind = self._kinds.get(_kind(trial))
-        if kind is not None and kind.probe == trial.target_id:
+        if kind is not None and kind.share is None:
             kind.share = share_for(peak)
 
-    def _free_kind(self, trial: Trial) -> None:
-        """Let the others of its kind go on, if this trial was the one to be measured: with its share, or the next as probe."""
+    def _free_kind(self, trial: Trial, holds: bool = True) -> None:
+        """Let the others of its kind go on, if this trial was the one to be measured: with its share, or the next as probe.
+
+        Where the trial ended and nothing was measured, they wait for no other (`holds` is false): each asks for a whole GPU
+        until one of them is measured.
+        """
         kind = self._kinds.get(_kind(trial))
         if kind is not None and kind.probe == trial.target_id:
             kind.probe = None
+            kind.holds = holds
             self._line.extendleft(reversed(kind.held))
             kind.held.clear()
 
@@ -212,8 +220,9 @@ def share_for(peak: float) -> float:
 
 @dataclass
 class _Kind:
-    """Trials that need the same GPU memory; `held` wait for the `probe` to be measured."""
+    """Trials that need the same GPU memory; while it `holds`, `held` wait for the `probe` to be measured."""
 
+    holds: bool = True
     probe: str | None = None
     share: float | None = None
     held: list[str] = field(default_factory=list)

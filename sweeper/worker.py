@@ -11,6 +11,8 @@ import logging
 import os
 import pickle
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from models.datasets.base import Dataset
     from sweeper.spec import Trial
 
+_GPU_DEVICE = Path("/dev/nvidiactl")
 _CUDA_CONTEXT_BYTES = 600 * 2**20
 """What a process that uses a GPU takes there beside PyTorch's own memory."""
 
@@ -174,12 +177,14 @@ def _run(task: _Task, send: Send) -> Outcome:
         logging.info("%3.0f %% %s%s", 100 * progress.fraction, progress.what, f": {measured}" if measured else "")
         send(progress)
 
+    trial = task.parcel.open()
+    if task.gpus and _GPU_DEVICE.exists() and not torch.cuda.is_available():
+        return Outcome(target_id=trial.target_id, cause="store", error=_unusable_gpus())  # elsewhere it may do
     torch.set_num_threads(max(1, int(task.cpus)))
     device = torch.device("cuda" if task.gpus and torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(min(1.0, task.gpus))
         torch.backends.cudnn.deterministic = True
-    trial = task.parcel.open()
     try:
         result = run_trial(
             trial,
@@ -199,6 +204,28 @@ def _run(task: _Task, send: Send) -> Outcome:
         cause=result.cause,
         error="; ".join(result.errors),
         gpu_memory_peak=_gpu_memory_peak(device) if result.trained else None,
+    )
+
+
+def check_gpus() -> None:
+    """Make sure that PyTorch can use the GPUs of a machine that has some; merely declared ones have no device.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if not _GPU_DEVICE.exists():
+        return
+    # In a process of its own, for Ray hides the GPUs from one that asked for none.
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
+    if subprocess.run(command, env=environment, capture_output=True, check=False).stdout.strip() == b"False":
+        raise OSError(_unusable_gpus())
+
+
+def _unusable_gpus() -> str:
+    return (
+        f"PyTorch cannot use the GPUs of {socket.gethostname()}: see `nvidia-smi` there, and whether the driver is recent enough for "
+        "PyTorch's CUDA, which `sweeper doctor` tells. --gpus-per-trial 0 trains on CPUs."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import secrets
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from models.datasets.base import DatasetError
-from sweeper import cluster
+from sweeper import attempts, cluster, launches, worker
 from sweeper.errors import UserError
 from sweeper.launches import Launch
 from sweeper.records import Store
@@ -143,16 +144,34 @@ def test_a_node_that_cannot_write_the_store_does_not_stop_the_others(
 def test_a_run_of_tune_that_leaves_trials_behind_was_interrupted(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "GENERATION", 1)
     runs = []
 
     def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
         runs.append(hand_out(feeder, watcher))
-        assert feeder.is_finished, "it waits for the last trials of its generation"
 
     _, _, ended = run(tiny, tmp_path / "out", fit, monkeypatch)
     assert len(runs) == 1
     assert not ended.is_over and ended.stopped is None
+
+
+@pytest.mark.parametrize("ray_gives_up", [True, False])
+def test_an_interrupt_that_was_heard_is_heeded_whatever_tune_does(
+    ray_gives_up: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
+        runs.append(hand_out(feeder, watcher))
+        watcher.stopping()
+        if ray_gives_up:
+            raise RuntimeError("Caught unexpected exception")
+        watcher.all_lost("its worker was stopped")
+        feeder.is_finished = True
+
+    _, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch)
+    assert len(runs) == 1
+    assert not ended.is_over
+    assert "stopping" in [event.kind for event in events]
 
 
 def test_what_another_launch_ends_is_told_once_and_not_run(
@@ -229,21 +248,6 @@ def test_workers_that_cannot_begin_stop_the_launch(tiny: Path, tmp_path: Path, m
     assert len([event for event in events if event.kind == "retried"]) < 50
 
 
-def test_a_run_of_tune_is_ended_before_it_grows(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "GENERATION", 1)
-    runs = []
-
-    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
-        handed = hand_out(feeder, watcher)
-        runs.append(len(handed))
-        for trial in handed:
-            finish(watcher, trial)
-
-    _, _, ended = run(tiny, tmp_path / "out", fit, monkeypatch)
-    assert runs == [1, 1]
-    assert ended.is_over
-
-
 @pytest.mark.parametrize("address", ["nowhere", "host:port", "127.0.0.1"])
 def test_an_address_that_is_none_is_explained(address: str) -> None:
     with pytest.raises(UserError, match="HOST:PORT"), cluster.connect(address, verbose=False):
@@ -267,6 +271,86 @@ def test_only_a_cluster_whose_kinds_of_nodes_were_named_may_grow(
     monkeypatch.setattr(cluster.internal_kv, "_internal_kv_get", lambda key: json.dumps(report).encode())
     monkeypatch.setattr(cluster, "is_autoscaler_v2", lambda fetch_from_server: False)
     assert cluster._may_grow() is may_grow
+
+
+@pytest.mark.parametrize(("nodes", "may_grow"), [(2, True), (3, False)])
+def test_a_cluster_of_all_the_machines_there_are_does_not_grow(
+    nodes: int, may_grow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kinds = "{head: {resources: {}, max_workers: 0}, machine: {resources: {}, max_workers: 2}}"
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(f"max_workers: 2\navailable_node_types: {kinds}\n")
+    monkeypatch.setattr(cluster, "_node_resources", lambda: [{"CPU": 4.0}] * nodes)
+    monkeypatch.setattr(cluster, "is_autoscaler_v2", lambda fetch_from_server: True)
+    assert cluster._may_grow() is may_grow
+    request = Resources(gpus={None: 8.0}), expand(load_sweep("demo"))[:1]
+    if may_grow:
+        warnings: list[str] = []
+        cluster.resolve(*request, warn=warnings.append)
+        assert "waiting for the autoscaler" in warnings[0]
+    else:
+        with pytest.raises(UserError, match="No node can run a trial"):
+            cluster.resolve(*request)
+
+
+def test_cpus_follow_the_share_of_a_gpu_that_each_architecture_asks_for(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = expand(load_sweep(str(tiny), ["architectures=[lin_cnn, lin_lstm, lomurno_cnn]", "attacks=[]"]))
+    monkeypatch.setattr(cluster, "_node_resources", lambda: [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}])
+    monkeypatch.setattr(cluster, "_may_grow", lambda: False)
+
+    def cpus(asked: Resources) -> dict[str, float]:
+        found = cluster.resolve(asked, trials)
+        return {trial.architecture_label: found.cpus_of(trial) for trial in trials}
+
+    shares: dict[str | None, Any] = {"lin_lstm": 0.25, "lomurno_cnn": 0.0}
+    assert cpus(Resources(gpus=shares)) == {"lin_cnn": 8.0, "lin_lstm": 2.0, "lomurno_cnn": 1.0}
+    assert cpus(Resources(gpus=shares, cpus={"lin_lstm": 3.0})) == {"lin_cnn": 8.0, "lin_lstm": 3.0, "lomurno_cnn": 1.0}
+    assert set(cpus(Resources(gpus=shares, cpus={None: 2.0})).values()) == {2.0}
+
+
+def test_a_folder_that_is_not_the_launching_machines_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launches, "_PAUSE_BETWEEN_LOOKS_S", 0.0)
+    there, here = Store(tmp_path / "there"), Store(tmp_path / "here")
+    there.prepare()
+    here.prepare()
+    with Launch(there.storage) as launch:
+        launches.check_shared(there.storage, launch.id)
+        with pytest.raises(StorageError, match="is not the launching machine's"):
+            launches.check_shared(here.storage, launch.id)
+
+
+@pytest.mark.parametrize(
+    ("device", "sees", "is_told"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_gpus_that_pytorch_cannot_use_are_told(
+    device: bool, sees: bool, is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_GPU_DEVICE", tmp_path if device else tmp_path / "none")
+    monkeypatch.setattr(worker.subprocess, "run", lambda *args, **more: SimpleNamespace(stdout=f"{sees}\n".encode()))
+    trials = expand(load_sweep("demo"))[:1]
+    launch_id = secrets.token_hex(8)
+    settings = Settings(launch_id=launch_id, store=str(tmp_path), data_dir=tmp_path)
+    try:
+        if is_told:
+            with pytest.raises(UserError, match="PyTorch cannot use the GPUs of"):
+                cluster.stage_datasets(trials, settings, is_cluster=False, uses_gpus=True)
+        cluster.stage_datasets(trials, settings, is_cluster=False, uses_gpus=not is_told)
+    finally:
+        cluster.clear_staged(launch_id, is_cluster=False)
+
+
+def test_what_was_cut_short_in_another_launch_is_no_end(tiny: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "out")
+    store.prepare()
+    failed, again, never = "1" * 16, "2" * 16, "3" * 16
+    for target_id in (failed, again):
+        attempts.begin(store.storage, target_id)
+        store.storage.write(f"parts/trials/{target_id}.failed.parquet", b"a failure")
+    attempts.begin(store.storage, again)
+    assert store.cut_short([failed, again, never]) == {again}
+    assert store.cut_short([]) == set()
 
 
 @pytest.mark.parametrize("has_token", [True, False])

@@ -1,4 +1,4 @@
-"""Real Ray: a sweep from the command line, a killed worker, GPU shares, a cluster joined by address."""
+"""Real Ray: a sweep from the command line, GPU shares, clusters joined by address, faults, Ctrl-C, a killed driver."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from PIL import Image
 from s3_server import KEY, SECRET, Fault, S3Server, start_s3_server
 
 from sweeper import cluster
@@ -201,6 +202,50 @@ def test_on_the_nodes_of_a_cluster_each_trial_sees_its_own_share_and_none_is_giv
     for node, devices, begun, ended in held:
         at_once = [each for each in held if each[:2] == (node, devices) and each[2] < ended and begun < each[3]]
         assert len(at_once) == 1, "a GPU was given to two trials"
+
+
+def test_code_and_datasets_travel_to_a_node_and_what_it_lacks_is_said_before_the_start(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    driver, node = tmp_path / "driver", tmp_path / "node"
+    for split, count in (("train", 16), ("test", 4)):
+        for label in "ab":
+            folder = driver / "data" / "scans" / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.effect_noise((28, 28), 10 * number).save(folder / f"{number}.png")
+    (node / "sweeper").mkdir(parents=True)
+    (node / "sweeper" / "__init__.py").write_text("raise ImportError('the node has no such code')\n")
+    ours = dict(os.environ)
+    with monkeypatch.context() as its:
+        its.chdir(node)
+        its.setenv("PYTHONPATH", str(node))
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        nodes.add_node(num_cpus=1)
+
+    def launch(*more: str) -> Any:
+        command = [*SWEEPER, "launch", str(tiny), "--address", str(nodes.address), "--set", "attacks=[]", *more]
+        return subprocess.run(command, cwd=driver, env=ours, capture_output=True, text=True, check=False, timeout=300)
+
+    # One path, which on the driver and on the node leads to each one's own folder
+    own_data = ("--data", "/proc/self/cwd/data")
+    scans = ("--set", "datasets=[{name: image_folder, folder: scans}]", "--set", "training.batch_size=4", *own_data)
+    try:
+        good = launch(*scans, "--out", str(tmp_path / "out"))
+        unshared = launch(*scans, "--out", "/proc/self/cwd/out")
+        nowhere = launch("--set", "datasets=[mnist]", *own_data, "--out", str(tmp_path / "nowhere"))
+    finally:
+        nodes.shutdown()
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert pq.read_table(tmp_path / "out" / "trials.parquet").column("status").to_pylist() == ["finished"] * 2
+    assert unshared.returncode == 2
+    assert "/proc/self/cwd/out is not the launching machine's" in unshared.stderr
+    assert not (node / "out").exists()
+    assert nowhere.returncode == 2
+    assert "1 of the cluster's 1 nodes cannot run this sweep" in nowhere.stderr and "mnist" in nowhere.stderr
+    assert "Traceback" not in unshared.stderr + nowhere.stderr
 
 
 def test_two_launches_on_one_folder_share_the_work(tiny: Path, tmp_path: Path) -> None:

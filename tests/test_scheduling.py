@@ -152,12 +152,26 @@ def test_auto_measures_one_of_each_kind_and_packs_the_others_by_it(trials: list[
     plan.ended(Outcome(target_id=probes[0].target_id, gpu_memory_peak=0.1))
     packed = drain(plan)
     assert [ticket.gpus for ticket in packed] == [0.12] * 3
-    plan.ended(Outcome(target_id=probes[1].target_id, cause="error", gpu_memory_peak=0.01))
+    plan.lost(probes[1].target_id)
     (again,) = drain(plan)
-    assert again.gpus == 1.0, "what failed measures nothing: another one of its kind is the probe"
-    plan.ended(Outcome(target_id=again.target_id, gpu_memory_peak=0.5))
-    assert Counter(ticket.gpus for ticket in drain(plan)) == {0.6: 3}
+    assert again.gpus == 1.0, "another one of its kind is the probe"
+    plan.ended(Outcome(target_id=again.target_id, cause="error", gpu_memory_peak=0.5))
+    assert Counter(ticket.gpus for ticket in drain(plan)) == {0.6: 4}, "it was trained, and an attack failed"
     assert plan.smallest_gpus == 0.12
+
+
+@pytest.mark.parametrize("cause", [None, "error", "gpu_memory"])
+def test_auto_holds_nothing_back_where_nothing_was_measured(trials: list[Trial], cause: Any) -> None:
+    room = [1]
+    plan = schedule(trials[::2], resources=Resources(gpus={None: "auto"}), window=lambda: room[0])
+    (probe,) = drain(plan)
+    peak = 1.0 if cause == "gpu_memory" else None  # of what was trained before, nothing is known
+    plan.ended(Outcome(target_id=probe.target_id, cause=cause, gpu_memory_peak=peak))
+    room[0] = 2
+    at_once = drain(plan)
+    assert [ticket.gpus for ticket in at_once] == [1.0, 1.0]
+    plan.ended(Outcome(target_id=at_once[0].target_id, gpu_memory_peak=0.25))
+    assert [ticket.gpus for ticket in drain(plan)] == [0.3], "as soon as one of them is measured, the others are packed"
 
 
 @pytest.mark.parametrize("peak", [0.0, 0.001, 0.1, 0.25, 0.5, 0.83, 0.9, 1.0])
@@ -174,6 +188,20 @@ def test_amounts_are_by_architecture(tiny: Path) -> None:
         for i, ticket in enumerate(drain(schedule(trials, resources=resources)))
     }
     assert asked == {"lin_cnn": (2.0, 0.5), "lin_lstm": (1.0, 0.1)}
+
+
+def test_a_stop_is_heeded_while_trials_are_claimed(trials: list[Trial]) -> None:
+    asked: list[str] = []
+
+    def claim(target_id: str) -> Any:
+        asked.append(target_id)
+        plan.stop("the store does not answer")
+        return "unknown"
+
+    plan = schedule(trials, claim=claim)
+    assert plan.next() is None
+    assert asked == [trials[0].target_id]
+    assert plan.is_over
 
 
 def test_a_stop_hands_out_nothing_more(trials: list[Trial]) -> None:
