@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from analysis import naming
+from analysis.load import Results, read_examples
 from analysis.measurements import Measurements, Setting, average_over_datasets
 from analysis.statistics import Estimate
 from analysis.style import FigureFile, new_figure, save
@@ -96,7 +96,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))
 
 
-def reconstructions(measured: Measurements, directory: Path) -> list[FigureFile]:
+def reconstructions(results: Results, measured: Measurements, directory: Path) -> list[FigureFile]:
     """Figure 5: test images rebuilt from each layer, for up to three defenses, one figure per dataset."""
     settings = inversion_settings(measured)
     title = "Figure 5. Reconstructions by layer"
@@ -111,7 +111,7 @@ def reconstructions(measured: Measurements, directory: Path) -> list[FigureFile]
             continue
         name = "figure5" if here["dataset"].nunique() == 1 else f"figure5_{naming.file_name(dataset)}"
         shown = f"{title}: {naming.display(dataset)}"
-        made.append(_grid(measured, setting, rows, name, shown, directory))
+        made.append(_grid(results, measured, setting, rows, name, shown, directory))
     return made
 
 
@@ -126,18 +126,29 @@ def _shown_defenses(measured: Measurements, present: set[str]) -> list[str]:
 
 
 def _grid(
-    measured: Measurements, setting: Setting, rows: pd.DataFrame, name: str, title: str, directory: Path
+    results: Results,
+    measured: Measurements,
+    setting: Setting,
+    rows: pd.DataFrame,
+    name: str,
+    title: str,
+    directory: Path,
 ) -> FigureFile:
     defenses = _shown_defenses(measured, set(rows["defense"]))
     seeds = [set(rows.loc[rows["defense"] == defense, "seed"]) for defense in defenses]
     common = set.intersection(*seeds) if seeds else set()
     names = layers(measured, setting)
-    pictures: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    chosen = {}
     for defense in defenses:
         own = rows[rows["defense"] == defense]
-        chosen = own[own["seed"] == (min(common) if common else own["seed"].min())]
-        for layer, examples in zip(chosen["layer"], chosen["examples"], strict=True):
-            pictures[defense, str(layer)] = [] if examples is None else list(examples)
+        chosen[defense] = own[own["seed"] == (min(common) if common else own["seed"].min())]
+    targets = pd.concat(chosen.values())["target_id"] if chosen else []
+    examples = read_examples(results, targets, str(rows["attack_id"].iloc[0]))
+    pictures = {
+        (defense, str(row.layer)): examples.get((row.target_id, row.layer), [])
+        for defense, own in chosen.items()
+        for row in own.itertuples()
+    }
     count = min(_EXAMPLES, max((len(examples) for examples in pictures.values()), default=0))
     if not count:
         return _missing(name, title, "No example images were recorded.")

@@ -18,6 +18,13 @@ from analysis.style import FigureFile
 _MOST_LABELS = 12
 
 
+def is_ours(name: str) -> bool:
+    """Whether a file of that name is a figure of a report, of this one or another."""
+    return name.startswith(("pareto", "roc", "figure4", "figure5", "figure6", "lin_")) and name.endswith(
+        (".png", ".svg")
+    )
+
+
 def write_figures(
     results: Results, measured: Measurements, directory: Path, study: FactorStudy | None = None
 ) -> list[FigureFile]:
@@ -26,10 +33,6 @@ def write_figures(
     A factor study alone has nothing for the first paper's Figures 4–6, and most often too many defenses for
     one panel: then trade-off and ROC curves are left out as well.
     """
-    for name in ("pareto", "roc", "figure4", "figure5", "figure6", "lin_"):
-        for stale in directory.glob(f"{name}*"):  # of a report with other datasets or splits
-            if stale.suffix in (".png", ".svg"):
-                stale.unlink()
     with style.style():
         of_factors = factor_figures(study, directory) if study is not None else []
         general: list[FigureFile] = []
@@ -41,6 +44,6 @@ def write_figures(
             *of_factors,
             *general,
             mse_by_layer(measured, directory),
-            *reconstructions(measured, directory),
+            *reconstructions(results, measured, directory),
             summary_scatter(measured, directory),
         ]

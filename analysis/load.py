@@ -26,6 +26,11 @@ FPR_COLUMNS: dict[float, str] = {
 """The column of the true positive rate at each recorded false positive rate."""
 
 
+_DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError)
+"""What Arrow has for bytes that were a Parquet file."""
+_CHECKED = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+
+
 class ResultsError(ValueError):
     """The results folder cannot be read; the text names the file, what is wrong and what to do."""
 
@@ -50,6 +55,7 @@ _KINDS: dict[str, Callable[[pa.DataType], bool]] = {
     "boolean": lambda kind: bool(pa.types.is_boolean(kind)),
     "time": lambda kind: bool(pa.types.is_timestamp(kind)),
     "list": _is_list,
+    "images": _is_list,
 }
 
 
@@ -79,7 +85,7 @@ _TABLES: dict[str, dict[str, str]] = {
     "reconstructions": _columns(
         text="target_id attack_id layer",
         number="layer_index mse_members mse_non_members mse_test mse_gap mse_constant mse_untrained",
-        list="examples",
+        images="examples",
     ),
 }
 
@@ -105,7 +111,7 @@ _WHAT_TO_DO = (
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The tables of one results folder. Scores stay on disk, for they are large: see `read_scores`.
+    """The tables of one results folder. Scores and example images stay on disk, for they are large: see `read_scores`, `read_examples`.
 
     `history` (a row per target and epoch) and `tpvd` (a row per target whose non-private twin finished) are
     empty where the folder has no such table; columns that it lacks are null.
@@ -132,17 +138,18 @@ def _checked_path(directory: Path, table: str) -> Path:
         raise ResultsError(f"The results have no table '{table}': {path} is not there. {_WHAT_TO_DO}")
     try:
         schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
+        names = schema.names
+    except _DAMAGED as error:
         raise _unreadable(path, error) from error
     wanted = _TABLES.get(table, {})
-    missing = [name for name in wanted if name not in schema.names]
+    missing = [name for name in wanted if name not in names]
     if missing:
         raise ResultsError(
             f"{path} lacks the columns {', '.join(missing)}. It was written by another version of sweeper, "
             f"or is not its table '{table}'. Make the report with the version that wrote it, or run "
             "the sweep again."
         )
-    for name, kind in _present(table, schema.names).items():
+    for name, kind in _present(table, names).items():
         found = schema.field(name).type
         # A column with nothing but nulls may have lost its type on the way through another tool.
         if not (pa.types.is_null(found) or _KINDS[kind](found)):
@@ -171,9 +178,9 @@ def _frame(directory: Path, table: str) -> pd.DataFrame:
         return _typed(pd.DataFrame(columns=list(optional)), optional)
     path = _checked_path(directory, table)
     try:
-        present = _present(table, pq.read_schema(path).names)
-        frame = pq.read_table(path, columns=list(present)).to_pandas()
-    except (pa.ArrowException, OSError) as error:
+        present = {name: kind for name, kind in _present(table, pq.read_schema(path).names).items() if kind != "images"}
+        frame = pq.read_table(path, columns=list(present), page_checksum_verification=True).to_pandas()
+    except _DAMAGED as error:
         raise _unreadable(path, error) from error
     for name in ("target_id", "attack_id"):
         if name in frame and frame[name].isna().any():
@@ -250,7 +257,7 @@ def read_scores(results: Results, wanted: Iterable[ScoreKey]) -> dict[ScoreKey, 
     values: dict[ScoreKey, list[Any]] = {}
     try:
         # Dictionary encoding: a target's id stands in memory once, not once per example.
-        layout = pads.ParquetFileFormat(dictionary_columns=set(names))
+        layout = pads.ParquetFileFormat(dictionary_columns=set(names), default_fragment_scan_options=_CHECKED)
         data = pads.dataset(path, format=layout)
         columns = [*names, "is_member", "score"]
         for batch in data.to_batches(columns=columns, filter=filters[0] & filters[1] & filters[2]):
@@ -258,6 +265,20 @@ def read_scores(results: Results, wanted: Iterable[ScoreKey]) -> dict[ScoreKey, 
                 if key in keys:
                     members.setdefault(key, []).append(rows["is_member"].to_numpy(dtype=bool))
                     values.setdefault(key, []).append(rows["score"].to_numpy(dtype=float))
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         raise _unreadable(path, error) from error
     return {key: Scores(is_member=np.concatenate(members[key]), score=np.concatenate(values[key])) for key in members}
+
+
+def read_examples(
+    results: Results, targets: Iterable[str], attack_id: str
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Example images of one inversion attack on these targets, by target id and layer: ids, errors and PNGs as recorded."""
+    path = _checked_path(results.directory, "reconstructions")
+    wanted = pads.field("target_id").isin(sorted(set(targets))) & (pads.field("attack_id") == attack_id)
+    try:
+        data = pads.dataset(path, format=pads.ParquetFileFormat(default_fragment_scan_options=_CHECKED))
+        rows = data.to_table(columns=["target_id", "layer", "examples"], filter=wanted).to_pylist()
+    except _DAMAGED as error:
+        raise _unreadable(path, error) from error
+    return {(row["target_id"], row["layer"]): row["examples"] or [] for row in rows}

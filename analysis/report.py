@@ -6,6 +6,8 @@ The page is whole in itself: images are inlined, styles too, and nothing is fetc
 from __future__ import annotations
 
 import base64
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from analysis.factor_claims import judge_factors
 from analysis.factor_findings import summarize_factors
 from analysis.factor_study import FactorStudy, factor_study
 from analysis.factor_tables import factor_sheets
-from analysis.figures import write_figures
+from analysis.figures import is_ours, write_figures
 from analysis.findings import Finding, about_the_runs, summarize
 from analysis.load import Results, load
 from analysis.measurements import Measurements, measure
@@ -36,8 +38,13 @@ class Failure:
     error: str
 
 
-def write_report(results_dir: Path, out_dir: Path | None = None) -> Path:
+def write_report(
+    results_dir: Path, out_dir: Path | None = None, copy: Callable[[str, Path], None] = lambda name, path: None
+) -> Path:
     """Writes the report of `results_dir` under `out_dir` (default: its folder `report`); the page's path.
+
+    It is made apart and then takes its place file by file, the page last: whoever reads meanwhile, or makes the same report,
+    meets whole files. `copy` is called with the name below `out_dir` and the path of each.
 
     Raises:
         ResultsError: the results cannot be read.
@@ -45,6 +52,24 @@ def write_report(results_dir: Path, out_dir: Path | None = None) -> Path:
     results = load(Path(results_dir))
     out = Path(out_dir) if out_dir is not None else results.directory / "report"
     out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".making-") as name:
+        made = Path(name)
+        page = _make(results, made)
+        files = [path for path in sorted(made.rglob("*")) if path.is_file() and path != page]
+        for path in (*files, page):
+            place = path.relative_to(made)
+            copy(place.as_posix(), path)
+            (out / place).parent.mkdir(parents=True, exist_ok=True)
+            path.replace(out / place)
+    written = {path.name for path in files}
+    for stale in (out / "figures").glob("*"):  # of a report with other datasets or splits
+        if is_ours(stale.name) and stale.name not in written:
+            stale.unlink(missing_ok=True)
+    return out / page.name
+
+
+def _make(results: Results, out: Path) -> Path:
+    """Writes all files under `out`, the page's path."""
     measured = measure(results)
     study = factor_study(results, measured)
     made = (
@@ -101,11 +126,9 @@ def _findings(results: Results, measured: Measurements, study: FactorStudy | Non
 
 
 def _write(path: Path, text: str) -> Path:
-    """Writes `text` whole: a reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    return part.replace(path)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def _environment() -> Environment:

@@ -757,9 +757,13 @@ def _report(results: Path, to: Path | None, store: Store) -> None:
     from analysis.load import ResultsError
     from analysis.report import write_report
 
+    def copy(name: str, path: Path) -> None:
+        if not store.storage.is_local:
+            store.storage.write(f"report/{name}", path)
+
     try:
         with _working("writing the report"):
-            path = write_report(results, to)
+            path = write_report(results, to, copy)
     except ResultsError as error:
         raise UserError(str(error)) from None
     except OSError as error:
@@ -768,9 +772,6 @@ def _report(results: Path, to: Path | None, store: Store) -> None:
         ) from None
     out.print(Text.assemble("Report: ", (str(path.absolute()), "bold")), soft_wrap=True)
     if not store.storage.is_local:
-        for file in sorted(path.parent.rglob("*")):
-            if file.is_file():
-                store.storage.write(f"report/{file.relative_to(path.parent).as_posix()}", file)
         out.print(f"Copied to {store.location}/report", highlight=False, soft_wrap=True)
 
 

@@ -45,7 +45,7 @@ from attacks.tpvd import tpvd, value_differences
 from sweeper import attempts, launches
 from sweeper.checkpoints import metadata_of
 from sweeper.errors import UserError
-from sweeper.schema import SCHEMAS
+from sweeper.schema import SCHEMA_VERSION, SCHEMAS
 from sweeper.spec import Sweep, Trial, attack_id, identity
 from sweeper.storage import Storage, replace_file
 
@@ -107,9 +107,10 @@ class Gathered:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A failed target or attack on record."""
+    """A failed target or attack on record; without an attack it is the target that failed."""
 
     target_id: str
+    attack_id: str | None
     attack: str | None
     cause: str | None
     error: str
@@ -212,15 +213,21 @@ class Store:
         try:
             file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
             schema = file.schema_arrow
-            if (schema.metadata or {}).get(b"sweeper_table") != table.encode():
+            metadata = schema.metadata or {}
+            if metadata.get(b"sweeper_table") != table.encode():
                 raise ValueError(f"it is no part of the table '{table}'")
             if schema.equals(SCHEMAS[table]):  # several times as fast
                 rows = pa.table(file.read(use_threads=False).columns, schema=SCHEMAS[table])
-            else:  # of another version
+            elif metadata.get(b"schema_version") != str(SCHEMA_VERSION).encode():
                 rows = pq.read_table(pa.BufferReader(content), schema=SCHEMAS[table], page_checksum_verification=True)
+            else:
+                raise ValueError("its columns are not those of its version")
+            rows.validate(full=True)
             for column, expected in (("target_id", target_id), ("attack_id", attack)):
                 if expected and rows.column(column).unique().to_pylist() != [expected]:
                     raise ValueError(f"it has no rows, or rows of another {column}")
+        except pa.ArrowMemoryError:
+            raise  # the file may be good
         # Arrow has all of these for bytes that were a Parquet file
         except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
             raise self._set_aside(name, error) from None
@@ -312,6 +319,9 @@ class Store:
             "paper": sweep.paper,
             "expected": sweep.expected,
             "targets": {trial.target_id: recorded_attacks(trial) for trial in trials},
+            "kept": {
+                each: table for trial in trials for each in recorded_attacks(trial) if (table := _kept(trial, each))
+            },
         }
         self.storage.write("sweep.json", json.dumps(content).encode())
 
@@ -345,20 +355,29 @@ class Store:
             keys = [key for key in self._keys(table) if key.endswith(_FAILED)]
             for _, rows in self._parts(table, keys, damaged=[]):
                 for row in rows.to_pylist():
-                    attack = None if table == "trials" else str(row["attack"])
+                    attack_id, attack = (None, None) if table == "trials" else (row["attack_id"], str(row["attack"]))
                     yield Failure(
-                        target_id=row["target_id"], attack=attack, cause=row["cause"], error=row["error"] or ""
+                        target_id=row["target_id"],
+                        attack_id=attack_id,
+                        attack=attack,
+                        cause=row["cause"],
+                        error=row["error"] or "",
                     )
 
     def ended(self, planned: Mapping[str, Sequence[str]]) -> dict[str, datetime]:
-        """Of the planned trials those that are done, with the time by the store's clock."""
-        targets, attacks = self.storage.entries("parts/trials"), self.storage.entries("parts/attacks")
+        """Of the planned trials those that are done, as `statuses` says, with the time by the store's clock."""
+        kept = self._sweep().get("kept", {})
+        tables = (*_TARGET_TABLES, "attacks", *sorted(set(kept.values())))
+        entries = {f"parts/{table}": self.storage.entries(f"parts/{table}") for table in tables}
+        entries["weights"] = self.storage.entries("weights")
         ended = {}
         for target_id, attack_ids in planned.items():
-            parts = [targets.get(f"{target_id}{_SUFFIX}")]
-            parts += [attacks.get(f"{target_id}.{each}{_SUFFIX}") for each in attack_ids]
-            times = [part.modified for part in parts if part is not None]
-            if len(times) == len(parts):
+            names = [_weights_name(target_id), *(_part(table, target_id) for table in _TARGET_TABLES)]
+            for each in attack_ids:
+                names += [_part(table, f"{target_id}.{each}") for table in ("attacks", kept.get(each)) if table]
+            found = [entries[folder].get(name) for folder, _, name in (name.rpartition("/") for name in names)]
+            times = [entry.modified for entry in found if entry is not None and entry.size]
+            if len(times) == len(names):
                 ended[target_id] = max(times)
         return ended
 
@@ -368,13 +387,21 @@ class Store:
         Raises:
             UserError: the file is damaged.
         """
+        return self._sweep().get("targets")
+
+    def _sweep(self) -> dict[str, Any]:
+        """What `write_sweep` wrote; empty where it never did."""
         try:
-            planned: dict[str, list[str]] = json.loads(self.storage.read("sweep.json"))["targets"]
-            if not all(_ID.fullmatch(each) for target, ids in planned.items() for each in (target, *ids)):
+            content = json.loads(self.storage.read("sweep.json"))
+            if not all(_ID.fullmatch(each) for target, ids in content["targets"].items() for each in (target, *ids)):
                 raise ValueError("it names something that is no id")
-            return planned
+            # Of an earlier version it says nothing of what attacks keep
+            content["kept"] = {
+                each: table for each, table in content.get("kept", {}).items() if table in _ATTACK_TABLES
+            }
+            return dict(content)
         except FileNotFoundError:
-            return None
+            return {}
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(
                 f"sweep.json in {self.location} cannot be read: {_first_line(error)}. Launch the sweep again to write it "
@@ -395,8 +422,9 @@ class Store:
         assert folder is not None
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob(".gather-*"):  # of a process that was killed
-            if time.time() - stale.stat().st_mtime > _STALE_S:
-                shutil.rmtree(stale, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # of one that has ended just now
+                if time.time() - stale.stat().st_mtime > _STALE_S:
+                    shutil.rmtree(stale, ignore_errors=True)
         planned = self.planned()
         recorded = set(self._keys("trials"))
         if planned is None:
@@ -421,8 +449,8 @@ class Store:
                 f"{self.location} holds no results of a sweep. Name the folder that `sweeper launch` wrote to."
             )
         everything: dict[str, list[str]] = {key.removesuffix(_FAILED): [] for key in sorted(recorded)}
-        for key in sorted(self._keys("attacks")):
-            target, _, attack = key.removesuffix(_FAILED).partition(".")
+        for key in sorted({key.removesuffix(_FAILED) for key in self._keys("attacks")}):
+            target, _, attack = key.partition(".")
             everything.setdefault(target, []).append(attack)
         return everything
 

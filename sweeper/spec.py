@@ -57,6 +57,8 @@ _MOST_VALUES = 200_000
 """In a sweep file whose anchors are written out."""
 _MOST_MERGED = 100
 """Mappings that are merged into another, and keys that this may give."""
+_MOST_COLONS = 100
+"""Colons of a number in base sixty; with more it is text."""
 _MOST_LEVELS = 20
 
 
@@ -346,6 +348,12 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     `1e-5` is a number, a date is text, a key given twice is an error, and merging stays small.
     """
 
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        # A long number in base sixty would take PyYAML minutes
+        if kind is yaml.ScalarNode and implicit[0] and value.count(":") > _MOST_COLONS:
+            return f"{_TAG}str"
+        return super().resolve(kind, value, implicit)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set()
         for key_node in [key for key, _ in node.value if key.tag != f"{_TAG}merge"]:
@@ -382,7 +390,7 @@ _Loader.yaml_implicit_resolvers = {
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
 

@@ -66,7 +66,11 @@ def read_status(store: Store) -> SweepStatus:
     if planned is None:
         raise UserError(f"{store.location} holds no sweep. Name the folder or URI that `sweeper launch` writes to.")
     ended = store.ended(planned)
-    known = [failure for failure in store.failures() if failure.target_id in planned]
+    known = [
+        each
+        for each in store.failures()
+        if each.target_id in planned and each.attack_id in (None, *planned[each.target_id])
+    ]
     now = _now(store)
     launches = tuple(living(store.storage, now))
     under_way = {running.target_id for launch in launches for running in launch.running}
@@ -92,14 +96,15 @@ def _now(store: Store) -> datetime:
     with contextlib.suppress(StorageError):
         store.storage.write(name, b"")
         try:
-            return store.storage.entries(FOLDER)[name.rpartition("/")[2]].modified
+            if entry := store.storage.entries(FOLDER).get(name.rpartition("/")[2]):
+                return entry.modified
         finally:
             store.storage.delete(name)
     return max([datetime.now(UTC), *(entry.modified for entry in store.storage.entries(FOLDER).values())])
 
 
 def _per_hour(ended: list[datetime], now: datetime) -> float | None:
-    """Trials per hour over the last hour, or since the first that ended in it."""
+    """Trials per hour since the first that ended within the last hour; what went on before its end is not known."""
     late = [each for each in ended if now - each <= _RATE_OVER]
     since = (now - min(late)).total_seconds() if late else 0.0
-    return 3600 * len(late) / since if len(late) >= 2 and since > 0 else None
+    return 3600 * (len(late) - 1) / since if len(late) >= 2 and since > 0 else None

@@ -343,6 +343,45 @@ def test_what_is_missing_is_said_and_breaks_nothing(tmp_path: Path, change: str,
     assert not re.search(r">\s*(nan|None|NaT|inf)\b", page)
 
 
+def test_a_report_takes_its_place_when_it_is_whole_and_nothing_else_is_copied(tmp_path: Path) -> None:
+    directory = write_tables(tmp_path / "results", make_rows(seeds=(0,), n=5))
+    out = tmp_path / "mine"
+    (out / "figures").mkdir(parents=True)
+    (out / "secret.txt").write_text("not a part of it")
+    (out / "report.html").write_text("an older report")
+    (out / "figures" / "pareto_gone.png").write_text("of a dataset that is no more")
+    (out / "figures" / "mine.png").write_text("not a part of it")
+    copied: dict[str, bytes] = {}
+
+    def copy(name: str, path: Path) -> None:
+        if not copied:
+            assert (out / "report.html").read_text() == "an older report", "until the new one is made"
+            write_report(directory, out)  # another process does the same meanwhile
+        copied[name] = path.read_bytes()
+
+    page = write_report(directory, out, copy)
+    written = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert set(written) - set(copied) == {"secret.txt", "figures/mine.png"}
+    assert {name: written[name] for name in copied} == copied
+    assert list(copied)[-1] == "report.html" and page == out / "report.html"
+    assert not list(out.glob(".*"))
+
+
+def test_a_flipped_bit_in_a_table_that_was_passed_on_is_noticed(tmp_path: Path) -> None:
+    directory = write_tables(tmp_path, make_rows(seeds=(0,), n=5))
+    path = directory / "trials.parquet"
+    rows = pq.read_table(path)
+    pq.write_table(
+        rows, path, compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True
+    )
+    content = bytearray(path.read_bytes())
+    place = content.index(b"finished")
+    content[place] ^= 2
+    path.write_bytes(bytes(content))
+    with pytest.raises(ResultsError, match="damaged"):
+        load(directory)
+
+
 def test_layers_keep_the_order_of_the_network(tmp_path: Path) -> None:
     measured = measured_from(make_rows(seeds=(0,)), tmp_path)
     assert tables.layers(measured, measured.settings[0]) == list(LAYERS)

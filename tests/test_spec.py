@@ -616,3 +616,11 @@ def test_installed_packages_can_add_components(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.undo()
         for cached in (components.names, components.component_class, components._name_of_class):
             cached.cache_clear()
+
+
+def test_long_scalars_take_no_long_time(tmp_path: Path) -> None:
+    path = tmp_path / "long.yaml"
+    for scalar in ("1" * 200_000 + "x", "1:" + "59:" * 60_000 + "59", "+" + "1" * 200_000 + "e"):
+        path.write_text(f"name: {scalar}\ndefenses: [none]\n", encoding="utf-8")
+        with pytest.raises(UserError):
+            load_sweep(str(path))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from attacks.membership.threshold import Threshold
 from models import train
 from sweeper import components
 from sweeper import trial as trial_module
-from sweeper.records import Store, recorded_attacks
+from sweeper.launches import Launch
+from sweeper.records import DamagedError, Store, recorded_attacks
 from sweeper.schema import SCHEMAS
 from sweeper.spec import Trial, expand, load_sweep
+from sweeper.status import read_status
 from sweeper.trial import record_failure, run_trial
 
 TIMES = ["load_time_s", "first_step_time_s", "train_time_s", "seconds_per_step", "started_at", "attack_time_s"]
@@ -380,13 +384,61 @@ def test_both_ways_of_asking_for_the_status_agree(finished: Any, tmp_path: Path)
     copy = Store(shutil.copytree(store.storage.root, tmp_path / "copy"))
     files = sorted(path for path in (copy.storage.root / "parts").rglob("*.parquet") if path.parent.name != "tpvd")
     words = set()
-    for file in [None, *files]:
-        if file is not None:
+    rng = np.random.default_rng(0)
+    weights = sorted((copy.storage.root / "weights").iterdir())
+    for file in [None, weights[0], *files]:
+        if file is not None and rng.random() < 0.5:
             file.unlink()
+        elif file is not None:
+            file.write_bytes(b"")
         statuses = copy.statuses(trials)
         assert statuses == {trial.target_id: copy.status(trial) for trial in trials}
+        planned = copy.planned()
+        assert planned is not None
+        assert set(copy.ended(planned)) == {target_id for target_id, status in statuses.items() if status.done}
         words |= {status.word for status in statuses.values()}
     assert words == {"done", "partial", "to do"}
+
+
+def test_the_status_tells_the_rate_and_what_is_left(finished: Any, tmp_path: Path) -> None:
+    store, trials, path = finished
+    copy = Store(shutil.copytree(store.storage.root, tmp_path / "copy"))
+    more = expand(load_sweep(str(path), ["seeds=[0, 1, 2, 3]"]))
+    first, second = trials
+    for trial in more[2:5]:  # done too, as far as files tell
+        for file in list(copy.storage.root.rglob(f"{first.target_id}*")):
+            shutil.copy(file, file.with_name(file.name.replace(first.target_id, trial.target_id)))
+    copy.write_sweep(load_sweep(str(path), ["seeds=[0, 1, 2, 3]"]), more)
+    record_failure(more[5], copy, 1, "ValueError: no", "error")
+    gone = "a" * 16
+    row = copy.read_part("attacks", f"{first.target_id}.{recorded_attacks(first)[0]}").to_pylist()[0]
+    copy.write_failed_attack(more[6].target_id, gone, row | {"target_id": more[6].target_id, "attack_id": gone})
+    now = time.time()
+    for age_s, trial in zip((7200, 1800, 1200, 600, 0), (first, second, *more[2:5]), strict=True):
+        for file in copy.storage.root.rglob(f"{trial.target_id}*"):
+            os.utime(file, (now - age_s,) * 2)
+    idle = read_status(copy)
+    assert (idle.trials, idle.done, idle.failed, idle.left) == (8, 5, 1, 2), (
+        "an attack that the sweep has no more is no failure"
+    )
+    assert (idle.per_hour, idle.left_s) == (None, None), "nothing works on it"
+    assert idle.causes == {"error": 1}
+    with Launch(copy.storage):
+        status = read_status(copy)
+    assert status.per_hour == pytest.approx(6.0, rel=0.05), "three in the half hour since one ended"
+    assert status.left_s == pytest.approx(1200, rel=0.05)
+
+
+def test_a_column_that_a_flipped_bit_has_renamed_is_damage(finished: Any, tmp_path: Path) -> None:
+    store, trials, _ = finished
+    copy = Store(shutil.copytree(store.storage.root, tmp_path / "copy"))
+    path = copy.storage.root / "parts" / "trials" / f"{trials[0].target_id}.parquet"
+    rows = pq.read_table(path)
+    renamed = [{"weights_sha256": "weights_sha257"}.get(name, name) for name in rows.column_names]
+    pq.write_table(rows.rename_columns(renamed).replace_schema_metadata(rows.schema.metadata), path)
+    with pytest.raises(DamagedError, match="its columns are not those of its version"):
+        copy.read_part("trials", trials[0].target_id)
+    assert not path.exists() and copy.storage.entries("quarantine")
 
 
 def test_an_untrained_target_leaks_nothing(tmp_path: Path) -> None:
