@@ -13,7 +13,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -28,13 +29,13 @@ from rich.text import Text
 
 from sweeper import __version__
 from sweeper.allocator import restart_with_allocator_environment
-from sweeper.errors import UserError, printable, reason_of
+from sweeper.errors import UserError, printable, reason_of, sentence
 
 if TYPE_CHECKING:
     from sweeper import cluster
     from sweeper.launches import Launch
     from sweeper.preflight import ResolvedTrial
-    from sweeper.records import Store
+    from sweeper.records import Gathered, Status, Store
     from sweeper.scheduling import Resources, Retries
     from sweeper.spec import Sweep, Trial
 
@@ -51,6 +52,8 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
 F = TypeVar("F", bound=Callable[..., Any])
+_ROUNDS = 3
+"""How often a launch makes anew what was found damaged, before it leaves that to the next."""
 
 
 def main() -> None:
@@ -216,6 +219,7 @@ def launch(
     _check_architectures([*cpus, *gpus], trials)
     from sweeper.preflight import check_datasets
     from sweeper.records import Store
+    from sweeper.storage import StorageError
 
     if address is None or download:  # else each node is asked for its own
         check_datasets(trials, data, download)
@@ -252,40 +256,31 @@ def launch(
     _take_sigterm_as_interrupt()
     with contextlib.ExitStack() as stack:
         runner = _Runner(stack, store, options)
-        while True:
+        for _ in range(_ROUNDS):
             is_over = True
             if pending:
                 new_failed, is_over = runner.run(pending, len(trials))
                 failed += new_failed
-            with _working("gathering the results"):
-                gathered = store.gather(copy)
-                statuses = store.statuses(trials)
+            try:
+                with _working("gathering the results"):
+                    gathered = store.gather(copy)
+                    statuses = store.statuses(trials)
+            except (StorageError, OSError) as error:
+                _print_failed(failed)
+                err.print(
+                    f"The results cannot be gathered: {sentence(reason_of(error))} What was recorded is kept; the same command goes on "
+                    "from there.",
+                    soft_wrap=True,
+                    highlight=False,
+                )
+                raise typer.Exit(1) from None
             _print_damaged(gathered.damaged)
             if not gathered.damaged or not is_over:
                 break
             # What the damaged files held is missing now
             pending = [trial for trial in trials if not statuses[trial.target_id].done]
-    store.clear_done({target_id for target_id, status in statuses.items() if status.done})
-    left = [trial for trial in trials if statuses[trial.target_id].word in ("to do", "partial")]
-    broken = [trial for trial in trials if statuses[trial.target_id].word == "failed"]
-    if gathered.left_out:
-        out.print(
-            f"{gathered.left_out} recorded targets of other versions of this sweep are kept in {escape(store.location)}, but not "
-            "gathered.",
-            style="dim",
-        )
-    for line in failed:
-        err.print(Text.assemble(("failed ", "red"), line), soft_wrap=True)
-    if len(left) < len(trials):
-        _report(gathered.folder, None, store)
-    if broken or left:
-        err.print(
-            f"{len(trials) - len(broken) - len(left)} of {len(trials)} trials are finished, {len(broken)} failed, {len(left)} are "
-            f"left. The same command {'goes on from here' if left else 'tries the failed ones again'}.",
-            soft_wrap=True,
-            highlight=False,
-        )
-        raise typer.Exit(1)
+    _print_failed(failed)
+    _conclude(trials, statuses, gathered, store)
 
 
 @app.command(epilog="Example: `sweeper plan lomurno2022 --json | jq '.[0]'`")
@@ -442,9 +437,13 @@ def report(
     folder = store.storage.root if store.storage.is_local else _copy_folder(_last_name(results))
     damaged: tuple[str, ...] = ()
     # Without parts only the gathered tables were passed on, and they will do.
-    if not store.storage.is_local or (folder / "parts").is_dir():
-        damaged = store.gather(folder).damaged
+    if store.storage.is_local and (folder / "parts").is_dir() and not os.access(folder, os.W_OK):
+        _warn(f"{folder} cannot be written, so this is of the tables as they were last gathered.")
+    elif not store.storage.is_local or (folder / "parts").is_dir():
+        gathered = store.gather(folder)
+        damaged = gathered.damaged
         _print_damaged(damaged)
+        _print_left_out(gathered.left_out, store)
     _report(folder, to, store)
     if damaged:
         err.print("Launch the sweep again to make anew what the damaged files held.", highlight=False)
@@ -730,7 +729,8 @@ class _Runner:
             if event.kind == "failed" and line is not None:
                 failed.append(f"{event.target_id} {by_id[event.target_id].title}: {event.what}")
             if line is not None and live is None:
-                out.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
+                with contextlib.suppress(OSError):  # a full disk that only the log lies on ends no sweep
+                    out.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
 
         with live or contextlib.nullcontext():
             ended = cluster.run_trials(
@@ -753,6 +753,33 @@ class _Runner:
         return failed, ended.is_over
 
 
+def _conclude(trials: Sequence[Trial], statuses: Mapping[str, Status], gathered: Gathered, store: Store) -> None:
+    """Report on what a launch has left, say what that is, and exit with 1 unless it is all."""
+    from sweeper.storage import StorageError
+
+    with contextlib.suppress(StorageError):  # it only tidies up
+        store.clear_done({target_id for target_id, status in statuses.items() if status.done})
+    words = Counter(statuses[trial.target_id].word for trial in trials)
+    left = words["to do"] + words["partial"]
+    _print_left_out(gathered.left_out, store)
+    is_whole = words["done"] == len(trials)
+    if left < len(trials):
+        try:
+            _report(gathered.folder, None, store)
+        except UserError as error:
+            is_whole = False
+            err.print(Text.assemble(("No report: ", "bold red"), str(error)), soft_wrap=True, highlight=False)
+    if words["done"] < len(trials):
+        err.print(
+            f"{words['done']} of {len(trials)} trials are finished, {words['failed']} failed, {left} are left. The same command "
+            f"{'goes on from here' if left else 'tries the failed ones again'}.",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if not is_whole:
+        raise typer.Exit(1)
+
+
 def _report(results: Path, to: Path | None, store: Store) -> None:
     from analysis.load import ResultsError
     from analysis.report import write_report
@@ -773,6 +800,19 @@ def _report(results: Path, to: Path | None, store: Store) -> None:
     out.print(Text.assemble("Report: ", (str(path.absolute()), "bold")), soft_wrap=True)
     if not store.storage.is_local:
         out.print(f"Copied to {store.location}/report", highlight=False, soft_wrap=True)
+
+
+def _print_failed(lines: Sequence[str]) -> None:
+    for line in lines:
+        err.print(Text.assemble(("failed ", "red"), line), soft_wrap=True)
+
+
+def _print_left_out(count: int, store: Store) -> None:
+    if count:
+        out.print(
+            f"{count} recorded targets of other versions of this sweep are kept in {escape(store.location)}, but not gathered.",
+            style="dim",
+        )
 
 
 def _print_damaged(problems: Sequence[str]) -> None:

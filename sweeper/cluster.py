@@ -23,7 +23,7 @@ from functools import partialmethod
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 # Read when Ray is imported: no tables, banners or loggers of Tune's own; trials stay in the user's folder; as many
 # trials may wait for a slot as we hand out; no snapshots of a state that is never restored.
@@ -511,7 +511,8 @@ def _fit(
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
         mlflow = MLflowLoggerCallback(tracking_uri=loggers.mlflow, experiment_name=name)
-        callbacks.append(_Forgiving(mlflow, "MLflow", warn))
+        parts = urlsplit(loggers.mlflow)
+        callbacks.append(_Forgiving(mlflow, "MLflow", warn, secrets=(parts.username, parts.password)))
     state_dir = tempfile.mkdtemp(prefix="tune-", dir=folder)
     on_interrupt = signal.getsignal(signal.SIGINT)
     # Tune puts its own handler in place while it runs, and ours back at the first Ctrl-C; where it waits for something to
@@ -559,9 +560,11 @@ def _acknowledge_interrupts(acknowledge: Callable[[], None]) -> None:
 class _Forgiving(tune.Callback):
     """A tracker whose errors end nothing but itself: after the first, which is told, it hears of nothing more."""
 
-    def __init__(self, tracker: tune.Callback, name: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, tracker: tune.Callback, name: str, warn: Callable[[str], None], secrets: Sequence[str | None] = ()
+    ) -> None:
         self._tracker: tune.Callback | None = tracker
-        self._name, self._warn = name, warn
+        self._name, self._warn, self._secrets = name, warn, secrets
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks
@@ -573,7 +576,10 @@ class _Forgiving(tune.Callback):
             getattr(self._tracker, what)(*args, **info)
         except Exception as error:  # noqa: BLE001  a tracker's, whatever it is
             self._tracker = None
-            self._warn(f"{self._name} is told nothing more, for it failed: {type(error).__name__}: {error}")
+            text = f"{type(error).__name__}: {error}"
+            for secret in filter(None, self._secrets):
+                text = text.replace(secret, "***").replace(unquote(secret), "***")
+            self._warn(f"{self._name} is told nothing more, for it failed: {text}")
 
     setup = partialmethod(_tell, "setup")
     on_step_begin = partialmethod(_tell, "on_step_begin")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import models
 import sweeper
 
 if TYPE_CHECKING:
@@ -29,6 +31,16 @@ def code() -> dict[str, Any]:
         "torch_version": version("torch"),
         "opacus_version": version("opacus"),
     }
+
+
+@cache
+def training_code() -> str:
+    """SHA-256 of the code that trains, and of the versions of what it trains with."""
+    digest = hashlib.sha256(f"torch {version('torch')} opacus {version('opacus')}".encode())
+    folder = Path(models.__path__[0])
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def machine(device: torch.device) -> dict[str, Any]:

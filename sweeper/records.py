@@ -47,7 +47,7 @@ from sweeper.checkpoints import metadata_of
 from sweeper.errors import UserError
 from sweeper.schema import SCHEMA_VERSION, SCHEMAS
 from sweeper.spec import Sweep, Trial, attack_id, identity
-from sweeper.storage import Storage, replace_file
+from sweeper.storage import Storage, StorageError, replace_file
 
 _TARGET_TABLES = ("history", "outputs", "trials")
 _ATTACK_TABLES = ("scores", "reconstructions", "attacks")
@@ -255,11 +255,14 @@ class Store:
 
     def _set_aside(self, name: str, error: Exception) -> DamagedError:
         """Move a damaged file to the quarantine; gives the error to raise."""
-        with contextlib.suppress(FileNotFoundError):  # another process has set it aside just now
+        what = "was set aside in quarantine"
+        try:
             self.storage.move(name, f"quarantine/{name.replace('/', '.')}")
-        return DamagedError(
-            f"{name} in {self.location} is damaged and was set aside in quarantine: {_first_line(error)}."
-        )
+        except FileNotFoundError:
+            pass  # another process has set it aside just now
+        except StorageError:
+            what = "cannot be set aside"
+        return DamagedError(f"{name} in {self.location} is damaged and {what}: {_first_line(error)}.")
 
     # Writing
 

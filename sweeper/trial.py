@@ -151,13 +151,15 @@ def _run_missing(
             outputs = _outputs(target.model, data, np.arange(len(data.labels)))
             row = _trial_row(trial, started_at, attempt, device)
             row |= _data_columns(data, split) | _training_columns(target, data, split) | {"load_time_s": load_time_s}
-            store.write_target(
-                trial.target_id,
-                row | {"status": "finished"},
-                [{"target_id": trial.target_id, **asdict(record)} for record in target.history],
-                _output_columns(trial.target_id, outputs, split),
-                _weights(target.model),
-            )
+            status = store.status(trial)
+            if status.target != "finished":  # else a process that was taken for lost has recorded it meanwhile
+                store.write_target(
+                    trial.target_id,
+                    row | {"status": "finished"},
+                    [{"target_id": trial.target_id, **asdict(record)} for record in target.history],
+                    _output_columns(trial.target_id, outputs, split),
+                    _weights(target.model),
+                )
             trained = True
         missing = status.missing_attacks
         attacked = _attack_target(trial, data, split, store, device, performance) if missing else None
@@ -240,7 +242,7 @@ def _train(
 ) -> TrainedTarget:
     """Train the target, from its checkpoint where there is one."""
     # What a checkpoint must agree in beside the target's identity, for the rest of the training to give the same.
-    owner = {"target_id": trial.target_id, "dataset_sha256": data.sha256, "torch": torch.__version__}
+    owner = {"target_id": trial.target_id, "dataset_sha256": data.sha256, "code": provenance.training_code()}
     owner["device"] = data.images.device.type
     last_checkpoint = time.monotonic()
 

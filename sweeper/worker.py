@@ -13,7 +13,8 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sweeper.spec import Trial
 
 _GPU_DEVICE = Path("/dev/nvidiactl")
+_COPY_LOG_EVERY_S = 30.0
 _CUDA_CONTEXT_BYTES = 600 * 2**20
 """What a process that uses a GPU takes there beside PyTorch's own memory."""
 
@@ -109,26 +111,22 @@ def attempt_trial(
         staged = node_folder(settings.launch_id)
         with in_use(staged):
             attempt = attempts.begin(storage, target_id)
-            log_name = attempts.log_name(target_id)
-            log = storage.root / log_name if storage.is_local else staged / f"{target_id}.log"
-            if not storage.is_local:
-                _take_over_log(storage, log_name, log)
+            log = _open_log(storage, target_id, staged)
             _append(log, _headline(parcel, attempt))
             task = _Task(settings=settings, parcel=parcel, staged=staged, cpus=cpus, gpus=gpus, attempt=attempt)
             # Ray hides no GPU from a trial that asked for none.
             devices = os.environ.get("CUDA_VISIBLE_DEVICES") if gpus else ""
-            ending = run_in_child(
-                _run,
-                task,
-                log=log,
-                environment={} if devices is None else {"CUDA_VISIBLE_DEVICES": devices},
-                time_limit_s=settings.time_limit_s,
-                on_message=on_progress,
-            )
-            outcome = _outcome(parcel, storage, attempt, ending)
-            _append(log, f"--- ended: {f'{outcome.cause}: {outcome.error}' if outcome.cause else 'finished'}\n")
-            if not storage.is_local:
-                storage.write(log_name, log)
+            with _mirrored(log, storage, attempts.log_name(target_id)):
+                ending = run_in_child(
+                    _run,
+                    task,
+                    log=log,
+                    environment={} if devices is None else {"CUDA_VISIBLE_DEVICES": devices},
+                    time_limit_s=settings.time_limit_s,
+                    on_message=on_progress,
+                )
+                outcome = _outcome(parcel, storage, attempt, ending)
+                _append(log, f"--- ended: {f'{outcome.cause}: {outcome.error}' if outcome.cause else 'finished'}\n")
             return outcome
     except (StorageError, OSError) as error:
         return Outcome(target_id=target_id, cause="store", error=reason_of(error))
@@ -139,12 +137,49 @@ def _append(log: Path, line: str) -> None:
         file.write(line)
 
 
-def _take_over_log(storage: Storage, log_name: str, log: Path) -> None:
-    """Begin with what attempts on other nodes have printed."""
+def _open_log(storage: Storage, target_id: str, staged: Path) -> Path:
+    """A file on this node for what the trial prints, which begins with what its other attempts have printed."""
+    log_name = attempts.log_name(target_id)
+    if storage.is_local:
+        log = storage.root / log_name
+        if log.is_symlink() or (log.exists() and not log.is_file()):
+            storage.write(log_name, b"")  # in the place of what would lead elsewhere, or nowhere
+        return log
+    log = staged / f"{target_id}.log"
     with contextlib.suppress(FileNotFoundError):
         stored = storage.read(log_name)
         if not log.exists() or not log.read_bytes().startswith(stored):
             log.write_bytes(stored)
+    return log
+
+
+@contextlib.contextmanager
+def _mirrored(log: Path, storage: Storage, log_name: str) -> Iterator[None]:
+    """Copy the log to an object store at the end of the block, and every now and then before, should this node be lost."""
+    if storage.is_local:
+        yield
+        return
+    over = threading.Event()
+
+    def copy_on() -> None:
+        copied = -1
+        while True:
+            size = log.stat().st_size
+            if size != copied:
+                with contextlib.suppress(StorageError):  # the last copy tells
+                    storage.write(log_name, log.read_bytes())
+                copied = size
+            if over.wait(_COPY_LOG_EVERY_S):
+                return
+
+    copying = threading.Thread(target=copy_on, name="sweeper-log", daemon=True)
+    copying.start()
+    try:
+        yield
+    finally:
+        over.set()
+        copying.join()
+    storage.write(log_name, log.read_bytes())
 
 
 def _outcome(parcel: Parcel, storage: Storage, attempt: int, ending: Ending) -> Outcome:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sweeper import checkpoints
+from sweeper import checkpoints, provenance
 from sweeper import trial as trial_module
 from sweeper.checkpoints import CheckpointError, from_bytes
 from sweeper.outcomes import Progress
@@ -103,6 +103,42 @@ def test_a_damaged_or_foreign_checkpoint_is_not_used(tiny: Path, tmp_path: Path,
     assert run(trial, store).status == "finished"
     history = pq.read_table(store.storage.root / "parts" / "history" / f"{trial.target_id}.parquet")
     assert history.num_rows == trial.training.epochs
+
+
+def test_a_checkpoint_of_other_code_is_not_used(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial = expand(load_sweep(str(tiny), ["attacks=[]"]))[0]
+    store = prepared(tmp_path)
+    with pytest.raises(Killed):
+        run(trial, store, after=1)
+    assert len(provenance.training_code()) == 64
+    monkeypatch.setattr(provenance, "training_code", lambda: "of tomorrow")
+    assert run(trial, store).status == "finished"
+    assert "the checkpoint is not used: it was made by another version of the code" in caplog.text
+
+
+def test_a_target_that_another_process_has_recorded_meanwhile_is_left_as_it_is(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = expand(load_sweep(str(tiny), ["attacks=[threshold]"]))[0]
+    store = prepared(tmp_path)
+    written: list[str] = []
+    write_target, outputs = Store.write_target, trial_module._outputs
+
+    def count(self: Store, target_id: str, *content: Any) -> None:
+        written.append(target_id)
+        write_target(self, target_id, *content)
+
+    def meanwhile(*content: Any) -> Any:
+        monkeypatch.setattr(trial_module, "_outputs", outputs)
+        assert run(trial, store).status == "finished"
+        return outputs(*content)
+
+    monkeypatch.setattr(Store, "write_target", count)
+    monkeypatch.setattr(trial_module, "_outputs", meanwhile)
+    assert run(trial, store).status == "finished"
+    assert written == [trial.target_id]
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(tiny: Path, tmp_path: Path) -> None:

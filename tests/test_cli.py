@@ -5,18 +5,24 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from s3_server import KEY, SECRET, S3Server, start_s3_server
 from typer.testing import CliRunner
 
+from sweeper import cli
 from sweeper.cli import app
 from sweeper.records import Store
-from sweeper.spec import expand, load_sweep
+from sweeper.spec import Trial, expand, load_sweep
+from sweeper.storage import StorageError
+from sweeper.trial import run_trial
 
 __all__ = ["start_s3_server"]  # a fixture
 COMMANDS = ["launch", "plan", "trial", "audit", "report", "ls", "doctor"]
@@ -310,3 +316,77 @@ def test_the_status_of_an_object_store_shows_no_credentials(s3_server: S3Server,
     assert result.exit_code == 0, result.output
     assert "sweeper logs s3://***@" in "".join(result.output.split("\n"))
     assert KEY not in result.output and SECRET not in result.output
+
+
+@pytest.fixture
+def here(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A launch whose trials run in this process: its command, its results, what it ran."""
+    command = ["launch", tiny, "--set", "attacks=[threshold]", "--out", tmp_path / "out"]
+    store, ran = Store(tmp_path / "out"), []
+
+    def run(self: Any, pending: list[Trial], n_trials: int) -> tuple[list[str], bool]:
+        for trial in pending:
+            ran.append(trial.target_id)
+            run_trial(trial, data_dir=tmp_path, store=store, device=torch.device("cpu"))
+        return [], True
+
+    monkeypatch.setattr(cli._Runner, "run", run)
+    assert sweeper(*command).exit_code == 0
+    ran.clear()
+    return SimpleNamespace(command=command, store=store, ran=ran)
+
+
+@pytest.mark.parametrize("again_and_again", [False, True])
+def test_a_launch_makes_anew_what_is_damaged_but_not_without_end(
+    again_and_again: bool, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = min((here.store.storage.root / "parts" / "history").iterdir())
+    whole, gather = part.read_bytes(), Store.gather
+    part.write_bytes(whole[:-9])
+
+    def gather_damaged(self: Store, copy: Path | None = None) -> Any:
+        part.write_bytes(whole[:-9])
+        return gather(self, copy)
+
+    if again_and_again:
+        monkeypatch.setattr(Store, "gather", gather_damaged)
+    result = sweeper(*here.command)
+    assert "is damaged and was set aside" in result.stderr
+    if again_and_again:
+        assert (result.exit_code, len(here.ran)) == (1, 2)
+        assert "1 of 2 trials are finished" in result.stderr
+    else:
+        assert (result.exit_code, len(here.ran)) == (0, 1), result.output
+    assert set(here.ran) == {part.stem}
+
+
+def test_results_that_cannot_be_gathered_are_no_wrong_input(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Store, copy: Path | None = None) -> Any:
+        raise StorageError("No space left on device. Make room there.")
+
+    monkeypatch.setattr(Store, "gather", full)
+    result = sweeper(*here.command)
+    assert result.exit_code == 1
+    assert "The results cannot be gathered: No space left on device." in result.stderr
+    assert "the same command goes on from there" in result.stderr
+
+
+def test_a_report_that_cannot_be_written_makes_no_wrong_input_of_a_launch(here: Any) -> None:
+    folder = here.store.storage.root / "report"
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    result = sweeper(*here.command)
+    assert result.exit_code == 1
+    assert "No report: The report cannot be written" in result.stderr
+    assert "Errno" not in result.stderr
+
+
+def test_results_that_cannot_be_written_are_reported_on_as_last_gathered(
+    here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(Store, "gather", None)
+    result = sweeper("report", here.store.storage.root, "--to", tmp_path / "mine")
+    assert result.exit_code == 0, result.output
+    assert "as they were last gathered" in result.stderr
+    assert (tmp_path / "mine" / "report.html").exists()

@@ -211,10 +211,10 @@ def test_a_tracker_that_fails_is_left_out_and_ends_nothing() -> None:
 
         def on_trial_result(self, **info: Any) -> None:
             heard.append("result")
-            raise ConnectionError("nobody there")
+            raise ConnectionError("nobody there at https://me:p%40ss@host")
 
     warnings: list[str] = []
-    tracker = cluster._Forgiving(Tracker(), "MLflow", warnings.append)
+    tracker = cluster._Forgiving(Tracker(), "MLflow", warnings.append, secrets=("me", "p%40ss"))
     tracker.warn = threading.RLock()  # as what a terminal needs, it cannot be pickled, and Tune pickles its callbacks
     pickle.dumps(tracker)
     tracker.setup()
@@ -222,7 +222,9 @@ def test_a_tracker_that_fails_is_left_out_and_ends_nothing() -> None:
         tracker.on_trial_result(iteration=0, trials=[], trial=None, result={})
     tracker.on_experiment_end(trials=[])
     assert heard == ["setup", "result"]
-    assert warnings == ["MLflow is told nothing more, for it failed: ConnectionError: nobody there"]
+    assert warnings == [
+        "MLflow is told nothing more, for it failed: ConnectionError: nobody there at https://***:***@host"
+    ]
 
 
 def test_a_dataset_that_breaks_while_it_is_read_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

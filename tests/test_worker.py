@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from s3_server import S3Server, start_s3_server
 
-from sweeper import attempts
+from sweeper import attempts, worker
 from sweeper.nodes import node_folder
 from sweeper.outcomes import Progress
 from sweeper.records import Store
@@ -99,6 +100,41 @@ def test_a_log_goes_on_on_another_node(tiny: Path, tmp_path: Path, s3_server: S3
     attempt(trial, store)  # on the first again
     log = store.storage.read(attempts.log_name(trial.target_id)).decode()
     assert [line.split()[2] for line in log.splitlines() if line.startswith("--- attempt")] == ["1", "2", "3"]
+
+
+def test_the_log_of_a_running_trial_can_be_read_in_an_object_store(
+    tiny: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_COPY_LOG_EVERY_S", 0.05)
+    trial = expand(load_sweep(str(tiny), ["attacks=[]", "training.epochs=200"]))[0]
+    store = prepared(s3_server.uri("out"), [trial])
+    read: list[str] = []
+
+    def look(progress: Progress) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            read.append(store.storage.read(attempts.log_name(trial.target_id)).decode())
+
+    (parcel,) = pack([trial], staged_name)
+    settings = Settings(launch_id=LAUNCH, store=store.storage.uri, data_dir=Path("data"))
+    attempt_trial(parcel, settings, cpus=1, gpus=0, on_progress=look)
+    final = store.storage.read(attempts.log_name(trial.target_id)).decode()
+    assert any("epoch 3/200" in each and "epoch 200/200" not in each for each in read)
+    assert all(final.startswith(each) for each in read)
+    assert final.endswith("--- ended: finished\n")
+
+
+@pytest.mark.parametrize("what", ["a folder", "a link"])
+def test_a_log_that_is_no_file_makes_place(what: str, tiny: Path, tmp_path: Path) -> None:
+    trial = expand(load_sweep(str(tiny), ["attacks=[]"]))[0]
+    store = prepared(tmp_path / "out", [trial])
+    log = store.storage.root / attempts.log_name(trial.target_id)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("of somebody")
+    log.mkdir() if what == "a folder" else log.symlink_to(elsewhere)
+    outcome, _ = attempt(trial, store)
+    assert outcome.cause is None, outcome
+    assert log.read_text().startswith("--- attempt 1 at ")
+    assert elsewhere.read_text() == "of somebody"
 
 
 def test_an_attempt_out_of_time_is_a_failed_row_and_goes_on_from_its_checkpoint(tiny: Path, tmp_path: Path) -> None:
