@@ -30,7 +30,8 @@ bench: .venv/installed  ## private training, mechanisms, scheduling; QUICK=1 tak
 chaos: .venv/installed  ## sweeps whose processes are killed at random against one undisturbed; QUICK=1 takes a few minutes
 	$(BIN)/python benchmarks/chaos.py $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED))
 
-chaos-network: .venv/installed  ## a sweep that loses a node's network; as root, with `ray[default]` and an SSH server installed
+chaos-network: .venv/installed  ## a sweep that loses a node's network; as root, with an SSH server installed
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet 'ray[default]'
 	$(BIN)/python benchmarks/network_cut.py
 
 .venv/installed: pyproject.toml constraints.txt

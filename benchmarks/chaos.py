@@ -320,7 +320,7 @@ class Run:
         self._kills = 0
 
     def go(self, *, kills: int, sure: Kind | None = None) -> None:
-        """Run to the end, with up to so many kills, a `sure` one among them when half of them are done."""
+        """Run to the end, with up to so many kills, a `sure` one among them when a quarter of them are done."""
         self._start_driver()
         next_kill = time.monotonic() + self._pause()
         while True:
@@ -345,7 +345,7 @@ class Run:
             if time.monotonic() < next_kill or has_had_enough or self._head_killed_at is not None:
                 continue
             next_kill = time.monotonic() + self._pause()
-            if sure and self._kills >= kills // 2 and self._processes.of("child"):
+            if sure and self._kills >= kills // 4 and self._processes.of("child"):
                 self._kill(sure)
                 sure = None
             else:
@@ -487,6 +487,10 @@ def compare(here: Path, there: Path) -> dict[str, set[str]]:
         found["doubled"] |= {key[0] for key, count in counted.items() if count > 1}
         columns = [column for column in other.column_names if not INCIDENTAL.search(column)]
         rows, others = (by_target(table.select(columns).to_pylist()) for table in (mine, other))
+        if mine.column_names != other.column_names or [key for key in rows if key in others] != [
+            key for key in others if key in rows
+        ]:
+            found["different"] |= planned
         if name == "trials":
             statuses = zip(mine.column("target_id").to_pylist(), mine.column("status").to_pylist(), strict=True)
             found["lost"] = planned - {target_id for target_id, status in statuses if status == "finished"}
@@ -632,6 +636,7 @@ def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -
     problems += [f"left alive: {each}" for each in calm.survivors + found.survivors]
     problems += [f"attempts of {each}" for each in miscounted]
     problems += [f"{found.stalls} times a driver hung"] if found.stalls else []
+    problems += [f"no {kind} was killed" for kind in ("driver", "child") if wanted and not found.by_kind[kind]]
     return {
         "kills": found.kills,
         "trials": sum(len(json.loads((run / "sweep.json").read_text())["targets"]) for run in runs),

@@ -149,7 +149,8 @@ def inside(work: Path, shell: bool) -> int:
     run(*launch, env=environment, cwd=work, stdout=subprocess.DEVNULL)
     result = {"hosts": len(HOSTS)} | found | compare(work / "cluster", work / "local")
     sys.stdout.write(json.dumps(result) + "\n")
-    return int(result["cut_after_trials"] is None or any(result[key] for key in ("lost", "doubled", "different")))
+    wrong = any(result[key] for key in ("lost", "doubled", "different", "exit_code"))
+    return int(wrong or result["cut_after_trials"] is None or result["seconds_until_noticed"] is None)
 
 
 def overlay(folder: Path, changes: Path) -> None:

@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LEAST_BUSY = 0.95
+"""Less of the slots' time with a trial at work, on a quiet machine, is a defect: exit code 1."""
 TRAININGS = """
 name: scheduling
 summary: trainings of digits for a benchmark
@@ -129,15 +131,17 @@ def read_notes(folder: Path) -> list[dict[str, Any]]:
     return sorted((json.loads(path.read_text()) for path in folder.iterdir()), key=lambda note: note["begun"])
 
 
-def busy(notes: list[dict[str, Any]]) -> float:
-    """The fraction of slot time with a trial at work, from when all slots began until one found nothing left to do."""
-    slots: dict[str, list[dict[str, Any]]] = {}
+def busy(notes: list[dict[str, Any]], slots: int) -> float:
+    """The fraction of the time of so many slots with a trial at work, in the steady state: from when the last worker began
+    until the first found nothing left to do.
+    """
+    workers: dict[str, list[dict[str, Any]]] = {}
     for note in notes:
-        slots.setdefault(note["slot"], []).append(note)
-    start = max(each[0]["begun"] for each in slots.values())
-    end = min(each[-1]["ended"] for each in slots.values())
+        workers.setdefault(note["slot"], []).append(note)
+    start = max(each[0]["begun"] for each in workers.values())
+    end = min(each[-1]["ended"] for each in workers.values())
     worked = sum(max(0.0, min(note["ended"], end) - max(note["begun"], start)) for note in notes)
-    return worked / (len(slots) * (end - start))
+    return worked / (slots * (end - start))
 
 
 def most_at_once(notes: list[dict[str, Any]]) -> int:
@@ -178,7 +182,7 @@ def slots_and_workers(folder: Path, trial_s: float, trials_per_worker: int) -> d
         read = read_notes(notes)
         own = sum(note["ended"] - note["begun"] for note in read)
         found[workers] = {
-            "busy": busy(read),
+            "busy": busy(read, workers),
             "overhead": walls[workers] * workers / own - 1,
             "trial_s": own / len(read),
         }
@@ -189,6 +193,47 @@ def slots_and_workers(folder: Path, trial_s: float, trials_per_worker: int) -> d
     speedup = walls[1] / walls[2]
     log(f"1 -> 2 workers: {speedup:.2f} times as fast")
     return {"speedup": speedup, "workers": found}
+
+
+def whole_launch(folder: Path, trial_s: float, trials_per_worker: int) -> dict[str, Any]:
+    """`sweeper launch` from the command to the report on two workers, above what its records say was computed."""
+    import pyarrow.parquet as pq
+
+    sweep = sweep_file(folder, 2 * trials_per_worker, epochs_for(trial_s, folder))
+    command = [sys.executable, "-m", "sweeper.cli", "launch", str(sweep), "--out", str(folder / "launch"), "--local"]
+    command += ["--cpus-per-trial", "1", "--max-concurrent", "2"]
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+    seconds = time.perf_counter() - started
+    rows = pq.read_table(folder / "launch" / "trials.parquet").to_pylist()
+    own = sum(row["load_time_s"] + row["first_step_time_s"] + row["train_time_s"] for row in rows)
+    found = {"trials": len(rows), "trial_s": own / len(rows), "overhead": 2 * seconds / own - 1}
+    log(
+        f"sweeper launch: {len(rows)} trials of {found['trial_s']:.1f} s on 2 workers, {found['overhead']:.1%} above their own time"
+    )
+    return found
+
+
+def starts(folder: Path) -> dict[str, Any]:
+    """How long a trial's process takes to begin its work, next to a new interpreter that imports what it needs."""
+    from sweeper.isolation import run_in_child
+
+    def seconds(start: Callable[[], Any]) -> float:
+        began = time.perf_counter()
+        start()
+        return time.perf_counter() - began
+
+    def child() -> None:
+        assert run_in_child(os.getenv, "HOME", log=folder / "log").how in ("returned", "raised")
+
+    child()  # starts the fork server
+    forked = sorted(seconds(child) for _ in range(20))[10]
+    command = [sys.executable, "-c", "import sweeper.preloaded"]
+    fresh = sorted(seconds(lambda: subprocess.run(command, check=True)) for _ in range(5))[2]
+    log(
+        f"a trial's process begins {fresh / forked:.0f} times as soon as a new interpreter ({forked:.2f} s, {fresh:.1f} s)"
+    )
+    return {"forked_s": forked, "fresh_s": fresh}
 
 
 def devices(folder: Path, trial_s: float) -> dict[str, Any]:
@@ -204,13 +249,20 @@ def devices(folder: Path, trial_s: float) -> dict[str, Any]:
     found = {
         "slots": len({(note["node"], note["devices"]) for note in read}),
         "most_at_once": most_at_once(read),
-        "busy": busy(read),
+        "busy": busy(read, 4),
     }
     log(
         f"2 nodes of 2 declared GPUs: {found['slots']} devices used, at most {found['most_at_once']} trial on one at a time, "
         f"slots busy {found['busy']:.1%}"
     )
     return found
+
+
+def nothing_at_all(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress: Any) -> Any:
+    """An attempt that does not even record."""
+    from sweeper.outcomes import Outcome
+
+    return Outcome(target_id=parcel.target_id)
 
 
 def nothing(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress: Any) -> Any:
@@ -251,6 +303,8 @@ step("resolve", began)
 import ray
 ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
 found["rss_ray_mib"] = bench.rss_mib()
+seconds, _ = bench.run(trials[:1000], folder / "unrecorded", bench.nothing_at_all)
+found["unrecorded_ms"] = 1000 * seconds / len(trials[:1000])
 seconds, store = bench.run(trials, folder / "out", bench.nothing)
 began = time.perf_counter() - seconds
 step("run", began)
@@ -293,18 +347,19 @@ def scale(folder: Path, counts: Sequence[int]) -> list[dict[str, Any]]:
         row = rows[-1]
         log(
             f"{count:>7} trials that do nothing: per trial plan {row['plan_ms']:.2f} ms, resolve {row['resolve_ms']:.2f}, run "
-            f"{row['run_ms']:.1f}, gather {row['gather_ms']:.2f}; driver {row['rss_start_mib']:.0f} MiB at first, "
-            f"{row['plan_rss_mib']:.0f} planned, {row['run_rss_mib']:.0f} run, {row['gather_rss_mib']:.0f} gathered; "
+            f"{row['run_ms']:.1f} ({row['unrecorded_ms']:.1f} where nothing is recorded), gather {row['gather_ms']:.2f}; driver "
+            f"{row['rss_start_mib']:.0f} MiB at first, {row['plan_rss_mib']:.0f} planned, {row['run_rss_mib']:.0f} run, "
+            f"{row['gather_rss_mib']:.0f} gathered; "
             f"bare ray.remote {row['bare_ms']:.2f} ms"
         )
     return rows
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="trials of 5 s, and no more than 1000 that do nothing")
     parser.add_argument("--trials", type=int, default=100_000, help="the most trials that do nothing")
-    parser.add_argument("--only", choices=["workers", "devices", "scale"], help="one part alone")
+    parser.add_argument("--only", choices=["starts", "workers", "launch", "devices", "scale"], help="one part alone")
     arguments = parser.parse_args()
     trial_s = 5.0 if arguments.quick else 30.0
     most = 1000 if arguments.quick else arguments.trials
@@ -312,7 +367,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sweeper-bench-") as name:
         folder = Path(name)
         parts: dict[str, Callable[[], Any]] = {
+            "starts": lambda: starts(folder),
             "workers": lambda: slots_and_workers(folder, trial_s, 3 if arguments.quick else 8),
+            "launch": lambda: whole_launch(folder, trial_s, 3 if arguments.quick else 16),
             "devices": lambda: devices(folder, min(trial_s, 10.0)),
             "scale": lambda: scale(folder, [count for count in (1000, 10_000, 100_000) if count <= most]),
         }
@@ -322,7 +379,10 @@ def main() -> None:
                 place.mkdir()
                 result[part] = measure()
     print(json.dumps(result))
+    measured = [*result.get("workers", {}).get("workers", {}).values(), *filter(None, [result.get("devices")])]
+    idle = not arguments.quick and any(each["busy"] < LEAST_BUSY for each in measured)
+    return int(idle or result.get("devices", {}).get("most_at_once", 1) > 1)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -152,7 +152,10 @@ def launch(
     only: Only = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Join the running Ray cluster at HOST:PORT (or `auto`).", envvar="SWEEPER_RAY_ADDRESS"),
+        typer.Option(
+            help="Join the running Ray cluster at HOST:PORT (or `auto`), of which this machine is a node.",
+            envvar="SWEEPER_RAY_ADDRESS",
+        ),
     ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="Use this machine alone, whatever else is set (the default).")

@@ -18,6 +18,10 @@ import pytest
 from sweeper.isolation import run_in_child
 
 
+IMPORTED_FIRST = frozenset(sys.modules)
+"""What was imported before this file: in a child, what the fork server had."""
+
+
 def act(what: str, send: Any) -> Any:
     """What the child does, by name; importable, since the child imports it."""
     send(os.getpid())
@@ -38,6 +42,7 @@ def act(what: str, send: Any) -> Any:
         return {
             "pid": os.getpid(),
             "value": os.environ.get("SWEEPER_TEST"),
+            "preloaded": [name for name in ("torch", "opacus", "sweeper.trial") if name in IMPORTED_FIRST],
             "main": sys.modules["__main__"].__dict__.get("__file__"),
         }
     return what
@@ -60,6 +65,7 @@ def test_the_child_is_fresh_and_has_the_environment_it_was_given(tmp_path: Path)
     assert first["pid"] != second["pid"]
     assert (first["value"], second["value"]) == ("1", "2")
     assert "SWEEPER_TEST" not in os.environ
+    assert first["preloaded"] == ["torch", "opacus", "sweeper.trial"], "so that it begins at once"
 
 
 @pytest.mark.parametrize(
