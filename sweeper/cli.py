@@ -240,6 +240,11 @@ def launch(
         return
     del resolved
     store.prepare()
+    if tensorboard is not None:
+        try:
+            tensorboard.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--tensorboard {tensorboard}: {sentence(reason_of(error))} Name another folder.") from None
     store.write_sweep(loaded, everything)
     from sweeper.scheduling import Resources, Retries
 

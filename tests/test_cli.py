@@ -264,6 +264,12 @@ def test_an_unwritable_results_folder_is_explained(tiny: Path, tmp_path: Path) -
     assert "--out" in result.stderr
 
 
+def test_an_unusable_folder_for_tensorboard_is_explained(tiny: Path, tmp_path: Path) -> None:
+    result = sweeper("launch", tiny, "--out", tmp_path / "out", "--tensorboard", unwritable(tmp_path))
+    assert result.exit_code == 2
+    assert "--tensorboard" in result.stderr and "Errno" not in result.stderr
+
+
 def test_a_damaged_part_is_set_aside_and_the_rest_reported(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     trial = expand(load_sweep(str(tiny)))[0]

@@ -17,7 +17,6 @@ import pytest
 
 from sweeper.isolation import run_in_child
 
-
 IMPORTED_FIRST = frozenset(sys.modules)
 """What was imported before this file: in a child, what the fork server had."""
 

@@ -40,6 +40,7 @@ SWEEPER = [sys.executable, "-m", "sweeper.cli"]
 def test_launch_runs_all_and_is_quiet_and_again_does_nothing(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--set", "attacks=[threshold]"]
+    command += ["--tensorboard", str(tmp_path / "events")]
     first = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
@@ -49,6 +50,7 @@ def test_launch_runs_all_and_is_quiet_and_again_does_nothing(tiny: Path, tmp_pat
     assert len(lines) == 5, "nothing of Ray's is on the screen"
     assert first.stderr == ""
     assert Path(lines[-1].removeprefix("Report: ")).exists()
+    assert len(list((tmp_path / "events").rglob("events.out.tfevents.*"))) == 2
     again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert again.returncode == 0
     assert "2 done, 0 to run" in again.stdout
