@@ -460,7 +460,8 @@ class Run:
 
     def _look_for_survivors(self) -> None:
         """After a clean end nothing of the sweep may go on; what belongs to the cluster does."""
-        deadline = time.monotonic() + 20
+        # Agents of a Ray whose driver was killed look for its head for a minute
+        deadline = time.monotonic() + 90
         while True:
             self._processes.look()
             if self._cluster is None:

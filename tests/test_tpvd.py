@@ -191,7 +191,8 @@ def test_records_from_before_weights_were_fingerprinted_still_count(planned: Any
     for label in ("ac", "none"):
         train(store, trials[label])
         part = store.storage.root / "parts" / "trials" / f"{trials[label].target_id}.parquet"
-        pq.write_table(pq.read_table(part).drop_columns(["weights_sha256", "cause"]), part)
+        rows = pq.read_table(part).drop_columns(["weights_sha256", "cause"])
+        pq.write_table(rows.replace_schema_metadata(rows.schema.metadata | {b"schema_version": b"2"}), part)
     assert store.gather().damaged == ()
     assert len(gathered(store)) == 1
 
