@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,8 @@ def roc_curves(results: Results, measured: Measurements, directory: Path) -> lis
     measured.
     """
     title = "ROC curves of the best membership score"
-    keys = [key for key in measured.frame["score_key"] if isinstance(key, tuple)]
-    scores = read_scores(results, keys)
-    if not scores:
+    curves = _curves(results, measured)
+    if not curves:
         why = "No scores of a finished best_of selection were recorded."
         return [FigureFile(name="roc", title=title, caption="", png=None, missing=why)]
     made = []
@@ -52,13 +53,50 @@ def roc_curves(results: Results, measured: Measurements, directory: Path) -> lis
         for number, chunk in enumerate(chunks):
             name = "roc" if len(measured.settings) == 1 else f"roc_{setting.file_name}"
             name += f"_{number + 1}" if len(chunks) > 1 else ""
-            made.append(_figure(measured, scores, setting, chunk, name, title, directory))
+            made.append(_figure(measured, curves, setting, chunk, name, title, directory))
     return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curves:
+    """The mean TPR of each defense at the FPRs of `grid`, which begins at the coarsest resolution of all."""
+
+    grid: npt.NDArray[np.float64]
+    by_defense: dict[str, npt.NDArray[np.float64]]
+
+
+def _curves(results: Results, measured: Measurements) -> dict[tuple[str, str], _Curves]:
+    """The curves of each setting and dataset; scores are read once and summed up as they come, for they are many."""
+    frame = measured.frame
+    frame = frame[np.array([isinstance(key, tuple) for key in frame["score_key"]], dtype=bool)]
+    count = (frame["n_train"] + frame["n_non_members"]).fillna(math.inf)
+    wanted = dict(zip(frame["score_key"], count, strict=True))
+    panels = list(zip(frame["setting"].astype(str), frame["dataset"].astype(str), strict=True))
+    resolution = frame["n_non_members"].groupby([frame["setting"].astype(str), frame["dataset"].astype(str)]).min()
+    grids = {panel: np.geomspace(1 / max(1.0, smallest), 1, _GRID_POINTS) for panel, smallest in resolution.items()}
+    where = {
+        key: (panel, str(defense))
+        for key, panel, defense in zip(frame["score_key"], panels, frame["defense"], strict=True)
+    }
+    sums: dict[tuple[str, str], dict[str, list[Any]]] = {}
+    for key, one in read_scores(results, wanted):
+        if one.is_member.any() and not one.is_member.all():
+            panel, defense = where[key]
+            total = sums.setdefault(panel, {}).setdefault(defense, [0, np.zeros(_GRID_POINTS)])
+            total[0] += 1
+            total[1] += true_positive_rate(one, grids[panel])
+    return {
+        panel: _Curves(
+            grid=grids[panel],
+            by_defense={label: found[label][1] / found[label][0] for label in measured.defenses if label in found},
+        )
+        for panel, found in sums.items()
+    }
 
 
 def _figure(
     measured: Measurements,
-    scores: dict[Any, Scores],
+    curves: dict[tuple[str, str], _Curves],
     setting: Setting,
     datasets: list[str],
     name: str,
@@ -75,23 +113,13 @@ def _figure(
         axes.set_axis_off()
     for axes, dataset in zip(panels, datasets, strict=False):
         axes.set_title(naming.plot_text(dataset))
-        curves: dict[str, list[Scores]] = {}
-        for defense in measured.defenses:
-            rows_here = measured.of(setting, dataset, defense)
-            known = [scores[key] for key in rows_here["score_key"] if key in scores]
-            known = [one for one in known if one.is_member.any() and not one.is_member.all()]
-            if known:
-                curves[defense] = known
-        if not curves:
+        found = curves.get((setting.key, dataset))
+        if found is None:
             say(axes, "No scores")
             continue
-        # The coarsest resolution of all curves: to the left of it some curve would be made up.
-        smallest = min(int((~one.is_member).sum()) for known in curves.values() for one in known)
-        lowest = 1 / smallest
-        grid = np.geomspace(lowest, 1, _GRID_POINTS)
+        grid, lowest = found.grid, found.grid[0]
         axes.plot([lowest, 1], [lowest, 1], color="#999999", linewidth=1, linestyle=(0, (2, 2)))
-        for defense, known in curves.items():
-            mean = np.mean([true_positive_rate(one, grid) for one in known], axis=0)
+        for defense, mean in found.by_defense.items():
             look = styles[defense]
             drawn = np.maximum(mean, lowest / 2)  # zero has no place on a logarithmic axis
             axes.plot(grid, drawn, color=look.color, linestyle=look.dashes, linewidth=1.7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,16 +245,17 @@ class Scores:
     score: npt.NDArray[np.float64]
 
 
-def read_scores(results: Results, wanted: Iterable[ScoreKey]) -> dict[ScoreKey, Scores]:
-    """The scores of each key in `wanted` that the table has, read batch by batch to keep memory small."""
-    keys = set(wanted)
-    if not keys:
-        return {}
+def read_scores(results: Results, wanted: Mapping[ScoreKey, int]) -> Iterator[tuple[ScoreKey, Scores]]:
+    """The scores of each key in `wanted` that the table has, one after the other.
+
+    `wanted` gives how many scores a key has. Where they stand together, as `sweeper` writes them, few are in memory at a time.
+    """
+    if not wanted:
+        return
     path = _checked_path(results.directory, "scores")
     names = ("target_id", "attack_id", "score_name")
-    filters = [pads.field(name).isin(sorted({key[i] for key in keys})) for i, name in enumerate(names)]
-    members: dict[ScoreKey, list[Any]] = {}
-    values: dict[ScoreKey, list[Any]] = {}
+    filters = [pads.field(name).isin(sorted({key[i] for key in wanted})) for i, name in enumerate(names)]
+    begun: dict[ScoreKey, list[pd.DataFrame]] = {}
     try:
         # Dictionary encoding: a target's id stands in memory once, not once per example.
         layout = pads.ParquetFileFormat(dictionary_columns=set(names), default_fragment_scan_options=_CHECKED)
@@ -262,12 +263,19 @@ def read_scores(results: Results, wanted: Iterable[ScoreKey]) -> dict[ScoreKey, 
         columns = [*names, "is_member", "score"]
         for batch in data.to_batches(columns=columns, filter=filters[0] & filters[1] & filters[2]):
             for key, rows in batch.to_pandas().groupby(list(names), observed=True, sort=False):
-                if key in keys:
-                    members.setdefault(key, []).append(rows["is_member"].to_numpy(dtype=bool))
-                    values.setdefault(key, []).append(rows["score"].to_numpy(dtype=float))
+                if key not in wanted:
+                    continue
+                begun.setdefault(key, []).append(rows[["is_member", "score"]])
+                if sum(map(len, begun[key])) >= wanted[key]:
+                    yield key, _scores(begun.pop(key))
     except _DAMAGED as error:
         raise _unreadable(path, error) from error
-    return {key: Scores(is_member=np.concatenate(members[key]), score=np.concatenate(values[key])) for key in members}
+    yield from ((key, _scores(parts)) for key, parts in begun.items())
+
+
+def _scores(parts: list[pd.DataFrame]) -> Scores:
+    rows = pd.concat(parts)
+    return Scores(is_member=rows["is_member"].to_numpy(dtype=bool), score=rows["score"].to_numpy(dtype=float))
 
 
 def read_examples(
