@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis import naming, paper
@@ -246,26 +248,23 @@ def _best_of(attacks: pd.DataFrame) -> pd.DataFrame:
     rows = best[["target_id", "score_name", "n_candidates", *_MEMBERSHIP]].rename(
         columns={"score_name": "selected_score"}
     )
-    by_target = dict(iter(single.groupby("target_id")))
+    where = single.groupby("target_id").indices
+    scores = single[["attack_id", "attack", "score_name"]].astype(str).to_numpy()
     rows["score_key"] = [
-        _score_key(str(target), str(selected), by_target.get(target))
+        _score_key(str(target), str(selected), scores[where[target]]) if target in where else None
         for target, selected in zip(rows["target_id"], rows["selected_score"], strict=True)
     ]
     return rows
 
 
-def _score_key(target: str, selected: str, scores: pd.DataFrame | None) -> ScoreKey | None:
-    """Where the values of the score that best_of selected, named attack/score, are kept."""
-    if scores is None:
-        return None
+def _score_key(target: str, selected: str, scores: npt.NDArray[np.object_]) -> ScoreKey | None:
+    """Where the values of the score that best_of selected, named attack/score, are kept; `scores` has id, attack, score."""
     # One attack under two configurations gives two scores of one name: all but the first carry their attack's id.
-    name, _, attack_id = selected.partition("@")
-    names = scores["attack"].astype(str) + "/" + scores["score_name"].astype(str)
-    found = scores[((names == name) | (scores["score_name"] == name)) & scores["attack_id"].str.startswith(attack_id)]
-    if found.empty:
-        return None
-    row: Any = found.iloc[0]
-    return target, str(row["attack_id"]), str(row["score_name"])
+    name, _, beginning = selected.partition("@")
+    for attack_id, attack, score in scores:
+        if name in (f"{attack}/{score}", score) and attack_id.startswith(beginning):
+            return target, attack_id, score
+    return None
 
 
 def _inversion(results: Results, frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
