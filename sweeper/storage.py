@@ -294,11 +294,14 @@ class Storage:
         return "/".join(filter(None, (_bucket(self._url), unquote(self._url.path).strip("/"), name)))
 
     def _read_remote(self, name: str) -> bytes:
-        # Arrow asks for the size and then for so many bytes. Of a file that is replaced in between by a larger one it
-        # would give the beginning only: so look whether it is still the same one.
+        assert self._url is not None
         with self._remote().open_input_stream(self._key(name)) as stream:
-            before = stream.metadata()
+            before = None if self._url.scheme == "gs" else stream.metadata()
             content: bytes = stream.read()
+        if before is None:  # one request, which Google answers with one version
+            return content
+        # From S3 Arrow asks for the size and then for so many bytes. Of a file that is replaced in between by a larger one
+        # it would give the beginning only: so look whether it is still the same one.
         with self._remote().open_input_stream(self._key(name)) as stream:
             if stream.metadata() != before:
                 raise OSError(errno.EAGAIN, "it was replaced while it was read")
@@ -347,10 +350,13 @@ class Storage:
         while True:
             try:
                 return work()
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if not self.is_local and doing in ("listed", "written") and _GOOGLE_NOT_FOUND in str(error):
+                    # Google's way to say it of a bucket: of a file neither of these asks for one
+                    raise self._error(doing, name, OSError(str(error)), 0.0) from None
                 raise
             except OSError as error:
-                if "AWS Error NO_SUCH_KEY" in str(error):
+                if error.errno is None and _NO_SUCH_FILE.search(str(error)):
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._where(name)) from None
                 tried_s = time.monotonic() - started
                 if not self._may_pass(error) or tried_s + pause_s > patience_s:
@@ -412,9 +418,14 @@ _CREDENTIALS = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role (for gs:// GOOGLE_APPLICATION_CREDENTIALS), "
     "on all nodes"
 )
+_GOOGLE_NOT_FOUND = "google::cloud::Status(NOT_FOUND"
+_NO_SUCH_FILE = re.compile(r"AWS Error NO_SUCH_KEY|^No such file or directory '|^Cannot use file '.*' as a directory")
+"""Of a file or folder; but for these Arrow raises a FileNotFoundError."""
 _LASTING = (
     _Problem(
-        re.compile(r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist|Bucket '.*' not found"),
+        re.compile(
+            rf"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist|Bucket '.*' not found|{re.escape(_GOOGLE_NOT_FOUND)}"
+        ),
         "there is no such bucket",
         "Create it, or name another with --out.",
     ),

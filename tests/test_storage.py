@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
 import random
 import resource
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,11 +36,41 @@ LARGE = os.urandom(2**20) * 25
 """More than two of an S3 upload's parts."""
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(scope="module")
+def google() -> Iterator[str]:
+    """The options of a URI that lead to a server that answers as Google's; it has the bucket `bucket`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "gcp_storage_emulator",
+        "start",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--in-memory",
+    ]
+    server = subprocess.Popen([*command, "--default-bucket=bucket", "--quiet"], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.1)
+        yield f"endpoint_override=127.0.0.1:{port}&scheme=http"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(params=["local", "s3", "gs"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """An empty store of each kind."""
     if request.param == "local":
         return Storage(tmp_path / "store")
+    if request.param == "gs":
+        return Storage(f"gs://anonymous@bucket/{secrets.token_hex(8)}/a b?{request.getfixturevalue('google')}")
     server: S3Server = request.getfixturevalue("s3_server")
     return Storage(server.uri("results/a b"))
 
@@ -612,3 +645,10 @@ store.write("parent", b"1")
 """
     subprocess.run([sys.executable, "-c", code, s3.uri], check=True, timeout=60)
     assert set(s3.entries("")) == {"child", "parent"}
+
+
+def test_a_google_bucket_that_is_not_there_is_told(google: str) -> None:
+    nowhere = Storage(f"gs://anonymous@nowhere/results?{google}")
+    for attempt in (lambda: nowhere.prepare(["a"]), lambda: nowhere.write("a/x", b""), lambda: nowhere.entries("a")):
+        with pytest.raises(StorageError, match="there is no such bucket"):
+            attempt()
