@@ -465,11 +465,14 @@ def everything(store: Storage, source: Path) -> None:
         Fault("503", rate=0.3, seed=2),
         Fault("reset", rate=0.3, seed=3),
         Fault("cut", rate=0.3, seed=4),
-        Fault("slow", rate=0.1, seed=5, delay_s=0.1),
+        Fault("slow", rate=0.1, seed=5, delay_s=2.0),
     ],
     ids=lambda fault: fault.kind,
 )
-def test_passing_errors_are_tried_again(s3: Storage, s3_server: S3Server, fault: Fault, tmp_path: Path) -> None:
+def test_passing_errors_are_tried_again(
+    s3: Storage, s3_server: S3Server, fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "_REQUEST_TIMEOUT_S", 0.5)  # which a slow answer exceeds
     source = tmp_path / "source"
     source.write_bytes(LARGE[: 11 * 2**20] if fault.kind == "500" else LARGE[: 2**20])
     with s3_server.failing(fault):
