@@ -6,7 +6,9 @@ The page is whole in itself: images are inlined, styles too, and nothing is fetc
 from __future__ import annotations
 
 import base64
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ from analysis.findings import Finding, about_the_runs, summarize
 from analysis.load import Results, load
 from analysis.measurements import Measurements, measure
 from analysis.style import DPI, FigureFile
+
+_STALE_S = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +56,23 @@ def write_report(
     results = load(Path(results_dir))
     out = Path(out_dir) if out_dir is not None else results.directory / "report"
     out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob(".making-*"):  # by a process that was killed
+        if time.time() - left.stat().st_mtime > _STALE_S:
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".making-") as name:
         made = Path(name)
         page = _make(results, made)
         files = [path for path in sorted(made.rglob("*")) if path.is_file() and path != page]
-        for path in (*files, page):
-            place = path.relative_to(made)
-            copy(place.as_posix(), path)
+        places = [path.relative_to(made) for path in (*files, page)]
+        for place in places:
             (out / place).parent.mkdir(parents=True, exist_ok=True)
-            path.replace(out / place)
-    written = {path.name for path in files}
+            (made / place).replace(out / place)
+    written = {place.name for place in places}
     for stale in (out / "figures").glob("*"):  # of a report with other datasets or splits
         if is_ours(stale.name) and stale.name not in written:
             stale.unlink(missing_ok=True)
+    for place in places:
+        copy(place.as_posix(), out / place)
     return out / page.name
 
 

@@ -303,11 +303,11 @@ step("resolve", began)
 import ray
 ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
 found["rss_ray_mib"] = bench.rss_mib()
-seconds, _ = bench.run(trials[:1000], folder / "unrecorded", bench.nothing_at_all)
-found["unrecorded_ms"] = 1000 * seconds / len(trials[:1000])
 seconds, store = bench.run(trials, folder / "out", bench.nothing)
 began = time.perf_counter() - seconds
 step("run", began)
+seconds, _ = bench.run(trials[:1000], folder / "unrecorded", bench.nothing_at_all)
+found["unrecorded_ms"] = 1000 * seconds / len(trials[:1000])
 @ray.remote
 def bare(number): return number
 ray.get([bare.remote(i) for i in range(100)])
@@ -366,18 +366,18 @@ def main() -> int:
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="sweeper-bench-") as name:
         folder = Path(name)
-        parts: dict[str, Callable[[], Any]] = {
-            "starts": lambda: starts(folder),
-            "workers": lambda: slots_and_workers(folder, trial_s, 3 if arguments.quick else 8),
-            "launch": lambda: whole_launch(folder, trial_s, 3 if arguments.quick else 16),
-            "devices": lambda: devices(folder, min(trial_s, 10.0)),
-            "scale": lambda: scale(folder, [count for count in (1000, 10_000, 100_000) if count <= most]),
+        parts: dict[str, Callable[[Path], Any]] = {
+            "starts": lambda place: starts(place),
+            "workers": lambda place: slots_and_workers(place, trial_s, 3 if arguments.quick else 8),
+            "launch": lambda place: whole_launch(place, trial_s, 3 if arguments.quick else 16),
+            "devices": lambda place: devices(place, min(trial_s, 10.0)),
+            "scale": lambda place: scale(place, [count for count in (1000, 10_000, 100_000) if count <= most]),
         }
         for part, measure in parts.items():
             if arguments.only in (None, part):
                 place = folder / part
                 place.mkdir()
-                result[part] = measure()
+                result[part] = measure(place)
     print(json.dumps(result))
     measured = [*result.get("workers", {}).get("workers", {}).values(), *filter(None, [result.get("devices")])]
     idle = not arguments.quick and any(each["busy"] < LEAST_BUSY for each in measured)

@@ -15,13 +15,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -209,7 +209,7 @@ def launch(
     """Run a sweep: train every target, attack it, record it, report on it.
 
     What is recorded already is not done again: the same command finishes what is missing, and adding an attack to the
-    file trains nothing anew. Exit code 0: all finished; 1: some failed or are left; 2: wrong input.
+    file trains nothing anew. Exit code 0: all finished; 1: some failed or are left, or there is no report; 2: wrong input.
     """
     if local or address == "local":
         address = None
@@ -229,7 +229,7 @@ def launch(
     store = Store(out_dir or f"results/{loaded.name}")
     statuses = store.statuses(trials)
     pending = [trial for trial in trials if not statuses[trial.target_id].done]
-    out.print(
+    _tell(
         f"[bold]{loaded.name}[/bold]: {len(trials)} trials, {len(trials) - len(pending)} done, {len(pending)} to run; "
         f"results in {escape(store.location)}",
         highlight=False,
@@ -287,6 +287,8 @@ def launch(
                 break
             # What the damaged files held is missing now
             pending = [trial for trial in trials if not statuses[trial.target_id].done]
+            if not pending:
+                break
     _print_failed(failed)
     _conclude(trials, statuses, gathered, store)
 
@@ -570,6 +572,16 @@ def doctor(data: DataDir = Path("data")) -> None:
 # Helpers of the commands
 
 
+def _tell(*what: RenderableType, **how: Any) -> None:
+    """Print; where a full disk has no room for it, it is lost, and ends no sweep."""
+    try:
+        out.print(*what, **how)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        out._buffer.clear()
+
+
 def _working(what: str) -> contextlib.AbstractContextManager[object]:
     """A spinner with `what` for as long as it takes, where somebody looks at a screen."""
     return err.status(what) if err.is_terminal else contextlib.nullcontext()
@@ -632,6 +644,10 @@ def _check_trackers(tensorboard: Path | None, mlflow: str | None) -> None:
     for asked, package, option in ((tensorboard, "tensorboardX", "--tensorboard"), (mlflow, "mlflow", "--mlflow")):
         if asked is not None and find_spec(package) is None:
             raise UserError(f"{option} needs the package {package}, which is not installed: pip install {package}.")
+    try:
+        urlsplit(mlflow or "")
+    except ValueError as error:
+        raise UserError(f"--mlflow: the tracking URI cannot be parsed: {sentence(error)}") from None
 
 
 def _copy_folder(name: str) -> Path:
@@ -696,14 +712,21 @@ class _Runner:
             from sweeper import cluster
             from sweeper.launches import Launch
             from sweeper.trial import NO_CHECKPOINTS
-            from sweeper.worker import Settings
+            from sweeper.worker import Settings, check_gpus
 
             if self._launch is None:
                 self._launch = self._stack.enter_context(Launch(self._store.storage))
                 self._stack.enter_context(cluster.connect(options.address, options.verbose))
                 _take_sigterm_as_interrupt()  # again, for Ray takes it
                 self._stack.callback(cluster.clear_staged, self._launch.id, is_cluster=options.address is not None)
-            resources = cluster.resolve(options.resources, pending, _warn)
+            asked = options.resources
+            if options.address is None and not asked.gpus:
+                try:
+                    check_gpus()
+                except OSError as error:
+                    _warn(f"{error} Now they do.")
+                    asked = replace(asked, gpus={None: 0.0})
+            resources = cluster.resolve(asked, pending, _warn)
         settings = Settings(
             launch_id=self._launch.id,
             store=self._store.storage.uri,
@@ -721,7 +744,7 @@ class _Runner:
                 warn=_warn,
             )
         for other in self._launch.others:
-            out.print(f"Also at work on these results: {escape(other.name)}; trials are shared.", highlight=False)
+            _tell(f"Also at work on these results: {escape(other.name)}; trials are shared.", highlight=False)
         from sweeper.display import STOPPING, SweepDisplay
 
         by_id = {trial.target_id: trial for trial in pending}
@@ -737,8 +760,7 @@ class _Runner:
             if event.kind == "failed" and line is not None:
                 failed.append(f"{event.target_id} {by_id[event.target_id].title}: {event.what}")
             if line is not None and live is None:
-                with contextlib.suppress(OSError):  # a full disk that only the log lies on ends no sweep
-                    out.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
+                _tell(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
 
         with live or contextlib.nullcontext():
             ended = cluster.run_trials(
@@ -755,7 +777,7 @@ class _Runner:
                 verbose=options.verbose,
             )
         elsewhere = f", {display.elsewhere} by others" if display.elsewhere else ""
-        out.print(f"{display.finished} finished, {display.failed} failed{elsewhere}", highlight=False)
+        _tell(f"{display.finished} finished, {display.failed} failed{elsewhere}", highlight=False)
         if ended.stopped is not None:
             err.print(Text.assemble(("Stopped: ", "bold red"), ended.stopped), soft_wrap=True, highlight=False)
         return failed, ended.is_over
@@ -770,7 +792,7 @@ def _conclude(trials: Sequence[Trial], statuses: Mapping[str, Status], gathered:
     words = Counter(statuses[trial.target_id].word for trial in trials)
     left = words["to do"] + words["partial"]
     _print_left_out(gathered.left_out, store)
-    is_whole = words["done"] == len(trials)
+    is_whole = words["done"] == len(trials) and not gathered.damaged
     if left < len(trials):
         try:
             _report(gathered.folder, None, store)
@@ -805,9 +827,9 @@ def _report(results: Path, to: Path | None, store: Store) -> None:
         raise UserError(
             f"The report cannot be written: {reason_of(error)}. Name another folder with `sweeper report --to`."
         ) from None
-    out.print(Text.assemble("Report: ", (str(path.absolute()), "bold")), soft_wrap=True)
+    _tell(Text.assemble("Report: ", (str(path.absolute()), "bold")), soft_wrap=True)
     if not store.storage.is_local:
-        out.print(f"Copied to {store.location}/report", highlight=False, soft_wrap=True)
+        _tell(f"Copied to {store.location}/report", highlight=False, soft_wrap=True)
 
 
 def _print_failed(lines: Sequence[str]) -> None:
@@ -817,7 +839,7 @@ def _print_failed(lines: Sequence[str]) -> None:
 
 def _print_left_out(count: int, store: Store) -> None:
     if count:
-        out.print(
+        _tell(
             f"{count} recorded targets of other versions of this sweep are kept in {escape(store.location)}, but not gathered.",
             style="dim",
         )

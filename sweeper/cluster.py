@@ -70,7 +70,8 @@ _LOT = 500
 """Trials that travel to workers as one object."""
 _STORE_FAILURES = 3
 """So many attempts in a row that could not write their results stop the launch, if it cannot write there either."""
-_PAUSE_AFTER_STORE_FAILURE_S = 10.0
+_PAUSE_AFTER_STORE_FAILURE_S, _LONGEST_PAUSE_S = 10.0, 600.0
+"""A worker waits so long after an attempt that could record nothing, twice as long after the next."""
 _LOST_BEFORE_ANY_WORK = 20
 """So many workers more than twice those at work, lost in a row with no sign of work between them, stop the launch too."""
 _NODE_TIMEOUT_S = 600.0
@@ -596,8 +597,10 @@ def _trainable(
 ) -> Callable[[dict[str, Any]], None]:
     """What a worker does for each trial. It travels by value, and must refer to nothing that imports PyTorch."""
     lots = [ray.put(pack(trials[start : start + _LOT], staged_name)) for start in range(0, len(trials), _LOT)]
-    lot_size, report_every_s, pause_s = _LOT, REPORT_EVERY_S, _PAUSE_AFTER_STORE_FAILURE_S
+    lot_size, report_every_s = _LOT, REPORT_EVERY_S
+    pause_s, longest_pause_s = _PAUSE_AFTER_STORE_FAILURE_S, _LONGEST_PAUSE_S
     received: dict[int, list[Parcel]] = {}
+    failures_in_a_row = 0
 
     def train_and_attack(config: dict[str, Any]) -> None:
         number, position = divmod(config["position"], lot_size)
@@ -605,6 +608,7 @@ def _trainable(
             received.clear()
             received[number] = ray.get(lots[number])
         parcel = received[number][position]
+        nonlocal failures_in_a_row
         last_report = 0.0
         measured: dict[str, float] = {}
 
@@ -624,8 +628,10 @@ def _trainable(
             outcome = attempt(parcel, settings, cpus=config["cpus"], gpus=config["gpus"], on_progress=report)
         else:
             outcome = Outcome(target_id=parcel.target_id, cause="store", error=problem)
-        if outcome.cause == "store":
-            time.sleep(pause_s)  # lest a node that cannot write has taken all trials before others took any
+        failures_in_a_row = failures_in_a_row + 1 if outcome.cause == "store" else 0
+        if failures_in_a_row:
+            # lest a node that cannot write has taken all trials before others took any
+            time.sleep(min(longest_pause_s, pause_s * 2 ** (failures_in_a_row - 1)))
         tune.report(
             {
                 "ended": True,
@@ -715,6 +721,7 @@ class _Forgetful(FIFOScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         its = tune_controller._tune_controller
         ended = {each for each in its._stopped_trials | its._failed_trials if each not in its._trial_to_actor}
+        ended -= set(its._trials[-1:])  # with none left it would read back its own snapshot in the end
         if ended:
             its._trials[:] = [each for each in its._trials if each not in ended]
             for trials in (its._stopped_trials, its._failed_trials, its._live_trials, its._trials_to_cache):

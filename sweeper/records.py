@@ -63,6 +63,8 @@ PARAMETERS = "parameters"
 _ID = re.compile(r"[0-9a-f]{16}")
 _KEY = re.compile(r"[0-9a-f]{16}(\.[0-9a-f]{16})?(\.failed)?")
 _STALE_S = 86400.0
+_BITS = 8
+"""Rows that a byte of a part can hold at most, for all that compression does."""
 
 
 class DamagedError(Exception):
@@ -190,7 +192,7 @@ class Store:
                     last_failure[target_id] = max(entry.modified, last_failure.get(target_id, entry.modified))
         begun = self.storage.entries(attempts.FOLDER) if failed else {}
         started = {each: begun[f"{each}.json"].modified for each in failed if f"{each}.json" in begun}
-        return {each for each, when in started.items() if each in last_failure and when > last_failure[each]}
+        return {each for each, when in started.items() if each in last_failure and when >= last_failure[each]}
 
     def has_target(self, target_id: str) -> bool:
         """Whether the target is on record as finished."""
@@ -216,6 +218,8 @@ class Store:
             metadata = schema.metadata or {}
             if metadata.get(b"sweeper_table") != table.encode():
                 raise ValueError(f"it is no part of the table '{table}'")
+            if file.metadata.num_rows > _BITS * len(content):
+                raise ValueError("it claims more rows than it could hold")
             if schema.equals(SCHEMAS[table]):  # several times as fast
                 rows = pa.table(file.read(use_threads=False).columns, schema=SCHEMAS[table])
             elif metadata.get(b"schema_version") != str(SCHEMA_VERSION).encode():
@@ -227,7 +231,9 @@ class Store:
                 if expected and rows.column(column).unique().to_pylist() != [expected]:
                     raise ValueError(f"it has no rows, or rows of another {column}")
         except pa.ArrowMemoryError:
-            raise  # the file may be good
+            raise StorageError(
+                f"{name} in {self.location} cannot be read: there is not enough memory for it."
+            ) from None
         # Arrow has all of these for bytes that were a Parquet file
         except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
             raise self._set_aside(name, error) from None

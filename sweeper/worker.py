@@ -213,8 +213,11 @@ def _run(task: _Task, send: Send) -> Outcome:
         send(progress)
 
     trial = task.parcel.open()
-    if task.gpus and _GPU_DEVICE.exists() and not torch.cuda.is_available():
-        return Outcome(target_id=trial.target_id, cause="store", error=_unusable_gpus())  # elsewhere it may do
+    if task.gpus:
+        try:
+            check_gpus()
+        except OSError as error:  # elsewhere it may do
+            return Outcome(target_id=trial.target_id, cause="store", error=str(error))
     torch.set_num_threads(max(1, int(task.cpus)))
     device = torch.device("cuda" if task.gpus and torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
@@ -248,20 +251,17 @@ def check_gpus() -> None:
     Raises:
         OSError: it cannot.
     """
-    if not _GPU_DEVICE.exists():
+    torch = sys.modules.get("torch")
+    if not _GPU_DEVICE.exists() or (torch is not None and torch.cuda.is_available()):
         return
     # In a process of its own, for Ray hides the GPUs from one that asked for none.
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
     if subprocess.run(command, env=environment, capture_output=True, check=False).stdout.strip() == b"False":
-        raise OSError(_unusable_gpus())
-
-
-def _unusable_gpus() -> str:
-    return (
-        f"PyTorch cannot use the GPUs of {socket.gethostname()}: see `nvidia-smi` there, and whether the driver is recent enough for "
-        "PyTorch's CUDA, which `sweeper doctor` tells. --gpus-per-trial 0 trains on CPUs."
-    )
+        raise OSError(
+            f"PyTorch cannot use the GPUs of {socket.gethostname()}: see `nvidia-smi` there, and whether the driver is recent "
+            "enough for PyTorch's CUDA, which `sweeper doctor` tells. With --gpus-per-trial 0 trials run on CPUs."
+        )
 
 
 def _gpu_memory_peak(device: torch.device) -> float | None:

@@ -16,10 +16,11 @@ import pytest
 from analysis_fixture import DEFENSES, LAYERS, Rows, area, fail_trial, make_rows, write_tables
 from scipy import stats
 
+from analysis import report as report_module
 from analysis import style, table_output, tables
 from analysis.claims import judge
 from analysis.figure_roc import true_positive_rate
-from analysis.load import ResultsError, Scores, load, read_scores
+from analysis.load import Results, ResultsError, Scores, load, read_scores
 from analysis.measurements import Measurements, measure
 from analysis.naming import file_name, latex, scientific
 from analysis.report import write_report
@@ -345,7 +346,9 @@ def test_what_is_missing_is_said_and_breaks_nothing(tmp_path: Path, change: str,
     assert not re.search(r">\s*(nan|None|NaT|inf)\b", page)
 
 
-def test_a_report_takes_its_place_when_it_is_whole_and_nothing_else_is_copied(tmp_path: Path) -> None:
+def test_a_report_takes_its_place_when_it_is_whole_and_nothing_else_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = write_tables(tmp_path / "results", make_rows(seeds=(0,), n=5))
     out = tmp_path / "mine"
     (out / "figures").mkdir(parents=True)
@@ -353,15 +356,18 @@ def test_a_report_takes_its_place_when_it_is_whole_and_nothing_else_is_copied(tm
     (out / "report.html").write_text("an older report")
     (out / "figures" / "pareto_gone.png").write_text("of a dataset that is no more")
     (out / "figures" / "mine.png").write_text("not a part of it")
+    make = report_module._make
+
+    def make_twice(results: Results, folder: Path) -> Path:
+        page = make(results, folder)
+        assert (out / "report.html").read_text() == "an older report", "until the new one is made"
+        monkeypatch.setattr(report_module, "_make", make)
+        write_report(directory, out)  # another process does the same meanwhile
+        return page
+
+    monkeypatch.setattr(report_module, "_make", make_twice)
     copied: dict[str, bytes] = {}
-
-    def copy(name: str, path: Path) -> None:
-        if not copied:
-            assert (out / "report.html").read_text() == "an older report", "until the new one is made"
-            write_report(directory, out)  # another process does the same meanwhile
-        copied[name] = path.read_bytes()
-
-    page = write_report(directory, out, copy)
+    page = write_report(directory, out, lambda name, path: copied.update({name: path.read_bytes()}))
     written = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert set(written) - set(copied) == {"secret.txt", "figures/mine.png"}
     assert {name: written[name] for name in copied} == copied

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +21,10 @@ from typer.testing import CliRunner
 
 from sweeper import cli
 from sweeper.cli import app
+from sweeper.errors import UserError
 from sweeper.records import Store
 from sweeper.spec import Trial, expand, load_sweep
-from sweeper.storage import StorageError
+from sweeper.storage import Storage, StorageError
 from sweeper.trial import run_trial
 
 __all__ = ["start_s3_server"]  # a fixture
@@ -396,3 +399,55 @@ def test_results_that_cannot_be_written_are_reported_on_as_last_gathered(
     assert result.exit_code == 0, result.output
     assert "as they were last gathered" in result.stderr
     assert (tmp_path / "mine" / "report.html").exists()
+
+
+def test_damage_that_cannot_be_set_aside_is_no_success(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stuck(self: Any, name: str, to: str) -> None:
+        raise StorageError("Permission denied.")
+
+    part = min((here.store.storage.root / "parts" / "history").iterdir())
+    part.write_bytes(part.read_bytes()[:-9])
+    monkeypatch.setattr(Storage, "move", stuck)
+    result = sweeper(*here.command)
+    assert result.exit_code == 1
+    assert result.stderr.count("is damaged and cannot be set aside") == 1
+    assert not here.ran
+
+
+def test_a_full_disk_under_what_is_printed_ends_no_launch(here: Any, tiny: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "sweeper.cli", *map(str, here.command)]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_tracking_uri_that_is_none_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", ModuleType("mlflow"))
+    sys.modules["mlflow"].__spec__ = ModuleSpec("mlflow", None)
+    result = sweeper("launch", tiny, "--mlflow", "http://[host")
+    assert result.exit_code == 2
+    assert "--mlflow: the tracking URI cannot be parsed" in result.stderr
+
+
+def test_gpus_that_cannot_be_used_and_were_not_asked_for_are_left_alone(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sweeper import cluster, worker
+
+    def unusable() -> None:
+        raise OSError("PyTorch cannot use the GPUs of this. With --gpus-per-trial 0 trials run on CPUs.")
+
+    asked: list[Any] = []
+
+    def resolve(resources: Any, trials: Any, warn: Any) -> None:
+        asked.append(resources.gpus)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(worker, "check_gpus", unusable)
+    monkeypatch.setattr(cluster, "connect", lambda address, verbose: contextlib.nullcontext())
+    monkeypatch.setattr(cluster, "resolve", resolve)
+    result = sweeper("launch", tiny, "--out", tmp_path / "out")
+    assert "trials run on CPUs. Now they do." in result.stderr
+    sweeper("launch", tiny, "--out", tmp_path / "out", "--gpus-per-trial", "1")
+    assert asked == [{None: 0.0}, {None: 1.0}]

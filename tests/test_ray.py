@@ -100,7 +100,17 @@ def needing(gpu_memory: float, notes: Path) -> Any:
     return attempt
 
 
-def test_gpu_shares_are_packed_and_impossible_requests_are_refused(tiny: Path, tmp_path: Path) -> None:
+def test_gpu_shares_are_packed_and_impossible_requests_are_refused(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose, kept = cluster._Forgetful.choose_trial_to_run, []
+
+    def watch(self: Any, controller: Any) -> Any:
+        chosen = choose(self, controller)
+        kept.append(len(controller.get_trials()))
+        return chosen
+
+    monkeypatch.setattr(cluster._Forgetful, "choose_trial_to_run", watch)
     # Work enough that the second process, which may start seconds after the first, still finds some
     trials = expand(load_sweep(str(tiny), ["attacks=[]", "seeds=[0, 1, 2]", "training.epochs=150"]))
     ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
@@ -132,6 +142,7 @@ def test_gpu_shares_are_packed_and_impossible_requests_are_refused(tiny: Path, t
     held = [sum(each["gpus"] for each in notes if each["begun"] <= note["begun"] < each["ended"]) for note in notes]
     assert 2 * 0.24 <= max(note for note, each in zip(held, notes, strict=True) if each["gpus"] < 1) <= 1
     assert max(held) <= 1
+    assert max(kept) <= 4 and kept[-1] <= 1, "Tune keeps the window, and nothing that has ended"
 
 
 @pytest.mark.parametrize(("how", "goes_on"), [(signal.SIGINT, True), (signal.SIGTERM, False)])

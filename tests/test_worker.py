@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,24 +103,25 @@ def test_a_log_goes_on_on_another_node(tiny: Path, tmp_path: Path, s3_server: S3
 
 
 def test_the_log_of_a_running_trial_can_be_read_in_an_object_store(
-    tiny: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_COPY_LOG_EVERY_S", 0.05)
-    trial = expand(load_sweep(str(tiny), ["attacks=[]", "training.epochs=200"]))[0]
-    store = prepared(s3_server.uri("out"), [trial])
-    read: list[str] = []
+    storage, log = Store(s3_server.uri("out")).storage, tmp_path / "log"
 
-    def look(progress: Progress) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            read.append(store.storage.read(attempts.log_name(trial.target_id)).decode())
+    def wait_for(text: str) -> None:
+        deadline = time.monotonic() + 60
+        while not (storage.exists("logs/x.log") and storage.read("logs/x.log").decode() == text):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
-    (parcel,) = pack([trial], staged_name)
-    settings = Settings(launch_id=LAUNCH, store=store.storage.uri, data_dir=Path("data"))
-    attempt_trial(parcel, settings, cpus=1, gpus=0, on_progress=look)
-    final = store.storage.read(attempts.log_name(trial.target_id)).decode()
-    assert any("epoch 3/200" in each and "epoch 200/200" not in each for each in read)
-    assert all(final.startswith(each) for each in read)
-    assert final.endswith("--- ended: finished\n")
+    log.write_text("--- attempt 1\n")
+    with worker._mirrored(log, storage, "logs/x.log"):
+        wait_for("--- attempt 1\n")
+        worker._append(log, "epoch 1\n")
+        wait_for("--- attempt 1\nepoch 1\n")
+        monkeypatch.setattr(worker, "_COPY_LOG_EVERY_S", 1e6)
+        worker._append(log, "--- ended\n")
+    assert storage.read("logs/x.log").decode() == "--- attempt 1\nepoch 1\n--- ended\n"
 
 
 @pytest.mark.parametrize("what", ["a folder", "a link"])
