@@ -6,6 +6,7 @@ The page is whole in itself: images are inlined, styles too, and nothing is fetc
 from __future__ import annotations
 
 import base64
+import contextlib
 import shutil
 import tempfile
 import time
@@ -57,8 +58,9 @@ def write_report(
     out = Path(out_dir) if out_dir is not None else results.directory / "report"
     out.mkdir(parents=True, exist_ok=True)
     for left in out.glob(".making-*"):  # by a process that was killed
-        if time.time() - left.stat().st_mtime > _STALE_S:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # of one that has ended just now
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".making-") as name:
         made = Path(name)
         page = _make(results, made)
