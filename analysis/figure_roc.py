@@ -71,8 +71,8 @@ def _curves(results: Results, measured: Measurements) -> dict[tuple[str, str], _
     frame = frame[np.array([isinstance(key, tuple) for key in frame["score_key"]], dtype=bool)]
     count = (frame["n_train"] + frame["n_non_members"]).fillna(math.inf)
     wanted = dict(zip(frame["score_key"], count, strict=True))
-    panels = list(zip(frame["setting"].astype(str), frame["dataset"].astype(str), strict=True))
-    resolution = frame["n_non_members"].groupby([frame["setting"].astype(str), frame["dataset"].astype(str)]).min()
+    panels = zip(frame["setting"], frame["dataset"], strict=True)
+    resolution = frame.groupby(["setting", "dataset"])["n_non_members"].min()
     grids = {panel: np.geomspace(1 / max(1.0, smallest), 1, _GRID_POINTS) for panel, smallest in resolution.items()}
     where = {
         key: (panel, str(defense))

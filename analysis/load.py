@@ -245,10 +245,11 @@ class Scores:
     score: npt.NDArray[np.float64]
 
 
-def read_scores(results: Results, wanted: Mapping[ScoreKey, int]) -> Iterator[tuple[ScoreKey, Scores]]:
+def read_scores(results: Results, wanted: Mapping[ScoreKey, float]) -> Iterator[tuple[ScoreKey, Scores]]:
     """The scores of each key in `wanted` that the table has, one after the other.
 
-    `wanted` gives how many scores a key has. Where they stand together, as `sweeper` writes them, few are in memory at a time.
+    `wanted` gives how many scores a key has, infinity where that is not known. Where they stand together, as `sweeper`
+    writes them, few are in memory at a time.
     """
     if not wanted:
         return

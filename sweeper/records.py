@@ -329,7 +329,10 @@ class Store:
             "expected": sweep.expected,
             "targets": {trial.target_id: recorded_attacks(trial) for trial in trials},
             "kept": {
-                each: table for trial in trials for each in recorded_attacks(trial) if (table := _kept(trial, each))
+                each: table
+                for trial in {trial.attacks: trial for trial in trials}.values()
+                for each in recorded_attacks(trial)
+                if (table := _kept(trial, each))
             },
         }
         self.storage.write("sweep.json", json.dumps(content).encode())
