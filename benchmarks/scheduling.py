@@ -202,14 +202,26 @@ def whole_launch(folder: Path, trial_s: float, trials_per_worker: int) -> dict[s
     sweep = sweep_file(folder, 2 * trials_per_worker, epochs_for(trial_s, folder))
     command = [sys.executable, "-m", "sweeper.cli", "launch", str(sweep), "--out", str(folder / "launch"), "--local"]
     command += ["--cpus-per-trial", "1", "--max-concurrent", "2"]
-    started = time.perf_counter()
+    started = time.time()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
-    seconds = time.perf_counter() - started
+    ended = time.time()
     rows = pq.read_table(folder / "launch" / "trials.parquet").to_pylist()
-    own = sum(row["load_time_s"] + row["first_step_time_s"] + row["train_time_s"] for row in rows)
-    found = {"trials": len(rows), "trial_s": own / len(rows), "overhead": 2 * seconds / own - 1}
+    owns = [row["load_time_s"] + row["first_step_time_s"] + row["train_time_s"] for row in rows]
+    begins = [row["started_at"].timestamp() for row in rows]
+    ends = sorted(begin + own for begin, own in zip(begins, owns, strict=True))
+    own = sum(owns)
+    found = {
+        "trials": len(rows),
+        "trial_s": own / len(rows),
+        "overhead": 2 * (ended - started) / own - 1,
+        "before_the_first": 2 * (min(begins) - started) / own,
+        "one_worker_idle": (ends[-1] - ends[-2]) / own,
+        "after_the_last": 2 * (ended - ends[-1]) / own,
+    }
     log(
-        f"sweeper launch: {len(rows)} trials of {found['trial_s']:.1f} s on 2 workers, {found['overhead']:.1%} above their own time"
+        f"sweeper launch: {len(rows)} trials of {found['trial_s']:.1f} s on 2 workers, {found['overhead']:.1%} above their own "
+        f"time: {found['before_the_first']:.1%} before the first trial, {found['after_the_last']:.1%} after the last, "
+        f"{found['one_worker_idle']:.1%} one worker idle while the other had the last, the rest between"
     )
     return found
 
