@@ -17,6 +17,8 @@ from analysis.measurements import Measurements, Setting
 from analysis.style import FigureFile, legend_below, looks, new_figure, save, say
 
 _GRID_POINTS = 160
+_UNKNOWN_RESOLUTION = 1000
+"""Non-members that are taken for there where no target says how many there were."""
 _PANELS_PER_FIGURE = 6
 
 
@@ -72,8 +74,8 @@ def _curves(results: Results, measured: Measurements) -> dict[tuple[str, str], _
     count = (frame["n_train"] + frame["n_non_members"]).fillna(math.inf)
     wanted = dict(zip(frame["score_key"], count, strict=True))
     panels = zip(frame["setting"], frame["dataset"], strict=True)
-    resolution = frame.groupby(["setting", "dataset"])["n_non_members"].min()
-    grids = {panel: np.geomspace(1 / max(1.0, smallest), 1, _GRID_POINTS) for panel, smallest in resolution.items()}
+    resolution = frame.groupby(["setting", "dataset"])["n_non_members"].min().fillna(_UNKNOWN_RESOLUTION)
+    grids = {panel: np.geomspace(1 / max(2.0, smallest), 1, _GRID_POINTS) for panel, smallest in resolution.items()}
     where = {
         key: (panel, str(defense))
         for key, panel, defense in zip(frame["score_key"], panels, frame["defense"], strict=True)

@@ -16,10 +16,9 @@ import pytest
 from analysis_fixture import DEFENSES, LAYERS, Rows, area, fail_trial, make_rows, write_tables
 from scipy import stats
 
+from analysis import figure_roc, style, table_output, tables
 from analysis import report as report_module
-from analysis import style, table_output, tables
 from analysis.claims import judge
-from analysis.figure_roc import true_positive_rate
 from analysis.load import Results, ResultsError, Scores, load, read_scores
 from analysis.measurements import Measurements, measure
 from analysis.naming import file_name, latex, scientific
@@ -232,7 +231,7 @@ def test_roc_is_the_largest_tpr_at_most_at_each_fpr() -> None:
     member = rng.random(80) < 0.5
     score = np.round(rng.standard_normal(80) + member, 1)  # rounded, so that ties happen
     grid = np.linspace(0.02, 1, 30)
-    found = true_positive_rate(Scores(is_member=member, score=score), grid)
+    found = figure_roc.true_positive_rate(Scores(is_member=member, score=score), grid)
     thresholds = [*np.unique(score), np.inf]
     rates = [((score[member] >= t).mean(), (score[~member] >= t).mean()) for t in thresholds]
     expected = [max(tpr for tpr, fpr in rates if fpr <= limit + 1e-12) for limit in grid]
@@ -250,6 +249,22 @@ def test_the_scores_of_the_selected_candidate_give_its_auc(tmp_path: Path) -> No
         known = scores[row.score_key]
         expected = area(known.score[known.is_member], known.score[~known.is_member])
         assert row.paper_protocol_auc == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n_non_members", [None, 1])
+def test_roc_curves_are_drawn_where_non_members_are_uncounted_or_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_non_members: int | None
+) -> None:
+    rows = make_rows(seeds=(0,), datasets=("mnist",))
+    for row in rows["trials"]:
+        row["n_non_members"] = n_non_members
+    results = load(write_tables(tmp_path, rows))
+    drawn = []
+    monkeypatch.setattr(figure_roc, "save", lambda figure, directory, name: drawn.append(figure.axes[0]))
+    figure_roc.roc_curves(results, measure(results), tmp_path)
+    curves = drawn[0].lines[1:]  # after that of guessing
+    assert len(curves) == len(DEFENSES)
+    assert all(np.ptp(curve.get_xdata()) > 0 for curve in curves)
 
 
 # --- the report -------------------------------------------------------------------------------
