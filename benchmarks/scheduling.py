@@ -241,7 +241,7 @@ def starts(folder: Path) -> dict[str, Any]:
     child()  # starts the fork server
     forked = sorted(seconds(child) for _ in range(20))[10]
     command = [sys.executable, "-c", "import sweeper.preloaded"]
-    fresh = sorted(seconds(lambda: subprocess.run(command, check=True)) for _ in range(5))[2]
+    fresh = sorted(seconds(lambda: subprocess.run(command, check=True, stderr=subprocess.DEVNULL)) for _ in range(5))[2]
     log(
         f"a trial's process begins {fresh / forked:.0f} times as soon as a new interpreter ({forked:.2f} s, {fresh:.1f} s)"
     )
