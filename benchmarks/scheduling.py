@@ -381,7 +381,7 @@ def main() -> int:
         parts: dict[str, Callable[[Path], Any]] = {
             "starts": lambda place: starts(place),
             "workers": lambda place: slots_and_workers(place, trial_s, 3 if arguments.quick else 8),
-            "launch": lambda place: whole_launch(place, trial_s, 3 if arguments.quick else 16),
+            "launch": lambda place: whole_launch(place, trial_s, 3 if arguments.quick else 32),
             "devices": lambda place: devices(place, min(trial_s, 10.0)),
             "scale": lambda place: scale(place, [count for count in (1000, 10_000, 100_000) if count <= most]),
         }
