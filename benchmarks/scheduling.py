@@ -191,8 +191,39 @@ def slots_and_workers(folder: Path, trial_s: float, trials_per_worker: int) -> d
             f"overhead above the trials' own time {found[workers]['overhead']:.1%}"
         )
     speedup = walls[1] / walls[2]
-    log(f"1 -> 2 workers: {speedup:.2f} times as fast")
-    return {"speedup": speedup, "workers": found}
+    possible = two_bare_processes(folder, epochs)
+    log(
+        f"1 -> 2 workers: {speedup:.2f} times as fast; two processes without Ray are {possible:.2f} times as fast as one"
+    )
+    return {"speedup": speedup, "two_bare_processes": possible, "workers": found}
+
+
+def two_bare_processes(folder: Path, epochs: int) -> float:
+    """How many times as fast two trainings at once are as one after the other, in processes of their own without Ray.
+
+    That is what the machine allows: its cores share their memory, and the host's with others.
+    """
+    import pyarrow.parquet as pq
+
+    from sweeper.allocator import ALLOCATOR_ENVIRONMENT
+    from sweeper.spec import expand, load_sweep
+
+    sweep, out = sweep_file(folder, 4, epochs), folder / "bare"
+    ids = [trial.target_id for trial in expand(load_sweep(str(sweep)))]
+
+    def seconds(together: Sequence[str]) -> float:
+        command = [sys.executable, "-m", "sweeper.cli", "trial", str(sweep)]
+        environment = os.environ | ALLOCATOR_ENVIRONMENT
+        running = [
+            subprocess.Popen([*command, each, "--out", str(out)], env=environment, stdout=subprocess.DEVNULL)
+            for each in together
+        ]
+        assert [each.wait() for each in running] == [0] * len(running)
+        parts = [pq.read_table(out / "parts" / "trials" / f"{each}.parquet") for each in together]
+        return max(part["train_time_s"][0].as_py() for part in parts)
+
+    before, both, after = seconds(ids[:1]), seconds(ids[1:3]), seconds(ids[3:])
+    return (before + after) / both
 
 
 def whole_launch(folder: Path, trial_s: float, trials_per_worker: int) -> dict[str, Any]:
