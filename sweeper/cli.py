@@ -829,7 +829,7 @@ def _report(results: Path, to: Path | None, store: Store) -> None:
         ) from None
     _tell(Text.assemble("Report: ", (str(path.absolute()), "bold")), soft_wrap=True)
     if not store.storage.is_local:
-        _tell(f"Copied to {store.location}/report", highlight=False, soft_wrap=True)
+        _tell(f"Copied to report/ in {store.location}", highlight=False, soft_wrap=True)
 
 
 def _print_failed(lines: Sequence[str]) -> None:
