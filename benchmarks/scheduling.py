@@ -239,7 +239,7 @@ def whole_launch(folder: Path, trial_s: float, trials_per_worker: int) -> dict[s
     rows = pq.read_table(folder / "launch" / "trials.parquet").to_pylist()
     owns = [row["load_time_s"] + row["first_step_time_s"] + row["train_time_s"] for row in rows]
     begins = [row["started_at"].timestamp() for row in rows]
-    ends = sorted(begin + own for begin, own in zip(begins, owns, strict=True))
+    ends = sorted(map(sum, zip(begins, owns, strict=True)))
     own = sum(owns)
     found = {
         "trials": len(rows),
@@ -410,7 +410,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sweeper-bench-") as name:
         folder = Path(name)
         parts: dict[str, Callable[[Path], Any]] = {
-            "starts": lambda place: starts(place),
+            "starts": starts,
             "workers": lambda place: slots_and_workers(place, trial_s, 3 if arguments.quick else 8),
             "launch": lambda place: whole_launch(place, trial_s, 3 if arguments.quick else 32),
             "devices": lambda place: devices(place, min(trial_s, 10.0)),

@@ -603,12 +603,12 @@ def _trainable(
     failures_in_a_row = 0
 
     def train_and_attack(config: dict[str, Any]) -> None:
+        nonlocal failures_in_a_row
         number, position = divmod(config["position"], lot_size)
         if number not in received:  # one lot is kept, for the next trial is mostly of the same
             received.clear()
             received[number] = ray.get(lots[number])
         parcel = received[number][position]
-        nonlocal failures_in_a_row
         last_report = 0.0
         measured: dict[str, float] = {}
 

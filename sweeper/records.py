@@ -63,8 +63,8 @@ PARAMETERS = "parameters"
 _ID = re.compile(r"[0-9a-f]{16}")
 _KEY = re.compile(r"[0-9a-f]{16}(\.[0-9a-f]{16})?(\.failed)?")
 _STALE_S = 86400.0
-_BITS = 8
-"""Rows that a byte of a part can hold at most, for all that compression does."""
+_MOST_ROWS_PER_BYTE = 8
+"""A part that claims more is damaged: rows differ by their ids or losses, so that real ones take a byte and more."""
 
 
 class DamagedError(Exception):
@@ -218,7 +218,7 @@ class Store:
             metadata = schema.metadata or {}
             if metadata.get(b"sweeper_table") != table.encode():
                 raise ValueError(f"it is no part of the table '{table}'")
-            if file.metadata.num_rows > _BITS * len(content):
+            if file.metadata.num_rows > _MOST_ROWS_PER_BYTE * len(content):
                 raise ValueError("it claims more rows than it could hold")
             if schema.equals(SCHEMAS[table]):  # several times as fast
                 rows = pa.table(file.read(use_threads=False).columns, schema=SCHEMAS[table])
