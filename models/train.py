@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from models.defenses.base import Defense, TrainingPlan
 from models.performance import Performance, Precision, Replay, check_precision, forward
 from models.private.accounting import PrivacyGuarantee
 from models.private.gradients import PrivateGradient
-from models.seeds import Stream, torch_generator, torch_seed
+from models.private.noise import uniform
+from models.seeds import Stream, seed_global_torch, torch_generator, torch_seed
 
 EVALUATION_BATCH = 1000
 
@@ -40,7 +42,9 @@ class Training:
     has it. `evaluate_every` is the number of epochs between measurements on the test set in the history; 0 makes
     none (the finished target is measured in any case). `sampling` is how batches are drawn: shuffled, each example
     once per epoch, or Poisson samples, for which `batch_size` is the expected size, and by which gradients are averaged;
-    a mechanism whose guarantee needs Poisson samples draws them in any case. `precision` is that of activations in
+    a mechanism whose guarantee needs Poisson samples draws them in any case. `paired_batches` has accounted mechanisms
+    draw batches and dropout masks from the seed alone, as all others do, so that the arms of one seed differ by their
+    mechanisms only: their guarantees then do not compose. `precision` is that of activations in
     training, private or not: bf16 is faster where the machine computes in it; weights, gradients of weights, losses and
     all measurements are fp32.
     """
@@ -51,8 +55,12 @@ class Training:
     learning_rate: float | None = None
     momentum: float = 0.0
     sampling: Literal["shuffled", "poisson"] = "shuffled"
+    paired_batches: bool = False
     evaluate_every: int = 0
     precision: Precision = "fp32"
+
+    revision: ClassVar[int] = 2
+    """Goes up when the same configuration would train another target."""
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch_size", 1), ("evaluate_every", 0)):
@@ -147,7 +155,7 @@ def build_model(
 ) -> StagedModel:
     """The architecture for a dataset, initialized from `init_seed` alone and edited by the defenses."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(init_seed)
+        seed_global_torch(init_seed)
         model = architecture.build(info)
         for defense in defenses:
             model = defense.edit_model(model)
@@ -163,6 +171,7 @@ def fit(
     members: IntArray,
     test: IntArray,
     seed: int,
+    target_id: str,
     stream_index: int = 0,
     performance: Performance | None = None,
     on_epoch: Callable[[EpochRecord, int], None] | None = None,
@@ -173,7 +182,10 @@ def fit(
     """Train one model on the examples at `members`, on the device that holds `data`.
 
     Randomness: initialization, batches, dropout and noise each have a stream of `seed`; `stream_index` is 0
-    for a target and from 1 for its shadows, which share nothing with it. `on_epoch` gets each epoch's
+    for a target and from 1 for its shadows, which share nothing with it. Noise is also of `target_id`, the target's
+    identity, and so are batches and dropout under an accounted mechanism, unless `training.paired_batches`: no two
+    private runs then share any of what their guarantees rest on. A mechanism with `secure_noise` draws all three from
+    the system's generator, and the same call gives other weights each time. `on_epoch` gets each epoch's
     record and the number of epochs. `on_checkpoint` gets a checkpoint after each epoch for which `is_checkpoint_due`
     says so; with one of them as `resume`, and all else the same, training goes on to the weights and the ε of a run that
     was never interrupted.
@@ -190,8 +202,12 @@ def fit(
         # Convolutions run faster on CPU and GPU alike when channels are innermost; the numbers differ by rounding only.
         model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(training, _parameter_groups(model, plan))
-    sampling = torch_generator(seed, Stream.SAMPLING, stream_index)
-    noise = torch_generator(seed, Stream.NOISE, stream_index, device=str(device))
+    is_own = plan.accounting is not None and not training.paired_batches
+    batches_of = target_id if is_own else ""
+    sampling = noise = None
+    if not plan.secure_noise:
+        sampling = torch_generator(seed, Stream.SAMPLING, stream_index, target_id=batches_of)
+        noise = torch_generator(seed, Stream.NOISE, stream_index, str(device), target_id)
     gradient: PlainGradient | PrivateGradient
     private: PrivateGradient | None = None
     expected = plan.batch_size if plan.sampling == "poisson" else None
@@ -209,8 +225,13 @@ def fit(
     history: list[EpochRecord] = []
     first_step_time_s = 0.0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(torch_seed(seed, Stream.DROPOUT, stream_index))
-        generators = {"sampling": sampling, "noise": noise, "dropout": torch.default_generator}
+        dropout_seed = secrets.randbits(128)
+        if not plan.secure_noise:
+            dropout_seed = torch_seed(seed, Stream.DROPOUT, stream_index, batches_of)
+        seed_global_torch(dropout_seed, device)
+        generators = {"dropout": torch.default_generator}
+        if sampling is not None and noise is not None:
+            generators |= {"sampling": sampling, "noise": noise}
         if device.type == "cuda":
             generators["dropout_cuda"] = torch.cuda.default_generators[device.index or 0]
         if resume is not None:
@@ -363,11 +384,11 @@ def _parameter_groups(model: nn.Module, plan: TrainingPlan) -> list[dict[str, ob
     return [{"params": parameters, "weight_decay": 2 * weight} for weight, parameters in groups.items()]
 
 
-def _batches(plan: TrainingPlan, members: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+def _batches(plan: TrainingPlan, members: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
     """Endless batches of positions: shuffled without replacement per epoch, or Poisson samples."""
     while True:
         if plan.sampling == "poisson":
-            yield members[torch.rand(len(members), generator=generator) < plan.sample_rate]
+            yield members[uniform(len(members), generator, members.device) < plan.sample_rate]
         else:
             yield from members[torch.randperm(len(members), generator=generator)].split(plan.batch_size)
 

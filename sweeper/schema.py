@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _KEY = ("target_id", pa.string(), "Hash of everything that makes the target; joins all tables")
 _ATTACK_KEY = ("attack_id", pa.string(), "Hash of the attack's configuration; with target_id it names one run attack")
@@ -36,12 +36,13 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "twin_id",
                 pa.string(),
-                "target_id of the same training without its mechanism: same seed, initialization, batches; not every sweep has it",
+                "target_id of the same training without its mechanism: same seed, initialization, batches; not every sweep has it. "
+                "Null without mechanism, and where an accounted one has batches of its own (paired_batches)",
             ),
             (
                 "seed",
                 pa.int64(),
-                "Seed of the trial; every random stream derives from it, so it is a secret of a released model",
+                "Seed of the trial; random streams derive from it (noise from target_id, too), so it is a secret of a released model",
             ),
             ("config", pa.string(), "Resolved configuration as canonical JSON, defaults spelled out"),
             ("status", pa.string(), "finished or failed"),
@@ -81,6 +82,24 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 "noise_multiplier",
                 pa.float64(),
                 "What is accounted: noise over max_grad_norm; of noised_quantile, sum and count together; null where nothing is",
+            ),
+            (
+                "rdp",
+                pa.list_(pa.struct([("order", pa.float64()), ("divergence", pa.float64())])),
+                "Rényi divergence of the whole training at each order (Mironov 2017). Add those of runs that share neither "
+                "noise nor batches, order by order, and convert: the ε of releasing all of them. Null without guarantee",
+            ),
+            (
+                "noise_source",
+                pa.string(),
+                "seed: noise derives from seed and target_id, no two targets share it; system: from the operating system's "
+                "cryptographic generator (secure_noise), the target cannot be repeated; null without mechanism",
+            ),
+            (
+                "paired_batches",
+                pa.bool_(),
+                "Whether accounted mechanisms drew batches and dropout masks from the seed alone: those of one seed then share "
+                "them, and no guarantee covers releasing two of them",
             ),
             ("noise_scale", pa.float64(), "Standard deviation of the mechanism's noise, in noise_unit"),
             (

@@ -24,7 +24,7 @@ import yaml
 from attacks.base import Attack
 from models.architectures.base import Architecture
 from models.datasets.base import Dataset
-from models.defenses.base import Defense, Mechanism
+from models.defenses.base import AccountedMechanism, Defense, Mechanism
 from models.defenses.none import NoDefense
 from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA
 from models.train import LEARNING_RATES, Training
@@ -93,7 +93,7 @@ class Trial:
             "split": self.split,
             "architecture": components.configuration("architecture", self.architecture),
             "defenses": [components.configuration("defense", defense) for defense in self.defenses],
-            "training": dataclasses.asdict(self.training),
+            "training": {"revision": self.training.revision, **dataclasses.asdict(self.training)},
             "seed": self.seed,
         }
 
@@ -110,10 +110,12 @@ class Trial:
     def twin_id(self) -> str | None:
         """The target id of the same trial without its private mechanisms, which says what these cost; None without any.
 
-        The twin draws its batches as this trial does: Poisson samples where a mechanism brought them along.
+        The twin draws its batches as this trial does: Poisson samples where a mechanism brought them along. An accounted
+        mechanism has batches of its own, hence no twin, unless the training asks for paired ones.
         """
         mechanisms = [defense for defense in self.defenses if isinstance(defense, Mechanism)]
-        if not mechanisms:
+        is_accounted = any(isinstance(mechanism, AccountedMechanism) for mechanism in mechanisms)
+        if not mechanisms or (is_accounted and not self.training.paired_batches):
             return None
         training = self.training
         if any(mechanism.poisson_sampling for mechanism in mechanisms):

@@ -273,6 +273,7 @@ def _train(
         members=split.members,
         test=split.test,
         seed=trial.seed,
+        target_id=trial.target_id,
         performance=performance,
         on_epoch=report,
         on_checkpoint=checkpoint,
@@ -360,6 +361,7 @@ def _attack_target(
             members=split.shadow_in,
             test=split.shadow_out,
             seed=trial.seed,
+            target_id=trial.target_id,
             stream_index=1,
             performance=performance,
         )
@@ -530,6 +532,7 @@ def _trial_row(trial: Trial, started_at: datetime.datetime, attempt: int, device
         "epochs": trial.training.epochs,
         "batch_size": trial.training.batch_size,
         "learning_rate": trial.training.learning_rate,
+        "paired_batches": trial.training.paired_batches,
         "attempts": attempt,
         "started_at": started_at,
         **provenance.code(),
@@ -565,7 +568,7 @@ def _training_columns(target: TrainedTarget, data: ImageData, split: Split) -> d
     }
     rule = target.plan.rule
     if rule is not None:
-        columns |= rule.settings()
+        columns |= rule.settings() | {"noise_source": "system" if target.plan.secure_noise else "seed"}
     accounting, guarantee = target.plan.accounting, target.guarantee
     if accounting is None or guarantee is None:
         return columns | {"no_guarantee_reason": target.plan.no_guarantee_reason}
@@ -577,6 +580,7 @@ def _training_columns(target: TrainedTarget, data: ImageData, split: Split) -> d
         "adjacency": guarantee.adjacency,
         "noise_multiplier": accounting.noise_multiplier,
         "epsilon_gdp": accounting.epsilon_gdp(target.steps),
+        "rdp": accounting.rdp(target.steps),
     }
 
 

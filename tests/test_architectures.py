@@ -76,6 +76,7 @@ def test_it_trains_every_one_of_its_parameters(name):
         members=np.arange(48),
         test=np.arange(48, 64),
         seed=3,
+        target_id="a target",
     )
     assert target.history[-1].train_loss < 0.9 * target.history[0].train_loss
     start = build_model(cheap(name), (), info, torch_seed(3, Stream.INIT)).state_dict()

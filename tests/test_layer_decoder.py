@@ -43,6 +43,7 @@ def white_box(digits):
         members=members,
         test=test,
         seed=0,
+        target_id="a target",
     )
     untrained = build_model(CNN, (), digits.info, 77).eval()
 

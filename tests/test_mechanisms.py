@@ -26,9 +26,11 @@ from models.defenses.noised_quantile import NoisedQuantileDefense
 from models.defenses.quantile_clipping import QuantileClippingDefense
 from models.performance import Performance, Replay
 from models.private.gradients import PrivateGradient
+from models.private.noise import standard_normal
 from models.private.rules import ClipThenNoise, NoisedQuantile, NoiseThenClip, QuantileClipping
 from models.train import LEARNING_RATES, PlainGradient, Training, build_model, fit, make_plan
 
+CPU = torch.device("cpu")
 MECHANISMS = {
     "clip_then_noise": ClipThenNoiseDefense(noise_scale=0.5, accountant="rdp"),
     "noise_then_clip": NoiseThenClipDefense(noise_scale=0.01),
@@ -90,7 +92,7 @@ def two_scalar_sums(gradients, std, clip, draws, seed):
     values, random = torch.from_numpy(gradients).float(), generator(seed)
     count, dimension = values.shape
     norms = values.norm(dim=1, keepdim=True).repeat(draws, 1)
-    weights, variances = rule.weigh(norms, torch.tensor([clip]), rule.draw(draws * count, dimension, random))
+    weights, variances = rule.weigh(norms, torch.tensor([clip]), rule.draw(draws * count, dimension, random, CPU))
     std_of_sum = variances.view(draws, count).sum(1).sqrt()
     noise = torch.empty(draws, dimension).normal_(generator=random)
     sums = weights.view(draws, count) @ values + std_of_sum[:, None] * noise
@@ -162,9 +164,7 @@ def test_the_literal_form_of_a_step_is_what_its_words_say(name):
     ours, _ = stepped(model, rule, seed=5)
     random, images_and_labels = generator(5), batch(12)
     samples = flat(by_hand(deepcopy(model), *images_and_labels))
-    samples = samples + torch.stack(
-        [torch.empty(samples.shape[1]).normal_(0, 0.02, generator=random) for _ in range(12)]
-    )
+    samples = samples + 0.02 * torch.stack([standard_normal([samples.shape[1]], random, CPU) for _ in range(12)])
     norms = samples.norm(dim=1, keepdim=True)
     assert (norms > 0.3).any()
     assert distance(ours, (samples * (0.3 / norms).clamp(max=1)).sum(0)) < 1e-5
@@ -214,7 +214,7 @@ def test_the_mean_along_a_gradient_has_no_bias_wherever_the_clip_norm_lies():
             for share in (0.7, 1.0, 1.01, 1.3):
                 clip = share * math.sqrt(scale**2 + dimension)
                 rule = NoiseThenClip(max_grad_norm=clip, noise_scale=1.0, noise_unit="absolute")
-                random = rule.draw(draws, dimension, generator(dimension)).double()
+                random = rule.draw(draws, dimension, generator(dimension), CPU).double()
                 radial = scale + random[:, 0]
                 norm = (radial**2 + random[:, 1]).sqrt()
                 literal = radial * (clip / norm).clamp(max=1)
@@ -236,7 +236,7 @@ def test_noise_before_clipping_leaves_no_example_more_than_the_clip_norm(form):
 
 def test_an_example_of_zero_gradient_is_noised_and_clipped_too():
     rule = NoiseThenClip(max_grad_norm=1.0, noise_scale=2.0, form="two_scalar")
-    weights, variances = rule.weigh(torch.zeros(50, 1), torch.ones(1), rule.draw(50, 5_000, generator(0)))
+    weights, variances = rule.weigh(torch.zeros(50, 1), torch.ones(1), rule.draw(50, 5_000, generator(0), CPU))
     assert torch.isfinite(weights).all()
     assert variances.mul(5_000).numpy() == pytest.approx(1.0)  # clipped to a norm of one, all of it noise
 
@@ -265,7 +265,7 @@ def test_a_training_so_clipped_ends_where_its_undefended_twin_does(optimizer, sa
     for defense in ((), (NoiseThenClipDefense(max_grad_norm=1e9, noise_scale=0.0),)):
         target = fit(
             architecture=LomurnoCnn(), defenses=(Dropout(rate=0.2), *defense), training=training, data=data,
-            members=np.arange(200), test=np.arange(200, 300), seed=3,
+            members=np.arange(200), test=np.arange(200, 300), seed=3, target_id="a target",
         )  # fmt: skip
         weights.append(torch.cat([value.flatten() for value in target.model.parameters()]))
     if optimizer == "sgd":
@@ -586,7 +586,7 @@ def test_every_optimizer_takes_every_mechanism_and_goes_on_from_a_checkpoint(nam
         return fit(
             architecture=LomurnoCnn(filters=(4, 4, 4), dense_units=8), defenses=(MECHANISMS[name],), data=data,
             training=Training(epochs=epochs, batch_size=30, optimizer=optimizer, sampling="poisson"),
-            members=np.arange(120), test=np.arange(120, 200), seed=1, **more,
+            members=np.arange(120), test=np.arange(120, 200), seed=1, target_id="a target", **more,
         )  # fmt: skip
 
     whole = train(2, on_checkpoint=checkpoints.append)

@@ -392,7 +392,7 @@ def test_a_part_whose_name_only_could_not_tell_is_refused(tmp_path: Path) -> Non
 
 
 TWINS = BASE + (
-    "splits: [half]\nparts:\n"
+    "splits: [half]\ntraining: {paired_batches: true}\nparts:\n"
     "  shuffled: {defenses: {base: none, l2: l2, dropout: dropout, l2_dropout: [l2, dropout]}}\n"
     "  poisson: {training: {sampling: poisson}, defenses: {base_poisson: none, l2_poisson: l2}}\n"
     "  private: {defenses: {dp: {name: dp_sgd, noise_multiplier: 1}, dp_l2: [{name: dp_sgd, noise_multiplier: 1}, l2],"
@@ -422,9 +422,19 @@ def test_a_mechanism_that_brings_no_poisson_batches_keeps_those_of_the_training(
         assert dataclasses.replace(base, defenses=(Shuffled(),)).twin_id == base.target_id
 
 
-def test_every_mechanism_there_is_has_a_twin(tmp_path: Path) -> None:
-    (base,) = written(tmp_path, BASE + "defenses: [none]")
-    (poisson,) = written(tmp_path, BASE + "defenses: [none]\ntraining: {sampling: poisson}")
+def test_an_accounted_mechanism_with_batches_of_its_own_has_no_twin(tmp_path: Path) -> None:
+    text = (
+        BASE
+        + "training: {sampling: poisson}\ndefenses: {none: none, ac: noise_then_clip, dp: {name: dp_sgd, epsilon: 2}}"
+    )
+    none, ac, private = written(tmp_path, text)
+    assert ac.twin_id == none.target_id
+    assert private.twin_id is None
+
+
+def test_every_mechanism_there_is_has_a_twin_where_batches_are_paired(tmp_path: Path) -> None:
+    (base,) = written(tmp_path, BASE + "defenses: [none]\ntraining: {paired_batches: true}")
+    (poisson,) = written(tmp_path, BASE + "defenses: [none]\ntraining: {sampling: poisson, paired_batches: true}")
     classes = [components.component_class("defense", name) for name in components.names("defense")]
     mechanisms = [cls for cls in classes if issubclass(cls, Mechanism)]
     assert mechanisms
@@ -453,6 +463,7 @@ def test_coins_are_planned_with_the_members_that_each_seed_gives(tmp_path: Path)
             members=split.members,
             test=split.test,
             seed=trial.seed,
+            target_id=trial.target_id,
         )
         assert (each.n_train, each.n_non_members, each.n_test) == (len(split.members), len(split.non_members), 20)
         assert each.plan == target.plan

@@ -33,7 +33,7 @@ defenses:
   dp: {name: dp_sgd, noise_multiplier: 1.0, accountant: rdp}
   dropped: [{name: dropout, rate: 0.1}, {name: noise_then_clip, noise_scale: 0.01}]
   none: none
-training: {epochs: 2, batch_size: 25, sampling: poisson}
+training: {epochs: 2, batch_size: 25, sampling: poisson, paired_batches: true}
 seeds: [3]
 attacks: [threshold, {name: trained_attackers, attackers: [logistic_regression], search: none}]
 """

@@ -25,10 +25,11 @@ from models.datasets.digits import Digits
 from models.defenses.dp_sgd import DpSgd
 from models.defenses.dropout import Dropout
 from models.defenses.l2 import L2
+from models.defenses.noise_then_clip import NoiseThenClipDefense
 from models.performance import Performance, cpu_has_bf16
 from models.private.accounting import epsilon
 from models.private.gradients import PrivateGradient
-from models.seeds import Stream, numpy_generator, torch_generator, torch_seed
+from models.seeds import Stream, numpy_generator, seed_torch, torch_generator, torch_seed
 from models.train import DivergedError, PlainGradient, Training, build_model, fit, loss_and_accuracy, predict
 
 CNN = LomurnoCnn(filters=(4, 4, 4), dense_units=8)
@@ -70,6 +71,7 @@ def fit_on(
     members=None,
     test=None,
     seed=3,
+    target_id="a target",
     stream_index=0,
     performance=None,
     on_epoch=None,
@@ -85,6 +87,7 @@ def fit_on(
         members=np.arange(data.info.n_train) if members is None else members,
         test=np.arange(data.info.n_train, len(data.labels)) if test is None else test,
         seed=seed,
+        target_id=target_id,
         stream_index=stream_index,
         performance=performance,
         on_epoch=on_epoch,
@@ -188,6 +191,88 @@ def test_streams_of_all_seeds_and_indices_are_different():
     assert len({torch_seed(*key) for key in keys}) == len(keys)
     # The largest correlation of 12,720 independent pairs of 200: above 0.5 with a probability below 1e-7.
     assert max(abs(np.corrcoef(draws[one], draws[two])[0, 1]) for one, two in combinations(keys[::3], 2)) < 0.5
+
+
+def test_every_bit_of_a_seed_counts():
+    """PyTorch's `manual_seed` reads 32 bits on CPU."""
+    seeds = [5, *(5 + 2**bit for bit in (3, 31, 32, 33, 63, 64, 127))]
+    starts = set()
+    for seed in seeds:
+        generator = torch.Generator()
+        seed_torch(generator, seed)
+        starts.add(tuple(torch.rand(4, generator=generator).tolist()))
+    assert len(starts) == len(seeds)
+
+
+def test_a_hundred_thousand_trials_have_streams_of_their_own():
+    seeds = {torch_seed(0, Stream.NOISE, target_id=f"{trial:016x}") for trial in range(100_000)}
+    assert len(seeds) == 100_000
+
+
+def test_the_whole_state_of_the_generator_is_filled():
+    """NumPy's Mersenne Twister from the same words gives the same 24 bits."""
+    generator = torch.Generator()
+    seed_torch(generator, 2**100 + 7)
+    twister = np.random.MT19937(np.random.SeedSequence(2**100 + 7))
+    words = twister.random_raw(2001)[1:] & (2**24 - 1)  # NumPy begins with the last word of the block before
+    assert torch.rand(2000, generator=generator).tolist() == (words / 2**24).tolist()
+
+
+# What private runs share
+
+
+def displacement(data, *defenses, **more):
+    """How far one full-batch step moved the weights from the seed's start."""
+    target = fit_on(data, *defenses, architecture=LomurnoCnn(), epochs=1, batch_size=240, **more)
+    start = build_model(LomurnoCnn(), defenses, data.info, torch_seed(3, Stream.INIT))
+    moved = zip(target.model.parameters(), start.parameters(), strict=True)
+    return torch.cat([(after - before).detach().flatten() for after, before in moved])
+
+
+def cosine(one, other):
+    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
+
+
+def private(noise_multiplier, **fields):
+    return DpSgd(noise_multiplier=noise_multiplier, accountant="rdp", **fields)
+
+
+@pytest.mark.parametrize("paired_batches", [False, True])
+def test_two_private_runs_of_one_seed_share_no_noise(digits, paired_batches):
+    """With one noise for both, the difference of two releases would give the clipped sum away."""
+    more = {"paired_batches": paired_batches}
+    little = displacement(digits, private(20.0), target_id="one", **more)
+    much = displacement(digits, private(40.0), target_id="other", **more)
+    assert abs(cosine(little, much)) < 0.05  # of some 30,000 coordinates
+    assert torch.equal(little, displacement(digits, private(20.0), target_id="one", **more))
+
+
+def test_accounted_mechanisms_draw_batches_of_their_own_unless_paired(recorded):
+    data = numbered(80)
+    batches = {}
+    for name, defenses, paired in (
+        ("none", (), False),
+        ("one", (DP,), False),
+        ("other", (DP,), False),
+        ("paired", (DP,), True),
+        ("unaccounted", (NoiseThenClipDefense(),), False),
+    ):
+        fit_on(data, *defenses, target_id=name, sampling="poisson", paired_batches=paired)
+        batches[name] = recorded["batches"]
+    assert batches["none"] == batches["paired"] == batches["unaccounted"]
+    assert batches["one"] != batches["other"]
+    assert batches["none"] not in (batches["one"], batches["other"])
+
+
+def test_secure_noise_cannot_be_repeated(digits, recorded):
+    one, other = (displacement(digits, private(20.0, secure_noise=True)) for _ in range(2))
+    assert abs(cosine(one, other)) < 0.05
+    assert 0.8 < float(one.norm() / displacement(digits, private(20.0)).norm()) < 1.25
+    data, drawn = numbered(80), []
+    for _ in range(2):
+        fit_on(data, private(1.0, secure_noise=True))
+        drawn.append(recorded["batches"])
+    assert drawn[0] != drawn[1]
 
 
 # Batches

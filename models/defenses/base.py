@@ -21,7 +21,8 @@ class TrainingPlan:
 
     `weight_decay` maps parameter names to λ of a penalty λ‖w‖² added to the loss. `rule` turns
     per-example gradient norms into weights and noise; without one, gradients are averaged as usual.
-    `accounting` proves a guarantee for the steps taken; without one, `no_guarantee_reason` says why not.
+    `accounting` proves a guarantee for the steps taken; without one, `no_guarantee_reason` says why not. `secure_noise`
+    draws noise, batches and dropout masks from the system's generator.
     """
 
     n_train: int
@@ -32,6 +33,7 @@ class TrainingPlan:
     rule: Rule | None = None
     accounting: PrivacyAccounting | None = None
     no_guarantee_reason: str = "no differentially private mechanism was used"
+    secure_noise: bool = False
 
     @property
     def sample_rate(self) -> float:
@@ -85,10 +87,15 @@ class Mechanism(Defense):
 
 @dataclass(frozen=True, kw_only=True)
 class AccountedMechanism(Mechanism):
-    """Base of the mechanisms whose ε is proved: with `delta`, by `accountant`, under Poisson batches."""
+    """Base of the mechanisms whose ε is proved: with `delta`, by `accountant`, under Poisson batches.
+
+    `secure_noise` is for a model that is released: noise, batches and dropout masks come from the operating system's
+    cryptographic generator, without a seed that anyone could find. Such a target cannot be repeated, and its record says so.
+    """
 
     delta: float = 1e-5
     accountant: str = "prv"
+    secure_noise: bool = False
 
     poisson_sampling: ClassVar[bool] = True
 
@@ -98,15 +105,16 @@ class AccountedMechanism(Mechanism):
         if self.accountant not in ACCOUNTANTS:
             raise ValueError(f"accountant is '{self.accountant}'; allowed: {', '.join(ACCOUNTANTS)}")
 
-    def account(
+    def accounted(
         self,
         plan: TrainingPlan,
+        rule: Rule,
         noise_multiplier: float,
         max_grad_norm: float | None,
         epsilon_target: float | None = None,
-    ) -> PrivacyAccounting:
-        """The accounting of a plan whose batches are Poisson samples."""
-        return PrivacyAccounting(
+    ) -> TrainingPlan:
+        """A plan whose batches are Poisson samples, under `rule` and its accounting."""
+        accounting = PrivacyAccounting(
             epsilon_target=epsilon_target,
             delta=self.delta,
             accountant=self.accountant,
@@ -114,6 +122,7 @@ class AccountedMechanism(Mechanism):
             max_grad_norm=max_grad_norm,
             sample_rate=plan.sample_rate,
         )
+        return plan.with_rule(rule, accounting=accounting, secure_noise=self.secure_noise)
 
 
 @dataclass(frozen=True, kw_only=True)

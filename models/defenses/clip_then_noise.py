@@ -24,6 +24,7 @@ class ClipThenNoiseDefense(AccountedMechanism):
     noise_scale: float = 0.5
     noise_unit: NoiseUnit = "clip_norm"
 
+    revision: ClassVar[int] = 2
     source: ClassVar[str] = "Abadi et al. 2016; Lin, Bao, Li, Si & Chu 2020, section 4.2"
 
     def __post_init__(self) -> None:
@@ -37,4 +38,4 @@ class ClipThenNoiseDefense(AccountedMechanism):
         if self.noise_scale == 0:
             return plan.with_rule(rule, no_guarantee_reason="gradients were clipped but no noise was added")
         noise_multiplier = self.noise_scale / (self.max_grad_norm if self.noise_unit == "absolute" else 1.0)
-        return plan.with_rule(rule, accounting=self.account(plan, noise_multiplier, self.max_grad_norm))
+        return self.accounted(plan, rule, noise_multiplier, self.max_grad_norm)

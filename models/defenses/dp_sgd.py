@@ -18,8 +18,8 @@ class DpSgd(BudgetedMechanism):
     give `noise_multiplier`, and ε follows. Batches are Poisson samples of expected size `batch_size`, as
     the accounting needs. The (ε, δ) guarantee is proved for adding or removing one example, for the
     final weights and all the intermediate ones; it does not cover choosing among several runs. It assumes noise
-    that the attacker cannot reproduce and exact arithmetic: here noise is float32 from a seeded generator, good
-    for studies; a model for release needs a secret seed and a cryptographic generator.
+    that the attacker cannot reproduce and exact arithmetic: noise from a seed is good for studies; a model for release
+    needs `secure_noise`. docs/guarantees.md says what is inexact still.
 
     Deviation from the paper: its batches were shuffled, while its ε came from an accountant for Poisson
     sampling; ours are Poisson. Its clip norm is not stated; ours is `max_grad_norm`, 1 by default.
@@ -27,7 +27,7 @@ class DpSgd(BudgetedMechanism):
 
     max_grad_norm: float = 1.0
 
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
     source: ClassVar[str] = "Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar & Zhang 2016"
 
     def __post_init__(self) -> None:
@@ -37,7 +37,5 @@ class DpSgd(BudgetedMechanism):
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
         plan = replace(plan, sampling="poisson")
         noise_multiplier = self.resolved_noise_multiplier(plan)
-        return plan.with_rule(
-            ClipThenNoise(max_grad_norm=self.max_grad_norm, noise_scale=noise_multiplier),
-            accounting=self.account(plan, noise_multiplier, self.max_grad_norm, self.epsilon),
-        )
+        rule = ClipThenNoise(max_grad_norm=self.max_grad_norm, noise_scale=noise_multiplier)
+        return self.accounted(plan, rule, noise_multiplier, self.max_grad_norm, self.epsilon)

@@ -34,6 +34,7 @@ class NoiseThenClipDefense(Mechanism):
     noise_unit: NoiseUnit = "clip_norm"
     form: Literal["auto", "two_scalar", "literal"] = "auto"
 
+    revision: ClassVar[int] = 2
     source: ClassVar[str] = "Lin, Bao, Li, Si & Chu 2020, section 4.1"
 
     def __post_init__(self) -> None:

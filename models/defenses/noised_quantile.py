@@ -25,6 +25,7 @@ class NoisedQuantileDefense(BudgetedMechanism):
     clip_learning_rate: float = 0.2
     count_noise_std: float | None = None
 
+    revision: ClassVar[int] = 2
     source: ClassVar[str] = "Andrew, Thakkar, McMahan & Ramaswamy 2021"
 
     def __post_init__(self) -> None:
@@ -48,4 +49,4 @@ class NoisedQuantileDefense(BudgetedMechanism):
             learning_rate=self.clip_learning_rate,
             count_noise_std=count_noise_std,
         )
-        return plan.with_rule(rule, accounting=self.account(plan, noise_multiplier, None, self.epsilon))
+        return self.accounted(plan, rule, noise_multiplier, None, self.epsilon)

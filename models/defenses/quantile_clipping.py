@@ -32,6 +32,7 @@ class QuantileClippingDefense(Mechanism):
     noise_scale: float = 0.5
     noise_unit: NoiseUnit = "clip_norm"
 
+    revision: ClassVar[int] = 2
     source: ClassVar[str] = "Lin, Bao, Li, Si & Chu 2020, Algorithm 2; Thakkar, Andrew & McMahan 2019"
 
     def __post_init__(self) -> None:

@@ -66,6 +66,15 @@ class PrivacyAccounting:
         last = self.guarantee(steps[-1]).epsilon
         return [*_prv_epsilons(self.noise_multiplier, self.sample_rate, steps, self.delta)[:-1], last]
 
+    def rdp(self, steps: int) -> list[dict[str, float]]:
+        """Rényi divergence after `steps` steps at each order at which it is finite; over independent runs it adds up."""
+        divergences = steps * _rdp_of_a_step(self.noise_multiplier, self.sample_rate)
+        return [
+            {"order": float(order), "divergence": float(divergence)}
+            for order, divergence in zip(RDPAccountant.DEFAULT_ALPHAS, divergences, strict=True)
+            if math.isfinite(divergence)
+        ]
+
     def epsilon_gdp(self, steps: int) -> float | None:
         """ε by the central limit of Gaussian DP (Dong, Roth & Su 2019): an approximation, not a bound."""
         if steps == 0:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.performance import Performance, Precision, Replay, forward
+from models.private.noise import standard_normal
 from models.private.rules import Rule, clip_factors
 from models.private.tap import Recording, Tap, full_precision
 
@@ -26,10 +27,10 @@ class PrivateGradient:
 
     One forward and one backward pass give every layer's inputs and output gradients, from these come the norms, and
     after the rule has turned norms into weights, the weighted sum; see `models.private.layers` for how. A batch is
-    worked through in chunks, so that memory does not grow with it; noise is drawn from `noise_generator` alone, once per
-    step, or once per example where the rule noises each: the same numbers whatever the chunks. An empty batch is a step of
-    the rule's noise on the sum only. A rule that clips by the batch's own norms takes a second pass where the batch is
-    more than a chunk.
+    worked through in chunks, so that memory does not grow with it; noise is drawn from `noise_generator` alone (the
+    system's where it is None), once per step, or once per example where the rule noises each: the same numbers whatever
+    the chunks. An empty batch is a step of the rule's noise on the sum only. A rule that clips by the batch's own norms
+    takes a second pass where the batch is more than a chunk.
 
     `clip_norms` (groups,) are those of the next step, or of the last one where the batch decides; they are all of the
     state there is, and go with a checkpoint. Norms, sums and noise are float32 also where activations are bf16.
@@ -43,7 +44,7 @@ class PrivateGradient:
         model: nn.Module,
         rule: Rule,
         expected_batch_size: float | None,
-        noise_generator: torch.Generator,
+        noise_generator: torch.Generator | None,
         *,
         precision: Precision = "fp32",
         performance: Performance | None = None,
@@ -78,7 +79,7 @@ class PrivateGradient:
             self._try_out(images, labels)
         draws = torch.empty(count, 0, device=self._device)
         if self._example_noise_std is None:
-            draws = self._rule.draw(count, self._dimension, self._noise_generator)
+            draws = self._rule.draw(count, self._dimension, self._noise_generator, self._device)
         chunks = list(self._chunks(count))
         run = self._run_chunk
         if self._rule.clips_by_batch and len(chunks) == 1:
@@ -101,8 +102,7 @@ class PrivateGradient:
         scale = 1 / batch_size
         std = (variance + self._rule.noise_std(self.clip_norms).square()).sqrt()
         for parameter, weighted_sum in zip(self._parameters, sums, strict=True):
-            noise = torch.empty_like(parameter, memory_format=torch.contiguous_format)
-            noise.normal_(generator=self._noise_generator)
+            noise = standard_normal(parameter.shape, self._noise_generator, self._device)
             parameter.grad = noise.mul_(std * scale).add_(weighted_sum, alpha=scale)
         self.clip_norms = self._rule.next_clip_norms(
             self.clip_norms, count, n_within, batch_size, self._noise_generator
@@ -215,8 +215,8 @@ class PrivateGradient:
         assert self._example_noise_std is not None
         noises = []
         for _ in range(int(is_real.sum())):  # one by one, so that chunks of other sizes give the same numbers
-            noise = torch.empty(self._dimension, device=self._device)
-            noises.append(noise.normal_(0, self._example_noise_std, generator=self._noise_generator))
+            noise = standard_normal([self._dimension], self._noise_generator, self._device)
+            noises.append(noise.mul_(self._example_noise_std))
         noised = torch.stack(noises)
         with self._backward(images, labels, is_real) as (recording, loss_sum, n_right):
             samples = recording.samples()

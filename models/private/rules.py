@@ -19,6 +19,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from models.private.noise import standard_normal
+
 NoiseUnit = Literal["clip_norm", "absolute"]
 """What a noise scale is a multiple of: of the clip norm, or of one."""
 
@@ -69,9 +71,9 @@ class Rule(ABC):
         coordinates; None where the rule has none, or has other means."""
         return None
 
-    def draw(self, count: int, dimension: int, generator: torch.Generator) -> Tensor:
+    def draw(self, count: int, dimension: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         """Random numbers (count, k) of each example's own, for gradients of `dimension` coordinates; k may be 0."""
-        return torch.empty(count, 0, device=generator.device)
+        return torch.empty(count, 0, device=device)
 
     def weigh(self, norms: Tensor, clip_norms: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Each example's factors (n, groups), and what it adds to the noise's variance (n,)."""
@@ -90,7 +92,7 @@ class Rule(ABC):
         n_examples: int,
         n_within: Tensor,
         expected_batch_size: float,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
     ) -> Tensor:
         """The clip norm of the next step, after one in which `n_within` (0-d) of `n_examples` norms were within it."""
         return clip_norms
@@ -158,9 +160,9 @@ class NoiseThenClip(Rule):
         is_literal = self.form == "literal" or (self.form == "auto" and dimension < SMALL_DIMENSION)
         return self._std if is_literal else None
 
-    def draw(self, count: int, dimension: int, generator: torch.Generator) -> Tensor:
-        along = torch.empty(count, device=generator.device).normal_(generator=generator)
-        shape = torch.full((count,), (dimension - 1) / 2, device=generator.device, dtype=torch.float64)
+    def draw(self, count: int, dimension: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        along = standard_normal([count], generator, device)
+        shape = torch.full((count,), (dimension - 1) / 2, device=device, dtype=torch.float64)
         across = 2 * torch._standard_gamma(shape, generator=generator)
         return torch.stack([along, across.float(), torch.full_like(along, dimension)], dim=1)
 
@@ -254,8 +256,8 @@ class NoisedQuantile(Rule):
         n_examples: int,
         n_within: Tensor,
         expected_batch_size: float,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
     ) -> Tensor:
-        noise = torch.empty_like(clip_norms).normal_(0, self.count_noise_std, generator=generator)
+        noise = self.count_noise_std * standard_normal(clip_norms.shape, generator, clip_norms.device)
         fraction = 0.5 + (n_within - 0.5 * n_examples + noise) / expected_batch_size
         return clip_norms * torch.exp(-self.learning_rate * (fraction - self.quantile))
