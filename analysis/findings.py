@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis import naming, paper
+import pandas as pd
+
+from analysis import composition, naming, paper
 from analysis.figure_tradeoff import front
 from analysis.load import Results
 from analysis.measurements import Measurements, Setting, average_over_datasets
@@ -217,16 +219,11 @@ def _private_runs(results: Results, measured: Measurements) -> list[str]:
         return ["No trial was trained with differential privacy."]
     sentences = []
     for dataset, rows in private.groupby("dataset", sort=False):
-        spent = rows["epsilon_spent"].dropna()
         text = f"{naming.display(str(dataset))}: {len(rows)} private run{'s' if len(rows) > 1 else ''} in these tables"
         unfinished = int((rows["status"] != "finished").sum())
         if unfinished:
             text += f", {unfinished} of them failed"
-        if len(spent) > 1:
-            delta = float(rows["delta"].dropna().sum())
-            together = f"ε = {spent.sum():.1f} at δ = {naming.scientific(delta)}"
-            text += f"; by basic composition the finished ones together spend {together}"
-        sentences.append(text + ".")
+        sentences.append(f"{text}{_together(rows[rows['epsilon_spent'].notna()])}.")
     again = int((private["attempts"] > 1).sum())
     if again:
         sentences.append(f"{again} of them were started more than once; what those attempts spent is in no ε here.")
@@ -236,6 +233,25 @@ def _private_runs(results: Results, measured: Measurements) -> list[str]:
         "report, spends more than the ε of the one."
     )
     return sentences
+
+
+def _together(finished: pd.DataFrame) -> str:
+    """What releasing several finished private runs spends, as the end of a sentence; nothing for fewer than two."""
+    if len(finished) < 2:
+        return ""
+    shared = int(composition.sharing(finished).sum())
+    if shared:
+        return (
+            f"; {shared} of the finished ones drew the same batches as another one of their seed, so that arms differ by "
+            "their mechanism alone, and no guarantee covers releasing two of these"
+        )
+    curves = [curve for curve in finished["rdp"] if curve is not None and len(curve)]
+    delta = float(finished["delta"].min())
+    epsilon = composition.joint_epsilon(curves, delta) if len(curves) == len(finished) else None
+    if epsilon is None:
+        return "; their Rényi divergences are not on record, so what releasing them together spends is not known"
+    together = f"ε = {epsilon:.1f} at δ = {naming.scientific(delta)}"
+    return f"; the {len(finished)} finished ones share neither noise nor batches, and released together spend {together} (RDP)"
 
 
 def _what_ran(results: Results, measured: Measurements) -> list[str]:

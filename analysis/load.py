@@ -94,6 +94,8 @@ _OPTIONAL: dict[str, dict[str, str]] = {
     "trials": _columns(
         text="optimizer mechanism noise_unit clipping twin_id",
         number="learning_rate noise_scale max_grad_norm train_loss test_loss",
+        boolean="paired_batches",
+        list="rdp",
     ),
     "attacks": _columns(number="epsilon_lower_bound"),
     "history": _columns(

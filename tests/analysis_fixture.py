@@ -107,6 +107,8 @@ def _add_trial(
         "adjacency": None if epsilon is None else "add or remove one example",
         "sampling": "shuffled" if epsilon is None else "poisson",
         "noise_multiplier": None if epsilon is None else 1.1,
+        "rdp": None if epsilon is None else [{"order": float(a), "divergence": 0.05 * a} for a in range(2, 64)],
+        "paired_batches": False,
         "no_guarantee_reason": "no noise is added to the gradients" if epsilon is None else None,
         "sweeper_version": "0.1.0",
         "git_commit": "0123456789abcdef",
