@@ -12,9 +12,11 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -41,6 +43,7 @@ from ray._private.authentication import authentication_token_setup
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental import internal_kv
+from ray.job_config import JobConfig
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -51,7 +54,7 @@ import attacks
 import models
 import sweeper
 from models.datasets.base import Dataset, DatasetError
-from sweeper import attempts
+from sweeper import attempts, imports
 from sweeper.allocator import ALLOCATOR_ENVIRONMENT
 from sweeper.errors import UserError, reason_of, sentence
 from sweeper.launches import CLAIMS, Launch, Running, check_shared
@@ -113,6 +116,13 @@ class Ended:
     stopped: str | None
 
 
+class _DriversPaths(JobConfig):
+    """Workers look for modules in the working directory only where the driver does; Ray's own have it first on their path."""
+
+    def _runtime_env_has_working_dir(self) -> bool:  # Ray then leaves the path as it is
+        return not {"", str(Path.cwd())} & set(sys.path)
+
+
 @contextlib.contextmanager
 def connect(address: str | None, verbose: bool) -> Iterator[None]:
     """Ray for the duration of the block: a private one on this machine, or the cluster at `address`.
@@ -123,18 +133,25 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
         UserError: there is no cluster at `address`.
     """
     quiet: dict[str, Any] = {} if verbose else {"logging_level": "ERROR", "log_to_driver": False}
-    runtime_env: dict[str, Any] = {"env_vars": ALLOCATOR_ENVIRONMENT}
+    own_folder = str(Path(sweeper.__path__[0]).parent)
+    ray.cloudpickle.register_pickle_by_value(imports)
+    runtime_env: dict[str, Any] = {
+        "env_vars": ALLOCATOR_ENVIRONMENT,
+        "worker_process_setup_hook": imports.worker_hook(own_folder if address is None else None),
+    }
     # Where Ray takes it that there will be no second node, it binds 127.0.0.1; on Linux it asks only this.
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = address is not None
     try:
         if address is None:
-            ray.init(address="local", include_dashboard=False, runtime_env=runtime_env, **quiet)
+            ray.init(
+                address="local", include_dashboard=False, runtime_env=runtime_env, job_config=_DriversPaths(), **quiet
+            )
         else:
             _check_reachable(address)
             _bring_token(address)
             packages = (sweeper, models, attacks, analysis)
             runtime_env["py_modules"] = [str(Path(package.__path__[0])) for package in packages]
-            ray.init(address=address, runtime_env=runtime_env, **quiet)
+            ray.init(address=address, runtime_env=runtime_env, job_config=_DriversPaths(), **quiet)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
             f"Ray could not be reached{f' at {address}' if address else ''}: {sentence(reason_of(error).splitlines()[0])} "
@@ -349,12 +366,18 @@ def stage_datasets(
         except _LOST:
             continue  # if it comes back, or another in its place, the first trial there does this
         except ray.exceptions.RayError as error:
-            problems.append(f"{nodes[node_id]}: it did not answer: {str(error).splitlines()[0]}")
+            problems.append(f"{nodes[node_id]}: it cannot run sweeper's code: {_words_of(error)}")
     if problems:
         raise UserError(
             f"{len(problems)} of the cluster's {len(checks)} nodes cannot run this sweep. " + " ".join(problems[:3])
         )
     return shipped
+
+
+def _words_of(error: Exception) -> str:
+    """The line of Ray's error that says what happened, without colors: of a task's traceback the last."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0].strip()
 
 
 @ray.remote(num_cpus=0, max_retries=2)

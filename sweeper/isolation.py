@@ -64,7 +64,7 @@ def run_in_child(
         target=_child, args=(theirs, lifeline, function, argument, str(log), dict(environment or {})), daemon=False
     )
     try:
-        with _start_lock, _no_main_module():
+        with _start_lock, _no_main_module(), _safe_path():
             process.start()
     except (OSError, EOFError) as error:  # no process or memory left, or the fork server was killed
         ours.close()
@@ -129,6 +129,20 @@ def _no_main_module() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Have a fork server that is started here look for modules where this process does, not in the working directory first."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _child(

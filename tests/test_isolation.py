@@ -67,6 +67,24 @@ def test_the_child_is_fresh_and_has_the_environment_it_was_given(tmp_path: Path)
     assert first["preloaded"] == ["torch", "opacus", "sweeper.trial"], "so that it begins at once"
 
 
+def test_the_fork_server_takes_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    for name in ("sweeper", "models", "attacks"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('of another project')\n")
+    program = textwrap.dedent(
+        f"""
+        import sys
+        from pathlib import Path
+        sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
+        from test_isolation import act
+        from sweeper.isolation import run_in_child
+        print(*run_in_child(act, "environment", log=Path("log")).value["preloaded"])
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["torch", "opacus", "sweeper.trial"], done.stderr
+
+
 @pytest.mark.parametrize(
     ("what", "how", "text"),
     [

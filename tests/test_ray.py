@@ -261,6 +261,38 @@ def test_code_and_datasets_travel_to_a_node_and_what_it_lacks_is_said_before_the
     assert "Traceback" not in unshared.stderr + nowhere.stderr
 
 
+@pytest.mark.parametrize("joins", [False, True], ids=["private", "cluster"])
+def test_other_packages_of_the_same_names_are_not_taken_for_ours(
+    joins: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    project, on_path, script = tmp_path / "project", tmp_path / "on_path", tmp_path / "bin" / "sweeper"
+    for folder in (project, on_path):
+        (folder / "models").mkdir(parents=True)
+        (folder / "models" / "__init__.py").write_text("raise ImportError('the models of another project')\n")
+        (folder / "attacks.py").write_text("raise ImportError('the attacks of another project')\n")
+        (folder / "analysis.py").write_text("raise ImportError('the analysis of another project')\n")
+    (project / "sweeper").mkdir()
+    (project / "sweeper" / "__init__.py").write_text("raise ImportError('another sweeper')\n")
+    (project / "statistics.py").write_text("raise ImportError('not the statistics of Python')\n")
+    script.parent.mkdir()
+    script.write_text("import sys\nfrom sweeper.cli import main\nsys.exit(main())\n")
+    monkeypatch.setenv("PYTHONPATH", str(on_path), prepend=os.pathsep if os.environ.get("PYTHONPATH") else None)
+    monkeypatch.chdir(project)
+    command = [sys.executable, str(script), "launch", str(tiny), "--out", "out"]
+    command += ["--set", "attacks=[threshold]", "--set", "defenses=[l2]"]
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}) if joins else None
+    try:
+        command += ["--address", str(nodes.address)] if nodes else []
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    finally:
+        if nodes:
+            nodes.shutdown()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert pq.read_table("out/trials.parquet").column("status").to_pylist() == ["finished"]
+
+
 def test_two_launches_on_one_folder_share_the_work(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--max-concurrent", "1"]
