@@ -39,6 +39,7 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")
 import ray
 import yaml
 from ray import tune
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private.authentication import authentication_token_setup
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler.v2.utils import is_autoscaler_v2
@@ -78,6 +79,8 @@ _PAUSE_AFTER_STORE_FAILURE_S, _LONGEST_PAUSE_S = 10.0, 600.0
 _LOST_BEFORE_ANY_WORK = 20
 """So many workers more than twice those at work, lost in a row with no sign of work between them, stop the launch too."""
 _NODE_TIMEOUT_S = 600.0
+_LONGEST_RAY_FOLDER = 103 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.0")
+"""Bytes of the path of Ray's folder; a socket's own can have 103 on macOS, 107 on Linux."""
 _LOST = (
     ray.exceptions.NodeDiedError,
     ray.exceptions.TaskUnschedulableError,
@@ -144,7 +147,12 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
     try:
         if address is None:
             ray.init(
-                address="local", include_dashboard=False, runtime_env=runtime_env, job_config=_DriversPaths(), **quiet
+                address="local",
+                include_dashboard=False,
+                runtime_env=runtime_env,
+                job_config=_DriversPaths(),
+                _temp_dir=_folder_for_sockets(),
+                **quiet,
             )
         else:
             _check_reachable(address)
@@ -163,6 +171,23 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _folder_for_sockets() -> str | None:
+    """Where a private Ray keeps its files: where it would by itself (None), unless the paths of its sockets were too long.
+
+    Raises:
+        UserError: the user asked for such a folder.
+    """
+    folder = get_default_ray_temp_dir()
+    if len(os.fsencode(folder)) <= _LONGEST_RAY_FOLDER:
+        return None
+    if "RAY_TMPDIR" in os.environ:
+        raise UserError(
+            f"RAY_TMPDIR is {os.environ['RAY_TMPDIR']}, whose path is too long for Ray's sockets. Set it to a folder whose path has at "
+            f"most {_LONGEST_RAY_FOLDER - len('/ray')} bytes, or leave it out."
+        )
+    return "/tmp/ray"  # as where TMPDIR is not set
 
 
 def _check_reachable(address: str) -> None:

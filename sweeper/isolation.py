@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -29,6 +30,8 @@ Send = Callable[[Any], None]
 _PRELOADED = ["sweeper.preloaded"]
 _LONGEST_WAIT_S = 86400.0
 """The system waits for no more than 24 days at a time."""
+_LONGEST_FOLDER_OF_A_SOCKET = 70
+"""Bytes; a socket's path can have 107 (103 on macOS), and multiprocessing adds a folder and a name, 32 bytes."""
 _start_lock = threading.Lock()
 
 
@@ -64,7 +67,7 @@ def run_in_child(
         target=_child, args=(theirs, lifeline, function, argument, str(log), dict(environment or {})), daemon=False
     )
     try:
-        with _start_lock, _no_main_module(), _safe_path():
+        with _start_lock, _no_main_module(), _safe_path(), _short_temporary_folder():
             process.start()
     except (OSError, EOFError) as error:  # no process or memory left, or the fork server was killed
         ours.close()
@@ -143,6 +146,18 @@ def _safe_path() -> Iterator[None]:
             del os.environ["PYTHONSAFEPATH"]
         else:
             os.environ["PYTHONSAFEPATH"] = before
+
+
+@contextlib.contextmanager
+def _short_temporary_folder() -> Iterator[None]:
+    """Have a fork server that is started here put its socket into /tmp where the path of TMPDIR is too long for one."""
+    before = tempfile.gettempdir()
+    if len(os.fsencode(before)) > _LONGEST_FOLDER_OF_A_SOCKET:
+        tempfile.tempdir = "/tmp"
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _child(

@@ -256,6 +256,17 @@ def test_an_address_that_is_none_is_explained(address: str) -> None:
         pass
 
 
+def test_a_private_ray_takes_a_folder_that_is_short_enough_for_its_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/short")
+    assert cluster._folder_for_sockets() is None
+    monkeypatch.setenv("TMPDIR", "/" + 60 * "x")
+    assert cluster._folder_for_sockets() == "/tmp/ray"
+    monkeypatch.setenv("RAY_TMPDIR", "/" + 60 * "y")
+    with pytest.raises(UserError, match="RAY_TMPDIR is /yyy.* too long for Ray's sockets"):
+        cluster._folder_for_sockets()
+
+
 @pytest.mark.parametrize(
     ("kinds", "may_grow"),
     [

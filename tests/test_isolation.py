@@ -67,7 +67,7 @@ def test_the_child_is_fresh_and_has_the_environment_it_was_given(tmp_path: Path)
     assert first["preloaded"] == ["torch", "opacus", "sweeper.trial"], "so that it begins at once"
 
 
-def test_the_fork_server_takes_nothing_from_the_working_directory(tmp_path: Path) -> None:
+def test_the_fork_server_starts_whatever_the_working_directory_and_the_temporary_one_are(tmp_path: Path) -> None:
     for name in ("sweeper", "models", "attacks"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('of another project')\n")
@@ -81,7 +81,12 @@ def test_the_fork_server_takes_nothing_from_the_working_directory(tmp_path: Path
         print(*run_in_child(act, "environment", log=Path("log")).value["preloaded"])
         """
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    temporary = tmp_path / ("a temporary folder whose path is too long for a socket in it" + 40 * "-")
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.stdout.split() == ["torch", "opacus", "sweeper.trial"], done.stderr
 
 

@@ -39,9 +39,12 @@ SWEEPER = [sys.executable, "-m", "sweeper.cli"]
 
 def test_launch_runs_all_and_is_quiet_and_again_does_nothing(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    temporary = tmp_path / "a temporary folder whose path is longer than that of a socket may be" / "and longer"
+    temporary.mkdir(parents=True)
     command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--set", "attacks=[threshold]"]
     command += ["--tensorboard", str(tmp_path / "events")]
-    first = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    first = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
     assert lines[0].startswith("tiny: 2 trials, 0 done, 2 to run")
