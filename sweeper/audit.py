@@ -84,6 +84,7 @@ def audit(
     population: Membership,
     attack_names: Sequence[str],
     *,
+    form: str,
     dtype: str,
     seed: int,
     jobs: int,
@@ -101,7 +102,7 @@ def audit(
     target = AttackTarget(population=population)
     for name in dict.fromkeys(attack_names):
         on_attack(name)
-        attack = _attack(name, dtype, jobs)
+        attack = _attack(name, form, dtype, jobs)
         try:
             attack.check_population(int(population.is_member.sum()), int((~population.is_member).sum()))
             (scores,) = _membership_scores(attack.run(target, np.random.default_rng([seed, ATTACK_NAMES.index(name)])))
@@ -124,9 +125,9 @@ def audit(
     return rows, all_scores
 
 
-def _attack(name: str, dtype: str, jobs: int) -> Attack:
+def _attack(name: str, form: str, dtype: str, jobs: int) -> Attack:
     if name in THRESHOLD_NAMES:
-        return Threshold(scores=(name,), dtype=dtype)
+        return Threshold(scores=(name,), form=form, dtype=dtype)
     return TrainedAttackers(attackers=(name,), jobs=jobs)
 
 

@@ -378,8 +378,15 @@ def audit(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
     out_file: Annotated[Path | None, typer.Option("--out", help="Write the metrics as Parquet too.")] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            help="log_odds or tensorflow_privacy: how the threshold scores are computed; the latter's ties where "
+            "answers are sure."
+        ),
+    ] = "log_odds",
     dtype: Annotated[
-        str, typer.Option(help="float64 or float32: the arithmetic of the threshold scores; float32 ties more.")
+        str, typer.Option(help="float64 or float32: the arithmetic of --form tensorflow_privacy; float32 ties more.")
     ] = "float64",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the trained attackers' folds.")] = 0,
 ) -> None:
@@ -393,8 +400,16 @@ def audit(
     from sweeper import provenance
     from sweeper.errors import unknown_name
 
-    if dtype not in ("float64", "float32"):
-        raise unknown_name("dtype", dtype, ("float64", "float32"))
+    for option, value, allowed in (
+        ("form", form, ("log_odds", "tensorflow_privacy")),
+        ("dtype", dtype, ("float64", "float32")),
+    ):
+        if value not in allowed:
+            raise unknown_name(option, value, allowed)
+    if dtype == "float32" and form == "log_odds":
+        raise UserError(
+            "--dtype float32: --form log_odds computes in float64. Add --form tensorflow_privacy, or leave --dtype out."
+        )
     for name in attack or ():
         if name not in auditing.ATTACK_NAMES:
             raise unknown_name("attack", name, auditing.ATTACK_NAMES)
@@ -404,6 +419,7 @@ def audit(
     rows, _ = auditing.audit(
         population,
         attack or auditing.ATTACK_NAMES,
+        form=form,
         dtype=dtype,
         seed=seed,
         jobs=provenance.cpu_count(),
@@ -414,7 +430,9 @@ def audit(
     if as_json:
         _print_json(rows)
         return
-    table = Table(title=f"Membership inference on {outputs}, arithmetic in {dtype}", title_justify="left")
+    table = Table(
+        title=f"Membership inference on {outputs}, threshold scores in the form {form}, {dtype}", title_justify="left"
+    )
     table.add_column("attack", no_wrap=True)
     for column in ("AUC", "95 % interval", "advantage", "TPR at FPR 0.1 %", "1 %", "10 %"):
         table.add_column(column, justify="right")

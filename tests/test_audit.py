@@ -90,7 +90,7 @@ def test_the_command_gives_tensorflow_privacys_auc(
     name: str, dtype: str, attack: str, auc: float, tmp_path: Path
 ) -> None:
     path = golden_file(name, tmp_path / "outputs.parquet")
-    result = audit(path, "--attack", attack, "--dtype", dtype, "--json")
+    result = audit(path, "--attack", attack, "--form", "tensorflow_privacy", "--dtype", dtype, "--json")
     assert result.exit_code == 0
     (row,) = json.loads(result.stdout)
     assert row["auc"] == pytest.approx(auc, abs=1e-6)
@@ -141,7 +141,7 @@ def test_other_types_of_columns_are_read(tmp_path: Path) -> None:
 def test_the_table_for_people_says_what_was_computed(tmp_path: Path) -> None:
     result = audit(written(tmp_path / "outputs.parquet"), "--attack", "loss")
     assert result.exit_code == 0
-    assert "arithmetic in float64" in result.stdout
+    assert "in the form log_odds, float64" in result.stdout
     assert "100 members, 100 non-members" in result.stdout
 
 
@@ -202,6 +202,10 @@ def test_unknown_names_are_explained(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "Did you mean 'loss'?" in result.stderr
     assert audit(path, "--dtype", "float16").exit_code == 2
+    assert "Did you mean 'log_odds'?" in audit(path, "--form", "logodds").stderr
+    both = audit(path, "--dtype", "float32")
+    assert both.exit_code == 2
+    assert "Add --form tensorflow_privacy" in both.stderr
 
 
 def test_an_empty_table_is_explained(tmp_path: Path) -> None:

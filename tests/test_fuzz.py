@@ -593,7 +593,7 @@ OPTIONS = {
     "report": ["RESULTS", "--to"],
     "status": ["RESULTS"],
     "logs": ["RESULTS", "ID"],
-    "audit": ["OUTPUTS", "--attack", "--dtype", "--seed", "--out"],
+    "audit": ["OUTPUTS", "--attack", "--form", "--dtype", "--seed", "--out"],
 }
 
 

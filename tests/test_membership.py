@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import warnings
 
+import mpmath
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -16,7 +18,7 @@ from attacks.membership.shadow import Shadow
 from attacks.membership.threshold import Threshold
 from attacks.membership.trained_attackers import TrainedAttackers
 from attacks.metrics import auc, membership_metrics
-from attacks.probabilities import class_probabilities
+from attacks.probabilities import class_probabilities, log_odds
 
 GOLDEN = pathlib.Path(__file__).parent / "data" / "golden"
 # TensorFlow Privacy's results; the file names the peer's commit and versions.
@@ -68,39 +70,55 @@ def auc_of(scores):
 # --- Threshold ---
 
 
+SCORES = ("max_posterior", "loss", "entropy", "modified_entropy")
+TFP = "tensorflow_privacy"
+
+
 @pytest.mark.parametrize("name", ["synth", "mnist"])
-def test_thresholds_equal_tensorflow_privacys(name):
+def test_tensorflow_privacys_form_gives_its_results(name):
     for row in EXPECTED[name]["threshold"]:
-        attack = Threshold(scores=(row["score"],), dtype=row["dtype"])
+        attack = Threshold(scores=(row["score"],), form=TFP, dtype=row["dtype"])
         (scores,) = attack.run(golden_target(name, row["non_members"]), rng())
         metrics = membership_metrics(scores.is_member, scores.score, rng())
         assert metrics.auc == pytest.approx(row["auc"], abs=1e-6), row
         assert metrics.advantage == pytest.approx(row["advantage"], abs=1e-6), row
 
 
-def test_the_dtype_changes_the_scores_of_a_confident_model():
-    """On the MNIST network float32 ties at loss 0, float64 does not: the peer's AUCs differ by 0.0046."""
-    aucs = {
-        dtype: auc_of(Threshold(scores=("loss",), dtype=dtype).run(golden_target("mnist"), rng())[0])
-        for dtype in ("float32", "float64")
-    }
-    assert aucs["float32"] - aucs["float64"] == pytest.approx(0.501227 - 0.496632, abs=2e-6)
+@pytest.mark.parametrize("name", ["synth", "mnist"])
+def test_log_odds_give_tensorflow_privacys_aucs_up_to_its_ties(name):
+    """Its float64 values have at most 79 of 4,000 in ties, which move an AUC by less than 1e-5."""
+    for row in EXPECTED[name]["threshold"]:
+        if row["dtype"] == "float64":
+            (scores,) = Threshold(scores=(row["score"],)).run(golden_target(name, row["non_members"]), rng())
+            assert auc_of(scores) == pytest.approx(row["auc"], abs=1e-5), row
+
+
+def test_a_confident_network_ties_in_tensorflow_privacys_form_and_not_in_log_odds():
+    """On the MNIST network 1,684 of 4,000 float32 losses are one and the same value, and 21 float64 ones."""
+    target = golden_target("mnist")
+    n = len(target.population.outputs)
+    for form, dtype, largest in ((TFP, "float32", 1684), (TFP, "float64", 21), ("log_odds", "float64", 1)):
+        (scores,) = Threshold(scores=("loss",), form=form, dtype=dtype).run(target, rng())
+        assert np.unique(scores.score, return_counts=True)[1].max() == largest
+    for scores in Threshold().run(target, rng()):
+        assert len(np.unique(scores.score)) == n, scores.name
 
 
 def test_tensorflow_privacys_loss_vector():
     losses = np.array([0.1, 0.2, 1.3, 0.4, 0.5, 0.6, 1.1, 1.2, 1.3, 0.4, 1.5, 1.6])
     p_label = np.exp(-losses)
     target = target_of(np.column_stack((p_label, 1 - p_label)), np.zeros(12), np.arange(12) < 6, True)
+    (clipped,) = Threshold(scores=("loss",), form=TFP).run(target, rng())
+    assert clipped.score == pytest.approx(-losses)
     (scores,) = Threshold(scores=("loss",)).run(target, rng())
-    assert scores.score == pytest.approx(-losses)
-    assert round(auc_of(scores), 2) == 0.83
+    assert round(auc_of(clipped), 2) == round(auc_of(scores), 2) == 0.83
 
 
-def test_scores_follow_their_formulas():
+def test_tensorflow_privacys_form_follows_the_formulas():
     p, label = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.5, 0.25, 0.25]]), np.array([0, 1, 2])
     target = target_of(np.vstack((p, p)), np.r_[label, label], np.arange(6) < 3, True)
-    found = {one.name: one.score[:3] for one in Threshold().run(target, rng())}
-    assert list(found) == ["max_posterior", "loss", "entropy", "modified_entropy"]
+    found = {one.name: one.score[:3] for one in Threshold(form=TFP).run(target, rng())}
+    assert tuple(found) == SCORES
     for row, y in enumerate(label):
         others = [i for i in range(3) if i != y]
         q = p[row]
@@ -111,35 +129,129 @@ def test_scores_follow_their_formulas():
         assert found["modified_entropy"][row] == pytest.approx(modified)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def exact_scores(logits, y):
+    """The four scores in 400 digits, from the definitions of Threshold's docstring."""
+    with mpmath.workdps(400):
+        weight = [mpmath.exp(mpmath.mpf(float(z))) for z in logits]
+        total = mpmath.fsum(weight)
+        p = [w / total for w in weight]
+        q = [mpmath.fsum(w for j, w in enumerate(weight) if j != i) / total for i in range(len(p))]
+        top, others = int(np.argmax(logits)), [i for i in range(len(p)) if i != y]
+        entropy = -mpmath.fsum(x * mpmath.log(x) for x in p)
+        modified = -q[y] * mpmath.log(p[y]) - mpmath.fsum(p[i] * mpmath.log(q[i]) for i in others)
+        values = (
+            mpmath.log(p[top] / q[top]),
+            mpmath.log(p[y] / q[y]),
+            -mpmath.log(entropy),
+            -mpmath.log(modified),
+        )
+        return [float(value) for value in values]
+
+
+@pytest.mark.parametrize("scale", [1, 30, 300])
+@pytest.mark.parametrize("classes", [2, 6])
+def test_log_odds_scores_equal_exact_arithmetic_however_confident(scale, classes):
+    """At scale 300 one minus the top probability is down to 1e-300: nothing of it is left in a probability."""
+    generator = rng([scale, classes])
+    logits, label = generator.uniform(-1, 1, size=(20, classes)) * scale, generator.integers(classes, size=20)
+    found = Threshold().run(target_of(logits, label, np.arange(20) < 10), rng())
+    expected = np.array([exact_scores(*row) for row in zip(logits, label, strict=True)])
+    assert np.column_stack([one.score for one in found]) == pytest.approx(expected, rel=1e-13, abs=1e-13)
+
+
+@pytest.mark.parametrize("gap", [40, 800, 1e6])
+def test_a_larger_gap_scores_higher_where_every_probability_is_one(gap):
+    """Two right answers, p = 1 in float64, of which the second is surer by a ten-thousandth."""
+    logits = np.array([[gap, 0.0, -1.0], [gap * 1.0001, 0.0, -1.0], [0.0, gap, -1.0], [0.0, gap * 1.0001, -1.0]])
+    for scores in Threshold().run(target_of(logits, [0, 0, 0, 0], [True, False, True, False]), rng()):
+        right, surer, wrong, more_wrong = scores.score
+        assert right < surer, scores.name
+        if scores.name in ("loss", "modified_entropy"):
+            assert more_wrong < wrong < right, scores.name
+        else:
+            assert (right, surer) == (wrong, more_wrong), scores.name
+
+
+@pytest.mark.parametrize("classes", [3, 10, 23])
+@pytest.mark.parametrize("is_probability", [False, True])
+def test_equal_answers_have_equal_scores_whatever_the_order_of_their_classes(classes, is_probability):
+    """All orders' scores are bitwise alike, so class skew between members and non-members tells nothing."""
+    generator = rng(classes)
+    answer = generator.dirichlet(np.ones(classes))
+    answer[1] = answer[0]  # a tie at the label
+    answer /= answer.sum()
+    for base in (answer, np.full(classes, 1 / classes)):
+        order = np.array([generator.permutation(classes) for _ in range(60)])
+        values = base[order] if is_probability else np.log(base[order]) * 9
+        label = (order == 0).argmax(axis=1)
+        for scores in Threshold().run(target_of(values, label, np.arange(60) < 30, is_probability), rng()):
+            assert len(np.unique(scores.score)) == 1, scores.name
+            assert auc_of(scores) == 0.5
+
+
+def test_uniform_answers_and_skewed_classes_give_one_half():
+    """Members mostly of one class, non-members of another, and a model that always answers 0.1."""
+    label = np.r_[np.full(40, 0), np.full(10, 3), np.full(40, 9), np.full(10, 3)]
+    for scores in Threshold().run(target_of(np.full((100, 10), 0.1), label, np.arange(100) < 50, True), rng()):
+        assert auc_of(scores) == 0.5, scores.name
+
+
+@pytest.mark.parametrize("attack", [Threshold(), Threshold(form=TFP), Threshold(form=TFP, dtype="float32")])
 @pytest.mark.parametrize("classes", [2, 3, 100])
-def test_certainty_gives_finite_scores_in_the_right_direction(dtype, classes):
+def test_certainty_scores_in_the_right_direction(attack, classes):
     """p of exactly 1 on the true label scores highest; on a wrong one lowest, where labels are used."""
     right, wrong, unsure = np.eye(classes)[0], np.eye(classes)[1], np.full(classes, 1 / classes)
     target = target_of([right, wrong, unsure, unsure], [0, 0, 0, 0], [True, False, True, False], True)
     with np.errstate(all="raise"):
-        found = {one.name: one.score for one in Threshold(dtype=dtype).run(target, rng())}
+        found = {one.name: one.score for one in attack.run(target, rng())}
     for name, score in found.items():
-        assert np.isfinite(score).all()
+        assert not np.isnan(score).any()
         assert score.dtype == np.float64
         assert score[0] > score[2], name
-    assert found["loss"][1] == pytest.approx(np.log(1e-8))
+    assert found["loss"][1] == pytest.approx(np.log(1e-8) if attack.form == TFP else -np.inf)
     assert found["modified_entropy"][1] < found["modified_entropy"][2]
     assert found["max_posterior"][1] == found["max_posterior"][0]
 
 
-def test_logits_of_probabilities_and_probabilities_score_alike():
+def test_ruled_out_classes_change_nothing_for_the_others():
+    generator = rng(3)
+    logits, label = generator.normal(size=(30, 4)), generator.integers(4, size=30)
+    masked = np.column_stack((logits, np.full((30, 2), -np.inf)))
+    for one, other in zip(
+        *(Threshold().run(target_of(z, label, label > 1), rng()) for z in (logits, masked)), strict=True
+    ):
+        assert one.score == pytest.approx(other.score, rel=1e-12), one.name
+
+
+@pytest.mark.parametrize("attack", [Threshold(), Threshold(form=TFP)])
+def test_logits_of_probabilities_and_probabilities_score_alike(attack):
     generator = rng(0)
     logits = generator.normal(size=(40, 5)) * 3
     label, is_member = generator.integers(5, size=40), np.arange(40) < 20
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    from_logits = Threshold().run(target_of(logits + 7, label, is_member), rng())
-    from_probabilities = Threshold().run(target_of(p, label, is_member, True), rng())
+    from_logits = attack.run(target_of(logits + 7, label, is_member), rng())
+    from_probabilities = attack.run(target_of(p, label, is_member, True), rng())
     for one, other in zip(from_logits, from_probabilities, strict=True):
         assert one.score == pytest.approx(other.score, rel=1e-9)
     # Softmax is not taken of what is a probability already.
     again = Threshold(scores=("max_posterior",)).run(target_of(p, label, is_member, False), rng())
     assert np.abs(again[0].score - from_probabilities[0].score).max() > 0.1
+
+
+def test_every_score_orders_by_its_own_probabilities_formula():
+    """Moderate answers, where probabilities do not saturate: both forms give one order, of all pairs."""
+    generator = rng(4)
+    logits, label = generator.normal(size=(60, 4)), generator.integers(4, size=60)
+    target = target_of(logits, label, np.arange(60) < 30)
+    for one, other in zip(Threshold().run(target, rng()), Threshold(form=TFP).run(target, rng()), strict=True):
+        for i, j in itertools.combinations(range(60), 2):
+            assert (one.score[i] < one.score[j]) == (other.score[i] < other.score[j]), one.name
+
+
+def test_log_odds_of_a_certain_class_are_infinite():
+    odds, label_odds = log_odds(membership([[0.0, 1.0, 0.0]], [1], [True], True).outputs)
+    assert odds.tolist() == [[-np.inf, -np.inf, np.inf]]
+    assert label_odds.tolist() == [np.inf]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +264,8 @@ def test_logits_of_probabilities_and_probabilities_score_alike():
             {"dtype": "float16"},
             "Unknown dtype 'float16'. Did you mean 'float.*'\\? Available: float64, float32",
         ),
+        ({"form": "logodds"}, "Unknown form 'logodds'. Did you mean 'log_odds'\\? Available: log_odds, tensorflow"),
+        ({"dtype": "float32"}, "dtype is float32 and form is log_odds, which computes in float64. Set form to"),
     ],
 )
 def test_a_wrong_threshold_configuration_says_what_is_right(fields, message):

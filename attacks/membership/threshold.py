@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
+from scipy.special import logsumexp
 
-from attacks.base import Attack, AttackTarget, FloatArray, IntArray, MembershipScores
+from attacks.base import Attack, AttackTarget, FloatArray, IntArray, MembershipScores, ModelOutputs
 from attacks.membership import check_names
-from attacks.probabilities import class_probabilities, log_likelihood
+from attacks.probabilities import class_probabilities, log_likelihood, log_odds
+
+_Floats = npt.NDArray[np.float64]
 
 _LOG_FLOOR = 1e-30
 
@@ -39,12 +43,51 @@ def _floored_log(probabilities: FloatArray) -> FloatArray:
     return log
 
 
-_SCORES = {
+# TensorFlow Privacy's forms, of probabilities (n, classes) and true labels (n,).
+_CLIPPED = {
     "max_posterior": _max_posterior,
     "loss": log_likelihood,
     "entropy": _entropy,
     "modified_entropy": _modified_entropy,
 }
+
+
+def _log_softplus(x: _Floats) -> _Floats:
+    """log log(1 + e^x): with x the log-odds of p, the log of −log(1 − p). It is x where e^x is lost beside 1."""
+    with np.errstate(divide="ignore"):
+        log: _Floats = np.where(x < -37, x, np.log(np.logaddexp(0, x)))
+    return log
+
+
+def _log_surprise(odds: _Floats) -> _Floats:
+    """log(−p log p), with `odds` the log-odds of p; −inf for p = 0."""
+    with np.errstate(invalid="ignore"):  # −inf + inf at p = 0
+        return np.where(odds == -np.inf, -np.inf, _log_softplus(-odds) - np.logaddexp(0, -odds))
+
+
+def _entropy_of_odds(odds: _Floats, label_odds: _Floats) -> _Floats:
+    entropy: _Floats = -logsumexp(np.sort(_log_surprise(odds), axis=1), axis=1)
+    return entropy
+
+
+def _modified_entropy_of_odds(odds: _Floats, label_odds: _Floats) -> _Floats:
+    # log(−p log(1 − p)) of each class, and log(−(1 − p) log p) in place of the label's.
+    terms = _log_softplus(odds) - np.logaddexp(0, -odds)
+    terms[np.arange(len(odds)), (odds < label_odds[:, None]).sum(axis=1)] = _log_softplus(-label_odds) - np.logaddexp(
+        0, label_odds
+    )
+    entropy: _Floats = -logsumexp(np.sort(terms, axis=1), axis=1)
+    return entropy
+
+
+# The same order without saturation, of the log-odds of all classes (n, classes) and of the true label (n,).
+_UNSATURATED = {
+    "max_posterior": lambda odds, label_odds: odds[:, -1],
+    "loss": lambda odds, label_odds: label_odds,
+    "entropy": _entropy_of_odds,
+    "modified_entropy": _modified_entropy_of_odds,
+}
+_FORMS = ("log_odds", "tensorflow_privacy")
 _DTYPES = ("float64", "float32")
 
 
@@ -52,37 +95,53 @@ _DTYPES = ("float64", "float32")
 class Threshold(Attack):
     """Score each example by the model's confidence; whoever uses the score sets the threshold.
 
-    With p the class probabilities and y the true label, the scores, higher for members, are
+    With p the class probabilities and y the true label, the scores, higher for members, order examples by
 
-    - `max_posterior`: max_i p_i, in (0, 1];
-    - `loss`: log max(p_y, 1e-8), in nats, at most 0;
-    - `entropy`: Σ_i p_i log p_i, in nats, at most 0;
-    - `modified_entropy`: (1 − p_y) log p_y + Σ_{i≠y} p_i log(1 − p_i), in nats, at most 0.
+    - `max_posterior`: max_i p_i;
+    - `loss`: log p_y;
+    - `entropy`: −H, H = −Σ_i p_i log p_i;
+    - `modified_entropy`: −M, M = −(1 − p_y) log p_y − Σ_{i≠y} p_i log(1 − p_i).
 
-    Logarithms of the two entropies are of max(·, 1e-30), so that p = 0 and p = 1 are legal. Nothing is
-    random. Labels are the true ones; `max_posterior` and `entropy` do not look at them.
+    In floating point these saturate: p_y is exactly 1 for several percent of a confident network's examples, and their
+    scores tie. By default (`form`: `log_odds`) the values are therefore the increasing transforms log(p / (1 − p)) of
+    the first two, and −log H and −log M, in nats, computed from logits without leaving the log scale: they tie where
+    answers are equal, and only there, whatever the order of the classes. An answer of probability 0 or 1 gives ±inf.
+
+    `form`: `tensorflow_privacy` gives that library's values: max_i p_i; log max(p_y, 1e-8); Σ_i p_i log p_i; and
+    (1 − p_y) log p_y + Σ_{i≠y} p_i log(1 − p_i), the logarithms of the two entropies of max(·, 1e-30). Their AUCs are
+    that library's at equal `dtype`, but that it uses the plain entropy only where it is given no labels, and has
+    no maximum posterior.
+
+    Nothing is random. Labels are the true ones; `max_posterior` and `entropy` do not look at them.
 
     Source: `loss`, Yeom et al. 2018; `max_posterior` and `entropy`, Salem et al. 2019, adversary 3
     (deviation: no threshold is set from random images, since the AUC needs none); `modified_entropy`,
-    Song & Mittal 2021, equation 8. Floors and `scipy.special.softmax` are TensorFlow Privacy's, and so
-    are the AUCs of `loss` and `modified_entropy` at equal dtype. TensorFlow Privacy uses the plain
-    entropy only where it is given no labels, and has no maximum posterior.
+    Song & Mittal 2021, equation 8.
     """
 
     family: ClassVar[str] = "membership"
+    revision: ClassVar[int] = 2
     source: ClassVar[str] = "Yeom et al. 2018; Salem et al. 2019 (adversary 3); Song & Mittal 2021"
 
-    scores: tuple[str, ...] = tuple(_SCORES)
+    scores: tuple[str, ...] = tuple(_CLIPPED)
     """Which scores to give, by name."""
 
+    form: str = "log_odds"
+    """`log_odds`, which does not saturate, or `tensorflow_privacy`, whose clipped values tie."""
+
     dtype: str = "float64"
-    """`float64` or `float32`: what logits are cast to before the softmax. In float32 the most confident
-    answers tie, which changes the AUC and the TPR at a low FPR; TensorFlow Privacy computes in the dtype
-    that the logits come in, mostly float32."""
+    """`float64` or `float32`: what logits are cast to before the softmax of `tensorflow_privacy`, which computes in
+    the dtype that the logits come in, mostly float32. `log_odds` is in float64 always."""
 
     def __post_init__(self) -> None:
-        check_names("score", self.scores, _SCORES)
+        check_names("score", self.scores, _CLIPPED)
+        check_names("form", (self.form,), _FORMS)
         check_names("dtype", (self.dtype,), _DTYPES)
+        if self.dtype != "float64" and self.form != "tensorflow_privacy":
+            raise ValueError(
+                f"dtype is {self.dtype} and form is {self.form}, which computes in float64. "
+                "Set form to tensorflow_privacy, or leave dtype out."
+            )
 
     def run(self, target: AttackTarget, rng: np.random.Generator) -> list[MembershipScores]:
         """One `MembershipScores` for each of `scores`, in that order.
@@ -93,14 +152,19 @@ class Threshold(Attack):
         """
         population = target.population
         self.check_population(int(population.is_member.sum()), int((~population.is_member).sum()))
-        outputs = population.outputs
-        probabilities = class_probabilities(outputs, self.dtype)
         return [
             MembershipScores(
                 name=name,
-                example_id=outputs.example_id,
+                example_id=population.outputs.example_id,
                 is_member=population.is_member,
-                score=_SCORES[name](probabilities, outputs.label).astype(np.float64),
+                score=score,
             )
-            for name in self.scores
+            for name, score in zip(self.scores, self._values(population.outputs), strict=True)
         ]
+
+    def _values(self, outputs: ModelOutputs) -> list[_Floats]:
+        if self.form == "tensorflow_privacy":
+            probabilities = class_probabilities(outputs, self.dtype)
+            return [_CLIPPED[name](probabilities, outputs.label).astype(np.float64) for name in self.scores]
+        odds, label_odds = log_odds(outputs)
+        return [_UNSATURATED[name](odds, label_odds) for name in self.scores]
