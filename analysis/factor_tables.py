@@ -139,9 +139,8 @@ def _by_place(
             means = []
             for model, optimizer in places:
                 found = _pick(study.at((dataset, model, optimizer), here), setting)
-                # The paper's numbers of Section 5.3 have no noise: they stand in Table 7 alone.
-                exact = lin2020.number(dataset, model, optimizer, noise, clip, sequence, shown.key)
-                means.append(_mean(found, shown, exact if clip != lin2020.ADAPTIVE_CLIPS[0] else None))
+                paper = lin2020.number(dataset, model, optimizer, noise, clip, sequence, shown.key)
+                means.append(_mean(found, shown, paper))
             rows.append((f"{noise:g}", f"{clip:g}", sequence, shown.name, *means))
     return rows
 

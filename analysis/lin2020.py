@@ -79,13 +79,10 @@ def number(
 ) -> float | None:
     """The paper's accuracy (as a fraction) or TPVD, or None. `model` is our architecture's label.
 
-    Section 5.3 does not say which noise its rows have: they stand beside any noise of the same clip norm.
+    `noise` is None for the numbers of Section 5.3, which states none: they belong to Table 7 alone.
     """
     levels = ["" if level is None else f"{level:g}" for level in (noise, clip)]
-    where = (dataset, MODELS.get(model, ""), optimizer)
-    numbers = _numbers()
-    exact = numbers.get((*where, *levels, sequence, quantity))
-    return exact if exact is not None else numbers.get((*where, "", levels[1], sequence, quantity))
+    return _numbers().get((dataset, MODELS.get(model, ""), optimizer, *levels, sequence, quantity))
 
 
 def gain(dataset: str, model: str, quantity: str) -> float | None:

@@ -180,6 +180,15 @@ def test_distortion_and_ladder_have_the_tpvd_table(tmp_path: Path) -> None:
     assert mean(sheet(study, "lin_table6"), "lin_cnn_adam", "MNIST", "0.5", "0.8", "CA", "TPVD").paper == 2.3202
 
 
+def test_a_number_of_the_paper_without_a_noise_scale_stands_at_no_noise_scale(tmp_path: Path) -> None:
+    study = study_of(make_factor_rows(**SMALL), tmp_path)
+    ladder = sheet(study, "lin_table12")
+    at_small = ("MNIST", "CNN", "Adam", "0.5", "0.04")
+    assert [mean(ladder, f"{what}_ac", *at_small).paper for what in ("accuracy", "tpvd")] == [None, None]
+    assert mean(ladder, "accuracy_ac", "MNIST", "CNN", "Adam", "0.5", "0.8").paper == pytest.approx(0.9136)
+    assert mean(sheet(study, "lin_table7"), "tpvd", "MNIST", "CNN", "Adam", "AC", "0.04").paper == 1.5095
+
+
 def test_quantile_rules_stand_beside_fixed_clip_norms(tmp_path: Path) -> None:
     table = sheet(study_of(make_factor_rows(**SMALL), tmp_path), "lin_table7")
     methods = [row[3:6] for row in table.rows if row[0] == sheets.Label(value="mnist")]
