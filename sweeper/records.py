@@ -41,7 +41,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
 from attacks.base import Attack
-from attacks.tpvd import tpvd, value_differences
+from attacks.tpvd import displacement_sketch, tpvd, value_differences
 from sweeper import attempts, launches
 from sweeper.checkpoints import metadata_of
 from sweeper.errors import UserError
@@ -116,6 +116,32 @@ class Failure:
     attack: str | None
     cause: str | None
     error: str
+
+
+class _Twins:
+    """Which recorded targets have a twin, and the undefended ones that differ from one another by their seed alone."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[str, str]] = []
+        self._cells: dict[str, str] = {}
+        self._seeds: dict[str, list[tuple[int, str]]] = {}
+
+    def add(self, target_id: str, row: Mapping[str, Any]) -> None:
+        """Take note of a finished target by its `twin_id`, `mechanism` and `config`."""
+        if row["twin_id"] and _ID.fullmatch(row["twin_id"]):
+            self.pairs.append((target_id, row["twin_id"]))
+        if row["mechanism"] is None:
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a configuration that another program wrote
+                config = json.loads(row["config"])
+                seed = int(config.pop("seed"))
+                cell = identity(config)
+                self._cells[target_id] = cell
+                self._seeds.setdefault(cell, []).append((seed, target_id))
+
+    def of_next_seed(self, target_id: str) -> str | None:
+        """The undefended target with the next seed in the order of seeds, after the last one the first; None where it is alone."""
+        ids = [each for _, each in sorted(self._seeds.get(self._cells.get(target_id, ""), []))]
+        return None if len(ids) < 2 else ids[(ids.index(target_id) + 1) % len(ids)]
 
 
 class Store:
@@ -442,7 +468,7 @@ class Store:
         if planned is None:
             planned = self._everything(recorded)
         damaged: list[str] = []
-        twins: list[tuple[str, str]] = []
+        twins = _Twins()
         for table in ("trials", "tpvd", "history", "outputs", *_ATTACK_TABLES):
             if table == "tpvd":
                 self._compare_with_twins(twins, damaged)
@@ -466,17 +492,15 @@ class Store:
             everything.setdefault(target, []).append(attack)
         return everything
 
-    def _gather_table(
-        self, table: str, keys: Iterable[str], folder: Path, damaged: list[str], twins: list[tuple[str, str]]
-    ) -> None:
+    def _gather_table(self, table: str, keys: Iterable[str], folder: Path, damaged: list[str], twins: _Twins) -> None:
         def write(path: Path) -> None:
             waiting: list[pa.Table] = []
             n_rows = 0
             with pq.ParquetWriter(path, SCHEMAS[table], compression="zstd", write_page_checksum=True) as writer:
                 for key, rows in self._parts(table, keys, damaged):
                     if table == "trials" and not key.endswith(_FAILED):
-                        twin_ids = rows.column("twin_id").to_pylist()
-                        twins.extend((key, twin) for twin in twin_ids if twin and _ID.fullmatch(twin))
+                        for row in rows.select(["twin_id", "mechanism", "config"]).to_pylist():
+                            twins.add(key, row)
                     waiting.append(rows)
                     n_rows += rows.num_rows
                     if n_rows >= _ROWS_AT_ONCE or len(waiting) >= _PARTS_AT_ONCE:
@@ -512,14 +536,16 @@ class Store:
                     else:
                         yield key, rows
 
-    def _compare_with_twins(self, twins: Iterable[tuple[str, str]], damaged: list[str]) -> None:
+    def _compare_with_twins(self, twins: _Twins, damaged: list[str]) -> None:
         """Record the TPVD of each target whose twin is on record too, unless that was done with the same weights.
 
-        Only here, where all are looked at: of a target and its twin either may be finished first.
+        Only here, where all are looked at: of a target and its twins any may be finished first.
         """
         weights, done = self.storage.entries("weights"), self.storage.entries("parts/tpvd")
-        for target_id, twin_id in twins:
-            names = [f"{each}.safetensors" for each in (target_id, twin_id)]
+        for target_id, twin_id in twins.pairs:
+            other_id = twins.of_next_seed(twin_id)
+            ids = [target_id, twin_id, *([other_id] if other_id and f"{other_id}.safetensors" in weights else [])]
+            names = [f"{each}.safetensors" for each in ids]
             if not all(name in weights for name in names):
                 continue
             part = done.get(target_id + _SUFFIX)
@@ -528,9 +554,17 @@ class Store:
             if not self.has_target(twin_id):
                 continue
             try:
-                differences = value_differences(
-                    *(_parameters(self.read_weights(each)) for each in (target_id, twin_id))
-                )
+                ours, twin, *others = (_parameters(self.read_weights(each)) for each in ids)
+                differences = value_differences(ours, twin)
+                row = {
+                    "target_id": target_id,
+                    "twin_id": twin_id,
+                    "tpvd": tpvd(differences),
+                    "tensors": [{"parameter": name, "value_difference": each} for name, each in differences.items()],
+                    "displacement_sketch": displacement_sketch(ours, twin),
+                    "other_init_twin_id": other_id if others else None,
+                    "tpvd_other_init": tpvd(value_differences(ours, others[0])) if others else None,
+                }
             except DamagedError as error:
                 damaged.append(str(error))
                 continue
@@ -539,8 +573,6 @@ class Store:
                     f"The weights of {target_id} and {twin_id}, its twin, in {self.location} are not of one model: {error}. They "
                     "were made by different versions of the code; delete them and launch again."
                 ) from None
-            tensors = [{"parameter": name, "value_difference": value} for name, value in differences.items()]
-            row = {"target_id": target_id, "twin_id": twin_id, "tpvd": tpvd(differences), "tensors": tensors}
             self._write("tpvd", target_id, pa.Table.from_pylist([row], schema=SCHEMAS["tpvd"]))
 
     def _write(self, table: str, key: str, rows: pa.Table) -> None:

@@ -248,6 +248,23 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 pa.list_(pa.struct([("parameter", pa.string()), ("value_difference", pa.float64())])),
                 "Per parameter tensor ‖W − W̄‖ / ‖W‖ (Frobenius), W the twin's; null where W is zero or not finite",
             ),
+            (
+                "displacement_sketch",
+                pa.list_(pa.float32()),
+                "Count sketch of (W − W̄) / ‖W‖ over all tensors: of two targets with one twin, the sketches' distance is near "
+                "that of their weights",
+            ),
+            (
+                "other_init_twin_id",
+                pa.string(),
+                "target_id of the undefended target of the next finished seed (after the last one the first): the twin's training "
+                "with another initialization, other members and batches; null where there is one seed",
+            ),
+            (
+                "tpvd_other_init",
+                pa.float64(),
+                "As tpvd, with that target in the twin's place: some 1.41 for weights that share nothing but their size",
+            ),
         ],
     ),
     "reconstructions": (

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from attacks.auditing import audit_membership
-from attacks.tpvd import tpvd, value_differences
+from attacks.tpvd import displacement_sketch, tpvd, value_differences
 from sweeper.errors import UserError
 from sweeper.records import Store
 from sweeper.schema import SCHEMAS
@@ -87,6 +87,27 @@ def test_other_tensors_are_refused() -> None:
         value_differences({"a": np.ones(2)}, {"a": np.ones(3)})
 
 
+def test_two_independent_initializations_have_a_tpvd_of_the_root_of_two() -> None:
+    rng = np.random.default_rng(0)
+    first, second = ({"w": rng.standard_normal((300, 200)), "v": rng.standard_normal(900)} for _ in range(2))
+    assert tpvd(value_differences(first, second)) == pytest.approx(2**0.5, abs=0.05)
+
+
+def test_the_sketches_of_two_targets_are_as_far_apart_as_their_weights() -> None:
+    rng = np.random.default_rng(1)
+    twin = {"w": rng.standard_normal((200, 100)), "v": rng.standard_normal(50), "zero": np.zeros(3)}
+    moved = {name: value + 0.5 * rng.standard_normal(value.shape) for name, value in twin.items()}
+    for size in (1e-4, 0.1, 1.0):
+        other = {name: value + size * rng.standard_normal(value.shape) for name, value in moved.items()}
+        parts = [
+            np.linalg.norm(moved[name] - other[name]) / np.linalg.norm(twin[name]) for name in twin if twin[name].any()
+        ]
+        sketches = [displacement_sketch(each, twin) for each in (moved, other)]
+        assert sketches[0] is not None and sketches[1] is not None
+        assert np.linalg.norm(sketches[0] - sketches[1]) == pytest.approx(np.linalg.norm(parts), rel=0.25)
+    assert displacement_sketch({"zero": np.ones(3)}, {"zero": np.zeros(3)}) is None
+
+
 # In the results folder
 
 
@@ -140,6 +161,41 @@ def test_it_is_there_once_both_are_whichever_ran_first(planned: Any, order: tupl
     assert {each["parameter"]: each["value_difference"] for each in row["tensors"]} == pytest.approx(expected, rel=1e-5)
     assert row["tpvd"] == pytest.approx(np.mean(list(expected.values())), rel=1e-5)
     assert 0 < row["tpvd"] < 10
+
+
+def test_the_twin_of_the_next_seed_has_another_initialization(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.yaml"
+    path.write_text(TWINS.replace("seeds: [3]", "seeds: [3, 5, 4]"), encoding="utf-8")
+    sweep = load_sweep(str(path))
+    trials = {(trial.defense_label, trial.seed): trial for trial in expand(sweep)}
+    store = Store(tmp_path / "out")
+    store.prepare()
+    store.write_sweep(sweep, expand(sweep))
+    train(store, trials["ac", 3])
+    train(store, trials["none", 3])
+    train(store, trials["ac", 5])
+    (alone,) = gathered(store).to_dict("records")
+    assert pd.isna(alone["other_init_twin_id"])
+    assert pd.isna(alone["tpvd_other_init"])
+    train(store, trials["none", 5])
+    rows = gathered(store).set_index("target_id")
+    expected = {3: 5, 5: 3}  # of the finished ones the next, after the last one the first
+    for seed, other in expected.items():
+        row = rows.loc[trials["ac", seed].target_id]
+        assert row["other_init_twin_id"] == trials["none", other].target_id
+        assert row["twin_id"] == trials["none", seed].target_id
+        ours, twin = (load_file(weights_path(store, trials[key])) for key in (("ac", seed), ("none", other)))
+        parts = [
+            np.linalg.norm(ours[name] - twin[name]) / np.linalg.norm(twin[name])
+            for name in twin
+            if not name.startswith("normalize.")
+        ]
+        assert row["tpvd_other_init"] == pytest.approx(np.mean(parts), rel=1e-5)
+        assert row["tpvd_other_init"] > row["tpvd"]
+    assert {len(sketch) for sketch in rows["displacement_sketch"]} == {256}
+    train(store, trials["none", 4])
+    rows = gathered(store).set_index("target_id")
+    assert rows.loc[trials["ac", 3].target_id, "other_init_twin_id"] == trials["none", 4].target_id
 
 
 def test_the_twin_is_all_but_the_mechanism(planned: Any) -> None:
