@@ -12,10 +12,11 @@ from PIL import Image
 
 from analysis import naming
 from analysis.load import Results, read_examples
-from analysis.measurements import Measurements, Setting, average_over_datasets
+from analysis.measurements import NOT_NEGATIVE, Measurements, Setting, average_over_datasets
 from analysis.statistics import Estimate
 from analysis.style import FigureFile, new_figure, save
 from analysis.tables import inversion_settings, layers
+from analysis.verdicts import decoder_works
 
 _TILE = 64  # pixels a reconstruction is shown at
 _GAP = 6
@@ -52,17 +53,26 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     place = np.arange(len(names))
 
     def over_layers(column: str) -> list[Estimate | None]:
-        return [average_over_datasets(rows[rows["layer"] == layer], column)[0] for layer in names]
+        return [average_over_datasets(rows[rows["layer"] == layer], column, NOT_NEGATIVE)[0] for layer in names]
 
     figure = new_figure(7.2, 3.6)
     axes = figure.add_subplot()
     measured_mse = over_layers("mse_test")
     heights = [np.nan if value is None else value.mean for value in measured_mse]
-    errors = [0 if value is None or value.half_width is None else value.half_width for value in measured_mse]
+    works = decoder_works(measured, setting)
+    shown_datasets = [dataset for dataset in measured.datasets if dataset in set(rows["dataset"])]
+    supported = [all(works.get((dataset, str(shown), layer), False) for dataset in shown_datasets) for layer in names]
     name_shown = naming.plot_text(str(shown))
-    axes.bar(place, heights, width=0.62, color="#56B4E9", edgecolor="#1b6a97", linewidth=0.8, label=name_shown)
-    if any(errors):
-        axes.errorbar(place, heights, yerr=errors, fmt="none", ecolor="#222222", capsize=3, linewidth=1)
+    # Pale where the decoder does not beat both controls; the legend has the full color
+    colors = ["#56B4E9" if one else "#dceefa" for one in supported]
+    axes.bar(place, heights, width=0.62, color=colors, edgecolor="#1b6a97", linewidth=0.8)
+    axes.bar([0], [0], color="#56B4E9", edgecolor="#1b6a97", linewidth=0.8, label=name_shown)
+    for at, value in zip(place, measured_mse, strict=True):
+        if value is not None and value.low is not None and value.high is not None:
+            axes.errorbar(
+                at, value.mean, yerr=[[value.mean - value.low], [value.high - value.mean]],
+                fmt="none", ecolor="#222222", capsize=3, linewidth=1,
+            )  # fmt: skip
     # The diamond stands beside the middle, where it hides no interval.
     for column, marker, color, shift, label in (
         ("mse_untrained", "D", "#D55E00", 0.2, "Control: untrained target"),
@@ -86,13 +96,18 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     axes.grid(axis="x", visible=False)
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside upper center", ncols=3, handletextpad=0.6)
-    datasets = naming.listing([naming.display(d) for d in measured.datasets if d in set(rows["dataset"])])
+    datasets = naming.listing([naming.display(dataset) for dataset in shown_datasets])
+    silent = [naming.display(layer) for layer, one in zip(names, supported, strict=True) if not one]
     caption = (
         f"Lower means easier to invert. Averaged over {datasets}{_wording(setting)}; whiskers are 95 % "
         "intervals over seeds, where there is more than one. An error near the constant image’s means that "
         "nothing of the input came through; one near the untrained target’s means that the architecture, not "
         "the training, gives the input away."
     )
+    if silent:
+        caption += (
+            f" Pale: at {naming.listing(silent)} the decoder does not beat both controls; no verdict rests on it."
+        )
     return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))
 
 

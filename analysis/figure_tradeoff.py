@@ -14,6 +14,10 @@ from matplotlib.lines import Line2D
 from analysis import naming
 from analysis.load import FPR_COLUMNS
 from analysis.measurements import (
+    FRACTION,
+    GUESSING,
+    NOT_NEGATIVE,
+    PERCENT_CHANGE,
     Measurements,
     Setting,
     against_baseline,
@@ -22,8 +26,9 @@ from analysis.measurements import (
 )
 from analysis.statistics import Estimate
 from analysis.style import FigureFile, Look, legend_below, looks, new_figure, save, say
-from analysis.tables import layers, mse_changes
+from analysis.tables import layers
 from analysis.tradeoff import pareto_front
+from analysis.verdicts import judged_changes
 
 _ROWS_PER_FIGURE = 4
 _FRONT = "#b0b0b0"
@@ -39,8 +44,9 @@ def handle(look: Look) -> Line2D:
 def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
     """Figure 6: accuracy against the change of inversion MSE and of attack AUC, colored by training time.
 
-    As in the paper, averaged over datasets, at the last cut point and with the papers' "best of" AUC.
-    Deviation: markers tell the defenses apart, and 95 % intervals over seeds are drawn.
+    As in the paper, averaged over datasets, and with the papers' "best of" AUC, which counts as 0.5 below that.
+    Deviations: the cut point is the last one at which a decoder beats both controls; markers tell the defenses
+    apart; 95 % intervals over seeds are drawn.
     """
     name, title = "figure6", "Figure 6. Accuracy against inversion, membership inference and training time"
     settings = measured.settings
@@ -51,9 +57,12 @@ def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
         return FigureFile(name=name, title=title, caption="", png=None, missing=why)
     setting = settings[0]
     frame = measured.frame[measured.frame["setting"] == setting.key]
-    auc_changes = against_baseline(frame, measured.baseline, "paper_protocol_auc", "percent")
-    mse = mse_changes(measured, setting)
-    last = layers(measured, setting)[-1:] if mse is not None else []
+    at_least_guessing = frame.assign(paper_protocol_auc=frame["paper_protocol_auc"].clip(lower=GUESSING))
+    auc_changes = against_baseline(at_least_guessing, measured.baseline, "paper_protocol_auc", "percent")
+    mse = judged_changes(measured, setting)
+    # The last cut point at which a decoder beats both controls: the paper has the prediction layer
+    supported = set() if mse is None else set(mse.loc[mse["defense"] != measured.baseline, "layer"])
+    last = [layer for layer in layers(measured, setting) if layer in supported][-1:]
 
     def change(defense: str, which: str) -> Estimate | None:
         table = auc_changes if which == "auc" else mse
@@ -62,10 +71,10 @@ def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
         rows = table[table["defense"] == defense]
         if which == "mse":
             rows = rows[rows["layer"].isin(last)]
-        return average_over_datasets(rows, "value")[0]
+        return average_over_datasets(rows, "value", PERCENT_CHANGE)[0]
 
     times = {
-        defense: average_over_datasets(frame[frame["defense"] == defense], "train_time_s")[0]
+        defense: average_over_datasets(frame[frame["defense"] == defense], "train_time_s", NOT_NEGATIVE)[0]
         for defense in measured.defenses
     }
     seconds = [time.mean for time in times.values() if time is not None and time.mean > 0]
@@ -85,7 +94,7 @@ def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
         shown = 0
         for defense in measured.defenses:
             x = change(defense, which)
-            y, _ = average_over_datasets(frame[frame["defense"] == defense], "test_accuracy")
+            y, _ = average_over_datasets(frame[frame["defense"] == defense], "test_accuracy", FRACTION)
             time = times[defense]
             if x is None or y is None or time is None:
                 continue
@@ -99,7 +108,8 @@ def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
             hollow = replace(look, color="white")
             legend.setdefault(defense, handle(hollow))
         if not shown:
-            say(axes, "No reconstructions" if which == "mse" else "No membership attack")
+            unmeasured = "No reconstructions" if measured.inversion.empty else "No decoder beats both controls"
+            say(axes, unmeasured if which == "mse" else "No membership attack")
             continue
         axes.axvline(0, color="#999999", linewidth=0.9, zorder=1)
         axes.set_xlabel(f"{label}\n{better}")
@@ -169,21 +179,25 @@ def _pareto_figure(
     legend_below(figure, handles, columns=5)
     where = f", {setting.label}" if setting.label else ""
     caption = (
-        "Upper left is best. Whiskers are 95 % intervals over seeds (over examples where there is one seed); "
-        "defenses whose whiskers overlap cannot be told apart. The line joins the defenses that no other "
-        "beats on both axes, by their means."
+        "Upper left is best. Whiskers are 95 % intervals over seeds, of the AUC over seeds and examples (over examples "
+        "where there is one seed). They do not show what can be told apart: targets of one seed are compared in pairs, "
+        "in the summary. The line joins the defenses that no other beats on both axes, by their means; left of guessing "
+        "is noise, and counts as guessing."
     )
     return FigureFile(name=name, title=title + where, caption=caption, png=save(figure, directory, name))
 
 
-def front(measured: Measurements, setting: Setting, dataset: str, column: str) -> list[str]:
-    """The defenses on the front of test accuracy (up) and `column` (down), by their means."""
+def front(measured: Measurements, setting: Setting, dataset: str, column: str, chance: float = GUESSING) -> list[str]:
+    """The defenses on the front of test accuracy (up) and `column` (down), by their means.
+
+    A mean of `column` below `chance`, what guessing gives, is noise and counts as `chance`.
+    """
     points: dict[str, tuple[float, float]] = {}
     for defense in measured.defenses:
         risk = measured.estimate(setting, dataset, defense, column)
         utility = measured.estimate(setting, dataset, defense, "test_accuracy")
         if risk is not None and utility is not None:
-            points[defense] = (utility.mean, risk.mean)
+            points[defense] = (utility.mean, max(risk.mean, chance))
     return pareto_front(points)
 
 
@@ -200,7 +214,7 @@ def _pareto_panel(
     axes.axvline(chance, color="#999999", linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     corners: list[tuple[float, float]] = []
     shown = set()
-    best = front(measured, setting, dataset, column)
+    best = front(measured, setting, dataset, column, chance)
     for defense in measured.defenses:
         x = measured.estimate(setting, dataset, defense, column)
         y = measured.estimate(setting, dataset, defense, "test_accuracy")
@@ -211,7 +225,7 @@ def _pareto_panel(
         _error_bars(axes, x, y, look.color)
         axes.plot(x.mean, y.mean, look.marker, color=look.color, markersize=8, zorder=4, **_EDGE)
         if defense in best:
-            corners.append((x.mean, y.mean))
+            corners.append((max(x.mean, chance), y.mean))
     corners.sort()
     if len(corners) > 1:
         axes.step(*zip(*corners, strict=True), where="post", color=_FRONT, linewidth=2.4, zorder=1.5)
@@ -219,6 +233,6 @@ def _pareto_panel(
     axes.margins(0.08)
     for low, high, widen in ((*axes.get_xlim(), axes.set_xlim), (*axes.get_ylim(), axes.set_ylim)):
         middle, half = (low + high) / 2, max(high - low, _MIN_SPAN) / 2
-        # A t-interval knows nothing of the bounds of a rate: it is cut off where no rate can be.
+        # Room for the markers at 0 and 1
         widen(max(middle - half, -0.02), min(middle + half, 1.02))
     return shown

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from analysis import composition, naming, paper
 from analysis.figure_tradeoff import front
 from analysis.load import Results
-from analysis.measurements import Measurements, Setting, average_over_datasets
-from analysis.statistics import Estimate, compare, sign
-from analysis.table_output import estimate_text, number
-from analysis.tables import estimate_in, inversion_settings, layers, mse_changes, summary_table, time_ratios
+from analysis.measurements import GUESSING, PERCENT_CHANGE, Measurements, Setting, average_over_datasets
+from analysis.recipes import mixed, unequal
+from analysis.statistics import Estimate, quantile
+from analysis.table_output import estimate_text, interval_text, number
+from analysis.tables import estimate_in, inversion_settings, layers, summary_table, time_ratios
+from analysis.verdicts import (
+    ERROR_RATE,
+    against_the_baseline,
+    beats_guessing,
+    judged_changes,
+    may_be_lowest,
+    told,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +39,9 @@ def _names(defenses: list[str]) -> str:
 
 def summarize(results: Results, measured: Measurements) -> list[Finding]:
     """What a reader should know first."""
+    can_show = Finding(heading="What these results can show", sentences=tuple(_can_show(results, measured)))
     found = [_tradeoff(measured, setting, dataset) for setting, dataset in measured.rows()]
-    return [*found, *_beyond_one_dataset(results, measured)]
+    return [can_show, *found, *_beyond_one_dataset(results, measured)]
 
 
 def about_the_runs(results: Results, measured: Measurements) -> list[Finding]:
@@ -49,14 +60,49 @@ def _beyond_one_dataset(results: Results, measured: Measurements) -> list[Findin
     return [Finding(heading=heading, sentences=tuple(sentences)) for heading, sentences in findings]
 
 
-def _apart(first: Estimate | None, second: Estimate | None) -> str:
-    """Whether two numbers can be told apart, in words."""
-    result = compare(first, second)
-    if result is None:
-        return "with one seed, nothing tells the difference from noise"
-    if result == 0:
-        return "the intervals overlap, so the two cannot be told apart"
-    return "the intervals are disjoint"
+_POWER = 0.8
+
+
+def _can_show(results: Results, measured: Measurements) -> list[str]:
+    """What the sweep's file says that it shows, and how large an effect has to be to be found."""
+    sentences = [results.expected] if results.expected else []
+    verdicts = sum(p is not None for p in beats_guessing(measured).values())
+    for setting, dataset in measured.rows():
+        parts = []
+        rows = measured.at(setting, dataset)
+        errors = [
+            found.error
+            for defense in measured.defenses
+            if (found := measured.estimate(setting, dataset, defense, "auc")) is not None and found.error is not None
+        ]
+        if errors and verdicts:
+            away = quantile(1 - ERROR_RATE / verdicts) + quantile(_POWER)
+            least = min(1.0, GUESSING + away * float(np.median(errors)))
+            parts.append(f"an attack has to reach an AUC of about {number(least, 2)} to be told from guessing")
+        changes = against_the_baseline(measured, setting, dataset, "test_accuracy")
+        known = [change for change in changes.values() if change.error is not None]
+        if known:
+            needed = [
+                (quantile(1 - ERROR_RATE / (2 * len(changes)), change.df) + quantile(_POWER)) * (change.error or 0.0)
+                for change in known
+            ]
+            points = min(1.0, float(np.median(needed)))
+            parts.append(f"a defense's accuracy has to differ from the baseline's by about {number(points, 2)}")
+        elif changes:
+            parts.append("one seed cannot tell a difference in accuracy from the luck of one run")
+        if not parts:
+            continue
+        seeds, members, others = rows["seed"].nunique(), rows["n_train"].median(), rows["n_non_members"].median()
+        size = f"{seeds} seed{'' if seeds == 1 else 's'}"
+        if not np.isnan([members, others]).any():
+            size += f", {members:,.0f} members and {others:,.0f} non-members"
+        sentences.append(f"{measured.row_label(setting, dataset)} ({size}): {', and '.join(parts)}.")
+    if len(sentences) > bool(results.expected):
+        sentences.append(
+            "An effect of that size is found in four of five such sweeps; a smaller one is more often missed than found, "
+            "and “not shown” then says little."
+        )
+    return sentences or ["No trial finished, so nothing is shown."]
 
 
 def _tradeoff(measured: Measurements, setting: Setting, dataset: str) -> Finding:
@@ -69,84 +115,107 @@ def _tradeoff(measured: Measurements, setting: Setting, dataset: str) -> Finding
     if not aucs:
         words = "No membership attack has a finished best_of row here, so nothing is known of the risk."
         return Finding(heading=heading, sentences=(words,))
-    lowest = min(aucs, key=lambda defense: aucs[defense].mean)
-    baseline = measured.baseline
-    sentences = []
-    if lowest == baseline and len(aucs) > 1:
-        sentences.append(
-            f"No defense has a lower honest attack AUC than the baseline’s {estimate_text(aucs[lowest], 3)}."
-        )
-    else:
-        least = estimate_text(aucs[lowest], 3)
-        text = f"The lowest honest attack AUC is {least}, under {naming.display(lowest)}"
-        if baseline in aucs and lowest != baseline:
-            reference = aucs[str(baseline)]
-            text += f"; the baseline has {estimate_text(reference, 3)}, and {_apart(aucs[lowest], reference)}"
-        sentences.append(text + ".")
-        sentences.append(_cost(measured, setting, dataset, lowest))
-    same = [d for d in aucs if d not in (lowest, baseline) and compare(aucs[d], aucs[lowest]) == 0]
-    if same:
-        sentences.append(f"{_names(same)} cannot be told from it by AUC: the intervals overlap.")
+    sentences = _lowest(measured, setting, dataset, aucs)
     best = front(measured, setting, dataset, "auc")
     if len(best) > 0 and len(aucs) > 1:
         sentences.append(f"On the Pareto front of accuracy and AUC, by their means: {_names(best)}.")
+    differences = unequal(measured, setting, dataset)
+    if differences:
+        sentences.append(
+            f"Not trained by one recipe: {differences}. A difference between them can come from that, not from the defense."
+        )
     return Finding(heading=heading, sentences=tuple(sentences))
 
 
-def _cost(measured: Measurements, setting: Setting, dataset: str, defense: str) -> str:
-    accuracy = measured.estimate(setting, dataset, defense, "test_accuracy")
-    text = f"There, test accuracy is {estimate_text(accuracy, 3)}"
+def _lowest(measured: Measurements, setting: Setting, dataset: str, aucs: dict[str, Estimate]) -> list[str]:
+    """Which defense has the lowest AUC, whether that can be told, and what it costs."""
+    risks = {defense: max(found.mean, GUESSING) for defense, found in aucs.items()}
+    least = min(risks.values())
+    lowest = [defense for defense, risk in risks.items() if risk == least]
     baseline = measured.baseline
-    reference = None if baseline is None else measured.estimate(setting, dataset, baseline, "test_accuracy")
-    if reference is None:
-        return text + "; no baseline finished to compare its cost with."
-    text += f" against the baseline’s {estimate_text(reference, 3)} ({_apart(accuracy, reference)})"
+    sentences = []
+    if least == GUESSING:
+        means = [f"{naming.display(defense)} ({estimate_text(aucs[defense], 3)})" for defense in lowest]
+        sentences.append(
+            f"The honest attack AUC is lowest, at guessing (0.5), under {naming.listing(means)}: a mean below 0.5 is noise "
+            "and counts as 0.5."
+        )
+    elif lowest == [baseline] and len(aucs) > 1:
+        sentences.append(
+            f"No defense has a lower honest attack AUC than the baseline’s {estimate_text(aucs[lowest[0]], 3)}."
+        )
+    else:
+        sentences.append(
+            f"The lowest honest attack AUC is {estimate_text(aucs[lowest[0]], 3)}, under {_names(lowest)}."
+        )
+    if len(aucs) > 1 and max(found.n for found in aucs.values()) > 1:
+        possible = may_be_lowest(measured, setting, dataset, aucs)
+        if len(possible) == len(aucs):
+            sentences.append("Which of them is lowest cannot be told: none is ruled out with 95 % confidence.")
+        else:
+            sentences.append(f"With 95 % confidence the lowest is among {_names(possible)}.")
+    if baseline is None or baseline not in aucs:
+        sentences.append("No baseline finished to compare its cost with.")
+        return sentences
+    risk_changes = against_the_baseline(measured, setting, dataset, "auc")
+    accuracy_changes = against_the_baseline(measured, setting, dataset, "test_accuracy")
     ratios = time_ratios(measured)
-    ratio = None if ratios is None else estimate_in(ratios, setting, dataset, defense)
-    if ratio is not None:
-        text += f", and training takes {estimate_text(ratio, 2)} times as long"
-    return text + "."
+    for defense in lowest:
+        if defense == baseline or defense not in risk_changes:
+            continue
+        parts = [f"AUC {_change(risk_changes[defense])}"]
+        if defense in accuracy_changes:
+            parts.append(f"test accuracy {_change(accuracy_changes[defense])}")
+        ratio = None if ratios is None else estimate_in(ratios, setting, dataset, defense)
+        if ratio is not None:
+            parts.append(f"{estimate_text(ratio, 2)} times the training time")
+        sentences.append(f"{naming.display(defense)} against the baseline of the same seed: {'; '.join(parts)}.")
+    return sentences
+
+
+def _change(change: Estimate) -> str:
+    shown = number(change.mean, 3, signed=True) if change.n == 1 else interval_text(change, 3, signed=True)
+    return f"{shown} ({told(change)})"
 
 
 def _guessing(measured: Measurements) -> list[str]:
     sentences = []
+    p_values = beats_guessing(measured)
     for setting, dataset in measured.rows():
-        signs = {
-            defense: _beats_guessing(measured, setting, dataset, defense, value)
+        here = {
+            defense: p_values[setting.key, dataset, defense]
             for defense in measured.defenses
-            if (value := measured.estimate(setting, dataset, defense, "auc")) is not None
+            if (setting.key, dataset, defense) in p_values
         }
-        if not signs:
+        if not here:
             continue
-        above = [defense for defense, value in signs.items() if value == 1]
-        unclear = [defense for defense, value in signs.items() if value in (0, -1)]
-        alone = [defense for defense, value in signs.items() if value is None]
+        above = [defense for defense, p in here.items() if p is not None and p < ERROR_RATE]
+        unclear = [defense for defense, p in here.items() if p is not None and p >= ERROR_RATE]
+        alone = [defense for defense, p in here.items() if p is None]
         parts = []
         if above:
-            parts.append(f"yes against {_names(above)}, where the AUC’s interval lies above 0.5")
+            seeds = min(measured.of(setting, dataset, defense)["seed"].nunique() for defense in above)
+            target = " (for the one target trained)" if seeds == 1 else ""
+            parts.append(f"yes against {_names(above)}{target}")
         if unclear:
             parts.append(f"not shown against {_names(unclear)}")
         if alone:
-            parts.append(f"cannot be told against {_names(alone)} (no interval)")
+            parts.append(f"cannot be told against {_names(alone)} (no interval over examples was recorded)")
         sentences.append(f"{measured.row_label(setting, dataset)}: {'; '.join(parts)}.")
+    if not sentences:
+        return ["No membership attack has a finished best_of row, so this was not measured."]
+    judged = sum(p is not None for p in p_values.values())
+    if judged:
+        sentences.append(
+            f"Examples and seeds both count, and that seeds share examples. Among {judged} "
+            f"verdict{'' if judged == 1 else 's'} the probability of even one wrong “yes” is at most 5 % (Holm)."
+        )
     if any(setting.split == "official" for setting in measured.settings):
         sentences.append(
             "On the official split, members are the training set and non-members the test set, the same for every "
             "seed: what tells them apart there need not be membership."
         )
-    return sentences or ["No membership attack has a finished best_of row, so this was not measured."]
-
-
-def _beats_guessing(
-    measured: Measurements, setting: Setting, dataset: str, defense: str, value: Estimate
-) -> int | None:
-    """`sign` of the AUC against 0.5; on the official split its interval over examples must lie above it too.
-
-    There every seed has the same examples, so an interval over seeds does not hold their choice.
-    """
-    verdict = sign(value, 0.5)
-    lows = measured.of(setting, dataset, defense)["auc_low"]
-    return 0 if verdict == 1 and setting.split == "official" and not lows.mean() > 0.5 else verdict
+    return sentences
 
 
 def _guarantees(measured: Measurements) -> list[str]:
@@ -178,31 +247,39 @@ def _inversion(measured: Measurements) -> list[str]:
         return ["No reconstructions were recorded, so this was not measured."]
     if not measured.guaranteed:
         return ["No finished target carries a privacy guarantee, so this was not measured."]
-    changes = mse_changes(measured, settings[0])
+    changes = judged_changes(measured, settings[0])
     if changes is None:
         return ["No baseline finished, so there is nothing to compare with."]
-    last = layers(measured, settings[0])[-1]
+    names = layers(measured, settings[0])
+    private = [defense for defense in measured.defenses if defense in measured.guaranteed]
+    judged = changes[changes["defense"].isin(private)]
+    supported = [layer for layer in names if layer in set(judged["layer"])]
+    if not supported:
+        return [
+            "No decoder beats both controls, the mean image and an untrained target, at any cut point: nothing was "
+            "measured, so there is no verdict."
+        ]
+    last = supported[-1]
+    found = {
+        defense: change
+        for defense in private
+        if (change := average_over_datasets(
+            judged[(judged["layer"] == last) & (judged["defense"] == defense)], "value", PERCENT_CHANGE
+        )[0]) is not None
+    }  # fmt: skip
     sentences = []
-    for defense in measured.defenses:
-        if defense not in measured.guaranteed:
-            continue
-        rows = changes[(changes["layer"] == last) & (changes["defense"] == defense)]
-        change, _ = average_over_datasets(rows, "value")
-        if change is None:
-            continue
-        verdict = {
-            -1: "easier to invert than the baseline",
-            1: "harder to invert than the baseline",
-            0: "cannot be told from the baseline",
-            None: "one seed, so this cannot be told from noise",
-        }[sign(change)]
+    for defense, change in found.items():
+        together = change.at(1 - ERROR_RATE / len(found))
+        words = told(together, "harder to invert than the baseline", "easier to invert than the baseline")
         published = paper.number(4, last, defense)
         beside = "" if published is None else f"; the paper has {number(published, 1, signed=True)}\u00a0%"
-        words = f"{naming.display(defense)} changes it by {estimate_text(change, 1, signed=True)}\u00a0%"
-        sentences.append(f"{words}: {verdict}{beside}.")
-    if not sentences:
-        return ["No private target has reconstructions beside a baseline of the same seed."]
+        size = number(change.mean, 1, signed=True) if change.n == 1 else interval_text(together, 1, signed=True)
+        sentences.append(f"{naming.display(defense)} changes it by {size}\u00a0%: {words}{beside}.")
     where = f"At {naming.display(last)}, the last cut point"
+    if last != names[-1]:
+        where += (
+            f" at which a decoder beats both controls (at {naming.display(names[-1])} none does: nothing was measured)"
+        )
     return [f"{where}, against the baseline’s reconstruction MSE on test images:", *sentences]
 
 
@@ -275,7 +352,18 @@ def _what_ran(results: Results, measured: Measurements) -> list[str]:
             "luck of one run. Brackets hold an AUC’s interval over examples, for the one target trained."
         )
     elif seeds > 1:
-        sentences.append("± is the half-width of a 95 % t-interval over seeds.")
+        sentences.append(
+            "± is the half-width of a 95 % t-interval over seeds, of the honest AUC over seeds and examples. Brackets hold an "
+            "interval’s ends: of a difference, widened so that all comparisons with the baseline hold together, and where "
+            "an interval would leave what is possible."
+        )
+    for column, words in (
+        ("recipe", "have seeds that were trained by different recipes"),
+        ("component_sha256", "have seeds that were trained by different code of the same components"),
+    ):
+        several = mixed(measured, column)
+        if several:
+            sentences.append(f"{naming.listing(several)} {words}: their means mix what is not one thing.")
     if measured.superseded:
         sentences.append(
             f"{measured.superseded} finished targets have the labels and seed of a newer one, made after the "

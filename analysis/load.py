@@ -92,12 +92,15 @@ _TABLES: dict[str, dict[str, str]] = {
 # What results of an earlier version, or of another kind of sweep, need not have: null where it is missing.
 _OPTIONAL: dict[str, dict[str, str]] = {
     "trials": _columns(
-        text="optimizer mechanism noise_unit clipping twin_id",
+        text="optimizer mechanism noise_unit clipping twin_id config component_sha256",
         number="learning_rate noise_scale max_grad_norm train_loss test_loss",
         boolean="paired_batches",
         list="rdp",
     ),
-    "attacks": _columns(number="epsilon_lower_bound"),
+    "attacks": _columns(
+        number="epsilon_lower_bound advantage_null "
+        + " ".join(f"{column}_{end}" for column in FPR_COLUMNS.values() for end in ("low", "high"))
+    ),
     "history": _columns(
         text="target_id",
         number="epoch train_loss train_accuracy test_loss test_accuracy epsilon_spent train_time_s clip_norm",
@@ -127,6 +130,8 @@ class Results:
     tpvd: pd.DataFrame
     planned: int | None = None
     """How many targets the sweep has, where the folder says so."""
+    expected: str = ""
+    """What the sweep's file says that it shows."""
 
 
 def _path(directory: Path, table: str) -> Path:
@@ -229,20 +234,33 @@ def load(directory: Path) -> Results:
         history=_frame(directory, "history"),
         tpvd=_frame(directory, "tpvd"),
         planned=_planned(directory),
+        expected=_expected(directory),
     )
 
 
-def _planned(directory: Path) -> int | None:
+def _about(directory: Path, key: str) -> Any:
+    """What `sweep.json` has under `key`; None where it, or the file, is not there."""
     try:
-        return len(json.loads((directory / "sweep.json").read_text(encoding="utf-8"))["targets"])
+        return json.loads((directory / "sweep.json").read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # tables that were passed on without it are complete as they are
+
+
+def _planned(directory: Path) -> int | None:
+    targets = _about(directory, "targets")
+    return len(targets) if isinstance(targets, list | dict) else None
+
+
+def _expected(directory: Path) -> str:
+    expected = _about(directory, "expected")
+    return _visible(" ".join(expected.split())) if isinstance(expected, str) else ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
     """One attack's scores on one target: `score` (n,), higher means more likely a member."""
 
+    example_id: npt.NDArray[np.int64]
     is_member: npt.NDArray[np.bool_]
     score: npt.NDArray[np.float64]
 
@@ -263,12 +281,12 @@ def read_scores(results: Results, wanted: Mapping[ScoreKey, float]) -> Iterator[
         # Dictionary encoding: a target's id stands in memory once, not once per example.
         layout = pads.ParquetFileFormat(dictionary_columns=set(names), default_fragment_scan_options=_CHECKED)
         data = pads.dataset(path, format=layout)
-        columns = [*names, "is_member", "score"]
+        columns = [*names, "example_id", "is_member", "score"]
         for batch in data.to_batches(columns=columns, filter=filters[0] & filters[1] & filters[2]):
             for key, rows in batch.to_pandas().groupby(list(names), observed=True, sort=False):
                 if key not in wanted:
                     continue
-                begun.setdefault(key, []).append(rows[["is_member", "score"]])
+                begun.setdefault(key, []).append(rows[["example_id", "is_member", "score"]])
                 if sum(map(len, begun[key])) >= wanted[key]:
                     yield key, _scores(begun.pop(key))
     except _DAMAGED as error:
@@ -278,7 +296,11 @@ def read_scores(results: Results, wanted: Mapping[ScoreKey, float]) -> Iterator[
 
 def _scores(parts: list[pd.DataFrame]) -> Scores:
     rows = pd.concat(parts)
-    return Scores(is_member=rows["is_member"].to_numpy(dtype=bool), score=rows["score"].to_numpy(dtype=float))
+    return Scores(
+        example_id=rows["example_id"].to_numpy(dtype=np.int64),
+        is_member=rows["is_member"].to_numpy(dtype=bool),
+        score=rows["score"].to_numpy(dtype=float),
+    )
 
 
 def read_examples(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,18 @@ import pandas as pd
 
 from analysis import naming, paper
 from analysis.load import FPR_COLUMNS, Results, ScoreKey
-from analysis.statistics import Estimate, estimate
+from analysis.shared_examples import Correlations, correlations
+from analysis.statistics import (
+    CONFIDENCE,
+    UNBOUNDED,
+    Bounds,
+    Estimate,
+    Values,
+    estimate,
+    p_above,
+    quantile,
+    seeds_and_examples,
+)
 
 BASELINE_LABELS = ("baseline", "no_defense", "none", "undefended")
 """Labels, whatever their case, under which the undefended model is looked for."""
@@ -21,6 +32,22 @@ _CELL = ["setting", "dataset", "defense", "seed"]
 _PAIR = ["setting", "dataset", "seed"]
 
 Change = Literal["difference", "ratio", "percent"]
+
+GUESSING = 0.5
+"""The AUC of an attacker who guesses. A mean below it is noise, not privacy: wherever defenses are ranked or
+compared by their risk it counts as this."""
+
+FRACTION: Bounds = (0.0, 1.0)
+FRACTION_CHANGE: Bounds = (-1.0, 1.0)
+NOT_NEGATIVE: Bounds = (0.0, np.inf)
+PERCENT_CHANGE: Bounds = (-100.0, np.inf)
+"""Of a quantity that is not negative."""
+
+_BOUNDS: dict[str, Bounds] = {
+    **dict.fromkeys(("test_accuracy", "auc", "paper_protocol_auc", "advantage", *FPR_COLUMNS.values()), FRACTION),
+    **dict.fromkeys(("train_time_s", "mse_test", "mse_constant", "mse_untrained"), NOT_NEGATIVE),
+}
+_CHANGE_BOUNDS: dict[Change, Bounds] = {"ratio": NOT_NEGATIVE, "percent": PERCENT_CHANGE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +74,13 @@ class Measurements:
     target's best_of row `auc` (honest: the score is selected on one half and measured on the other),
     `auc_low`, `auc_high`, `paper_protocol_auc` (the maximum over all scores on the very data it is reported
     on), `advantage`, the true positive rates, and `score_key`. Where no best_of row finished, they are null.
-    `inversion` has one row per finished target and layer, of one inversion attack.
+    `inversion` has one row per finished target and layer, of one inversion attack. `correlations` says how the
+    AUCs of targets go together by the examples that they share.
     """
 
     frame: pd.DataFrame
     inversion: pd.DataFrame
+    correlations: Correlations
     settings: tuple[Setting, ...]
     datasets: tuple[str, ...]
     defenses: tuple[str, ...]
@@ -76,17 +105,58 @@ class Measurements:
         return rows[rows["defense"] == defense]
 
     def estimate(self, setting: Setting, dataset: str, defense: str, column: str) -> Estimate | None:
-        """Mean and interval over seeds of `column`; for a single seed's AUC the attack's own interval."""
+        """Mean and interval of `column`: over seeds; of the AUC over seeds and examples, of one seed the attack's own."""
         rows = self.of(setting, dataset, defense)
-        over_seeds = estimate(rows[column])
-        if over_seeds is None or over_seeds.n > 1 or column != "auc":
-            return over_seeds
-        row = rows[rows["auc"].notna()].iloc[0]
-        if pd.isna(row["auc_low"]) or pd.isna(row["auc_high"]):
-            return over_seeds
-        return Estimate(
-            mean=over_seeds.mean, low=float(row["auc_low"]), high=float(row["auc_high"]), n=1, over="examples"
+        if column != "auc":
+            return estimate(rows[column], bounds_of(column))
+        rows = rows[rows["auc"].notna()]
+        covariance = self._auc_covariance(setting, dataset, rows)
+        if covariance is None:
+            return estimate(rows["auc"], FRACTION)
+        found = seeds_and_examples(rows["auc"], covariance, FRACTION)
+        if len(rows) > 1:
+            return found
+        return replace(found, low=float(rows["auc_low"].iloc[0]), high=float(rows["auc_high"].iloc[0]))
+
+    def risk_difference(self, setting: Setting, dataset: str, defense: str, reference: str) -> Estimate | None:
+        """AUC of `defense` minus that of `reference`, paired by seed, with the interval over seeds and examples.
+
+        A mean AUC below 0.5 counts as 0.5: it moves the difference, and leaves the width of its interval as it is.
+        """
+        at = self.at(setting, dataset)
+        one, other = (
+            at[(at["defense"] == label) & at["auc"].notna()].set_index("seed", drop=False)
+            for label in (defense, reference)
         )
+        seeds = one.index.intersection(other.index)
+        if seeds.empty:
+            return None
+        one, other = one.loc[seeds], other.loc[seeds]
+        moved = max(GUESSING - one["auc"].mean(), 0.0) - max(GUESSING - other["auc"].mean(), 0.0)
+        values = (one["auc"] - other["auc"]).to_numpy(dtype=float) + moved
+        both = self._auc_covariance(setting, dataset, pd.concat([one, other]))
+        if both is None:
+            return estimate(values, FRACTION_CHANGE)
+        n = len(seeds)
+        covariance = both[:n, :n] + both[n:, n:] - both[:n, n:] - both[n:, :n]
+        return seeds_and_examples(values, covariance, FRACTION_CHANGE)
+
+    def p_guessing(self, setting: Setting, dataset: str, defense: str) -> float | None:
+        """One-sided p-value that every seed's AUC is 0.5; None where no interval over examples was recorded."""
+        rows = self.of(setting, dataset, defense)
+        rows = rows[rows["auc"].notna()]
+        covariance = self._auc_covariance(setting, dataset, rows)
+        return None if covariance is None else p_above(rows["auc"], covariance, GUESSING)
+
+    def _auc_covariance(self, setting: Setting, dataset: str, rows: pd.DataFrame) -> Values | None:
+        """Covariance of these targets' AUCs by the choice of examples; None where an AUC has no interval."""
+        errors = ((rows["auc_high"] - rows["auc_low"]) / (2 * quantile((1 + CONFIDENCE) / 2))).to_numpy(dtype=float)
+        if not len(rows) or np.isnan(errors).any():
+            return None
+        panel = setting.key, dataset
+        correlation = self.correlations.between(panel, list(rows["target_id"]), list(rows["defense"]))
+        covariance: Values = np.outer(errors, errors) * correlation
+        return covariance
 
     def compared_datasets(self, setting: Setting) -> list[tuple[Setting, str]]:
         """`setting` with each of its datasets."""
@@ -106,6 +176,13 @@ class Measurements:
         """How a row is called: the dataset, with the setting where there are several."""
         shown = naming.display(dataset)
         return f"{shown} ({setting.label})" if setting.label else shown
+
+
+def bounds_of(column: str, change: Change | None = None) -> Bounds:
+    """The values that `column`, or a change of it against the baseline, can have."""
+    if change == "difference":
+        return FRACTION_CHANGE if _BOUNDS.get(column) == FRACTION else UNBOUNDED
+    return _BOUNDS.get(column, UNBOUNDED) if change is None else _CHANGE_BOUNDS[change]
 
 
 def against_baseline(frame: pd.DataFrame, baseline: str, column: str, change: Change, extra: str = "") -> pd.DataFrame:
@@ -128,7 +205,9 @@ def against_baseline(frame: pd.DataFrame, baseline: str, column: str, change: Ch
     return joined[joined["value"].notna()]
 
 
-def average_over_datasets(frame: pd.DataFrame, column: str) -> tuple[Estimate | None, list[str]]:
+def average_over_datasets(
+    frame: pd.DataFrame, column: str, bounds: Bounds = UNBOUNDED
+) -> tuple[Estimate | None, list[str]]:
     """Mean over datasets per seed, then mean and interval over seeds; and the datasets it is over.
 
     Only seeds that have every one of the datasets count: a seed's average over fewer datasets is another
@@ -141,8 +220,8 @@ def average_over_datasets(frame: pd.DataFrame, column: str) -> tuple[Estimate | 
     datasets = [str(name) for name in grid.columns]
     complete = grid.dropna()
     if complete.empty:
-        return Estimate(mean=float(grid.mean().mean()), low=None, high=None, n=1), datasets
-    return estimate(complete.mean(axis=1)), datasets
+        return Estimate(mean=float(grid.mean().mean()), low=None, high=None, n=1, bounds=bounds), datasets
+    return estimate(complete.mean(axis=1), bounds), datasets
 
 
 def measured_fpr(frame: pd.DataFrame) -> float | None:
@@ -173,6 +252,7 @@ def measure(results: Results) -> Measurements:
     return Measurements(
         frame=frame.sort_values(_CELL).reset_index(drop=True),
         inversion=inversion,
+        correlations=correlations(results, frame),
         settings=settings,
         datasets=tuple(_ordered(trials["dataset"], paper.DATASETS)),
         defenses=tuple(defenses),
@@ -232,7 +312,9 @@ _MEMBERSHIP = [
     "auc_low",
     "auc_high",
     "advantage",
+    "advantage_null",
     *FPR_COLUMNS.values(),
+    *(f"{column}_{end}" for column in FPR_COLUMNS.values() for end in ("low", "high")),
     "paper_protocol_auc",
     "paper_protocol_score",
 ]

@@ -55,6 +55,7 @@ _LATEX = {
     "≤": r"$\leq$",
     "Δ": r"$\Delta$",
     "—": "---",
+    "†": r"$\dagger$",
     "\u00a0": "~",
 }
 
@@ -81,6 +82,11 @@ def file_name(label: str) -> str:
     """A safe part of a file name; labels that differ give names that differ."""
     safe = re.sub(r"[^A-Za-z0-9.-]+|_+", "_", label).strip("._")[:40] or "label"
     return safe if safe == label else f"{safe}_{hashlib.sha256(label.encode()).hexdigest()[:6]}"
+
+
+def latex_label(sweep: str, table: str) -> str:
+    """The LaTeX label of a sweep's table, of letters that a label can hold; two sweeps' tables have two labels."""
+    return f"tab:{file_name(sweep)}-{table}"
 
 
 def scientific(value: float) -> str:

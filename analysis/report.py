@@ -28,6 +28,7 @@ from analysis.figures import is_ours, write_figures
 from analysis.findings import Finding, about_the_runs, summarize
 from analysis.load import Results, load
 from analysis.measurements import Measurements, measure
+from analysis.recipes import recipe_table, unequal
 from analysis.style import DPI, FigureFile
 
 _STALE_S = 86400.0
@@ -94,14 +95,16 @@ def _make(results: Results, out: Path) -> Path:
     )
     of_factors = [] if study is None else factor_sheets(study)
     summary = tables.summary_table(measured)
+    recipes = recipe_table(measured)
+    sweep = "-".join(_sweeps(results)) or "sweep"
     for table in made:
         _write(out / "tables" / f"{table.name}.csv", table_output.table_csv(table))
-        _write(out / "tables" / f"{table.name}.tex", table_output.table_latex(table))
+        _write(out / "tables" / f"{table.name}.tex", table_output.table_latex(table, sweep))
     _write(out / "tables" / "table5.csv", table_output.summary_csv(summary))
-    _write(out / "tables" / "table5.tex", table_output.summary_latex(summary))
-    for sheet in of_factors:
+    _write(out / "tables" / "table5.tex", table_output.summary_latex(summary, sweep))
+    for sheet in [*of_factors, recipes]:
         _write(out / "tables" / f"{sheet.name}.csv", sheets.sheet_csv(sheet))
-        _write(out / "tables" / f"{sheet.name}.tex", sheets.sheet_latex(sheet))
+        _write(out / "tables" / f"{sheet.name}.tex", sheets.sheet_latex(sheet, sweep))
     figures = write_figures(results, measured, out / "figures", study)
     page = _environment().get_template("report.html.jinja").render(
         title=_title(results),
@@ -115,6 +118,8 @@ def _make(results: Results, out: Path) -> Path:
         factor_citation=lin2020.CITATION,
         is_factor_sweep=lin2020.SWEEP in set(results.trials["sweep"]),
         sheets=of_factors,
+        recipes=recipes,
+        unequal=_unequal(measured),
         tables=made,
         summary=summary,
         summary_title=table_output.SUMMARY_TITLE if made else table_output.SUMMARY_TITLE.split(". ", 1)[1],
@@ -156,6 +161,8 @@ def _environment() -> Environment:
         papers=table_output.paper_text,
         difference=table_output.difference_text,
         estimate=table_output.estimate_text,
+        number=table_output.number,
+        p_text=table_output.p_text,
         line_details=table_output.line_details,
         shown=sheets.shown,
         below=sheets.below,
@@ -166,8 +173,18 @@ def _environment() -> Environment:
     return environment
 
 
+def _unequal(measured: Measurements) -> list[str]:
+    """Where defenses that are compared were trained by different recipes, and how these differ."""
+    rows = [(measured.row_label(*row), unequal(measured, *row)) for row in measured.rows()]
+    return [f"{label}: {words}" for label, words in rows if words]
+
+
+def _sweeps(results: Results) -> list[str]:
+    return [str(name) for name in results.trials["sweep"].dropna().unique()]
+
+
 def _title(results: Results) -> str:
-    sweeps = [str(name) for name in results.trials["sweep"].dropna().unique()]
+    sweeps = _sweeps(results)
     return f"Privacy and utility: {naming.listing(sweeps)}" if sweeps else "Privacy and utility"
 
 

@@ -164,8 +164,8 @@ def _csv_column(column: Column, entries: list[Entry]) -> tuple[list[str], list[l
     return names, rows
 
 
-def sheet_latex(sheet: Sheet) -> str:
-    """A booktabs table; the paper's number stands in parentheses after ours."""
+def sheet_latex(sheet: Sheet, sweep: str) -> str:
+    """A booktabs table, its label that of `sweep`; the paper's number stands in parentheses after ours."""
     if sheet.missing:
         return f"% {sheet.title}: {sheet.missing}\n"
     places = visible(sheet)
@@ -178,4 +178,5 @@ def sheet_latex(sheet: Sheet) -> str:
         body.append(" & ".join(cells) + r" \\")
     header = " & ".join(naming.latex(sheet.columns[place].name) for place in places) + r" \\"
     layout = "".join("l" if sheet.columns[place].words else "r" for place in places)
-    return latex_frame(sheet.title, [sheet.said, *sheet.notes], sheet.name, layout, header, body)
+    label = naming.latex_label(sweep, sheet.name)
+    return latex_frame(sheet.title, [sheet.said, *sheet.notes], label, layout, header, body)

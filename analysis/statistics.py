@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtrit  # the quantiles alone: importing scipy.stats takes a second
+from scipy.special import ndtr, ndtri, stdtr, stdtrit  # these alone: importing scipy.stats takes a second
 
 CONFIDENCE = 0.95
+
+Values = npt.NDArray[np.float64]
+
+Bounds = tuple[float, float]
+"""The smallest and the largest value that a quantity can have."""
+
+UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,24 +32,46 @@ class Estimate:
 
     `n` is the number of seeds. `over` says what the interval covers: "seeds" is the t-interval over the
     seeds' values, so it holds what changes from one training run to another; "examples" is the interval
-    that the attack gave for its one run, so it holds the choice of examples only and is narrower than the
-    truth.
+    that the attack gave for its one run, so it holds the choice of examples only; "both" holds both
+    (`seeds_and_examples`). `error` is the standard error and `df` its degrees of freedom, from which `at`
+    makes intervals of other confidence. No interval leaves `bounds`.
     """
 
     mean: float
     low: float | None
     high: float | None
     n: int
-    over: Literal["seeds", "examples"] = "seeds"
+    over: Literal["seeds", "examples", "both"] = "seeds"
+    error: float | None = None
+    df: float = math.inf
+    bounds: Bounds = UNBOUNDED
 
     @property
     def half_width(self) -> float | None:
         """Half the width of the interval, or None."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the interval ends at a bound of the quantity, so that the mean is not its middle."""
+        return self.low == self.bounds[0] or self.high == self.bounds[1]
 
-def estimate(values: Iterable[float | None]) -> Estimate | None:
-    """Mean of `values` with the two-sided Student t-interval, mean ± t(0.975, n − 1)·s/√n.
+    def at(self, confidence: float) -> Estimate:
+        """The same estimate with an interval of another confidence; without a standard error, as it is."""
+        if self.error is None:
+            return self
+        half = quantile((1 + confidence) / 2, self.df) * self.error
+        low, high = max(self.bounds[0], self.mean - half), min(self.bounds[1], self.mean + half)
+        return replace(self, low=low, high=high)
+
+
+def quantile(probability: float, df: float = math.inf) -> float:
+    """Of Student's t with `df` degrees of freedom, by default of the normal distribution."""
+    return float(ndtri(probability) if math.isinf(df) else stdtrit(df, probability))
+
+
+def estimate(values: Iterable[float | None], bounds: Bounds = UNBOUNDED) -> Estimate | None:
+    """Mean of `values` with the two-sided Student t-interval, mean ± t(0.975, n − 1)·s/√n, cut off at `bounds`.
 
     Nulls and NaNs are left out. One value has no interval; no value gives None. The values are taken as
     independent and near normal, which for three seeds is an assumption, not something they can show.
@@ -52,22 +81,91 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
         return None
     mean = float(sample.mean())
     if len(sample) == 1:
-        return Estimate(mean=mean, low=None, high=None, n=1)
-    t = float(stdtrit(len(sample) - 1, (1 + CONFIDENCE) / 2))
-    half = t * float(sample.std(ddof=1)) / math.sqrt(len(sample))
-    return Estimate(mean=mean, low=mean - half, high=mean + half, n=len(sample))
+        return Estimate(mean=mean, low=None, high=None, n=1, bounds=bounds)
+    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    one = Estimate(mean=mean, low=None, high=None, n=len(sample), error=error, df=len(sample) - 1, bounds=bounds)
+    return one.at(CONFIDENCE)
 
 
-def compare(first: Estimate | None, second: Estimate | None) -> int | None:
-    """1 where `first` lies clearly above `second`, −1 clearly below, 0 where the intervals overlap.
+def _two_way(values: Values, covariance: Values) -> tuple[float, float]:
+    """Variance of the mean of `values` (n,) over seeds and examples, and its degrees of freedom by Hillis."""
+    n = len(values)
+    own = float(np.diag(covariance).mean())
+    if n == 1:
+        return own, math.inf
+    shared = max(0.0, float(covariance.sum() - np.trace(covariance)) / (n * (n - 1)))
+    between = float(values.var(ddof=1))
+    variance = max(between, own - shared) / n + shared
+    if between == 0:
+        return variance, math.inf
+    return variance, variance**2 / ((between / n) ** 2 / (n - 1))
 
-    None where there is no interval over seeds: then nothing tells the difference from the luck of one run.
-    Asking that the intervals be disjoint is stricter than a t-test of the difference, and can be checked by
-    eye on a figure.
+
+def seeds_and_examples(values: Iterable[float], covariance: npt.ArrayLike, bounds: Bounds = UNBOUNDED) -> Estimate:
+    """Mean of one AUC (or difference of AUCs) per seed, with an interval over seeds and examples together.
+
+    `covariance` (n, n) is what the choice of examples alone gives: the variance of each seed's value, and how
+    those of two seeds go together because they share examples. The model is that of readers and cases in
+    radiology (Obuchowski & Rockette 1995), seeds being the readers: the mean's variance is the mean square
+    between seeds over n, plus the mean covariance of two seeds where it is above zero.
+
+    Deviations, both for a handful of seeds: their mean square is not taken below what examples alone give, and
+    the degrees of freedom (Hillis 2007) not above 2(n − 1). In simulations the interval at 95 % then errs in at
+    most 6 % of cases with three seeds or more, whether seeds or examples vary more. One seed: examples alone.
     """
-    if first is None or second is None or "examples" in (first.over, second.over):
-        return None
-    return _order(first, second)
+    sample, matrix = np.asarray(values, dtype=float), np.asarray(covariance, dtype=float)
+    variance, df = _two_way(sample, matrix)
+    n = len(sample)
+    one = Estimate(
+        mean=float(sample.mean()),
+        low=None,
+        high=None,
+        n=n,
+        over="examples" if n == 1 else "both",
+        error=math.sqrt(variance),
+        df=df if n == 1 else min(df, 2 * (n - 1)),
+        bounds=bounds,
+    )
+    return one.at(CONFIDENCE)
+
+
+def p_above(values: Iterable[float], covariance: npt.ArrayLike, reference: float) -> float:
+    """One-sided p-value that the values of all seeds are `reference`, against a mean above it.
+
+    The variance is that of `seeds_and_examples`. Under the hypothesis the seeds differ by their examples alone,
+    which are many, so the degrees of freedom are Hillis's, uncut.
+    """
+    sample = np.asarray(values, dtype=float)
+    variance, df = _two_way(sample, np.asarray(covariance, dtype=float))
+    distance = float(sample.mean()) - reference
+    if variance == 0:
+        return 0.0 if distance > 0 else 1.0
+    t = -distance / math.sqrt(variance)
+    return float(ndtr(t) if math.isinf(df) else stdtr(df, t))
+
+
+def auc_influence(is_member: npt.NDArray[np.bool_], score: Values) -> Values:
+    """What each example (n,) adds to the AUC's error; the sum of their squares is DeLong's variance nearly.
+
+    Of a member it is (the share of non-members below it − AUC) over the number of members, of a non-member
+    (the share of members above it − AUC) over theirs; ties count half. Products of two targets' influences,
+    summed over the examples that both have, are the covariance of their AUCs (DeLong, DeLong & Clarke-Pearson
+    1988).
+    """
+    members, others = np.sort(score[is_member]), np.sort(score[~is_member])
+
+    def share_below(sorted_scores: Values, values: Values) -> Values:
+        at_most = np.searchsorted(sorted_scores, values, "left") + np.searchsorted(sorted_scores, values, "right")
+        share: Values = at_most / (2 * len(sorted_scores))
+        return share
+
+    influence = np.empty(len(score))
+    influence[is_member] = share_below(others, score[is_member])
+    influence[~is_member] = 1 - share_below(members, score[~is_member])
+    influence -= influence[is_member].mean()
+    influence[is_member] /= len(members)
+    influence[~is_member] /= len(others)
+    return influence
 
 
 def sign(value: Estimate | None, reference: float = 0.0) -> int | None:
@@ -75,17 +173,11 @@ def sign(value: Estimate | None, reference: float = 0.0) -> int | None:
 
     An interval over examples counts: it says what holds for the one target that was trained.
     """
-    return _order(value, Estimate(mean=reference, low=reference, high=reference, n=1))
-
-
-def _order(first: Estimate | None, second: Estimate | None) -> int | None:
-    if first is None or second is None or first.low is None or second.low is None:
+    if value is None or value.low is None or value.high is None:
         return None
-    if first.high is None or second.high is None:
-        return None
-    if first.low > second.high:
+    if value.low > reference:
         return 1
-    return -1 if first.high < second.low else 0
+    return -1 if value.high < reference else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +198,6 @@ class TestResult:
     effect_high: float | None = None
     note: str = ""
 
-
-Values = npt.NDArray[np.float64]
 
 _ALL_EQUAL = "all values are the same"
 

@@ -25,6 +25,7 @@ CSV_HEADER = (
     "interval_over",
     "paper",
     "difference",
+    "supported",
 )
 
 
@@ -39,20 +40,34 @@ def number(value: float | None, decimals: int, signed: bool = False) -> str:
 
 
 def estimate_text(value: Estimate | None, decimals: int, signed: bool = False) -> str:
-    """“0.942 ± 0.004”; “0.512 [0.498, 0.526]” for an interval over examples; the mean alone without one."""
+    """“0.942 ± 0.004”; the mean alone without an interval.
+
+    “0.512 [0.498, 0.526]” where the interval is over examples, or is cut at a bound of the quantity.
+    """
     if value is None:
         return EMPTY
-    mean = number(value.mean, decimals, signed)
     if value.half_width is None:
-        return mean
-    if value.over == "examples":
-        return f"{mean} [{number(value.low, decimals)}, {number(value.high, decimals)}]"
-    return f"{mean}\u00a0±\u00a0{number(value.half_width, decimals)}"
+        return number(value.mean, decimals, signed)
+    if value.over == "examples" or value.is_cut:
+        return interval_text(value, decimals, signed)
+    return f"{number(value.mean, decimals, signed)}\u00a0±\u00a0{number(value.half_width, decimals)}"
+
+
+def interval_text(value: Estimate, decimals: int, signed: bool = False, mean: bool = True) -> str:
+    """“−0.021 [−0.126, +0.084]”, or the ends alone."""
+    ends = f"[{number(value.low, decimals, signed)}, {number(value.high, decimals, signed)}]"
+    return f"{number(value.mean, decimals, signed)} {ends}" if mean else ends
+
+
+def p_text(value: float) -> str:
+    """“= 0.034”, or “< 0.001”."""
+    return "< 0.001" if value < 0.001 else f"= {number(value, 3)}"
 
 
 def ours_text(cell: Cell, quantity: Quantity) -> str:
     """Our number with its interval, as shown in a table."""
-    return estimate_text(cell.ours, quantity.decimals, quantity.signed)
+    text = estimate_text(cell.ours, quantity.decimals, quantity.signed)
+    return text if cell.supported or cell.ours is None else f"{text}\u00a0†"
 
 
 def paper_text(cell: Cell, quantity: Quantity) -> str:
@@ -86,7 +101,9 @@ def table_csv(table: Table) -> str:
         for column, cell in zip(table.columns, line.cells, strict=True):
             where = [line.setting.split, line.setting.architecture, line.quantity.key, line.quantity.unit]
             over = cell.ours.over if cell.ours is not None and cell.ours.low is not None else None
-            rows.append([*where, line.row, column, *_parts(cell.ours), over, cell.paper, cell.difference])
+            rows.append(
+                [*where, line.row, column, *_parts(cell.ours), over, cell.paper, cell.difference, cell.supported]
+            )
     return _csv(CSV_HEADER, rows)
 
 
@@ -99,8 +116,8 @@ def line_details(line: Line, table: Table) -> list[str]:
     return details
 
 
-def table_latex(table: Table) -> str:
-    """A booktabs table; under each of our lines the paper's numbers and the differences, where it has any."""
+def table_latex(table: Table, sweep: str) -> str:
+    """A booktabs table, its label that of `sweep`; under each of our lines the paper's numbers and the differences."""
     if table.missing:
         return f"% {table.title}: {table.missing}\n"
     body = []
@@ -109,15 +126,16 @@ def table_latex(table: Table) -> str:
         if previous and line.row != previous:
             body.append(r"\addlinespace")
         previous = line.row
-        label = ", ".join([line.label, *line_details(line, table)])
-        body.append(_latex_row(label, [ours_text(cell, line.quantity) for cell in line.cells]))
+        words = ", ".join([line.label, *line_details(line, table)])
+        body.append(_latex_row(words, [ours_text(cell, line.quantity) for cell in line.cells]))
         if any(cell.paper is not None for cell in line.cells):
             body.append(_latex_row("  paper", [paper_text(cell, line.quantity) for cell in line.cells]))
             differences = [difference_text(cell, line.quantity) for cell in line.cells]
             body.append(_latex_row("  difference", differences))
     header = _latex_row(table.corner, [naming.display(column) for column in table.columns])
     layout = "l" + "r" * len(table.columns)
-    return latex_frame(table.title, list(table.notes), table.name, layout, header, body)
+    label = naming.latex_label(sweep, table.name)
+    return latex_frame(table.title, list(table.notes), label, layout, header, body)
 
 
 def _latex_row(label: str, cells: list[str]) -> str:
@@ -125,17 +143,17 @@ def _latex_row(label: str, cells: list[str]) -> str:
     return indent + " & ".join(naming.latex(text.strip()) for text in [label, *cells]) + r" \\"
 
 
-def latex_frame(title: str, notes: list[str], name: str, layout: str, header: str, body: list[str]) -> str:
+def latex_frame(title: str, notes: list[str], label: str, layout: str, header: str, body: list[str]) -> str:
     """A booktabs table around `header` and `body`, which are LaTeX already; title and notes are its caption."""
     # LaTeX numbers tables itself: "Table 1." is left out of the caption.
-    interval = "± is the half-width of a 95 % t-interval over seeds."
+    interval = "± is the half-width of a 95 % interval over seeds, of the honest AUC over seeds and examples."
     caption = " ".join([title.split(". ", 1)[-1] + ".", *notes, interval])
     lines = [
         r"% Needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{naming.latex(caption)}}}",
-        rf"\label{{tab:{name}}}",
+        rf"\label{{{label}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{layout}}}",
         r"\toprule",
@@ -147,6 +165,10 @@ def latex_frame(title: str, notes: list[str], name: str, layout: str, header: st
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _beside(text: str, name: str, value: float | None) -> str:
+    return text if value is None else f"{text} ({name} {number(value, 3)})"
 
 
 SUMMARY_TITLE = "Table 5. Each defense: what it guarantees, what it costs, what the attacks got"
@@ -167,7 +189,11 @@ def summary_csv(summaries: list[Summary]) -> str:
         "delta",
         "accountant",
         "guarantee",
+        "guessing_p_holm",
         "fpr",
+        "tpr_examples_low",
+        "tpr_examples_high",
+        "advantage_null",
         *(f"{name}_{part}" for name in estimates for part in ("mean", "low", "high", "n_seeds")),
     )
     rows: list[list[object]] = []
@@ -175,15 +201,16 @@ def summary_csv(summaries: list[Summary]) -> str:
         row: list[object] = [item.setting.split, item.setting.architecture]
         row += [item.setting.optimizer] if several else []
         row += [item.dataset, item.defense]
-        row += [item.n_seeds, item.epsilon_spent, item.delta, item.accountant, item.guarantee, item.fpr]
+        row += [item.n_seeds, item.epsilon_spent, item.delta, item.accountant, item.guarantee, item.guessing_p]
+        row += [item.fpr, *(item.tpr_examples or (None, None)), item.advantage_null]
         for name in estimates:
             row += _parts(getattr(item, name))
         rows.append(row)
     return _csv(header, rows)
 
 
-def summary_latex(summaries: list[Summary]) -> str:
-    """A booktabs table of the summary."""
+def summary_latex(summaries: list[Summary], sweep: str) -> str:
+    """A booktabs table of the summary, its label that of `sweep`."""
     body = []
     for item in summaries:
         setting = f" ({item.setting.label})" if item.setting.label else ""
@@ -195,7 +222,7 @@ def summary_latex(summaries: list[Summary]) -> str:
             estimate_text(item.accuracy, 3),
             estimate_text(item.auc, 3),
             EMPTY if item.fpr is None else f"{tpr} ({100 * item.fpr:g} %)",
-            estimate_text(item.advantage, 3),
+            _beside(estimate_text(item.advantage, 3), "guessing", item.advantage_null),
             estimate_text(item.time_ratio, 2),
         ]
         body.append(_latex_row(naming.display(item.dataset) + setting, cells))
@@ -203,4 +230,6 @@ def summary_latex(summaries: list[Summary]) -> str:
     notes = ["— under ε: no formal guarantee."]
     if not summaries:
         return f"% {SUMMARY_TITLE}: no trial finished.\n"
-    return latex_frame(SUMMARY_TITLE, notes, "table5", "llrrrrrrr", _latex_row("Dataset", names), body)
+    return latex_frame(
+        SUMMARY_TITLE, notes, naming.latex_label(sweep, "table5"), "llrrrrrrr", _latex_row("Dataset", names), body
+    )

@@ -14,6 +14,8 @@ import pandas as pd
 from analysis import naming, paper
 from analysis.load import FPR_COLUMNS
 from analysis.measurements import (
+    NOT_NEGATIVE,
+    PERCENT_CHANGE,
     Measurements,
     Setting,
     against_baseline,
@@ -21,6 +23,7 @@ from analysis.measurements import (
     measured_fpr,
 )
 from analysis.statistics import Estimate, estimate
+from analysis.verdicts import beats_guessing, decoder_works
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +39,11 @@ class Quantity:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Ours and the paper's; either can be missing."""
+    """Ours and the paper's; either can be missing. One that is not `supported` measured nothing: a note says why."""
 
     ours: Estimate | None
     paper: float | None
+    supported: bool = True
 
     @property
     def difference(self) -> float | None:
@@ -79,6 +83,10 @@ PAPER_AUC = Quantity(key="paper_protocol_auc", name="Paper’s protocol", unit="
 HONEST_AUC = Quantity(key="auc", name="Honest", unit="fraction", decimals=3)
 MSE_CHANGE = Quantity(key="mse_change", name="Change of reconstruction MSE", unit="percent", decimals=1, signed=True)
 
+UNSUPPORTED = (
+    "† Neither decoder, of the defense or of the baseline, beats both controls there (the mean image and an untrained "
+    "target) on every dataset: nothing was measured, and no verdict rests on it."
+)
 _NO_TRIAL = "No trial finished, so there is nothing to show."
 _NO_BASELINE = (
     "No baseline finished (a defense labeled baseline, no_defense, none or undefended), "
@@ -147,7 +155,8 @@ def membership_table(measured: Measurements) -> Table:
     notes = [
         "Paper’s protocol: the largest AUC over all scores, on the very examples it is reported on, so it "
         "flatters the attacker and lies above 0.5 even where nothing leaks. Honest: the score is selected on "
-        "one half of the examples and measured on the other; the paper has no such number. 0.5 is guessing."
+        "other examples than it is measured on; the paper has no such number; its interval holds the choice of "
+        "seeds and of examples. 0.5 is guessing, and a mean below it is noise: it counts as 0.5 in every ranking."
     ]
     title = "Table 3. AUC of membership inference, best of all scores (lower is better)"
     missing = "No membership attack has a finished best_of row."
@@ -176,7 +185,10 @@ def mse_changes(measured: Measurements, setting: Setting) -> pd.DataFrame | None
 
 
 def inversion_table(measured: Measurements) -> Table:
-    """Table 4: percentage change of the reconstruction MSE against the baseline, averaged over datasets."""
+    """Table 4: percentage change of the reconstruction MSE against the baseline, averaged over datasets.
+
+    A cell is supported where, on every dataset, the decoder of the defense or of the baseline beats both controls.
+    """
     defenses = [defense for defense in measured.defenses if defense != measured.baseline]
     lines: list[Line] = []
     notes = ["Below zero, the defense made the target easier to invert than the baseline at that layer."]
@@ -192,14 +204,20 @@ def inversion_table(measured: Measurements) -> Table:
         if common:
             left_out |= set.union(*present) - common
             changes = changes[changes["dataset"].isin(common)]
+        works = decoder_works(measured, setting)
         for layer in layers(measured, setting):
             cells = []
             for defense in defenses:
                 chosen = changes[(changes["layer"] == layer) & (changes["defense"] == defense)]
-                ours, datasets = average_over_datasets(chosen, "value")
+                ours, datasets = average_over_datasets(chosen, "value", PERCENT_CHANGE)
                 compared.update(datasets)
                 published = paper.number(4, layer, defense) if number == 0 else None
-                cells.append(Cell(ours=ours, paper=published))
+                supported = all(
+                    works.get((dataset, label, layer), False)
+                    for dataset in datasets
+                    for label in [defense if works.get((dataset, defense, layer)) else str(measured.baseline)]
+                )
+                cells.append(Cell(ours=ours, paper=published, supported=supported))
             lines.append(
                 Line(
                     setting=setting,
@@ -216,6 +234,8 @@ def inversion_table(measured: Measurements) -> Table:
     if left_out:
         names = naming.listing([naming.display(d) for d in measured.datasets if d in left_out])
         notes.append(f"{names}: left out, for not every defense has reconstructions there.")
+    if any(cell.ours and not cell.supported for line in lines for cell in line.cells):
+        notes.append(UNSUPPORTED)
     missing = "No reconstructions were recorded." if measured.inversion.empty else _NO_BASELINE
     title = "Table 4. Change of reconstruction MSE against the baseline by layer (percent, higher is better)"
     table = _table(measured, "table4", title, lines, notes, missing=missing)
@@ -224,7 +244,11 @@ def inversion_table(measured: Measurements) -> Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One defense on one dataset. Epsilon is the largest over seeds; `guarantee` says it in words."""
+    """One defense on one dataset. Epsilon is the largest over seeds; `guarantee` says it in words.
+
+    `guessing_p` is the p-value of the AUC against 0.5, adjusted for all rows of the summary; `tpr_examples` the
+    mean ends of the seeds' intervals over examples; `advantage_null` what guessing gives with as many examples.
+    """
 
     setting: Setting
     dataset: str
@@ -236,15 +260,19 @@ class Summary:
     guarantee: str
     accuracy: Estimate | None
     auc: Estimate | None
+    guessing_p: float | None
     fpr: float | None
     tpr: Estimate | None
+    tpr_examples: tuple[float, float] | None
     advantage: Estimate | None
+    advantage_null: float | None
     time_ratio: Estimate | None
 
 
 def summary_table(measured: Measurements) -> list[Summary]:
     """Table 5, ours: what each defense guarantees, what it costs, and what the attacks got."""
     ratios = time_ratios(measured)
+    p_values = beats_guessing(measured)
     summaries = []
     for setting, dataset in measured.rows():
         fpr = measured_fpr(measured.at(setting, dataset))
@@ -263,15 +291,28 @@ def summary_table(measured: Measurements) -> list[Summary]:
                     delta=delta,
                     accountant=accountant,
                     guarantee=guarantee,
-                    accuracy=estimate(rows["test_accuracy"]),
+                    accuracy=measured.estimate(setting, dataset, defense, "test_accuracy"),
                     auc=measured.estimate(setting, dataset, defense, "auc"),
+                    guessing_p=p_values.get((setting.key, dataset, defense)),
                     fpr=fpr,
-                    tpr=None if fpr is None else estimate(rows[FPR_COLUMNS[fpr]]),
-                    advantage=estimate(rows["advantage"]),
+                    tpr=None if fpr is None else measured.estimate(setting, dataset, defense, FPR_COLUMNS[fpr]),
+                    tpr_examples=None if fpr is None else _mean_ends(rows, FPR_COLUMNS[fpr]),
+                    advantage=measured.estimate(setting, dataset, defense, "advantage"),
+                    advantage_null=_mean(rows["advantage_null"]),
                     time_ratio=None if ratios is None else estimate_in(ratios, setting, dataset, defense),
                 )
             )
     return summaries
+
+
+def _mean(values: pd.Series) -> float | None:
+    known = values.dropna()
+    return None if known.empty else float(known.mean())
+
+
+def _mean_ends(rows: pd.DataFrame, column: str) -> tuple[float, float] | None:
+    low, high = _mean(rows[f"{column}_low"]), _mean(rows[f"{column}_high"])
+    return None if low is None or high is None else (low, high)
 
 
 def _guarantee(rows: pd.DataFrame) -> tuple[float | None, float | None, str, str]:
@@ -298,9 +339,9 @@ def time_ratios(measured: Measurements) -> pd.DataFrame | None:
 
 
 def estimate_in(values: pd.DataFrame, setting: Setting, dataset: str, defense: str) -> Estimate | None:
-    """Mean and interval over seeds of `value`, for one cell."""
+    """Mean and interval over seeds of `value`, a ratio, for one cell."""
     here = (values["setting"] == setting.key) & (values["dataset"] == dataset)
-    return estimate(values.loc[here & (values["defense"] == defense), "value"])
+    return estimate(values.loc[here & (values["defense"] == defense), "value"], NOT_NEGATIVE)
 
 
 def _line(measured: Measurements, setting: Setting, dataset: str, quantity: Quantity, cells: dict[str, Cell]) -> Line:

@@ -272,7 +272,7 @@ def test_constant_accuracy_is_said_and_never_printed_as_nan(tmp_path: Path) -> N
     for row in rows["trials"]:
         row["test_accuracy"] = 0.1
     study = study_of(rows, tmp_path)
-    text = "".join(sheets.sheet_csv(one) + sheets.sheet_latex(one) for one in factor_sheets(study))
+    text = "".join(sheets.sheet_csv(one) + sheets.sheet_latex(one, "mine") for one in factor_sheets(study))
     assert "nan" not in text.lower()
     assert sheets.shown(entry(sheet(study, "lin_table8"), "statistic", "noise", "0.1")) == "all values are the same"
     assert verdicts(study)["Of the factors, only dataset and sequence matter for accuracy."].verdict == "cannot be told"
@@ -559,7 +559,7 @@ def test_csv_is_tidy_and_in_full_precision(tmp_path: Path) -> None:
     assert rows[0] == ["who", *(f"x_{part}" for part in parts), "p", "hidden"]
     assert rows[1] == ["a_b", str(1 / 3), "0.25", "0.5", "3", "0.5", str(1 / 3 - 0.5), "2 of 3", "1e-09", "7"]
     assert rows[2] == ["mnist", "", "", "", "0", "", "", "", "", "8"]
-    text = sheets.sheet_latex(table)
+    text = sheets.sheet_latex(table, "mine")
     assert (
         r"a\_b & 0.333~$\pm$~0.125 (paper 0.500, $\Delta$ $-$0.167, 2 of 3) & $\textless{}$" in text or r"a\_b" in text
     )
