@@ -357,13 +357,12 @@ def _what_ran(results: Results, measured: Measurements) -> list[str]:
             "interval’s ends: of a difference, widened so that all comparisons with the baseline hold together, and where "
             "an interval would leave what is possible."
         )
-    for column, words in (
-        ("recipe", "have seeds that were trained by different recipes"),
-        ("component_sha256", "have seeds that were trained by different code of the same components"),
-    ):
+    for column, words in (("recipe", "different recipes"), ("component_sha256", "different code of the components")):
         several = mixed(measured, column)
         if several:
-            sentences.append(f"{naming.listing(several)} {words}: their means mix what is not one thing.")
+            sentences.append(
+                f"Seeds of {naming.listing(several)} were trained with {words}: a mean over them is of no one thing."
+            )
     if measured.superseded:
         sentences.append(
             f"{measured.superseded} finished targets have the labels and seed of a newer one, made after the "
