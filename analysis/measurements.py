@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -66,6 +67,44 @@ class Setting:
     optimizer: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Panel:
+    """The AUCs (n,) of one setting and dataset, and how the choice of examples moves them together.
+
+    `places` says where a defense's seed stands in them. `errors` are standard errors, NaN where none was recorded.
+    """
+
+    places: dict[str, dict[int, int]]
+    auc: Values
+    low: Values
+    high: Values
+    errors: Values
+    correlation: Values
+
+    def covariance(self, places: list[int]) -> Values | None:
+        """Of the AUCs at `places`, by the choice of examples; None where one has no standard error."""
+        errors = self.errors[places]
+        if np.isnan(errors).any():
+            return None
+        covariance: Values = np.outer(errors, errors) * self.correlation[np.ix_(places, places)]
+        return covariance
+
+
+def _panel(rows: pd.DataFrame, correlations: Correlations, key: tuple[str, str]) -> _Panel:
+    places: dict[str, dict[int, int]] = {}
+    for place, (defense, seed) in enumerate(zip(rows["defense"], rows["seed"], strict=True)):
+        places.setdefault(str(defense), {})[int(seed)] = place
+    auc, low, high = (rows[column].to_numpy(dtype=float) for column in ("auc", "auc_low", "auc_high"))
+    return _Panel(
+        places=places,
+        auc=auc,
+        low=low,
+        high=high,
+        errors=(high - low) / (2 * quantile((1 + CONFIDENCE) / 2)),
+        correlation=correlations.between(key, list(rows["target_id"]), list(rows["defense"])),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
     """What was measured.
@@ -106,57 +145,56 @@ class Measurements:
 
     def estimate(self, setting: Setting, dataset: str, defense: str, column: str) -> Estimate | None:
         """Mean and interval of `column`: over seeds; of the AUC over seeds and examples, of one seed the attack's own."""
-        rows = self.of(setting, dataset, defense)
         if column != "auc":
-            return estimate(rows[column], bounds_of(column))
-        rows = rows[rows["auc"].notna()]
-        covariance = self._auc_covariance(setting, dataset, rows)
+            return estimate(self.of(setting, dataset, defense)[column], bounds_of(column))
+        panel = self._panels.get((setting.key, dataset))
+        places = [] if panel is None else list(panel.places.get(defense, {}).values())
+        if panel is None or not places:
+            return None
+        covariance = panel.covariance(places)
         if covariance is None:
-            return estimate(rows["auc"], FRACTION)
-        found = seeds_and_examples(rows["auc"], covariance, FRACTION)
-        if len(rows) > 1:
+            return estimate(panel.auc[places], FRACTION)
+        found = seeds_and_examples(panel.auc[places], covariance, FRACTION)
+        if len(places) > 1:
             return found
-        return replace(found, low=float(rows["auc_low"].iloc[0]), high=float(rows["auc_high"].iloc[0]))
+        return replace(found, low=float(panel.low[places[0]]), high=float(panel.high[places[0]]))
 
     def risk_difference(self, setting: Setting, dataset: str, defense: str, reference: str) -> Estimate | None:
         """AUC of `defense` minus that of `reference`, paired by seed, with the interval over seeds and examples.
 
         A mean AUC below 0.5 counts as 0.5: it moves the difference, and leaves the width of its interval as it is.
         """
-        at = self.at(setting, dataset)
-        one, other = (
-            at[(at["defense"] == label) & at["auc"].notna()].set_index("seed", drop=False)
-            for label in (defense, reference)
-        )
-        seeds = one.index.intersection(other.index)
-        if seeds.empty:
+        panel = self._panels.get((setting.key, dataset))
+        if panel is None:
             return None
-        one, other = one.loc[seeds], other.loc[seeds]
-        moved = max(GUESSING - one["auc"].mean(), 0.0) - max(GUESSING - other["auc"].mean(), 0.0)
-        values = (one["auc"] - other["auc"]).to_numpy(dtype=float) + moved
-        both = self._auc_covariance(setting, dataset, pd.concat([one, other]))
+        one, other = panel.places.get(defense, {}), panel.places.get(reference, {})
+        seeds = sorted(one.keys() & other.keys())
+        if not seeds:
+            return None
+        places = [one[seed] for seed in seeds] + [other[seed] for seed in seeds]
+        n = len(seeds)
+        first, second = panel.auc[places[:n]], panel.auc[places[n:]]
+        values = first - second + max(GUESSING - first.mean(), 0.0) - max(GUESSING - second.mean(), 0.0)
+        both = panel.covariance(places)
         if both is None:
             return estimate(values, FRACTION_CHANGE)
-        n = len(seeds)
         covariance = both[:n, :n] + both[n:, n:] - both[:n, n:] - both[n:, :n]
         return seeds_and_examples(values, covariance, FRACTION_CHANGE)
 
     def p_guessing(self, setting: Setting, dataset: str, defense: str) -> float | None:
         """One-sided p-value that every seed's AUC is 0.5; None where no interval over examples was recorded."""
-        rows = self.of(setting, dataset, defense)
-        rows = rows[rows["auc"].notna()]
-        covariance = self._auc_covariance(setting, dataset, rows)
-        return None if covariance is None else p_above(rows["auc"], covariance, GUESSING)
+        panel = self._panels.get((setting.key, dataset))
+        places = [] if panel is None else list(panel.places.get(defense, {}).values())
+        covariance = None if panel is None or not places else panel.covariance(places)
+        return None if panel is None or covariance is None else p_above(panel.auc[places], covariance, GUESSING)
 
-    def _auc_covariance(self, setting: Setting, dataset: str, rows: pd.DataFrame) -> Values | None:
-        """Covariance of these targets' AUCs by the choice of examples; None where an AUC has no interval."""
-        errors = ((rows["auc_high"] - rows["auc_low"]) / (2 * quantile((1 + CONFIDENCE) / 2))).to_numpy(dtype=float)
-        if not len(rows) or np.isnan(errors).any():
-            return None
-        panel = setting.key, dataset
-        correlation = self.correlations.between(panel, list(rows["target_id"]), list(rows["defense"]))
-        covariance: Values = np.outer(errors, errors) * correlation
-        return covariance
+    @cached_property
+    def _panels(self) -> dict[tuple[str, str], _Panel]:
+        attacked = self.frame[self.frame["auc"].notna()]
+        return {
+            (str(setting), str(dataset)): _panel(rows, self.correlations, (str(setting), str(dataset)))
+            for (setting, dataset), rows in attacked.groupby(["setting", "dataset"])
+        }
 
     def compared_datasets(self, setting: Setting) -> list[tuple[Setting, str]]:
         """`setting` with each of its datasets."""

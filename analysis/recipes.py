@@ -61,11 +61,10 @@ def with_recipes(measured: Measurements) -> pd.DataFrame:
 
 def unequal(measured: Measurements, setting: Setting, dataset: str) -> str:
     """Where the defenses of one comparison were trained by different recipes: which, in words. Empty where they were not."""
-    frame = with_recipes(measured)
-    rows = frame[(frame["setting"] == setting.key) & (frame["dataset"] == dataset)]
+    rows = measured.at(setting, dataset)
     by_key: dict[str, dict[str, list[str]]] = {}
     for defense in measured.defenses:
-        for one in rows.loc[rows["defense"] == defense, "recipe"]:
+        for one in (recipe(row) for _, row in rows[rows["defense"] == defense].iterrows()):
             for key, value in one.training:
                 labels = by_key.setdefault(key, {}).setdefault(value, [])
                 if defense not in labels:

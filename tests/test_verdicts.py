@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from analysis_fixture import Rows, make_rows, write_tables
+from analysis_fixture import Rows, area, make_rows, write_tables
 from scipy import stats
 
 from analysis import recipes, table_output, tables, verdicts
@@ -119,10 +119,7 @@ def test_influences_give_delongs_variance_and_the_covariance_of_a_bootstrap() ->
     assert (influence[0] ** 2).sum() == pytest.approx(delong)
 
     def areas(index: np.ndarray) -> list[float]:
-        return [
-            float(stats.mannwhitneyu(s[index][member], s[index][~member]).statistic) / (180 * 220)
-            for s in (first, second)
-        ]
+        return [area(score[index][member], score[index][~member]) for score in (first, second)]
 
     sides = np.flatnonzero(member), np.flatnonzero(~member)
     resampled = np.array([areas(np.concatenate([rng.choice(side, len(side)) for side in sides])) for _ in range(1500)])
