@@ -65,7 +65,7 @@ _POWER = 0.8
 
 def _can_show(results: Results, measured: Measurements) -> list[str]:
     """What the sweep's file says that it shows, and how large an effect has to be to be found."""
-    sentences = [results.expected] if results.expected else []
+    sentences = [f"The sweep’s file says: {results.expected}"] if results.expected else []
     verdicts = sum(p is not None for p in beats_guessing(measured).values())
     for setting, dataset in measured.rows():
         parts = []
@@ -134,6 +134,13 @@ def _lowest(measured: Measurements, setting: Setting, dataset: str, aucs: dict[s
     lowest = [defense for defense, risk in risks.items() if risk == least]
     baseline = measured.baseline
     sentences = []
+    p_values = beats_guessing(measured)
+    known = [p for label in aucs if (p := p_values[setting.key, dataset, label]) is not None]
+    if len(known) == len(aucs) > 1 and min(known) >= ERROR_RATE:
+        sentences.append(
+            "No attack is shown to beat guessing here, whatever the defense: nothing is shown that a defense could lower, "
+            "and the AUCs below rank nothing."
+        )
     if least == GUESSING:
         means = [f"{naming.display(defense)} ({estimate_text(aucs[defense], 3)})" for defense in lowest]
         sentences.append(

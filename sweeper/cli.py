@@ -235,6 +235,8 @@ def launch(
         highlight=False,
         soft_wrap=True,
     )
+    if loaded.expected:
+        _tell(f"Expected: {escape(loaded.expected)}", highlight=False, soft_wrap=True)
     if dry_run:
         _print_plan(resolved, {key: status.word for key, status in statuses.items()})
         return

@@ -138,8 +138,12 @@ def test_three_seeds_that_happen_to_agree_do_not_show_that_guessing_is_beaten(tm
     assert (
         over_seeds is not None and over_seeds.low is not None and over_seeds.low > 0.5
     )  # the t-interval would say yes
-    words = sentences(rows, tmp_path, "Does the attacker beat guessing?")
+    words = sentences(rows, tmp_path / "a", "Does the attacker beat guessing?")
     assert "yes against Baseline; not shown against DP ε=2" in words
+    assert "No attack is shown to beat guessing here" not in sentences(rows, tmp_path / "b", "digits")
+    set_auc(rows, "baseline", (0.50, 0.51, 0.52))
+    assert "No attack is shown to beat guessing here" in sentences(rows, tmp_path / "c", "digits")
+    words = sentences(rows, tmp_path / "c", "Does the attacker beat guessing?")
     assert "Among 2 verdicts the probability of even one wrong “yes” is at most 5 % (Holm)." in words
 
 
@@ -459,7 +463,7 @@ def test_the_report_begins_with_what_the_sweep_can_show(tmp_path: Path) -> None:
     (directory / "sweep.json").write_text(json.dumps({"expected": "It can show\n little.", "targets": ["a"] * 6}))
     results = load(directory)
     first, *_ = summarize(results, measure(results))
-    assert first.sentences[0] == "It can show little."
+    assert first.sentences[0] == "The sweep’s file says: It can show little."
     found = re.search(r"an AUC of about (0\.\d+) to be told from guessing", " ".join(first.sentences))
     assert found is not None
     # Two verdicts, four fifths of power; three seeds with independent examples
