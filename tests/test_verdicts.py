@@ -159,6 +159,24 @@ def test_a_table_of_verdicts_on_guessing_errs_at_its_stated_rate() -> None:
     assert wrong / 1500 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1500)
 
 
+@pytest.mark.parametrize("redrawn", [True, False], ids=["members redrawn per seed", "members fixed"])
+def test_guessing_is_not_beaten_by_chance_on_a_pool_that_seeds_share(redrawn: bool) -> None:
+    """Scores that know nothing of membership, but are alike from seed to seed, for an example is easy or hard."""
+    rng = np.random.default_rng(4)
+    found = []
+    for _ in range(600):
+        easy = rng.standard_normal(200)
+        fixed = rng.permutation(200) < 100
+        influences, values = [], []
+        for _ in range(3):
+            member = rng.permutation(200) < 100 if redrawn else fixed
+            score = easy + 0.3 * rng.standard_normal(200)
+            values.append(area(score[member], score[~member]))
+            influences.append(auc_influence(member, score))
+        found.append(p_above(values, np.array(influences) @ np.array(influences).T, 0.5))
+    assert np.mean(np.array(found) < 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 600)
+
+
 def test_seeds_that_share_their_examples_count_as_less_than_seeds_that_do_not(tmp_path: Path) -> None:
     rows = make_rows(defenses=("baseline",))
     set_auc(rows, "baseline", (0.56, 0.56, 0.56))
