@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +28,8 @@ ACCOUNTANTS = ("prv", "rdp")
 """`prv`: numerical composition of privacy loss variables (Gopi, Lee & Wutschitz 2021), with its error
 bound added; `rdp`: Rényi differential privacy (Mironov 2017), looser. Both are upper bounds. Gaussian DP is
 not among them: it is a limit that falls below the true ε."""
+
+_MOST_PRV_POINTS = 2e7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,39 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
             ) from error
 
 
+def joint_epsilon(runs: Sequence[tuple[PrivacyAccounting, int]], delta: float) -> float:
+    """ε of releasing all of several private trainings, each given with its steps, at one `delta` for all of them together.
+
+    It is the composition of their mechanisms, far below the sum of their ε. It holds only for runs that draw their noise
+    and their batches independently of each other: of two that share noise, the difference may have no noise at all. Runs
+    of `prv` are composed by PRV where it does not take gigabytes, and else, as where a run is of `rdp`, by the sum of
+    their Rényi divergences.
+
+    Raises:
+        ValueError: as `epsilon`.
+    """
+    steps_of: Counter[tuple[float, float]] = Counter()
+    for accounting, steps in runs:
+        epsilon(
+            accounting.noise_multiplier, accounting.sample_rate, steps, delta, "rdp"
+        )  # refuses what is out of range
+        steps_of[accounting.noise_multiplier, accounting.sample_rate] += steps
+    mechanisms = [(noise, rate, steps) for (noise, rate), steps in sorted(steps_of.items()) if steps]
+    if not mechanisms:
+        return 0.0
+    rdp = np.sum([steps * _rdp_of_a_step(noise, rate) for noise, rate, steps in mechanisms], axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        by_rdp = float(get_privacy_spent(orders=RDPAccountant.DEFAULT_ALPHAS, rdp=rdp, delta=delta)[0])
+        if any(accounting.accountant != "prv" for accounting, _ in runs):
+            return by_rdp
+        if _prv_points(by_rdp, sum(steps for _, _, steps in mechanisms), delta) > _MOST_PRV_POINTS:
+            return by_rdp
+        prv = PRVAccountant()
+        prv.history = mechanisms
+        return min(by_rdp, float(prv.get_epsilon(delta=delta)))
+
+
 @lru_cache(maxsize=64)
 def _rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Rényi divergences at Opacus's orders; they add up over steps."""
@@ -207,12 +243,15 @@ def _check_prv_size(noise_multiplier: float, sample_rate: float, steps: int, del
     says how far it must reach.
     """
     reach = epsilon(noise_multiplier, sample_rate, steps, delta, "rdp")
-    points = 2 * (reach + 3) * math.sqrt(steps / 2 * math.log(12_000 / delta)) / 0.01
-    if points > 2e7:
+    if _prv_points(reach, steps, delta) > _MOST_PRV_POINTS:
         raise PrvSizeError(
             f"the prv accountant would need gigabytes for noise_multiplier {noise_multiplier:g} over {steps} steps (ε near "
             f"{reach:.3g}). Use a smaller epsilon, or accountant rdp"
         )
+
+
+def _prv_points(reach: float, steps: int, delta: float) -> float:
+    return 2 * (reach + 3) * math.sqrt(steps / 2 * math.log(12_000 / delta)) / 0.01
 
 
 def _check(sample_rate: float, steps: int, delta: float, accountant: str) -> None:
