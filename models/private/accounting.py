@@ -1,7 +1,7 @@
 """Privacy accounting: ε of the steps really taken, and the noise that reaches a wanted ε.
 
-Opacus's accountants do the mathematics. They are given the exact sample rate and an integer number of
-steps, never epochs or a loader's length, which lose steps.
+Accountants are given the exact sample rate and an integer number of steps, never epochs or a loader's length, which lose
+steps. They give what Opacus's give; `models.private.composition` has the mathematics.
 """
 
 from __future__ import annotations
@@ -9,27 +9,32 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from opacus.accountants import GaussianAccountant, PRVAccountant, RDPAccountant
-from opacus.accountants.analysis.prv import (
-    PoissonSubsampledGaussianPRV,
-    TruncatedPrivacyRandomVariable,
-    compose_heterogeneous,
-    discretize,
-)
-from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
+from opacus.accountants import GaussianAccountant, RDPAccountant
+from scipy.optimize import brentq
+
+from models.private import composition
+from models.private.composition import LEAST_NOISE_MULTIPLIER, Steps
 
 ACCOUNTANTS = ("prv", "rdp")
 """`prv`: numerical composition of privacy loss variables (Gopi, Lee & Wutschitz 2021), with its error
 bound added; `rdp`: Rényi differential privacy (Mironov 2017), looser. Both are upper bounds. Gaussian DP is
 not among them: it is a limit that falls below the true ε."""
 
-_MOST_PRV_POINTS = 2e7
+PRV_ERROR = 0.01
+"""The error of its mesh that the PRV accountant adds to ε; more where ε and steps are so many that it would take gigabytes."""
+
+_MOST_PRV_EPSILON = 2000.0
+"""Beyond, the mesh is coarse, and no ε protects."""
+
+_LEAST_DELTA = 1e-200
+_MOST_NOISE_MULTIPLIER = 1e5
+_ORDERS = np.array(RDPAccountant.DEFAULT_ALPHAS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +68,8 @@ class PrivacyAccounting:
         return PrivacyGuarantee(epsilon=spent, delta=self.delta, accountant=self.accountant)
 
     def epsilons(self, steps: Sequence[int]) -> list[float]:
-        """ε after each of several numbers of steps, ascending; the last is that of `guarantee`."""
-        if self.accountant == "rdp" or not steps or steps[-1] == 0:
-            return [self.guarantee(each).epsilon for each in steps]
-        last = self.guarantee(steps[-1]).epsilon
-        return [*_prv_epsilons(self.noise_multiplier, self.sample_rate, steps, self.delta)[:-1], last]
+        """ε after each of several numbers of steps."""
+        return [self.guarantee(each).epsilon for each in steps]
 
     def rdp(self, steps: int) -> list[dict[str, float]]:
         """Rényi divergence after `steps` steps at each order at which it is finite; over independent runs it adds up."""
@@ -93,44 +95,14 @@ class PrivacyAccounting:
         return value if math.isfinite(value) else None
 
 
-class PrvSizeError(ValueError):
-    """The PRV accountant would take gigabytes."""
-
-
 @lru_cache(maxsize=4096)
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float, accountant: str) -> float:
-    """ε of `steps` Poisson-subsampled Gaussian mechanisms, for adding or removing one example.
+    """ε of `steps` Poisson-subsampled Gaussian mechanisms, for adding or removing one example; never below 0.
 
     Raises:
-        ValueError: an argument is out of range, or the accountant cannot handle such little noise; the PRV
-            accountant is not even asked where it would take gigabytes.
+        ValueError: an argument is out of range.
     """
-    _check(sample_rate, steps, delta, accountant)
-    if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
-        raise ValueError(f"noise_multiplier is {noise_multiplier}; it must be above 0 and finite")
-    if steps == 0:
-        return 0.0
-    if accountant == "prv":
-        _check_prv_size(noise_multiplier, sample_rate, steps, delta)
-    with warnings.catch_warnings():
-        # "optimal order is the largest alpha": the bound is only looser, and more noise is the next try
-        warnings.simplefilter("ignore")
-        try:
-            if accountant == "prv":
-                accounting = PRVAccountant()
-                accounting.history = [(noise_multiplier, sample_rate, steps)]
-                spent = float(accounting.get_epsilon(delta=delta))
-            else:
-                rdp = steps * _rdp_of_a_step(noise_multiplier, sample_rate)
-                spent = float(get_privacy_spent(orders=RDPAccountant.DEFAULT_ALPHAS, rdp=rdp, delta=delta)[0])
-            if not math.isfinite(spent):
-                raise OverflowError("its bound is not finite")
-            return spent
-        except (RuntimeError, ArithmeticError, ValueError) as error:
-            raise ValueError(
-                f"the {accountant} accountant cannot account noise_multiplier {noise_multiplier:g} over {steps} steps "
-                f"at sample rate {sample_rate:g}: {error}. Use more noise (a smaller epsilon), or accountant rdp."
-            ) from error
+    return _epsilon([Steps(noise_multiplier, sample_rate, steps)], delta, accountant)
 
 
 def joint_epsilon(runs: Sequence[tuple[PrivacyAccounting, int]], delta: float) -> float:
@@ -138,120 +110,163 @@ def joint_epsilon(runs: Sequence[tuple[PrivacyAccounting, int]], delta: float) -
 
     It is the composition of their mechanisms, far below the sum of their ε. It holds only for runs that draw their noise
     and their batches independently of each other: of two that share noise, the difference may have no noise at all. Runs
-    of `prv` are composed by PRV where it does not take gigabytes, and else, as where a run is of `rdp`, by the sum of
-    their Rényi divergences.
+    of `prv` are composed by PRV, and where a run is of `rdp`, all are by the sum of their Rényi divergences.
 
     Raises:
         ValueError: as `epsilon`.
     """
     steps_of: Counter[tuple[float, float]] = Counter()
     for accounting, steps in runs:
-        epsilon(
-            accounting.noise_multiplier, accounting.sample_rate, steps, delta, "rdp"
-        )  # refuses what is out of range
         steps_of[accounting.noise_multiplier, accounting.sample_rate] += steps
-    mechanisms = [(noise, rate, steps) for (noise, rate), steps in sorted(steps_of.items()) if steps]
-    if not mechanisms:
+    mechanisms = [Steps(noise, rate, steps) for (noise, rate), steps in sorted(steps_of.items())]
+    accountants = {accounting.accountant for accounting, _ in runs}
+    return _epsilon(mechanisms, delta, "prv" if accountants <= {"prv"} else "rdp")
+
+
+def _epsilon(mechanisms: Sequence[Steps], delta: float, accountant: str) -> float:
+    for each in mechanisms:
+        _check(each.sample_rate, each.steps, delta, accountant)
+        noise = each.noise_multiplier
+        if not (math.isfinite(noise) and noise > 0):
+            raise ValueError(f"noise_multiplier is {noise}; it must be above 0 and finite")
+        if noise < LEAST_NOISE_MULTIPLIER:
+            raise ValueError(
+                f"noise_multiplier is {noise:g}; below {LEAST_NOISE_MULTIPLIER} ε says nothing. Use more noise"
+            )
+    if not sum(each.steps for each in mechanisms):
         return 0.0
-    rdp = np.sum([steps * _rdp_of_a_step(noise, rate) for noise, rate, steps in mechanisms], axis=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        by_rdp = float(get_privacy_spent(orders=RDPAccountant.DEFAULT_ALPHAS, rdp=rdp, delta=delta)[0])
-        if any(accounting.accountant != "prv" for accounting, _ in runs):
-            return by_rdp
-        if _prv_points(by_rdp, sum(steps for _, _, steps in mechanisms), delta) > _MOST_PRV_POINTS:
-            return by_rdp
-        prv = PRVAccountant()
-        prv.history = mechanisms
-        return min(by_rdp, float(prv.get_epsilon(delta=delta)))
+    if accountant == "rdp":
+        return max(0.0, float(_epsilon_by_order(mechanisms, delta).min()))
+    try:
+        return composition.epsilon(mechanisms, delta, _tilt(mechanisms, delta), PRV_ERROR)
+    except ArithmeticError as error:
+        least = min(each.noise_multiplier for each in mechanisms)
+        raise ValueError(
+            f"the prv accountant cannot account noise_multiplier {least:g}: {error}. Use more noise (a smaller epsilon), or "
+            "accountant rdp"
+        ) from error
+
+
+def _epsilon_by_order(mechanisms: Sequence[Steps], delta: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What each Rényi order gives; every one is a bound (Balle et al. 2020, Theorem 21)."""
+    divergences = sum(each.steps * _rdp_of_a_step(each.noise_multiplier, each.sample_rate) for each in mechanisms)
+    by_order = divergences - (math.log(delta) + np.log(_ORDERS)) / (_ORDERS - 1) + np.log1p(-1 / _ORDERS)
+    return np.asarray(by_order)
 
 
 @lru_cache(maxsize=64)
 def _rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Rényi divergences at Opacus's orders; they add up over steps."""
-    orders = RDPAccountant.DEFAULT_ALPHAS
-    divergences = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
-    return np.asarray(divergences)
+    return composition.log_moments(noise_multiplier, sample_rate, _ORDERS) / (_ORDERS - 1)
+
+
+def _tilt(mechanisms: Sequence[Steps], delta: float) -> float:
+    """About where Chernoff's bound is least: the best Rényi order less one, or more where the orders end too soon."""
+
+    def bound(tilt: float) -> float:
+        moments = (float(composition.log_moments(noise, rate, [tilt + 1])[0]) * n for noise, rate, n in mechanisms)
+        return (sum(moments) - math.log(delta)) / tilt
+
+    best = int(np.argmin(_epsilon_by_order(mechanisms, delta)))
+    tilt = float(_ORDERS[best]) - 1
+    if best == len(_ORDERS) - 1:
+        least = bound(tilt)
+        while tilt < 1e4 and (further := bound(2 * tilt)) < least:
+            tilt, least = 2 * tilt, further
+    return tilt
 
 
 @lru_cache(maxsize=1024)
 def find_noise_multiplier(
     epsilon_target: float, sample_rate: float, steps: int, delta: float, accountant: str
 ) -> float:
-    """The smallest noise multiplier, to one part in 10⁴, whose ε is at most `epsilon_target`.
-
-    The end of the search that is returned is the one that keeps the promise.
+    """The smallest noise multiplier, to one part in 10⁴, whose ε is at most `epsilon_target`; six digits.
 
     Raises:
-        ValueError: an argument is out of range, or no noise multiplier up to 10⁵ reaches the target (the PRV
-            bound includes an error of 0.01).
+        ValueError: an argument is out of range; or no noise multiplier from 0.01 to 10⁵ reaches the target.
     """
     _check(sample_rate, steps, delta, accountant)
+    if steps == 0:
+        raise ValueError("steps is 0; no noise is needed for no step")
+    floor, most = (0.0, math.inf) if accountant == "rdp" else (PRV_ERROR, _MOST_PRV_EPSILON)
+    if not floor < epsilon_target <= most:
+        raise ValueError(_unreachable(epsilon_target, sample_rate, steps, delta, accountant))
 
     def excess(noise_multiplier: float) -> float:
-        """How far above the target its ε is, as a logarithm; infinitely far, where it cannot be accounted."""
-        try:
-            return math.log(epsilon(noise_multiplier, sample_rate, steps, delta, accountant) / epsilon_target)
-        except PrvSizeError:
-            raise
-        except ValueError:  # so little noise that it cannot be accounted: certainly too little
-            return math.inf
+        """How far above the target its ε is, as a logarithm, both without the accountant's constant error."""
+        spent = epsilon(noise_multiplier, sample_rate, steps, delta, accountant)
+        return math.log((spent - floor) / (epsilon_target - floor)) if spent > floor else -50.0
 
-    high = 1.0
-    if accountant != "rdp":
-        # Rényi's answer is cheap and close. PRV takes minutes and gigabytes far below it, so the search starts here;
-        # at 1 or more, since very small ε are out of reach of Rényi's orders but not of PRV.
-        high = find_noise_multiplier(max(epsilon_target, 1.0), sample_rate, steps, delta, "rdp")
-    while (above := excess(high)) > 0:
-        high *= 2
-        if high > 1e5:
-            raise ValueError(
-                f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant; ask for more"
-            )
-    low = 0.8 * high
-    while (below := excess(low)) <= 0:
-        low, high, above = 0.8 * low, low, below
-        if high < 1e-3:
-            return high
-    # The root of the chord, in logarithms, is soon closer than a third of the tolerance: try just beside it, on the
-    # side that has not moved last.
-    tolerance, lower_next = 1e-4, False
-    while (width := math.log(high / low)) > tolerance:
-        root = width * below / (below - above) if math.isfinite(below) else width / 2
-        root += -tolerance / 3 if lower_next else tolerance / 3
-        middle = low * math.exp(min(max(root, 0.01 * width), 0.99 * width))
-        if (value := excess(middle)) <= 0:
-            high, above, lower_next = middle, value, True
-        else:
-            low, below, lower_next = middle, value, False
+    rough, start = excess, 1.0
+    if accountant == "prv":
+        # Rényi's answer is cheap and close; where it cannot reach so small an ε, PRV may.
+        reach = float(_epsilon_by_order([Steps(_MOST_NOISE_MULTIPLIER, sample_rate, steps)], delta).min())
+        try:
+            start = find_noise_multiplier(max(epsilon_target, 1.2 * reach), sample_rate, steps, delta, "rdp")
+        except ValueError:
+            raise ValueError(_unreachable(epsilon_target, sample_rate, steps, delta, accountant)) from None
+        tilt = _tilt([Steps(start, sample_rate, steps)], delta)
+
+        def rough(noise_multiplier: float) -> float:
+            """Of the same sign, but for a few parts in 10⁶ of the noise: how far δ at the target is above, in Gaussian deviations."""
+            mechanism = Steps(noise_multiplier, sample_rate, steps)
+            log_delta = composition.log_delta([mechanism], epsilon_target - floor, tilt)
+            if log_delta is None:
+                coarse = max(PRV_ERROR, 1e-3 * epsilon_target)
+                spent = composition.epsilon([mechanism], delta, tilt, coarse) - coarse
+                return math.log(spent / (epsilon_target - floor)) if spent > 0 else -50.0
+            return math.sqrt(-2 * math.log(0.999 * delta)) - math.sqrt(max(0.0, -2 * log_delta))
+
+    by_logarithm = lru_cache(lambda logarithm: rough(math.exp(logarithm)))
+    bracket = _bracket(by_logarithm, math.log(start))
+    if bracket is None:
+        raise ValueError(_unreachable(epsilon_target, sample_rate, steps, delta, accountant))
+    found = math.exp(brentq(by_logarithm, *bracket, xtol=1e-5)) * (1 + 3e-5)
+    # The tolerance is a ten-thousandth of the noise, in which ε falls about as Rényi's does. Six digits make machines agree.
+    by_rdp = [epsilon(each, sample_rate, steps, delta, "rdp") for each in (found, 1.001 * found)]
+    slope = max(1.0, math.log(by_rdp[0] / by_rdp[1]) / math.log(1.001)) if by_rdp[1] > 0 else 1.0
+    low, high = 0.0, math.inf
+    while high > (1 + 1e-4) * low:
+        found = float(f"{found:.6g}")
+        spent = epsilon(found, sample_rate, steps, delta, accountant)
+        above = math.log(spent / epsilon_target) if spent else -1.0
+        if 0 <= -above <= 1e-4 * slope:
+            return found
+        low, high = (found, high) if above > 0 else (low, found)
+        found *= math.exp(min(max(above / slope, -0.05), 0.05) + 0.5e-4)
+        if not low < found < high:
+            found = math.sqrt(low * high)
     return high
 
 
-def _prv_epsilons(noise_multiplier: float, sample_rate: float, steps: Sequence[int], delta: float) -> list[float]:
-    """What Opacus's PRV accountant does, with one discretization, that of the most steps, for all."""
-    loss, eps_error, delta_error = PoissonSubsampledGaussianPRV(sample_rate, noise_multiplier), 0.01, delta / 1000
-    domain = PRVAccountant()._get_domain([loss], [steps[-1]], eps_error, delta_error)
-    discrete = discretize(TruncatedPrivacyRandomVariable(loss, domain.t_min, domain.t_max), domain)
-    composed = (compose_heterogeneous([discrete], [each]) if each else None for each in steps)
-    return [float(each.compute_epsilon(delta, delta_error, eps_error)[2]) if each else 0.0 for each in composed]
+def _bracket(excess: Callable[[float], float], start: float) -> tuple[float, float] | None:
+    """Logarithms of a noise multiplier whose ε is above the target, and of one whose is not; None if there are none."""
+    least, most = math.log(LEAST_NOISE_MULTIPLIER), math.log(_MOST_NOISE_MULTIPLIER)
+    low = high = start
+    stride = 0.15
+    while excess(high) > 0:
+        if high == most:
+            return None
+        low, high, stride = high, min(high + stride, most), 2 * stride
+    while low == high or excess(low) <= 0:
+        if low == least:
+            return None
+        high, low, stride = low, max(low - stride, least), 2 * stride
+    return low, high
 
 
-def _check_prv_size(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> None:
-    """Refuse what would discretize the privacy loss at more than some 10⁷ points.
-
-    The mesh is Gopi, Lee & Wutschitz's, Theorem 5.5, at Opacus's ε error of 0.01 and δ error of δ/1000; Rényi's ε
-    says how far it must reach.
-    """
-    reach = epsilon(noise_multiplier, sample_rate, steps, delta, "rdp")
-    if _prv_points(reach, steps, delta) > _MOST_PRV_POINTS:
-        raise PrvSizeError(
-            f"the prv accountant would need gigabytes for noise_multiplier {noise_multiplier:g} over {steps} steps (ε near "
-            f"{reach:.3g}). Use a smaller epsilon, or accountant rdp"
-        )
-
-
-def _prv_points(reach: float, steps: int, delta: float) -> float:
-    return 2 * (reach + 3) * math.sqrt(steps / 2 * math.log(12_000 / delta)) / 0.01
+def _unreachable(epsilon_target: float, sample_rate: float, steps: int, delta: float, accountant: str) -> str:
+    """Why a target is out of reach, and what is not."""
+    least = epsilon(_MOST_NOISE_MULTIPLIER, sample_rate, steps, delta, accountant)
+    wanted = f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant"
+    setting = f"over {steps} steps at sample rate {sample_rate:g} and delta {delta:g}"
+    if epsilon_target > least:
+        most = epsilon(LEAST_NOISE_MULTIPLIER, sample_rate, steps, delta, "rdp")
+        if accountant == "prv" and most > _MOST_PRV_EPSILON:
+            return f"{wanted}, which goes up to {_MOST_PRV_EPSILON:g}. Ask for less, or use accountant rdp"
+        return f"{wanted}: {setting}, {most:.4g} needs next to no noise ({LEAST_NOISE_MULTIPLIER}). Ask for less"
+    remedy = ", a larger delta, or accountant prv" if accountant == "rdp" else ""
+    return f"{wanted}, whose bound does not fall below {least:.4g} {setting}. Ask for more{remedy}"
 
 
 def _check(sample_rate: float, steps: int, delta: float, accountant: str) -> None:
@@ -261,5 +276,7 @@ def _check(sample_rate: float, steps: int, delta: float, accountant: str) -> Non
         raise ValueError(f"sample_rate is {sample_rate}; it must be above 0 and at most 1")
     if not 0 < delta < 1:
         raise ValueError(f"delta is {delta}; it must be above 0 and below 1")
+    if delta < _LEAST_DELTA:
+        raise ValueError(f"delta is {delta:g}; it must be at least {_LEAST_DELTA:g}, which is no chance at all")
     if steps < 0 or steps != int(steps):
         raise ValueError(f"steps is {steps}; it must be a whole number from 0")
