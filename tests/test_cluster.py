@@ -263,7 +263,7 @@ def test_a_private_ray_takes_a_folder_that_is_short_enough_for_its_sockets(monke
     monkeypatch.setenv("TMPDIR", "/" + 60 * "x")
     assert cluster._folder_for_sockets() == "/tmp/ray"
     monkeypatch.setenv("RAY_TMPDIR", "/" + 60 * "y")
-    with pytest.raises(UserError, match="RAY_TMPDIR is /yyy.* too long for Ray's sockets"):
+    with pytest.raises(UserError, match=r"RAY_TMPDIR is /yyy.* too long for Ray's sockets"):
         cluster._folder_for_sockets()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -103,24 +102,6 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
         ValueError: an argument is out of range.
     """
     return _epsilon([Steps(noise_multiplier, sample_rate, steps)], delta, accountant)
-
-
-def joint_epsilon(runs: Sequence[tuple[PrivacyAccounting, int]], delta: float) -> float:
-    """ε of releasing all of several private trainings, each given with its steps, at one `delta` for all of them together.
-
-    It is the composition of their mechanisms, far below the sum of their ε. It holds only for runs that draw their noise
-    and their batches independently of each other: of two that share noise, the difference may have no noise at all. Runs
-    of `prv` are composed by PRV, and where a run is of `rdp`, all are by the sum of their Rényi divergences.
-
-    Raises:
-        ValueError: as `epsilon`.
-    """
-    steps_of: Counter[tuple[float, float]] = Counter()
-    for accounting, steps in runs:
-        steps_of[accounting.noise_multiplier, accounting.sample_rate] += steps
-    mechanisms = [Steps(noise, rate, steps) for (noise, rate), steps in sorted(steps_of.items())]
-    accountants = {accounting.accountant for accounting, _ in runs}
-    return _epsilon(mechanisms, delta, "prv" if accountants <= {"prv"} else "rdp")
 
 
 def _epsilon(mechanisms: Sequence[Steps], delta: float, accountant: str) -> float:
