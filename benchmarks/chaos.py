@@ -1,13 +1,15 @@
 """A sweep whose processes are killed again and again, against the same sweep undisturbed.
 
     python benchmarks/chaos.py            60 trainings, at least 110 kills, two Rays; about half an hour on two cores
-    python benchmarks/chaos.py --quick    8 trainings, up to 16 kills, one run on a private Ray; under five minutes
+    python benchmarks/chaos.py --quick    8 trainings, 6 to 16 kills on a private Ray; about five minutes
 
-First the sweep runs undisturbed. Then it runs again, in turn on a cluster of its own (a head and further raylets, all on
-this machine) and on the private Ray of `sweeper launch`, until there were kills enough; a run begins with an empty
-results folder. At random moments SIGKILL goes to a trial's child process, its fork server, a Tune worker, a raylet that
-is not the head's, the driver and, seldom, the head or a private Ray. As a person would, this starts again what has no
-one else to do so: a raylet, a lost cluster, and `sweeper launch` with the same command, whether it was killed or gave up.
+First the sweep runs undisturbed, with longer trainings where the machine is so fast that there would be no time to kill
+anything. Then it runs again, in turn on a cluster of its own (a head and further raylets, all on this machine) and on the
+private Ray of `sweeper launch`, until there were kills enough; a run begins with an empty results folder. A kill counts
+where it falls into work: where a trial's process was there. At random moments SIGKILL goes to a trial's child process, its
+fork server, a Tune worker, a raylet that is not the head's, the driver and, seldom, the head or a private Ray. As a person
+would, this starts again what has no one else to do so: a raylet, a lost cluster, and `sweeper launch` with the same command,
+whether it was killed or gave up.
 
 Every trial must then be there once, and every table equal to the undisturbed run's, but for times and attempts. The last
 line printed is a JSON object; the exit code is 0 where that holds, and nothing of a sweep was left behind: no claim, no
@@ -34,7 +36,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -57,7 +59,7 @@ defenses:
   l2_dropout: [l2, dropout]
   dp_dropout: [{name: dp_sgd, noise_multiplier: 0.7, accountant: rdp}, dropout]
 optimizers: [{name: sgd, learning_rate: 0.1}, {name: adam, learning_rate: 0.002}]
-training: {epochs: 30, batch_size: 64, sampling: poisson}
+training: {epochs: EPOCHS, batch_size: 64, sampling: poisson}
 seeds: SEEDS
 attacks: [threshold]
 """
@@ -76,7 +78,13 @@ INCIDENTAL = re.compile(r"_time_s$|^seconds_per_step$|^started_at$|^attempts$|^g
 Kind = Literal["driver", "child", "fork_server", "worker", "raylet", "head", "other"]
 WEIGHTS: dict[Kind, int] = {"child": 8, "worker": 5, "fork_server": 2, "raylet": 2, "driver": 2}
 """How often each kind is drawn."""
+EPOCHS = 30
 MEAN_PAUSE_S = {"full": 2.5, "quick": 0.9}
+WORK_S = {"full": 60.0, "quick": 25.0}
+"""A sweep that is at work for less is too short to be disturbed."""
+FEWEST_QUICK_KILLS = 6
+SURE: dict[str, tuple[Kind, ...]] = {"full": ("child",), "quick": ("driver", "child")}
+"""Kinds that are killed in the first run of each sort whatever is drawn."""
 HEADS = 2
 """So often, in the full mode, all of Ray dies: once in each of the first runs."""
 STALL_S = 240.0
@@ -272,6 +280,8 @@ class Found:
     """What was seen over all runs."""
 
     by_kind: Counter[str] = field(default_factory=Counter)
+    idle: Counter[str] = field(default_factory=Counter)
+    """Kills that count for nothing, since no trial was under way."""
     launches: int = 0
     exit_codes: Counter[int] = field(default_factory=Counter)
     gave_up: list[str] = field(default_factory=list)
@@ -319,8 +329,14 @@ class Run:
         self._said = 0.0
         self._kills = 0
 
-    def go(self, *, kills: int, sure: Kind | None = None) -> None:
-        """Run to the end, with up to so many kills, a `sure` one among them when a quarter of them are done."""
+    @property
+    def worked_s(self) -> float:
+        """How long trials were under way."""
+        return self._worked_s
+
+    def go(self, *, kills: int, sure: Sequence[Kind] = ()) -> None:
+        """Run to the end, with up to so many kills, those of `sure` kinds among them when a quarter of all are done."""
+        sure = [kind for kind in sure if not self._found.by_kind[kind]]
         self._start_driver()
         next_kill = time.monotonic() + self._pause()
         while True:
@@ -341,13 +357,13 @@ class Run:
             elif self._hangs():
                 self._kill_driver_that_hangs()
             self._say_how_it_stands()
-            has_had_enough = self._kills >= kills or self._worked_s > self._patience_s
+            has_had_enough = self._kills >= kills or (self._worked_s > self._patience_s and not sure)
             if time.monotonic() < next_kill or has_had_enough or self._head_killed_at is not None:
                 continue
             next_kill = time.monotonic() + self._pause()
             if sure and self._kills >= kills // 4 and self._processes.of("child"):
-                self._kill(sure)
-                sure = None
+                if self._kill(sure[0]):
+                    del sure[0]
             else:
                 self._kill(self._draw())
         self._look_for_survivors()
@@ -370,8 +386,8 @@ class Run:
         shares = np.array(list(WEIGHTS.values()), dtype=float)
         return list(WEIGHTS)[self._rng.choice(len(shares), p=shares / shares.sum())]
 
-    def _kill(self, kind: Kind) -> None:
-        """Kill one of a kind, if there is one.
+    def _kill(self, kind: Kind) -> bool:
+        """Kill one of a kind, if there is one; whether that was in the middle of work.
 
         A launch takes as long to begin as many trials do: while none is under way, mostly nothing is killed, or most
         kills would fall there.
@@ -380,19 +396,21 @@ class Run:
         if kind == "head":  # of the cluster the process that knows all others, of a private Ray the one that they need
             program = "raylet" if self._cluster is None else "gcs_server"
             victims = [process for process in victims if f"/{program} " in process.command]
-        spared = not self._processes.of("child") and self._rng.random() < 0.95
+        is_at_work = bool(self._processes.of("child"))
+        spared = not is_at_work and (kind in self._limits or self._rng.random() < 0.95)
         if not victims or spared or self._found.by_kind[kind] >= self._limits.get(kind, math.inf):
-            return
+            return False
         victim = victims[self._rng.integers(len(victims))]
         if not self._processes.kill(victim):
-            return
-        self._kills += 1
-        self._found.by_kind[kind] += 1
+            return False
+        (self._found.by_kind if is_at_work else self._found.idle)[kind] += 1
+        self._kills += is_at_work
         if kind in ("driver", "head"):
             self._excuse = kind
         if kind == "head":
             self._head_killed_at = time.monotonic()
         say(f"  {self.name}: killed {kind} {victim.pid} ({victim.command.split(' ', 1)[0].rpartition('/')[2]})")
+        return is_at_work
 
     def _ended(self, code: int) -> bool:
         """Take notice of the driver's end; whether the run is over."""
@@ -578,16 +596,29 @@ def main() -> int:
     return int(bool(result["problems"]))
 
 
+def enough_epochs(epochs: int, worked_s: float, needed_s: float) -> int:
+    """Epochs with which trials are at work for `needed_s` that were so for `worked_s`; those there were, if that is enough."""
+    if worked_s >= needed_s:
+        return epochs
+    return math.ceil(epochs * min(20.0, 1.3 * needed_s / max(worked_s, 0.1)))
+
+
+def missing_kinds(found: Found, wanted: int) -> list[Kind]:
+    """What must have been killed in the middle of work, and was not."""
+    kinds: tuple[Kind, ...] = ("driver", "child")
+    return [kind for kind in kinds if wanted and not found.by_kind[kind]]
+
+
 def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -> dict[str, Any]:
     """All runs, and what they came to."""
     quick = arguments.quick
     wanted = arguments.kills if arguments.kills is not None else 16 if quick else 110
     rng = np.random.default_rng(arguments.seed)
     n_seeds = 1 if quick else 5
+    mode = "quick" if quick else "full"
     sweep = SWEEP.replace("SEEDS", str(list(range(n_seeds))))
     if quick:
         sweep = re.sub(r"  (l2|dp)_dropout: .*\n", "", sweep)
-    (folder / "chaos.yaml").write_text(sweep, encoding="utf-8")
     for name in ("ray", "tmp"):
         (folder / name).mkdir()
     environment = os.environ | {"RAY_TMPDIR": str(folder / "ray"), "TMPDIR": str(folder / "tmp")}
@@ -596,10 +627,19 @@ def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     common: dict[str, Any] = {"folder": folder, "processes": processes, "environment": environment, "rng": rng}
     started = time.monotonic()
-    say("the sweep, undisturbed")
-    calm = Found()
-    Run("undisturbed", cluster=None, found=calm, **common).go(kills=0)
-    undisturbed_s = time.monotonic() - started
+    calm, epochs = Found(), EPOCHS
+    while True:
+        say(f"the sweep, undisturbed, {epochs} epochs a training")
+        (folder / "chaos.yaml").write_text(sweep.replace("EPOCHS", str(epochs)), encoding="utf-8")
+        shutil.rmtree(folder / "undisturbed", ignore_errors=True)
+        undisturbed_began = time.monotonic()
+        undisturbed = Run("undisturbed", cluster=None, found=calm, **common)
+        undisturbed.go(kills=0)
+        longer = enough_epochs(epochs, undisturbed.worked_s, WORK_S[mode])
+        if longer == epochs:
+            break
+        epochs = longer
+    undisturbed_s = time.monotonic() - undisturbed_began
 
     found = Found()
     runs: list[Path] = []
@@ -608,10 +648,11 @@ def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -
     behind: Counter[str] = Counter()
     attempts_max, resumed, miscounted = 0, 0, []
     # What costs most time is done once, and on a slow machine all the less, where a few minutes are all there is.
-    manner: dict[str, Any] = {"mean_pause_s": MEAN_PAUSE_S["quick" if quick else "full"]}
+    manner: dict[str, Any] = {"mean_pause_s": MEAN_PAUSE_S[mode]}
     if quick:
         manner |= {"limits": {"driver": 1, "raylet": 2}, "patience_s": 30.0}
-    while len(runs) < len(rays) or (found.kills < wanted and not quick):
+    needed = min(wanted, FEWEST_QUICK_KILLS) if quick else wanted
+    while len(runs) < len(rays) or found.kills < needed or missing_kinds(found, wanted):
         ray = rays[len(runs) % len(rays)]
         name = f"{ray}{len(runs) + 1}"
         cluster = None
@@ -620,9 +661,11 @@ def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -
             cluster = Cluster(processes, folder, environment, workers=1 if quick else 2)
             cluster.start_head()
         # The rest runs in peace where a run has had its share, or a slow machine would never end.
-        share = wanted if quick else -(-wanted * 3 // 5)
+        share = max(wanted - found.kills, len(SURE[mode])) if quick else -(-wanted * 3 // 5)
         run = Run(name, cluster=cluster, found=found, **manner, **common)
-        run.go(kills=share, sure="driver" if quick else "head" if len(runs) < HEADS else None)
+        run.go(
+            kills=share if wanted else 0, sure=SURE[mode] if quick else ("head",) if len(runs) < HEADS else SURE[mode]
+        )
         runs.append(run.results)
         for key, target_ids in compare(run.results, folder / "undisturbed").items():
             totals[key] |= {f"{name}/{target_id}" for target_id in target_ids}
@@ -637,7 +680,6 @@ def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -
     problems += [f"left alive: {each}" for each in calm.survivors + found.survivors]
     problems += [f"attempts of {each}" for each in miscounted]
     problems += [f"{found.stalls} times a driver hung"] if found.stalls else []
-    problems += [f"no {kind} was killed" for kind in ("driver", "child") if wanted and not found.by_kind[kind]]
     return {
         "kills": found.kills,
         "trials": sum(len(json.loads((run / "sweep.json").read_text())["targets"]) for run in runs),
@@ -645,6 +687,8 @@ def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -
         "seed": arguments.seed,
         "runs": [run.name for run in runs],
         "by_kind": dict(found.by_kind),
+        "kills_while_idle": sum(found.idle.values()),
+        "epochs": epochs,
         "attempts_max": attempts_max,
         "resumed_from_checkpoint": resumed,
         "twice_at_once": len(found.at_once),

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -50,6 +51,62 @@ def test_its_own_processes_are_found_and_killed_and_no_others(chaos: ModuleType,
         stranger.kill()
         stranger.wait()
         processes.kill_all()
+
+
+class Crowd:
+    """Processes of these kinds, each of which a kill removes."""
+
+    def __init__(self, chaos: ModuleType, **counts: int) -> None:
+        self._all = [
+            chaos.Process(pid, "1", 1, 1, command=kind, kind=kind)
+            for kind, count in counts.items()
+            for pid in range(len(counts) * count)
+        ]
+
+    def of(self, kind: str) -> list[Any]:
+        return [process for process in self._all if process.kind == kind]
+
+    def kill(self, process: Any) -> bool:
+        self._all.remove(process)
+        return True
+
+
+def test_a_kill_counts_only_where_it_falls_into_work(chaos: ModuleType, tmp_path: Path) -> None:
+    def run(crowd: Crowd, **more: Any) -> Any:
+        common = {"folder": tmp_path, "cluster": None, "environment": {}, "rng": np.random.default_rng(0)}
+        return chaos.Run("x", processes=crowd, found=chaos.Found(), **common, **more)
+
+    busy = run(Crowd(chaos, child=1, worker=1))
+    assert busy._kill("worker") and busy._kill("child")
+    assert (busy._found.kills, busy._kills) == (2, 2)
+    idle = run(Crowd(chaos, worker=20))
+    assert not any(idle._kill("worker") for _ in range(200))
+    assert (idle._found.kills, idle._kills) == (0, 0)
+    assert idle._found.idle["worker"] > 0
+    limited = run(Crowd(chaos, driver=3), limits={"driver": 1})
+    assert not any(limited._kill("driver") for _ in range(200))
+    assert not limited._found.idle, "the one driver that may be killed is kept for when it counts"
+
+
+@pytest.mark.parametrize(("worked_s", "trains_longer"), [(40.0, False), (25.0, False), (12.0, True), (0.0, True)])
+def test_trainings_are_made_long_enough_to_be_disturbed(
+    worked_s: float, trains_longer: bool, chaos: ModuleType
+) -> None:
+    epochs = chaos.enough_epochs(30, worked_s, needed_s=25.0)
+    if not trains_longer:
+        assert epochs == 30
+    else:
+        assert epochs > 30
+        assert epochs * worked_s / 30 >= 25.0 or epochs == 600, "a step is bounded, and taken again"
+
+
+def test_a_run_in_which_no_child_or_driver_was_killed_is_not_the_last(chaos: ModuleType) -> None:
+    found = chaos.Found()
+    assert chaos.missing_kinds(found, wanted=16) == ["driver", "child"]
+    found.by_kind["child"] += 1
+    found.idle["driver"] += 1
+    assert chaos.missing_kinds(found, wanted=16) == ["driver"]
+    assert chaos.missing_kinds(found, wanted=0) == []
 
 
 def write(folder: Path, trials: list[dict[str, Any]]) -> Path:
