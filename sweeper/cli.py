@@ -203,6 +203,13 @@ def launch(
         str | None, typer.Option(metavar="URI", help="Also log to this MLflow tracking URI. Needs mlflow.")
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch missing public datasets into --data.")] = False,
+    redo_changed: Annotated[
+        bool,
+        typer.Option(
+            "--redo-changed",
+            help="Delete, and make anew, what was recorded by other code of its components than today's.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Ray says.")] = False,
 ) -> None:
@@ -227,6 +234,7 @@ def launch(
     if address is None or download:  # else each node is asked for its own
         check_datasets(trials, data, download)
     store = Store(out_dir or f"results/{loaded.name}")
+    _tell_of_other_code(trials, store, redo=redo_changed, only_tell=dry_run)
     statuses = store.statuses(trials)
     pending = [trial for trial in trials if not statuses[trial.target_id].done]
     _tell(
@@ -801,6 +809,29 @@ class _Runner:
         if ended.stopped is not None:
             err.print(Text.assemble(("Stopped: ", "bold red"), ended.stopped), soft_wrap=True, highlight=False)
         return failed, ended.is_over
+
+
+def _tell_of_other_code(trials: Sequence[Trial], store: Store, *, redo: bool, only_tell: bool) -> None:
+    """Say which records were made by other code of their components than there is now, and delete them if asked to."""
+    from sweeper.sources import made_otherwise
+
+    keys = made_otherwise(trials, store.recorded_sources())
+    if not keys:
+        return
+    counts = Counter("attacks" if "." in key else "targets" for key in keys)
+    what = " and ".join(f"{counts[kind]} {kind}" for kind in ("targets", "attacks") if counts[kind])
+    by_id = {trial.target_id: trial for trial in trials}
+    trial = by_id[keys[0].partition(".")[0]]
+    if not redo:
+        _warn(
+            f"{what} on record were made by other code than there is now, the first of them {keys[0]} ({trial.title}). They are kept, "
+            "and tables will mix both codes. To make them anew launch with --redo-changed, which deletes them; or raise the `revision` "
+            "of what you have edited, or name another folder with --out, and they stay beside the new ones."
+        )
+        return
+    if not only_tell:
+        store.forget(keys)
+    _tell(f"{what} of other code {'would be' if only_tell else 'are'} made anew.", highlight=False)
 
 
 def _conclude(trials: Sequence[Trial], statuses: Mapping[str, Status], gathered: Gathered, store: Store) -> None:

@@ -4,11 +4,10 @@ import gc
 
 import sweeper.staging
 import sweeper.trial  # noqa: F401
-from sweeper import components
+from sweeper import provenance, sources
 
-for _kind in components.KINDS:
-    for _name in components.names(_kind):
-        components.component_class(_kind, _name)
+sources.read_all()
+provenance.checkout()
 
 # A child's garbage collector would write into the pages of all these objects, and so copy them.
 gc.collect()

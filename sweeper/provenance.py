@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -12,35 +11,32 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import models
 import sweeper
 
 if TYPE_CHECKING:
     import torch
 
+    from sweeper.sources import Sources
 
-@cache
-def code() -> dict[str, Any]:
-    """Versions of sweeper and its libraries; the commit of the checkout it runs from, or nulls."""
-    commit, dirty = _git()
+
+def code(sources: Sources) -> dict[str, Any]:
+    """Versions of sweeper and its libraries; the commit of the checkout it runs from, or nulls; the hash of the sources."""
+    commit, differs, tracked = checkout()
     return {
         "sweeper_version": sweeper.__version__,
         "git_commit": commit,
-        "git_dirty": dirty,
+        # A file that the commit does not have makes its code unknown as much as an edited one does.
+        "git_dirty": None if commit is None else differs or not sources.paths <= tracked,
+        "component_sha256": sources.sha256,
         "python_version": platform.python_version(),
         "torch_version": version("torch"),
         "opacus_version": version("opacus"),
     }
 
 
-@cache
-def training_code() -> str:
-    """SHA-256 of the code that trains, and of the versions of what it trains with."""
-    digest = hashlib.sha256(f"torch {version('torch')} opacus {version('opacus')}".encode())
-    folder = Path(models.__path__[0])
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+def training_code(sources: Sources) -> str:
+    """What must be the same for a training to go on: the code that trains, and the versions of what it trains with."""
+    return f"{sources.sha256} torch {version('torch')} opacus {version('opacus')}"
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -70,17 +66,24 @@ def processor() -> str:
     return platform.processor()
 
 
-def _git() -> tuple[str | None, bool | None]:
+@cache
+def checkout() -> tuple[str | None, bool, frozenset[Path]]:
+    """The commit of the checkout that sweeper runs from, whether tracked files differ from it, and which Python files it has."""
     folder = Path(sweeper.__file__).parents[1]
     if not (folder / ".git").exists():
-        return None, None
+        return None, False, frozenset()
     answers = []
-    for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
+    for arguments in (
+        ("rev-parse", "HEAD"),
+        ("status", "--porcelain", "--untracked-files=no"),
+        ("ls-files", "-z", "*.py"),
+    ):
         try:
             done = subprocess.run(
                 ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
             )
         except (OSError, subprocess.SubprocessError):
-            return None, None
+            return None, False, frozenset()
         answers.append(done.stdout.strip())
-    return answers[0], bool(answers[1])
+    commit, status, files = answers
+    return commit, bool(status), frozenset(folder / name for name in files.split("\0") if name)

@@ -67,6 +67,15 @@ _MOST_ROWS_PER_BYTE = 8
 """A part that claims more is damaged: rows differ by their ids or losses, so that real ones take a byte and more."""
 
 
+_MEASURED = {
+    table: [
+        field.name for field in SCHEMAS[table] if pa.types.is_floating(field.type) and not field.name.endswith("time_s")
+    ]
+    for table in ("attacks", "reconstructions")
+} | {"trials": ["train_accuracy", "test_accuracy", "train_loss", "test_loss", "epsilon_spent"]}
+"""Columns that a tracker is told of."""
+
+
 class DamagedError(Exception):
     """A file of the store cannot be read. It is set aside, so that what it held counts as missing and is made anew."""
 
@@ -296,7 +305,87 @@ class Store:
             what = "cannot be set aside"
         return DamagedError(f"{name} in {self.location} is damaged and {what}: {_first_line(error)}.")
 
+    def metrics(self, trial: Trial) -> dict[str, float]:
+        """What is on record of a trial, under the names that a tracker shows: accuracies, ε, and each attack's metrics.
+
+        Raises:
+            DamagedError: a file of it is damaged.
+            StorageError: the store cannot be read.
+        """
+        target_id = trial.target_id
+        parts = [("trials", target_id)]
+        for each in recorded_attacks(trial):
+            parts += [(table, f"{target_id}.{each}") for table in ("attacks", "reconstructions")]
+        found: dict[str, float] = {}
+        attack = ""
+        for table, key in parts:
+            if not self.storage.has_content(_part(table, key)):
+                continue
+            for row in self.read_part(table, key).to_pylist():
+                attack = row.get("attack") or attack  # rows of reconstructions follow their attack's
+                score = "" if attack == BEST_OF else row.get("score_name")
+                place = "/".join(filter(None, () if table == "trials" else (attack, score, row.get("layer"))))
+                for name in _MEASURED[table]:
+                    if row[name] is not None:
+                        found[re.sub(r"[^\w./-]", "_", f"{place}/{name}" if place else name)] = row[name]
+        return found
+
+    def recorded_sources(self) -> dict[str, str]:
+        """`component_sha256` of each finished target, by its id, and attack, by `target.attack`; older records have none.
+
+        Parts that are older than the gathered table are not read, for there may be very many in an object store.
+        """
+        found: dict[str, str] = {}
+        for table in ("trials", "attacks"):
+            gathered, written_at = self._gathered_sources(table)
+            entries = self.storage.entries(f"parts/{table}")
+            newer = []
+            for key in self._keys(table):
+                if key.endswith(_FAILED):
+                    continue
+                part = entries.get(key + _SUFFIX)
+                if written_at is None or key not in gathered or part is None or part.modified >= written_at:
+                    newer.append(key)
+                elif gathered[key] is not None:
+                    found[key] = gathered[key]
+            for key, rows in self._parts(table, newer, damaged=[]):
+                if (recorded := rows.column("component_sha256")[0].as_py()) is not None:
+                    found[key] = recorded
+        return found
+
+    def _gathered_sources(self, table: str) -> tuple[dict[str, Any], datetime | None]:
+        """Keys and source hashes of a gathered table, and when it was written; nothing where it is not there."""
+        name = table + _SUFFIX
+        entry = self.storage.entries("").get(name)
+        if entry is None:
+            return {}, None
+        try:
+            file = pq.ParquetFile(pa.BufferReader(self.storage.read(name)))
+            present = set(file.schema_arrow.names)
+            rows = file.read(
+                columns=[each for each in ("target_id", "attack_id", "component_sha256") if each in present]
+            )
+            ids = [rows.column(each).to_pylist() for each in ("target_id", "attack_id") if each in present]
+            recorded = rows.column("component_sha256").to_pylist() if "component_sha256" in present else []
+            keys = [".".join(each) for each in zip(*ids, strict=True)]
+        # Gone, or damaged, which gathering mends
+        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException):
+            return {}, None
+        return dict(zip(keys, recorded or [None] * len(keys), strict=True)), entry.modified
+
     # Writing
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Delete what is recorded of targets, by their ids, with all their attacks, or of attacks, by `target.attack`.
+
+        Attacks go before their target: where this is cut short, what is left still tells that other code made it.
+        """
+        chosen = set(keys)
+        for table in (*reversed(_ATTACK_TABLES), "tpvd", *reversed(_TARGET_TABLES)):
+            for key in list(self._keys(table)):
+                plain = key.removesuffix(_FAILED)
+                if plain in chosen or plain.partition(".")[0] in chosen:
+                    self.storage.delete(_part(table, key))
 
     def write_target(
         self,

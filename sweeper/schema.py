@@ -126,7 +126,17 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 pa.string(),
                 "Commit of the checkout that the trial's process ran from, null where there was none",
             ),
-            ("git_dirty", pa.bool_(), "Whether tracked files differed from that commit"),
+            (
+                "git_dirty",
+                pa.bool_(),
+                "Whether tracked files differed from that commit, or it lacks a file behind component_sha256",
+            ),
+            (
+                "component_sha256",
+                pa.string(),
+                "SHA-256 of the source that made the target: its dataset, architecture, defenses, the training, and what these import "
+                "of ours or of their own package",
+            ),
             ("python_version", pa.string(), "Version of Python"),
             ("torch_version", pa.string(), "Version of PyTorch"),
             ("opacus_version", pa.string(), "Version of Opacus"),
@@ -179,6 +189,11 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("family", pa.string(), "membership or inversion"),
             ("score_name", pa.string(), "Which of the attack's scores; for best_of the one that was selected"),
             ("config", pa.string(), "Resolved configuration as canonical JSON"),
+            (
+                "component_sha256",
+                pa.string(),
+                "SHA-256 of the source of the attack, the metrics, and what these import of ours or of the attack's own package",
+            ),
             ("status", pa.string(), "finished or failed"),
             ("error", pa.string(), "Text of the error of a failed attack, else null"),
             ("cause", pa.string(), _CAUSES),

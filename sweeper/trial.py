@@ -51,7 +51,7 @@ from models.train import (
     loss_and_accuracy,
     predict,
 )
-from sweeper import checkpoints, components, provenance
+from sweeper import checkpoints, components, provenance, sources
 from sweeper.outcomes import Cause, Progress
 from sweeper.records import BEST_OF, PARAMETERS, DamagedError, Store
 from sweeper.schema import SCHEMA_VERSION
@@ -242,7 +242,8 @@ def _train(
 ) -> TrainedTarget:
     """Train the target, from its checkpoint where there is one."""
     # What a checkpoint must agree in beside the target's identity, for the rest of the training to give the same.
-    owner = {"target_id": trial.target_id, "dataset_sha256": data.sha256, "code": provenance.training_code()}
+    code = provenance.training_code(sources.of_target(trial))
+    owner = {"target_id": trial.target_id, "dataset_sha256": data.sha256, "code": code}
     owner["device"] = data.images.device.type
     last_checkpoint = time.monotonic()
 
@@ -535,7 +536,7 @@ def _trial_row(trial: Trial, started_at: datetime.datetime, attempt: int, device
         "paired_batches": trial.training.paired_batches,
         "attempts": attempt,
         "started_at": started_at,
-        **provenance.code(),
+        **provenance.code(sources.of_target(trial)),
         **provenance.machine(device),
     }
 
@@ -604,6 +605,7 @@ def _attack_row(trial: Trial, each: str, name: str, family: str, config: dict[st
         "attack": name,
         "family": family,
         "config": canonical_json(config),
+        "component_sha256": sources.of_attack(trial.attack_ids.get(each)).sha256,
     }
 
 

@@ -112,8 +112,7 @@ def test_a_checkpoint_of_other_code_is_not_used(
     store = prepared(tmp_path)
     with pytest.raises(Killed):
         run(trial, store, after=1)
-    assert len(provenance.training_code()) == 64
-    monkeypatch.setattr(provenance, "training_code", lambda: "of tomorrow")
+    monkeypatch.setattr(provenance, "training_code", lambda sources: "of tomorrow")
     assert run(trial, store).status == "finished"
     assert "the checkpoint is not used: it was made by another version of the code" in caplog.text
 
