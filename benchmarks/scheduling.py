@@ -59,6 +59,7 @@ def nodes(count: int, gpus: int = 0) -> Iterator[None]:
     from sweeper.allocator import ALLOCATOR_ENVIRONMENT
 
     resources = {"num_cpus": max(1, gpus), "num_gpus": gpus}
+    os.environ["SWEEPER_PRETEND_GPUS"] = "1"
     cluster = Cluster(initialize_head=True, head_node_args=resources)
     try:
         for _ in range(count - 1):

@@ -740,7 +740,7 @@ class _Runner:
             from sweeper import cluster
             from sweeper.launches import Launch
             from sweeper.trial import NO_CHECKPOINTS
-            from sweeper.worker import Settings, check_gpus
+            from sweeper.worker import Settings
 
             if self._launch is None:
                 self._launch = self._stack.enter_context(Launch(self._store.storage))
@@ -750,7 +750,7 @@ class _Runner:
             asked = options.resources
             if options.address is None and not asked.gpus:
                 try:
-                    check_gpus()
+                    cluster.check_own_gpus()
                 except OSError as error:
                     _warn(f"{error} Now they do.")
                     asked = replace(asked, gpus={None: 0.0})

@@ -287,6 +287,15 @@ def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], Non
     return resources
 
 
+def check_own_gpus() -> None:
+    """Make sure that PyTorch can use the GPUs of this machine, as a private Ray counts them.
+
+    Raises:
+        OSError: it cannot.
+    """
+    check_gpus(int(max(node.get("GPU", 0.0) for node in _node_resources())))
+
+
 def _share_of_cpus(gpus: float | Literal["auto"], nodes: Sequence[Mapping[str, float]]) -> float:
     """CPUs of a trial that asks for so much of a GPU: as much of the CPUs of the poorest machine with GPUs, one at least."""
     if isinstance(gpus, str) or not gpus:
@@ -359,7 +368,7 @@ def stage_datasets(
         clear_unused()
         try:
             if uses_gpus:
-                check_gpus()
+                check_own_gpus()
             for dataset in datasets:
                 _stage_here(dataset, settings, None)
         except (DatasetError, OSError) as error:
@@ -376,7 +385,7 @@ def stage_datasets(
     checks = {
         node["NodeID"]: _prepare_node.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-        ).remote(datasets, settings, shipped, uses_gpus and bool(node["Resources"].get("GPU")))
+        ).remote(datasets, settings, shipped, int(node["Resources"].get("GPU", 0)) if uses_gpus else 0)
         for node in alive
         if node["Resources"].get("CPU")  # a head node often has none to give, and then needs no dataset
     }
@@ -406,14 +415,13 @@ def _words_of(error: Exception) -> str:
 
 
 @ray.remote(num_cpus=0, max_retries=2)
-def _prepare_node(datasets: list[Dataset], settings: Settings, shipped: Shipped, uses_gpus: bool) -> list[str]:
+def _prepare_node(datasets: list[Dataset], settings: Settings, shipped: Shipped, declared_gpus: int) -> list[str]:
     """On a node: stage the datasets, try the store and the GPUs; gives what is wrong."""
     clear_unused()
     try:
         check_shared(Storage(settings.store), settings.launch_id)
         Store(settings.store).prepare()
-        if uses_gpus:
-            check_gpus()
+        check_gpus(declared_gpus)
         for dataset in datasets:
             _stage_here(dataset, settings, shipped.get(staged_name(dataset)))
     except (UserError, DatasetError, OSError) as error:

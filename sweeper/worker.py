@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from models.datasets.base import Dataset
     from sweeper.spec import Trial
 
-_GPU_DEVICE = Path("/dev/nvidiactl")
+PRETEND_GPUS = "SWEEPER_PRETEND_GPUS"
+"""Set in the environment of Ray's nodes, it has trials train on the CPU in turns for GPUs that are only declared: for tests."""
 _COPY_LOG_EVERY_S = 30.0
 _CUDA_CONTEXT_BYTES = 600 * 2**20
 """What a process that uses a GPU takes there beside PyTorch's own memory."""
@@ -213,11 +214,9 @@ def _run(task: _Task, send: Send) -> Outcome:
         send(progress)
 
     trial = task.parcel.open()
-    if task.gpus:
-        try:
-            check_gpus()
-        except OSError as error:  # elsewhere it may do
-            return Outcome(target_id=trial.target_id, cause="store", error=str(error))
+    if task.gpus and not torch.cuda.is_available() and PRETEND_GPUS not in os.environ:  # elsewhere it may be
+        problem = f"PyTorch cannot use GPU {os.environ.get('CUDA_VISIBLE_DEVICES')} of {socket.gethostname()}"
+        return Outcome(target_id=trial.target_id, cause="store", error=problem)
     torch.set_num_threads(max(1, int(task.cpus)))
     device = torch.device("cuda" if task.gpus and torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
@@ -245,22 +244,28 @@ def _run(task: _Task, send: Send) -> Outcome:
     )
 
 
-def check_gpus() -> None:
-    """Make sure that PyTorch can use the GPUs of a machine that has some; merely declared ones have no device.
+def check_gpus(declared: int) -> None:
+    """Make sure that PyTorch can use as many GPUs of this machine as Ray was told of.
 
     Raises:
         OSError: it cannot.
     """
+    if PRETEND_GPUS in os.environ:
+        return
     torch = sys.modules.get("torch")
-    if not _GPU_DEVICE.exists() or (torch is not None and torch.cuda.is_available()):
+    usable = torch.cuda.device_count() if torch is not None else 0
+    if usable >= declared:
         return
     # In a process of its own, for Ray hides the GPUs from one that asked for none.
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
-    if subprocess.run(command, env=environment, capture_output=True, check=False).stdout.strip() == b"False":
+    command = [sys.executable, "-P", "-c", "import torch; print(torch.cuda.device_count())"]
+    answer = subprocess.run(command, env=environment, capture_output=True, check=False).stdout.strip()
+    usable = int(answer) if answer.isdigit() else 0
+    if usable < declared:
         raise OSError(
-            f"PyTorch cannot use the GPUs of {socket.gethostname()}: see `nvidia-smi` there, and whether the driver is recent "
-            "enough for PyTorch's CUDA, which `sweeper doctor` tells. With --gpus-per-trial 0 trials run on CPUs."
+            f"Ray has {declared} GPUs of {socket.gethostname()}, where PyTorch can use {usable}: see `nvidia-smi` there, and whether "
+            "the driver is recent enough for PyTorch's CUDA, which `sweeper doctor` tells; or start Ray there with fewer. With "
+            "--gpus-per-trial 0 trials run on CPUs."
         )
 
 

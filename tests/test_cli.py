@@ -433,7 +433,7 @@ def test_a_tracking_uri_that_is_none_is_refused(tiny: Path, monkeypatch: pytest.
 def test_gpus_that_cannot_be_used_and_were_not_asked_for_are_left_alone(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeper import cluster, worker
+    from sweeper import cluster
 
     def unusable() -> None:
         raise OSError("PyTorch cannot use the GPUs of this. With --gpus-per-trial 0 trials run on CPUs.")
@@ -444,7 +444,7 @@ def test_gpus_that_cannot_be_used_and_were_not_asked_for_are_left_alone(
         asked.append(resources.gpus)
         raise UserError("far enough")
 
-    monkeypatch.setattr(worker, "check_gpus", unusable)
+    monkeypatch.setattr(cluster, "check_own_gpus", unusable)
     monkeypatch.setattr(cluster, "connect", lambda address, verbose: contextlib.nullcontext())
     monkeypatch.setattr(cluster, "resolve", resolve)
     result = sweeper("launch", tiny, "--out", tmp_path / "out")

@@ -335,19 +335,23 @@ def test_a_folder_that_is_not_the_launching_machines_is_told(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("device", "sees", "is_told"), [(True, False, True), (True, True, False), (False, False, False)]
+    ("declared", "usable", "pretend", "is_told"),
+    [(2, 0, False, True), (2, 1, False, True), (2, 2, False, False), (0, 0, False, False), (2, 0, True, False)],
 )
 def test_gpus_that_pytorch_cannot_use_are_told(
-    device: bool, sees: bool, is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    declared: int, usable: int, pretend: bool, is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_GPU_DEVICE", tmp_path if device else tmp_path / "none")
-    monkeypatch.setattr(worker.subprocess, "run", lambda *args, **more: SimpleNamespace(stdout=f"{sees}\n".encode()))
+    monkeypatch.delenv(worker.PRETEND_GPUS, raising=False)
+    if pretend:
+        monkeypatch.setenv(worker.PRETEND_GPUS, "1")
+    monkeypatch.setattr(worker.subprocess, "run", lambda *args, **more: SimpleNamespace(stdout=f"{usable}\n".encode()))
+    monkeypatch.setattr(cluster, "_node_resources", lambda: [{"CPU": 2.0, "GPU": float(declared)}])
     trials = expand(load_sweep("demo"))[:1]
     launch_id = secrets.token_hex(8)
     settings = Settings(launch_id=launch_id, store=str(tmp_path), data_dir=tmp_path)
     try:
         if is_told:
-            with pytest.raises(UserError, match="PyTorch cannot use the GPUs of"):
+            with pytest.raises(UserError, match=f"has {declared} GPUs of .*, where PyTorch can use {usable}"):
                 cluster.stage_datasets(trials, settings, is_cluster=False, uses_gpus=True)
         cluster.stage_datasets(trials, settings, is_cluster=False, uses_gpus=not is_told)
     finally:

@@ -29,7 +29,7 @@ from sweeper.records import Store
 from sweeper.scheduling import AUTO, Resources, Retries
 from sweeper.spec import Trial, expand, load_sweep
 from sweeper.trial import run_trial
-from sweeper.worker import Settings
+from sweeper.worker import PRETEND_GPUS, Settings
 
 __all__ = ["start_s3_server"]  # a fixture
 
@@ -114,6 +114,7 @@ def test_gpu_shares_are_packed_and_impossible_requests_are_refused(
         return chosen
 
     monkeypatch.setattr(cluster._Forgetful, "choose_trial_to_run", watch)
+    monkeypatch.setenv(PRETEND_GPUS, "1")
     # Work enough that the second process, which may start seconds after the first, still finds some
     trials = expand(load_sweep(str(tiny), ["attacks=[]", "seeds=[0, 1, 2]", "training.epochs=150"]))
     ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
@@ -186,6 +187,7 @@ def test_on_the_nodes_of_a_cluster_each_trial_sees_its_own_share_and_none_is_giv
 
     for name, value in install_faults(tmp_path).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv(PRETEND_GPUS, "1")
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "num_gpus": 2})
     out = tmp_path / "out"
     command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--address", str(nodes.address)]
@@ -239,7 +241,7 @@ def test_code_and_datasets_travel_to_a_node_and_what_it_lacks_is_said_before_the
         its.chdir(node)
         its.setenv("PYTHONPATH", str(node))
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        nodes.add_node(num_cpus=1)
+        nodes.add_node(num_cpus=1, num_gpus=2)
 
     def launch(*more: str) -> Any:
         command = [*SWEEPER, "launch", str(tiny), "--address", str(nodes.address), "--set", "attacks=[]", *more]
@@ -249,11 +251,16 @@ def test_code_and_datasets_travel_to_a_node_and_what_it_lacks_is_said_before_the
     own_data = ("--data", "/proc/self/cwd/data")
     scans = ("--set", "datasets=[{name: image_folder, folder: scans}]", "--set", "training.batch_size=4", *own_data)
     try:
-        good = launch(*scans, "--out", str(tmp_path / "out"))
-        unshared = launch(*scans, "--out", "/proc/self/cwd/out")
+        declared = launch(*scans, "--out", str(tmp_path / "out"))
+        own_data += ("--gpus-per-trial", "0")
+        good = launch(*scans, *own_data, "--out", str(tmp_path / "out"))
+        unshared = launch(*scans, *own_data, "--out", "/proc/self/cwd/out")
         nowhere = launch("--set", "datasets=[mnist]", *own_data, "--out", str(tmp_path / "nowhere"))
     finally:
         nodes.shutdown()
+    if not torch.cuda.is_available():
+        assert declared.returncode == 2
+        assert re.search("Ray has 2 GPUs of .*, where PyTorch can use 0", declared.stderr)
     assert good.returncode == 0, good.stdout + good.stderr
     assert pq.read_table(tmp_path / "out" / "trials.parquet").column("status").to_pylist() == ["finished"] * 2
     assert unshared.returncode == 2
