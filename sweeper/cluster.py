@@ -43,6 +43,7 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private.authentication import authentication_token_setup
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.core.generated.common_pb2 import NodeDeathInfo
 from ray.experimental import internal_kv
 from ray.job_config import JobConfig
 from ray.tune.progress_reporter import TrialProgressCallback
@@ -79,6 +80,12 @@ _PAUSE_AFTER_STORE_FAILURE_S, _LONGEST_PAUSE_S = 10.0, 600.0
 _LOST_BEFORE_ANY_WORK = 20
 """So many workers more than twice those at work, lost in a row with no sign of work between them, stop the launch too."""
 _NODE_TIMEOUT_S = 600.0
+_LOOK_AT_NODES_EVERY_S = 2.0
+_EXPECTED_DEATHS = (
+    NodeDeathInfo.Reason.Value("EXPECTED_TERMINATION"),
+    NodeDeathInfo.Reason.Value("AUTOSCALER_DRAIN_IDLE"),
+)
+"""Why a node may go without being lost: it was stopped, or an autoscaler had no use for it."""
 _LONGEST_RAY_FOLDER = 103 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.0")
 """Bytes of the path of Ray's folder; a socket's own can have 103 on macOS, 107 on Linux."""
 _LOST = (
@@ -142,6 +149,8 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
         "env_vars": ALLOCATOR_ENVIRONMENT,
         "worker_process_setup_hook": imports.worker_hook(own_folder if address is None else None),
     }
+    # What nodes publish to every driver, among it the last lines of a dead raylet's log, is no line of ours.
+    ray._private.worker._worker_logs_enabled = verbose
     # Where Ray takes it that there will be no second node, it binds 127.0.0.1; on Linux it asks only this.
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = address is not None
     try:
@@ -558,7 +567,7 @@ def _fit(
     verbose: bool,
 ) -> None:
     """One run of Tune, whose files are of no use after it. A first Ctrl-C ends it without an error."""
-    callbacks: list[tune.Callback] = [watcher]
+    callbacks: list[tune.Callback] = [watcher, _LostNodes(warn)]
     if loggers.tensorboard is not None:
         from ray.tune.logger import TBXLoggerCallback
 
@@ -612,6 +621,30 @@ def _acknowledge_interrupts(acknowledge: Callable[[], None]) -> None:
         acknowledge()
 
     signal.signal(signal.SIGINT, handle)
+
+
+class _LostNodes(tune.Callback):
+    """Says of each node that was lost, once, that it was."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._alive: dict[str, str] = {}
+        self._looked_at = -math.inf
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._looked_at < _LOOK_AT_NODES_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        for node in ray.nodes():
+            if node["Alive"]:
+                self._alive[node["NodeID"]] = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+                continue
+            name = self._alive.pop(node["NodeID"], None)
+            if name is not None and node.get("DeathReason") not in _EXPECTED_DEATHS:
+                self._warn(f"Node {name} was lost; what ran there goes on elsewhere.")
 
 
 class _Forgiving(tune.Callback):

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from s3_server import KEY, SECRET, Fault, S3Server, start_s3_server
 
 from sweeper import cluster
 from sweeper.errors import UserError
-from sweeper.launches import Launch
+from sweeper.launches import Launch, Running, living
 from sweeper.outcomes import Outcome
 from sweeper.records import Store
 from sweeper.scheduling import AUTO, Resources, Retries
@@ -269,6 +270,33 @@ def test_code_and_datasets_travel_to_a_node_and_what_it_lacks_is_said_before_the
     assert nowhere.returncode == 2
     assert "1 of the cluster's 1 nodes cannot run this sweep" in nowhere.stderr and "mnist" in nowhere.stderr
     assert "Traceback" not in unshared.stderr + nowhere.stderr
+
+
+def test_a_node_that_dies_in_mid_launch_is_one_line(tiny: Path, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    out = tmp_path / "out"
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--address", str(nodes.address)]
+    command += ["--set", "attacks=[]", "--set", "defenses=[l2]", "--set", "seeds=[0, 1]"]
+    command += ["--set", "training.epochs=200", "--checkpoint-every", "1s"]
+    try:
+        second = nodes.add_node(num_cpus=1)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 200
+        running: list[Running] = []
+        while len(running) < 2 or not all(each.fraction for each in running):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.5)
+            running = [each for launch in living(Store(out).storage) for each in launch.running]
+        nodes.remove_node(second, allow_graceful=False)
+        output, errors = process.communicate(timeout=300)
+    finally:
+        nodes.shutdown()
+    assert process.returncode == 0, output + errors
+    assert {each.node for each in running} == {socket.gethostname()}
+    assert re.fullmatch(r"Warning: Node .* was lost; what ran there goes on elsewhere\.\n", errors), errors
+    assert all(re.match(r"\d\d:\d\d:\d\d |tiny: |\d+ finished|Report: ", line) for line in output.splitlines()), output
 
 
 @pytest.mark.parametrize("joins", [False, True], ids=["private", "cluster"])
