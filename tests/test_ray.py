@@ -118,7 +118,7 @@ def test_gpu_shares_are_packed_and_impossible_requests_are_refused(
     monkeypatch.setenv(PRETEND_GPUS, "1")
     # Work enough that the second process, which may start seconds after the first, still finds some
     trials = expand(load_sweep(str(tiny), ["attacks=[]", "seeds=[0, 1, 2]", "training.epochs=150"]))
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     try:
         assert cluster.resolve(Resources(), trials).gpus == {None: 1}
         with pytest.raises(UserError, match="No node can run a trial of lomurno_cnn with 2 CPUs and 2 GPUs"):
@@ -466,17 +466,33 @@ def test_a_killed_driver_leaves_a_store_that_the_same_command_finishes(tiny: Pat
     assert any("going on after epoch" in log.read_text() for log in (out / "logs").iterdir())
 
 
-@ray.remote(num_cpus=0)
-def _sockets() -> list[tuple[str, str]]:
-    """Process and local address of every listening socket of this machine."""
+def own_sockets() -> list[tuple[str, str]]:
+    """Process and local address of every socket on which a process listens that this one started, or its children did."""
     listing = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [(line.split('"')[1], line.split()[3]) for line in listing if '"' in line]
+    found = []
+    for line in listing:
+        for name, pid in re.findall(r'\("([^"]+)",pid=(\d+)', line):
+            if is_descendant(int(pid)):
+                found.append((name, line.split()[3]))
+    return found
+
+
+def is_descendant(pid: int) -> bool:
+    while pid > 1:
+        if pid == os.getpid():
+            return True
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            return False
+    return False
 
 
 @pytest.mark.skipif(shutil.which("ss") is None, reason="needs ss to list sockets")
 def test_a_private_ray_listens_on_the_loopback_interface_alone() -> None:
     with cluster.connect(None, verbose=False):
-        sockets = ray.get(_sockets.remote())
+        ray.get(ray.remote(num_cpus=0)(lambda: None).remote())  # a worker is there
+        sockets = own_sockets()
         port = ray.get_runtime_context().gcs_address.rpartition(":")[2]
     ours = [(process, address) for process, address in sockets if re.match(r"raylet|gcs_server|ray::", process)]
     assert any(address.endswith(f":{port}") for _, address in ours)
