@@ -52,6 +52,7 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
 F = TypeVar("F", bound=Callable[..., Any])
+_OLDEST_MLFLOW = 3
 _ROUNDS = 3
 """How often a launch makes anew what was found damaged, before it leaves that to the next."""
 
@@ -200,7 +201,7 @@ def launch(
         Path | None, typer.Option(help="Also write TensorBoard events into this folder. Needs tensorboardX.")
     ] = None,
     mlflow: Annotated[
-        str | None, typer.Option(metavar="URI", help="Also log to this MLflow tracking URI. Needs mlflow.")
+        str | None, typer.Option(metavar="URI", help="Also log to this MLflow tracking URI. Needs mlflow-skinny.")
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch missing public datasets into --data.")] = False,
     redo_changed: Annotated[
@@ -667,11 +668,23 @@ def _check_architectures(labels: Sequence[str | None], trials: Sequence[Trial]) 
 
 
 def _check_trackers(tensorboard: Path | None, mlflow: str | None) -> None:
+    from importlib.metadata import PackageNotFoundError, version
     from importlib.util import find_spec
 
-    for asked, package, option in ((tensorboard, "tensorboardX", "--tensorboard"), (mlflow, "mlflow", "--mlflow")):
+    for asked, package, option, install in (
+        (tensorboard, "tensorboardX", "--tensorboard", "tensorboardX"),
+        (mlflow, "mlflow", "--mlflow", "mlflow-skinny"),
+    ):
         if asked is not None and find_spec(package) is None:
-            raise UserError(f"{option} needs the package {package}, which is not installed: pip install {package}.")
+            raise UserError(f"{option} needs the package {package}, which is not installed: pip install {install}.")
+    if mlflow is not None:
+        for name in ("mlflow", "mlflow-skinny"):
+            with contextlib.suppress(PackageNotFoundError):
+                if int(version(name).partition(".")[0]) < _OLDEST_MLFLOW:
+                    raise UserError(
+                        f"--mlflow: {name} {version(name)} is too old for the other libraries here: pip uninstall {name}, then pip "
+                        "install mlflow-skinny, which has what is needed to log to a server."
+                    )
     try:
         urlsplit(mlflow or "")
     except ValueError as error:
@@ -762,6 +775,7 @@ class _Runner:
             chunk_size=resources.chunk_size,
             time_limit_s=options.time_limit_s,
             checkpoint_every_s=options.checkpoint_every_s or NO_CHECKPOINTS,
+            is_tracked=options.tensorboard is not None or options.mlflow is not None,
         )
         with _working("decoding the datasets, once on each node"):
             shipped = cluster.stage_datasets(

@@ -71,6 +71,8 @@ from sweeper.trial import record_failure
 from sweeper.worker import Parcel, Settings, attempt_trial, check_gpus, pack
 
 REPORT_EVERY_S = 1.0
+_LONGEST_TITLE = 150
+"""Characters of a trial's title in the name of a folder, which can have 255 bytes."""
 _LOT = 500
 """Trials that travel to workers as one object."""
 _STORE_FAILURES = 3
@@ -569,16 +571,9 @@ def _fit(
     """One run of Tune, whose files are of no use after it. A first Ctrl-C ends it without an error."""
     callbacks: list[tune.Callback] = [watcher, _LostNodes(warn)]
     if loggers.tensorboard is not None:
-        from ray.tune.logger import TBXLoggerCallback
-
-        callbacks.append(_Forgiving(TBXLoggerCallback(), "TensorBoard", warn))
+        callbacks.append(_tracker("tensorboard", "", name, warn))
     if loggers.mlflow is not None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own are four minutes, and all waits
-        from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-        mlflow = MLflowLoggerCallback(tracking_uri=loggers.mlflow, experiment_name=name)
-        parts = urlsplit(loggers.mlflow)
-        callbacks.append(_Forgiving(mlflow, "MLflow", warn, secrets=(parts.username, parts.password)))
+        callbacks.append(_tracker("mlflow", loggers.mlflow, name, warn))
     state_dir = tempfile.mkdtemp(prefix="tune-", dir=folder)
     on_interrupt = signal.getsignal(signal.SIGINT)
     # Tune puts its own handler in place while it runs, and ours back at the first Ctrl-C; where it waits for something to
@@ -595,8 +590,8 @@ def _fit(
                 scheduler=_Forgetful(keeps_files=loggers.tensorboard is not None),
                 num_samples=-1,
                 reuse_actors=True,
-                trial_name_creator=lambda trial: str(trial.config["target_id"]),
-                trial_dirname_creator=lambda trial: str(trial.config["target_id"]),
+                trial_name_creator=feeder.name,
+                trial_dirname_creator=feeder.name,
             ),
             run_config=tune.RunConfig(
                 name=name,
@@ -609,6 +604,19 @@ def _fit(
     finally:
         signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own, which would swallow the next Ctrl-C
         shutil.rmtree(state_dir, ignore_errors=True)
+
+
+def _tracker(kind: Literal["tensorboard", "mlflow"], uri: str, name: str, warn: Callable[[str], None]) -> tune.Callback:
+    if kind == "tensorboard":
+        from ray.tune.logger import TBXLoggerCallback
+
+        return _Forgiving(TBXLoggerCallback(), "TensorBoard", warn)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own are four minutes, and all waits
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    mlflow = MLflowLoggerCallback(tracking_uri=uri, experiment_name=name)
+    parts = urlsplit(uri)
+    return _Forgiving(mlflow, "MLflow", warn, secrets=(parts.username, parts.password))
 
 
 def _acknowledge_interrupts(acknowledge: Callable[[], None]) -> None:
@@ -728,6 +736,7 @@ def _trainable(
                 "what": outcome.error,
                 "gpu_memory_peak": outcome.gpu_memory_peak,
                 **measured,
+                **outcome.metrics,
             }
         )
 
@@ -787,6 +796,12 @@ class _Feeder(Searcher):
             "seed": trial.seed,
         }
 
+    def name(self, trial: Any) -> str:
+        """What trackers call a trial of Tune's, and its folder: readable, and no other target's."""
+        target_id = trial.config["target_id"]
+        title = re.sub(r"[^A-Za-z0-9_.+=-]+", "_", self._schedule.trials[target_id].title)
+        return f"{title[:_LONGEST_TITLE]}_{target_id}"
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
 
@@ -825,6 +840,14 @@ class _Forgetful(FIFOScheduler):
         return super().choose_trial_to_run(tune_controller)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _UnderWay:
+    began: float
+    stage: str = "starting"
+    fraction: float = 0.0
+    node: str = ""
+
+
 class _Watcher(TrialProgressCallback):
     """Turns Tune's callbacks into the schedule's ends and our events.
 
@@ -834,7 +857,7 @@ class _Watcher(TrialProgressCallback):
     def __init__(self, schedule: Schedule, store: Store, launch: Launch, on_event: Callable[[Event], None]) -> None:
         super().__init__()
         self._schedule, self._store, self._launch, self._on_event = schedule, store, launch, on_event
-        self._running: dict[str, tuple[float, str, float]] = {}
+        self._running: dict[str, _UnderWay] = {}
         self._store_failures = 0
         self._lost_in_a_row = 0
         self.is_stopping = False
@@ -849,11 +872,12 @@ class _Watcher(TrialProgressCallback):
             Running(
                 target_id=target_id,
                 title=self._schedule.trials[target_id].title,
-                stage=stage,
-                fraction=fraction,
-                seconds=now - started,
+                stage=each.stage,
+                fraction=each.fraction,
+                seconds=now - each.began,
+                node=each.node,
             )
-            for target_id, (started, stage, fraction) in list(self._running.items())
+            for target_id, each in list(self._running.items())
         )
 
     def stopping(self) -> None:
@@ -863,7 +887,7 @@ class _Watcher(TrialProgressCallback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         target_id = trial.config["target_id"]
-        self._running[target_id] = (time.monotonic(), "starting", 0.0)
+        self._running[target_id] = _UnderWay(began=time.monotonic())
         self._on_event(Event(kind="started", target_id=target_id))
 
     def on_trial_result(
@@ -873,8 +897,9 @@ class _Watcher(TrialProgressCallback):
         self._lost_in_a_row = 0
         if not result.get("ended"):
             fraction = float(result.get("fraction", 0.0))
-            started = self._running.get(target_id, (time.monotonic(), "", 0.0))[0]
-            self._running[target_id] = (started, what, fraction)
+            before = self._running.get(target_id, _UnderWay(began=time.monotonic()))
+            node = str(result.get("hostname") or "")  # Tune's own, as are all that stand beside ours
+            self._running[target_id] = replace(before, stage=what, fraction=fraction, node=node)
             self._on_event(Event(kind="progress", target_id=target_id, what=what, fraction=fraction))
             return
         self._running.pop(target_id, None)

@@ -129,6 +129,7 @@ def status_view(status: SweepStatus, results: str) -> RenderableType:
             shown = (
                 running.target_id,
                 running.title,
+                f"on {running.node}" if running.node else "",
                 running.stage,
                 f"{running.fraction:.0%}",
                 duration(running.seconds),

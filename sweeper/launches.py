@@ -44,6 +44,8 @@ class Running:
     stage: str
     fraction: float
     seconds: float
+    node: str = ""
+    """Name of the machine it runs on; empty until its worker has said so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +246,7 @@ def _read_info(content: dict[str, Any], launch_id: str) -> LaunchInfo:
             stage=_shown(each["stage"]),
             fraction=_finite(each["fraction"]),
             seconds=_finite(each["seconds"]),
+            node=_shown(each.get("node", "")),
         )
         for each in content["running"]
     )

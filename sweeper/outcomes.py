@@ -25,10 +25,12 @@ class Progress:
 class Outcome:
     """How one attempt at a trial ended; without a cause it finished.
 
-    `gpu_memory_peak` is the fraction of its GPU's memory that it held at most, None without a GPU.
+    `gpu_memory_peak` is the fraction of its GPU's memory that it held at most, None without a GPU. `metrics` are what is
+    on record of the target and its attacks, where a tracker wants to know.
     """
 
     target_id: str
     cause: Cause | None = None
     error: str = ""
     gpu_memory_peak: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)

@@ -49,6 +49,8 @@ class Settings:
     chunk_size: int | None = None
     time_limit_s: float | None = None
     checkpoint_every_s: float = 60.0
+    is_tracked: bool = False
+    """Whether outcomes tell what is on record, for a tracker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +205,7 @@ def _run(task: _Task, send: Send) -> Outcome:
     import torch
 
     from models.performance import Performance
-    from sweeper.records import Store
+    from sweeper.records import DamagedError, Store
     from sweeper.trial import run_trial
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
@@ -222,11 +224,12 @@ def _run(task: _Task, send: Send) -> Outcome:
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(min(1.0, task.gpus))
         torch.backends.cudnn.deterministic = True
+    store = Store(task.settings.store)
     try:
         result = run_trial(
             trial,
             data_dir=task.settings.data_dir,
-            store=Store(task.settings.store),
+            store=store,
             device=device,
             attempt=task.attempt,
             staged=task.staged,
@@ -234,6 +237,10 @@ def _run(task: _Task, send: Send) -> Outcome:
             performance=Performance(chunk_size=task.settings.chunk_size),
             on_progress=report,
         )
+        metrics: dict[str, float] = {}
+        if task.settings.is_tracked:
+            with contextlib.suppress(DamagedError):
+                metrics = store.metrics(trial)
     except StorageError as error:
         return Outcome(target_id=trial.target_id, cause="store", error=str(error))
     return Outcome(
@@ -241,6 +248,7 @@ def _run(task: _Task, send: Send) -> Outcome:
         cause=result.cause,
         error="; ".join(result.errors),
         gpu_memory_peak=_gpu_memory_peak(device) if result.trained else None,
+        metrics=metrics,
     )
 
 

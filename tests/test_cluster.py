@@ -227,6 +227,82 @@ def test_a_tracker_that_fails_is_left_out_and_ends_nothing() -> None:
     ]
 
 
+def test_what_runs_is_told_with_its_node_and_trackers_are_given_a_name(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    names: list[str] = []
+
+    def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
+        first, second = hand_out(feeder, watcher)
+        names.extend(feeder.name(trial) for trial in (first, second))
+        watcher.on_trial_result(0, [], first, {"what": "epoch 1/2", "fraction": 0.25, "hostname": "gpu-7"})
+        seen.extend(watcher.running())
+        for trial in (first, second):
+            finish(watcher, trial)
+        feeder.suggest("end")
+
+    trials, _, _ = run(tiny, tmp_path / "out", fit, monkeypatch)
+    assert [(each.stage, each.fraction, each.node) for each in seen] == [
+        ("epoch 1/2", 0.25, "gpu-7"),
+        ("starting", 0.0, ""),
+    ]
+    assert names == [
+        f"{label}_digits_quarters_seed_0_{trial.target_id}"
+        for label, trial in zip(("baseline", "dp"), trials, strict=True)
+    ]
+
+
+def test_a_node_that_is_lost_is_told_once_and_one_that_was_stopped_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def node(name: str, reason: int | None = None) -> dict[str, Any]:
+        where = {"NodeManagerHostname": name, "NodeManagerAddress": "10.0.0.7", "NodeID": name}
+        return where | ({"Alive": True} if reason is None else {"Alive": False, "DeathReason": reason})
+
+    warnings: list[str] = []
+    lost, idle = (
+        cluster.NodeDeathInfo.Reason.Value(name) for name in ("UNEXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE")
+    )
+    monkeypatch.setattr(cluster, "_LOOK_AT_NODES_EVERY_S", 0.0)
+    callback = cluster._LostNodes(warnings.append)
+    first = [node("head"), node("a"), node("b"), node("before", lost)]
+    later = [node("head"), node("a", lost), node("b", idle), node("before", lost)]
+    for nodes in (first, later, later):
+        monkeypatch.setattr(cluster.ray, "nodes", lambda nodes=nodes: nodes)
+        callback.on_step_end(0, [])
+    assert warnings == ["Node a (10.0.0.7) was lost; what ran there goes on elsewhere."]
+
+
+def test_mlflow_is_told_of_runs_by_name_and_of_what_attacks_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = pytest.importorskip("mlflow").tracking
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server would take seconds
+    warnings: list[str] = []
+    uri = f"file:{tmp_path}"
+    tracker = cluster._tracker("mlflow", uri, "study", warnings.append)
+
+    class Trial(SimpleNamespace):
+        def __str__(self) -> str:
+            return "dp_digits_half_seed_0_0123456789abcdef"
+
+        def __hash__(self) -> int:
+            return 0
+
+    trial = Trial(config={"target_id": "0" * 16, "defense": "dp"})
+    tracker.setup()
+    tracker.on_trial_start(0, [], trial)
+    result = {"training_iteration": 3, "threshold/loss/auc": 0.625, "test_accuracy": 0.75}
+    tracker.on_trial_result(0, [], trial, result)
+    tracker.on_trial_complete(0, [], trial)
+    assert warnings == []
+    client = tracking.MlflowClient(tracking_uri=uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'study'")
+    (told,) = client.search_runs([experiment.experiment_id])
+    assert told.info.run_name == str(trial)
+    assert told.data.metrics["threshold/loss/auc"] == 0.625
+    assert told.data.params["defense"] == "dp"
+
+
 def test_a_dataset_that_breaks_while_it_is_read_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any) -> None:
         raise DatasetError("scans/train/a/7.png is no image.")
@@ -263,7 +339,7 @@ def test_a_private_ray_takes_a_folder_that_is_short_enough_for_its_sockets(monke
     monkeypatch.setenv("TMPDIR", "/" + 60 * "x")
     assert cluster._folder_for_sockets() == "/tmp/ray"
     monkeypatch.setenv("RAY_TMPDIR", "/" + 60 * "y")
-    with pytest.raises(UserError, match=r"RAY_TMPDIR is /yyy.* too long for Ray's sockets"):
+    with pytest.raises(UserError, match=r"RAY_TMPDIR is /y+, whose path is too long"):
         cluster._folder_for_sockets()
 
 

@@ -54,7 +54,15 @@ def test_launch_runs_all_and_is_quiet_and_again_does_nothing(tiny: Path, tmp_pat
     assert len(lines) == 5, "nothing of Ray's is on the screen"
     assert first.stderr == ""
     assert Path(lines[-1].removeprefix("Report: ")).exists()
-    assert len(list((tmp_path / "events").rglob("events.out.tfevents.*"))) == 2
+    events = list((tmp_path / "events").rglob("events.out.tfevents.*"))
+    assert len(events) == 2
+    assert {re.sub(r"_[0-9a-f]{16}$", "", each.parent.name) for each in events} == {
+        "baseline_digits_quarters_seed_0",
+        "dp_digits_quarters_seed_0",
+    }
+    content = b"".join(each.read_bytes() for each in events)
+    for tag in (b"threshold/loss/auc", b"best_of/auc", b"test_accuracy", b"train_loss"):
+        assert tag in content
     again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert again.returncode == 0
     assert "2 done, 0 to run" in again.stdout

@@ -76,6 +76,23 @@ def test_an_attempt_records_reports_and_logs(
     assert (status.trials, status.done, status.left, status.launches) == (1, 1, 0, ())
 
 
+def test_what_is_on_record_is_told_where_a_tracker_wants_it(tiny: Path, tmp_path: Path) -> None:
+    trial = expand(load_sweep(str(tiny)))[0]
+    store = prepared(tmp_path / "out", [trial])
+    outcome, _ = attempt(trial, store, is_tracked=True)
+    assert outcome.cause is None, outcome
+    row = store.read_part("trials", trial.target_id).to_pylist()[0]
+    assert outcome.metrics["test_accuracy"] == row["test_accuracy"]
+    aucs = {name: value for name, value in outcome.metrics.items() if name.endswith("/auc")}
+    assert {"threshold/loss/auc", "trained_attackers/logistic_regression/auc", "best_of/auc"} <= aucs.keys()
+    (threshold,) = [key for key, attack in trial.attack_ids.items() if type(attack).__name__ == "Threshold"]
+    rows = store.read_part("attacks", f"{trial.target_id}.{threshold}").to_pylist()
+    assert {f"threshold/{each['score_name']}/auc": each["auc"] for each in rows}.items() <= aucs.items()
+    assert any(name.startswith("layer_decoder/") and name.endswith("/mse_test") for name in outcome.metrics)
+    assert all(isinstance(value, float) for value in outcome.metrics.values())
+    assert attempt(trial, store)[0].metrics == {}
+
+
 def test_attempts_are_counted_into_the_row(tiny: Path, tmp_path: Path) -> None:
     trial = expand(load_sweep(str(tiny), ["attacks=[]", "training.learning_rate=1e30"]))[0]
     store = prepared(tmp_path / "out", [trial])
