@@ -590,8 +590,8 @@ def _fit(
                 scheduler=_Forgetful(keeps_files=loggers.tensorboard is not None),
                 num_samples=-1,
                 reuse_actors=True,
-                trial_name_creator=feeder.name,
-                trial_dirname_creator=feeder.name,
+                trial_name_creator=lambda trial: str(trial.config["name"]),
+                trial_dirname_creator=lambda trial: str(trial.config["name"]),
             ),
             run_config=tune.RunConfig(
                 name=name,
@@ -782,12 +782,14 @@ class _Feeder(Searcher):
         if ticket is None:
             return None
         trial = self._schedule.trials[ticket.target_id]
+        title = re.sub(r"[^A-Za-z0-9_.+=-]+", "_", trial.title)
         return {
             "target_id": ticket.target_id,
             "position": self._positions[ticket.target_id],
             "cpus": ticket.cpus,
             "gpus": ticket.gpus,
             # For trackers
+            "name": f"{title[:_LONGEST_TITLE]}_{ticket.target_id}",
             "defense": trial.defense_label,
             "dataset": trial.dataset_label,
             "split": trial.split,
@@ -795,12 +797,6 @@ class _Feeder(Searcher):
             "optimizer": trial.optimizer_label,
             "seed": trial.seed,
         }
-
-    def name(self, trial: Any) -> str:
-        """What trackers call a trial of Tune's, and its folder: readable, and no other target's."""
-        target_id = trial.config["target_id"]
-        title = re.sub(r"[^A-Za-z0-9_.+=-]+", "_", self._schedule.trials[target_id].title)
-        return f"{title[:_LONGEST_TITLE]}_{target_id}"
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
