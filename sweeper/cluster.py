@@ -43,7 +43,7 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private.authentication import authentication_token_setup
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.core.generated.common_pb2 import NodeDeathInfo
+from ray.core.generated.common_pb2 import NodeDeathInfo  # type: ignore[attr-defined]  # generated
 from ray.experimental import internal_kv
 from ray.job_config import JobConfig
 from ray.tune.progress_reporter import TrialProgressCallback
