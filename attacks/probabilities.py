@@ -16,19 +16,25 @@ from attacks.base import AttackError, FloatArray, ModelOutputs
 
 LOSS_PROBABILITY_FLOOR = 1e-8
 
+_OUTSIDE = 1e-3
+"""How far outside [0, 1] rounding may put a probability: one unit in the last place of float16 at 1."""
+_SUM = 1e-2
+"""How far off 1 the sum of a row may be: the probabilities' relative error in bfloat16 is 0.004."""
+_MOST_DECIMALS = 5
+"""Of probabilities with more decimals, the sum is off by less than `_SUM` for up to 2,000 classes."""
+
 
 def class_probabilities(outputs: ModelOutputs, dtype: npt.DTypeLike = np.float64) -> FloatArray:
     """Probabilities (n, classes) in `dtype`: the softmax of logits cast to it, or the outputs' own.
 
     Raises:
         AttackError: a row holds NaN or +inf, or −inf only; a label is not a column of `values`; or outputs
-            said to be probabilities are not (outside [0, 1], or a row's sum is more than 1e-3 off 1).
+            said to be probabilities are not (`normalized_probabilities` says which are).
     """
     _check(outputs)
-    values: FloatArray = outputs.values.astype(dtype)
     if outputs.is_probability:
-        return values
-    probabilities: npt.NDArray[np.floating[Any]] = softmax(values, axis=1)
+        return normalized_probabilities(outputs.values)[0].astype(dtype)
+    probabilities: npt.NDArray[np.floating[Any]] = softmax(outputs.values.astype(dtype), axis=1)
     return probabilities
 
 
@@ -48,7 +54,7 @@ def log_odds(outputs: ModelOutputs) -> tuple[npt.NDArray[np.float64], npt.NDArra
     logits = outputs.values.astype(np.float64)
     if outputs.is_probability:
         with np.errstate(divide="ignore"):  # the log of a probability of 0
-            logits = np.log(logits)
+            logits = np.log(normalized_probabilities(outputs.values)[0].astype(np.float64))
     ascending = np.sort(logits, axis=1)
     top = ascending[:, -1:]
     others: npt.NDArray[np.float64] = logsumexp(ascending[:, :-1], axis=1, keepdims=True)
@@ -73,13 +79,60 @@ def _check(outputs: ModelOutputs) -> None:
             f"{int(broken.sum())} of {len(outputs)} outputs are not finite. "
             "Did the training diverge? There is nothing to attack."
         )
-    if not outputs.is_probability:
-        return
-    off_by = np.abs(outputs.values.sum(axis=1) - 1)
-    if len(outputs) and (outputs.values.min() < 0 or outputs.values.max() > 1 or off_by.max() > 1e-3):
+
+
+def normalized_probabilities(values: FloatArray) -> tuple[FloatArray, str | None]:
+    """`values` (n, classes) as probabilities, and what had to be changed for that, in words; None for nothing.
+
+    A row that misses [0, 1] or a sum of 1 by rounding is clipped to [0, 1] and divided by its sum; all others stay
+    as they are to the bit. Rounding is: up to 1e-3 outside [0, 1]; and a sum up to 0.01 off 1 or, where all values
+    have at most five decimals, one that probabilities which round to these values can have.
+
+    Raises:
+        AttackError: a row is further off; the text names it.
+    """
+    sums = values.sum(axis=1, dtype=np.float64)
+    lowest, highest = values.min(axis=1), values.max(axis=1)
+    # What a sum of k numbers of float32 may be off; float64 often holds what was float32 before. NaN and infinities are
+    # off by any measure.
+    last_bits = values.shape[1] * np.finfo(np.float32).eps
+    off = ~((lowest >= 0) & (highest <= 1) & (np.abs(sums - 1) <= last_bits))
+    if not off.any():
+        return values, None
+    by_rounding = (lowest >= -_OUTSIDE) & (highest <= 1 + _OUTSIDE) & (sums > 0)
+    by_rounding &= (np.abs(sums - 1) <= _SUM) | _round_from_probabilities(values)
+    wrong = np.flatnonzero(off & ~by_rounding)
+    if len(wrong):
+        row = wrong[0]
         raise AttackError(
-            "The outputs are said to be probabilities, but some are outside [0, 1] or do not sum to 1. Are they logits?"
+            f"{len(wrong)} of {len(values)} rows are not probabilities, the first is row {row}: its values lie in "
+            f"[{lowest[row]:.6g}, {highest[row]:.6g}] and add up to {sums[row]:.6g}. Are they logits?"
         )
+    normalized = values.astype(np.float64)
+    clipped = normalized[off].clip(0, 1)
+    outside = np.abs(normalized[off] - clipped).max()
+    normalized[off] = clipped / clipped.sum(axis=1, keepdims=True)
+    return normalized, (
+        f"{int(off.sum())} of {len(values)} rows of probabilities are off by rounding (sums by up to "
+        f"{np.abs(sums - 1).max():.2g}, values outside [0, 1] by up to {outside:.2g}) and were renormalized"
+    )
+
+
+def _round_from_probabilities(values: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which rows (n,) some probabilities give when they are rounded to the decimals that all `values` show."""
+    exact = values.astype(np.float64)
+    for decimals in range(1, _MOST_DECIMALS + 1):
+        rounded = exact.round(decimals)
+        if np.allclose(exact, rounded, rtol=_precision(values), atol=1e-12):
+            half = 0.5 * 10.0**-decimals
+            least, most = (rounded - half).clip(0, 1).sum(axis=1), (rounded + half).clip(0, 1).sum(axis=1)
+            within: npt.NDArray[np.bool_] = (least <= 1) & (most >= 1)
+            return within
+    return np.zeros(len(values), dtype=np.bool_)
+
+
+def _precision(values: FloatArray) -> float:
+    return float(np.finfo(values.dtype).eps) if values.dtype.kind == "f" else 0.0
 
 
 def log_likelihood(probabilities: FloatArray, label: npt.NDArray[np.int64]) -> FloatArray:

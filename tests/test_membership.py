@@ -280,8 +280,8 @@ def test_a_wrong_threshold_configuration_says_what_is_right(fields, message):
         ([[0.0, np.inf]] * 4, [0] * 4, False, "not finite"),
         ([[0.0, 1.0]] * 4, [0, 1, 2, 0], False, "Labels must be 0 … 1 .* got 0 … 2"),
         ([[0.0, 1.0]] * 4, [0, 1, -1, 0], False, "Labels must be 0 … 1"),
-        ([[0.4, 0.4]] * 4, [0] * 4, True, "said to be probabilities"),
-        ([[-1.0, 2.0]] * 4, [0] * 4, True, "said to be probabilities"),
+        ([[0.4, 0.4]] * 4, [0] * 4, True, "4 of 4 rows are not probabilities, .* row 0: .* add up to 0.8"),
+        ([[-1.0, 2.0]] * 4, [0] * 4, True, r"not probabilities, .* lie in \[-1, 2\] and add up to 1. Are they logits"),
     ],
 )
 def test_outputs_that_cannot_be_scored_are_refused(values, label, is_probability, message):

@@ -164,9 +164,10 @@ class TrainedAttackers(Attack):
 
 
 def _features(outputs: ModelOutputs) -> npt.NDArray[np.float64]:
-    """(n, classes + 1): what the model answers, and its loss."""
+    """(n, classes + 1): what the model answers, and its loss. A logit of −∞ counts as the lowest finite one of all."""
     loss = -log_likelihood(class_probabilities(outputs), outputs.label)
-    return np.column_stack((outputs.values, loss)).astype(np.float64)
+    values = np.maximum(outputs.values, outputs.values[np.isfinite(outputs.values)].min())
+    return np.column_stack((values, loss)).astype(np.float64)
 
 
 def _balanced_subsample(
