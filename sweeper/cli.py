@@ -379,7 +379,7 @@ def trial(
 @_user_errors
 def audit(
     outputs: Annotated[
-        Path, typer.Argument(help="Parquet: example_id, is_member, label, and logits or probabilities.")
+        Path, typer.Argument(help="Parquet, a file or a folder: example_id, is_member, label, logits or probabilities.")
     ],
     attack: Annotated[
         list[str] | None,
@@ -410,6 +410,7 @@ def audit(
     from sweeper import audit as auditing
     from sweeper import provenance
     from sweeper.errors import unknown_name
+    from sweeper.outputs import read_outputs
 
     for option, value, allowed in (
         ("form", form, ("log_odds", "tensorflow_privacy")),
@@ -426,9 +427,9 @@ def audit(
             raise unknown_name("attack", name, auditing.ATTACK_NAMES)
     if out_file is not None and not out_file.absolute().parent.is_dir():
         raise UserError(f"--out {out_file}: the folder {out_file.absolute().parent} does not exist. Create it first.")
-    population = auditing.read_outputs(outputs)
+    stored = read_outputs(outputs)
     rows, _ = auditing.audit(
-        population,
+        stored,
         attack or auditing.ATTACK_NAMES,
         form=form,
         dtype=dtype,
@@ -452,6 +453,8 @@ def audit(
         cells += ["—" if row[key] is None else f"{row[key]:.4f}" for key in row if key.startswith("tpr_at_fpr")]
         table.add_row(row["attack"], *cells)
     out.print(table)
+    for change in stored.changes:
+        out.print(f"Input: {change}.", highlight=False, markup=False)
     out.print(
         f"{rows[0]['n_members']} members, {rows[0]['n_non_members']} non-members. — : too few non-members to say (10/FPR are "
         "needed). The advantage is the best over all thresholds, chosen on the data it is measured on.",

@@ -29,6 +29,7 @@ KEYS = [
     "tpr_at_fpr_0.1",
     "n_members",
     "n_non_members",
+    "input_changes",
 ]
 
 
@@ -155,12 +156,14 @@ WRONG = {
     "NaN": ({"logits": with_nan()}, "NaN or infinity in 1 rows, the first is row 17"),
     "null logits": ({"logits": [None, *columns()["logits"][1:]]}, "has 1 nulls"),
     "ragged": ({"logits": [np.zeros(3), *columns()["logits"][1:]]}, "has rows of 3, 4 values"),
-    "one class": ({"logits": [np.zeros(1)] * 200}, "two or more"),
-    "not lists": ({"logits": np.zeros(200)}, "must be a list of floats"),
+    "no values": ({"logits": [np.zeros(0)] * 200}, "has rows of 0 values"),
+    "one value for four classes": ({"logits": np.zeros(200)}, "but column 'logits' have 2 classes"),
+    "text": ({"logits": ["0.5"] * 200}, "must be a number, or a list of numbers"),
     "no logits": ({"logits": None}, "lacks logits or probabilities"),
     "no label": ({"label": None}, "lacks label"),
     "label out of range": ({"label": np.full(200, 9)}, "row 0 has label 9"),
     "label as text": ({"label": ["a"] * 200}, "must be whole numbers"),
+    "label of a half": ({"label": np.full(200, 0.5)}, "must be whole numbers"),
     "membership of two": ({"is_member": np.full(200, 2)}, "must be true or false"),
     "no members": ({"is_member": np.zeros(200, bool)}, "at least 2 members, got 0"),
     "one non-member": ({"is_member": np.arange(200) < 199}, "at least 2 non-members, got 1"),

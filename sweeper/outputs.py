@@ -1,0 +1,361 @@
+"""Reads a model's stored outputs, as people have them, for `sweeper audit`. No torch.
+
+A Parquet file, or a folder of them, with the columns `example_id, is_member, label` and `logits` or `probabilities`:
+a list of numbers in each row, or one column for each class.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from attacks.base import AttackError, BoolArray, FloatArray, IntArray, Membership, ModelOutputs
+from attacks.probabilities import normalized_probabilities
+from sweeper.errors import UserError, printable, sentence
+
+_NEEDED = "Needed: example_id, is_member, label, and logits or probabilities."
+_ONE_PER_CLASS = re.compile(r"(?:(logits?)|prob(?:a|s|ability|abilities)?)[ _.-]?(\d{1,9})")
+"""A column for one class: logit_0, logits_0, prob_0, proba_0, probability_0, probabilities_0."""
+_MOST_NAMES = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredOutputs:
+    """A model's outputs on members and non-members, and in words what was changed to read them so."""
+
+    population: Membership
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Values:
+    """Which columns hold the answers: one with all classes, or one for each class, class 0 first."""
+
+    columns: tuple[str, ...]
+    is_probability: bool
+
+    @property
+    def name(self) -> str:
+        return f"columns '{self.columns[0]}' …" if len(self.columns) > 1 else f"column '{self.columns[0]}'"
+
+
+def read_outputs(path: Path) -> StoredOutputs:
+    """A model's outputs on members and non-members, from a Parquet file or a folder of them.
+
+    In a folder, a part of a path such as `is_member=true` is a column. A column that pandas keeps as its index is
+    a column. Values may be lists, tensors, one column for each class (`logit_0`, `logit_1`, …), or one number, which
+    is a binary model's logit or probability of class 1. A logit of −∞ is a probability of 0. Probabilities that miss
+    [0, 1] or a sum of 1 by rounding are renormalized.
+
+    Raises:
+        UserError: the file holds no such outputs; the text says which column, which row and what is allowed.
+    """
+    table, values, changes = _read_table(path)
+    if table.num_rows == 0:
+        raise UserError(f"{path} has no rows; it needs one per member and non-member.")
+    for name in ("example_id", "is_member", "label", *values.columns):
+        if table.column(name).null_count:
+            raise UserError(
+                f"{path}: column '{name}' has {table.column(name).null_count} nulls; fill or drop those rows."
+            )
+    where = f"{path}: {values.name}"
+    matrix = _matrix([table.column(name) for name in values.columns], where)
+    _check_finite(matrix, where, values.is_probability)
+    if matrix.shape[1] == 1:
+        matrix, change = _both_classes(matrix, values.is_probability)
+        changes.append(change)
+    if values.is_probability:
+        try:
+            matrix, normalized = normalized_probabilities(matrix)
+        except AttackError as error:
+            raise UserError(f"{where}: {error}") from None
+        if normalized is not None:
+            changes.append(normalized)
+    else:
+        ruled_out = np.isneginf(matrix)
+        if ruled_out.all(axis=1).any():
+            raise UserError(
+                f"{where}: row {int(ruled_out.all(axis=1).argmax())} has logits of −∞ alone; one class at least must be "
+                "possible."
+            )
+        if ruled_out.any():
+            changes.append(
+                f"{int(ruled_out.any(axis=1).sum())} of {len(matrix)} rows have logits of −∞, a probability of 0 each"
+            )
+    labels = _whole_numbers(table.column("label"), f"{path}: column 'label'")
+    bad = np.flatnonzero((labels < 0) | (labels >= matrix.shape[1]))
+    if len(bad):
+        raise UserError(
+            f"{path}: row {bad[0]} has label {labels[bad[0]]}, but {values.name} have {matrix.shape[1]} classes; "
+            f"labels go from 0 to {matrix.shape[1] - 1}."
+        )
+    return StoredOutputs(
+        population=Membership(
+            outputs=ModelOutputs(
+                example_id=_ids(table.column("example_id")),
+                label=labels,
+                values=matrix,
+                is_probability=values.is_probability,
+            ),
+            is_member=_membership(table.column("is_member"), path),
+        ),
+        changes=tuple(changes),
+    )
+
+
+def _read_table(path: Path) -> tuple[pa.Table, _Values, list[str]]:
+    """The needed columns of all files, which of them hold the answers, and in words what else they say of the model."""
+    files = _files(path)
+    try:
+        read = [_read_file(file, _columns_in_path(file.relative_to(path)), len(files) > 1) for file in files]
+        table = pa.concat_tables([table for table, _, _ in read], promote_options="permissive")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path} is not a readable Parquet file: {sentence(printable(error, 300))}") from None
+    values = read[0][1]
+    for file, (_, others, _) in zip(files, read, strict=True):
+        if others != values:
+            raise UserError(f"{file} has its answers in {others.name}, but {files[0]} in {values.name}.")
+    changes = []
+    if not values.is_probability and any(_is_probability_name(name) for _, _, names in read for name in names):
+        changes.append("there are logits, so the probabilities beside them are not used")
+    in_paths = [_columns_in_path(file.relative_to(path)) for file in files]
+    for name in sorted({name for columns in in_paths for name in columns} - set(table.column_names)):
+        parts = len({columns.get(name) for columns in in_paths})
+        if parts > 1:
+            changes.append(f"the {parts} parts by '{name}' are taken together")
+    return table, values, changes
+
+
+def _read_file(file: Path, in_path: dict[str, str | None], is_a_part: bool) -> tuple[pa.Table, _Values, list[str]]:
+    """The needed columns, which of them hold the answers, and the names of all columns.
+
+    One thread reads a native file. Arrow's own threads must not hold a Python file: one that frees its buffers while
+    the interpreter exits aborts the process.
+    """
+    with pa.OSFile(str(file)) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+        stored = parquet.schema_arrow.names
+        ranges = _pandas_ranges(parquet.schema_arrow)
+        names = [*stored, *(name for name in (in_path | ranges) if name not in stored)]
+        values = _value_columns(names, file)
+        needed = ("example_id", "is_member", "label", *values.columns)
+        table = parquet.read(columns=[name for name in needed if name in stored], use_threads=False)
+    n_rows = parquet.metadata.num_rows
+    for name in needed:
+        if name in stored:
+            continue
+        if name in in_path:
+            table = table.append_column(name, pa.repeat(pa.scalar(in_path[name], pa.string()), n_rows))
+        elif is_a_part or len(ranges[name]) != n_rows:
+            raise UserError(
+                f"{file}: '{name}' is pandas' index of a table of which this is a part. Write it as a column."
+            )
+        else:
+            table = table.append_column(name, pa.array(ranges[name], pa.int64()))
+    return table.select(needed), values, names
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or all Parquet files below the folder but hidden ones; sorted."""
+    try:
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise UserError(f"{path} does not exist or is no file. Give a Parquet file of a model's outputs.")
+        files = sorted(
+            file
+            for file in path.rglob("*.parquet")
+            if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+        )
+    except (OSError, ValueError) as error:  # no file can be called so, or the folder cannot be read
+        raise UserError(f"{path} cannot be read: {sentence(error)} Give a Parquet file of a model's outputs.") from None
+    if not files:
+        raise UserError(f"{path} is a folder without *.parquet files. Give a Parquet file of a model's outputs.")
+    return files
+
+
+def _columns_in_path(path: Path) -> dict[str, str | None]:
+    """The columns that a file's folders hold for all of its rows, as `is_member=true` does."""
+    pairs = [part.split("=", 1) for part in path.parent.parts if "=" in part]
+    return {unquote(name): None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for name, value in pairs}
+
+
+def _pandas_ranges(schema: pa.Schema) -> dict[str, range]:
+    """Indexes of evenly spaced numbers, which pandas writes not as a column but as their first, last and step."""
+    try:
+        return {
+            index["name"]: range(index["start"], index["stop"], index["step"])
+            for index in json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
+            if isinstance(index, dict) and index["kind"] == "range" and isinstance(index["name"], str)
+        }
+    except (KeyError, TypeError, ValueError):  # not written by pandas
+        return {}
+
+
+def _value_columns(names: Sequence[str], path: Path) -> _Values:
+    per_class: dict[bool, dict[int, list[str]]] = {False: {}, True: {}}
+    for name in dict.fromkeys(names):
+        match = _ONE_PER_CLASS.fullmatch(name)
+        if match:
+            per_class[match[1] is None].setdefault(int(match[2]), []).append(name)
+    lists = [name for name in ("logits", "probabilities") if name in names]
+    given = [_Values(columns=(name,), is_probability=name != "logits") for name in lists]
+    for is_probability, columns in per_class.items():
+        if not columns:
+            continue
+        twice = [several for several in columns.values() if len(several) > 1]
+        if twice:
+            raise UserError(f"{path} has several columns for one class: {', '.join(twice[0])}. Drop all but one.")
+        missing = sorted(set(range(max(columns) + 1)) - set(columns)) if max(columns) < len(names) else [0]
+        if missing or sorted(columns) != list(range(len(columns))):
+            raise UserError(
+                f"{path} has {_listed([columns[number][0] for number in sorted(columns)])}, but no such column for class "
+                f"{missing[0]}. There must be one for each class from 0. A binary model's one value goes into a column "
+                f"'{'probabilities' if is_probability else 'logits'}'."
+            )
+        in_order = tuple(columns[number][0] for number in range(len(columns)))
+        given.append(_Values(columns=in_order, is_probability=is_probability))
+    missing_names = [name for name in ("example_id", "is_member", "label") if name not in names]
+    if missing_names or not given:
+        raise UserError(
+            f"{path} lacks {', '.join([*missing_names, *([] if given else ['logits or probabilities'])])}; it has "
+            f"{_listed(names)}. {_NEEDED}"
+        )
+    values = min(given, key=lambda each: each.is_probability)
+    several = [each for each in given if each.is_probability == values.is_probability]
+    if len(several) > 1:
+        raise UserError(f"{path} has {' and '.join(each.name for each in several)}. Drop one of them.")
+    counts = Counter(names)
+    for name in ("example_id", "is_member", "label", *values.columns):
+        if counts[name] > 1:
+            raise UserError(f"{path} has {counts[name]} columns called '{name}'. Drop all but one.")
+    return values
+
+
+def _is_probability_name(name: str) -> bool:
+    match = _ONE_PER_CLASS.fullmatch(name)
+    return name == "probabilities" or (match is not None and match[1] is None)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MOST_NAMES]) or "no columns"
+    return shown if len(names) <= _MOST_NAMES else f"{shown}, … ({len(names)} columns)"
+
+
+def _matrix(columns: Sequence[pa.ChunkedArray], where: str) -> FloatArray:
+    """(n, values in a row), as floats."""
+    if len(columns) > 1:
+        return np.column_stack([_floats(_plain(column), where) for column in columns])
+    column = _plain(columns[0])
+    kind = column.type
+    if not _is_list(kind):
+        return _floats(column, where)[:, None]
+    lengths = np.unique(pc.list_value_length(column).to_numpy(zero_copy_only=False))
+    if len(lengths) != 1 or lengths[0] < 1:
+        raise UserError(
+            f"{where} has rows of {', '.join(map(str, lengths[:5]))} values; each row needs the same number, one per class."
+        )
+    flat = pc.list_flatten(column)
+    if flat.null_count:
+        raise UserError(f"{where} has nulls inside its lists; every class needs a number.")
+    return _floats(flat, where, kind).reshape(-1, int(lengths[0]))
+
+
+def _plain(column: pa.ChunkedArray) -> pa.Array:
+    """One array without Arrow's extension types (a tensor is a list) and dictionaries."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if isinstance(array, pa.DictionaryArray):
+        array = array.dictionary_decode()
+    return array
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _floats(array: pa.Array, where: str, kind: pa.DataType | None = None) -> npt.NDArray[np.floating[Any]]:
+    if pa.types.is_decimal(array.type):
+        array = array.cast(pa.float64())
+    if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type)):
+        raise UserError(
+            f"{where}: the type is {kind or array.type}; it must be a number, or a list of numbers with one per class."
+        )
+    values = array.to_numpy(zero_copy_only=False)
+    return np.asarray(values if values.dtype.kind == "f" else values.astype(np.float64))
+
+
+def _check_finite(values: FloatArray, where: str, is_probability: bool) -> None:
+    bad = np.flatnonzero((~np.isfinite(values) if is_probability else np.isnan(values) | np.isposinf(values)).any(1))
+    if len(bad):
+        allowed = "" if is_probability else " (a logit of −∞ is fine: that class is ruled out)"
+        raise UserError(
+            f"{where} has NaN or infinity in {len(bad)} rows, the first is row {bad[0]}{allowed}. Drop those rows, or "
+            "find out why the model answers so; a score of NaN ranks nowhere."
+        )
+
+
+def _both_classes(values: FloatArray, is_probability: bool) -> tuple[FloatArray, str]:
+    """A binary model's one value (n, 1) as values of class 0 and of class 1 (n, 2)."""
+    exact = values.astype(np.float64)
+    if is_probability:
+        return np.column_stack(
+            (1 - exact, exact)
+        ), "the one probability of a row, p, is taken as (1 − p, p) of two classes"
+    return np.column_stack(
+        (np.zeros(len(exact)), exact)
+    ), "the one logit of a row, z, is taken as (0, z) of two classes"
+
+
+def _whole_numbers(column: pa.ChunkedArray, where: str) -> IntArray:
+    array = _plain(column)
+    is_number = pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type)
+    try:
+        if is_number or pa.types.is_boolean(array.type):
+            return np.asarray(array.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
+    except pa.ArrowInvalid:
+        pass  # 0.5, NaN, or 2**63
+    raise UserError(f"{where} is {array.type}; it must be whole numbers, the classes from 0.")
+
+
+def _ids(column: pa.ChunkedArray) -> IntArray:
+    """Ids as they are; ids of another type are numbered in the order that they come in, equal ones alike."""
+    array = _plain(column)
+    if pa.types.is_integer(array.type):
+        return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.int64)
+    try:
+        return np.asarray(array.dictionary_encode().indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists, structs: each row's is its own
+        return np.arange(len(array), dtype=np.int64)
+
+
+def _membership(column: pa.ChunkedArray, path: Path) -> BoolArray:
+    array = _plain(column)
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        meaning = {"true": 1, "false": 0, "1": 1, "0": 0}
+        values = np.array([meaning.get(text.lower(), -1) for text in array.to_pylist()])
+    elif pa.types.is_boolean(array.type) or pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
+        values = np.asarray(array.to_numpy(zero_copy_only=False))
+    else:
+        values = np.array([-1])
+    bad = np.flatnonzero(~np.isin(values, (0, 1)))
+    if len(bad):
+        raise UserError(
+            f"{path}: column 'is_member' is {array.type}, with {printable(repr(array[int(bad[0])].as_py()), 80)} in row "
+            f"{bad[0]}; it must be true or false (or 1 or 0) in every row."
+        )
+    return values.astype(np.bool_)
