@@ -101,6 +101,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
             resolved.append(replace(known[alike], trial=trial))
             continue
         info = describe(trial.dataset)
+        warnings += [f"{trial.dataset_label}: {note}." for note in info.notes]
         n_train, n_non_members, n_test = sizes(trial.split, info.n_train, info.n_test, seed)
         try:
             model, operations = build(trial.architecture, trial.defenses, info)

@@ -57,9 +57,6 @@ def load_staged(dataset: Dataset, folder: Path) -> ImageData | None:
             images=file.get_tensor("images"),
             labels=file.get_tensor("labels"),
             example_id=file.get_tensor("example_id").numpy(),
-            info=DatasetInfo(
-                **info
-                | {"image_shape": tuple(info["image_shape"]), "mean": tuple(info["mean"]), "std": tuple(info["std"])}
-            ),
+            info=DatasetInfo(**info | {name: tuple(info[name]) for name in ("image_shape", "mean", "std", "notes")}),
             sha256=metadata["sha256"],
         )

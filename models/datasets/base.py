@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,10 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What a model and a plan need to know of a dataset: sizes, image shape (channels, height, width), classes."""
+    """What a model and a plan need to know of a dataset: sizes, image shape (channels, height, width), classes.
+
+    `notes` are sentences for whoever plans with it: what reading changes in a user's own files. Only `describe` gives them.
+    """
 
     n_train: int
     n_test: int
@@ -39,6 +42,7 @@ class DatasetInfo:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +68,7 @@ class ImageData:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RawPart:
-    """The training or the test part before any image is decoded; `read` decodes the images at an index."""
+    """The training or the test part before any image is decoded; `read` decodes the images at an ascending index."""
 
     labels: IntArray
     read: Callable[[IntArray], ImageArray]
@@ -154,21 +158,23 @@ class Dataset(ABC):
             DatasetError: nothing usable is there, or its images cannot be transformed as the fields say.
         """
         train, test = self.open(data_dir, download)
-        train_index = _subset(len(train.labels), self.max_train_examples, self.subset_seed)
-        test_index = _subset(len(test.labels), self.max_test_examples, self.subset_seed)
+        train_index = kept(len(train.labels), self.max_train_examples, self.subset_seed)
+        test_index = kept(len(test.labels), self.max_test_examples, self.subset_seed)
+        refuse_one_class(train.labels[train_index], len(train.labels), type(self).__module__.rpartition(".")[2])
         parts = train.read(train_index), test.read(test_index)
-        if parts[0].shape[1:] != parts[1].shape[1:]:
+        if parts[0].shape[2:] != parts[1].shape[2:]:
             raise DatasetError(
                 f"Images (channels, height, width) are {parts[0].shape[1:]} in train but {parts[1].shape[1:]} in test. "
-                "Set `size` in the dataset to resize all; color and gray must be the same in both."
+                "Set `size` in the dataset to resize all."
             )
-        info = self._transformed(
-            self._info(len(train_index), len(test_index), parts[0].shape[1:], train.labels, test.labels)
-        )
+        shape = max(part.shape[1:] for part in parts)
+        if {1, shape[0]} < {part.shape[1] for part in parts}:
+            raise DatasetError(f"Images have {parts[0].shape[1]} channels in train but {parts[1].shape[1]} in test.")
+        info = self._transformed(self._info(len(train_index), len(test_index), shape, train.labels, test.labels))
         images = np.empty((info.n_train + info.n_test, *info.image_shape), dtype=np.uint8)
         for first, part in zip((0, info.n_train), parts, strict=True):
             for start in range(0, len(part), _BLOCK):
-                block = part[start : start + _BLOCK]
+                block = np.broadcast_to(part[start : start + _BLOCK], (len(part[start : start + _BLOCK]), *shape))
                 images[first + start : first + start + len(block)] = self._transform(block)
         labels = np.concatenate([train.labels[train_index], test.labels[test_index]]).astype(np.int64)
         return ImageData(
@@ -235,33 +241,27 @@ class Dataset(ABC):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FolderDataset(Dataset):
-    """A user's own images in `folder`, a path below the data folder.
-
-    `size` resizes each image to a square as it is read, so files of different sizes go together; `grayscale`, `crop`
-    and `resize` come after it and need images of one size.
-    """
-
-    folder: str
-    size: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        inside(Path(), self.folder)
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size is {self.size}; it must be at least 1, or null to keep the images' own size")
-
-
 def _limited(count: int, limit: int | None) -> int:
     return count if limit is None else min(count, limit)
 
 
-def _subset(count: int, limit: int | None, subset_seed: int) -> IntArray:
-    """A fixed random subset, in ascending order; it does not depend on the trial's seed."""
+def kept(count: int, limit: int | None, subset_seed: int) -> IntArray:
+    """The index of all or, beyond a limit, of a fixed random subset, in ascending order; it does not depend on the trial's seed."""
     if limit is None or limit >= count:
         return np.arange(count, dtype=np.int64)
     return np.sort(np.random.default_rng([count, limit, subset_seed]).permutation(count)[:limit]).astype(np.int64)
+
+
+def refuse_one_class(labels: IntArray, n_all: int, name: str) -> None:
+    """Raise `DatasetError` where training examples, of `n_all` before a limit, are all of one class."""
+    if len(labels) and (labels == labels[0]).all():
+        remedy = "Give examples of two classes or more."
+        if len(labels) < n_all:
+            remedy = "Raise max_train_examples, or draw others with subset_seed."
+        raise DatasetError(
+            f"Dataset '{name}': the {len(labels)} training examples are all of one class, and a classifier of one class is "
+            f"always right. {remedy}"
+        )
 
 
 def not_found(name: str, searched: Path, remedy: str) -> DatasetError:
@@ -293,48 +293,15 @@ def inside(data_dir: Path, folder: str) -> Path:
     return data_dir / folder
 
 
-def decode_images(read: Callable[[int], Image.Image], index: IntArray, size: int | None, name: str) -> ImageArray:
-    """Decode images to (n, channels, height, width) uint8, RGB or gray as the first one is.
+def class_labels(labels: npt.NDArray[Any], name: str) -> IntArray:
+    """Labels as int64.
 
     Raises:
-        DatasetError: an image cannot be decoded or has more than 8 bits, or sizes differ and no `size` was given.
+        DatasetError: labels are missing, not integers, negative or beyond int64.
     """
-    decoded: list[ImageArray] = []
-    mode: str | None = None
-    for i in index.tolist():
-        try:
-            image = read(i)
-            if image.mode.startswith(("I", "F")):  # Pillow would clip these at 255, not scale them
-                raise ValueError(f"its mode is {image.mode}, and only images of 8 bits per channel are read")
-            mode = mode or ("L" if image.mode in ("1", "L") else "RGB")
-            image = image.convert(mode)
-        except (OSError, ValueError, KeyError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DatasetError(
-                f"Image {i} of dataset '{name}' cannot be decoded: {error}. Replace the file."
-            ) from error
-        if size is not None and image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image, dtype=np.uint8)
-        if decoded and pixels.shape != decoded[0].shape:
-            raise DatasetError(
-                f"Image {i} of dataset '{name}' is {pixels.shape[1]}x{pixels.shape[0]} where the first is "
-                f"{decoded[0].shape[1]}x{decoded[0].shape[0]}. Set `size` in the dataset to resize all."
-            )
-        decoded.append(pixels)
-    stacked = np.stack(decoded)
-    return stacked[:, None] if stacked.ndim == 3 else np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
-
-
-def class_labels(values: Sequence[object], name: str) -> IntArray:
-    """Labels as int64 in 0..k−1.
-
-    Raises:
-        DatasetError: labels are missing, not integers, or negative.
-    """
-    labels = np.asarray(values)
     if labels.size == 0:
         raise DatasetError(f"A part of dataset '{name}' is empty; it needs at least one example.")
-    if labels.dtype.kind not in "iu" or labels.min() < 0:
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= 2**63:
         raise DatasetError(
             f"Labels of dataset '{name}' must be whole numbers from 0, without nulls; got {labels.dtype}."
         )

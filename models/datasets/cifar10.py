@@ -39,7 +39,12 @@ class Cifar10(Dataset):
 
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
         if (data_dir / "cifar10").is_dir() and not (data_dir / "cifar-10-batches-py").is_dir():
-            return ParquetImages(folder="cifar10").open(data_dir, download=False)
+            copy = ParquetImages(folder="cifar10")
+            train, test = copy.find(data_dir)
+            highest = max(train.labels.max(), test.labels.max())
+            if highest > 9:
+                raise DatasetError(f"{data_dir / 'cifar10'} has the label {highest}; CIFAR-10's are 0 to 9.")
+            return copy.raw_part(train, np.arange(10)), copy.raw_part(test, np.arange(10))
         return self._read(data_dir, True, download), self._read(data_dir, False, download)
 
     def _read(self, data_dir: Path, train: bool, download: bool) -> RawPart:

@@ -1,0 +1,196 @@
+"""A user's own image files: what their headers tell, and how they are decoded."""
+
+from __future__ import annotations
+
+import io
+import struct
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from models.datasets.base import (
+    Dataset,
+    DatasetError,
+    DatasetInfo,
+    ImageArray,
+    IntArray,
+    RawPart,
+    inside,
+    kept,
+    refuse_one_class,
+)
+
+_GRAY = ("1", "L", "LA", "La")
+_DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises on a file that is no image, or a damaged one."""
+_MOST_LABELS = 10
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedImage:
+    """One image before it is decoded: `content` is its file, or the file's bytes; `name` is how messages call it."""
+
+    name: str
+    content: Path | bytes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedPart:
+    """`name` is train or test; `images` gives those at an ascending index, one at a time, and reads no others."""
+
+    name: str
+    labels: IntArray
+    images: Callable[[IntArray], Iterator[EncodedImage]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderDataset(Dataset):
+    """A user's own images in `folder`, a path below the data folder.
+
+    Images are gray if all that are kept are, else in color (RGB). What is transparent is composed on white. Classes
+    are the labels that occur, numbered from 0 in ascending order. `size` resizes each image to a square as it is
+    read, so files of different sizes go together; `grayscale`, `crop` and `resize` come after it and need images of
+    one size.
+    """
+
+    folder: str
+    size: int | None = None
+
+    revision: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        inside(Path(), self.folder)
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size is {self.size}; it must be at least 1, or null to keep the images' own size")
+
+    @abstractmethod
+    def find(self, data_dir: Path) -> tuple[EncodedPart, EncodedPart]:
+        """Training and test part under `data_dir`, with labels as they are stored.
+
+        Raises:
+            DatasetError: nothing usable is there.
+        """
+
+    def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
+        train, test = self.find(data_dir)
+        classes = np.unique(np.concatenate([train.labels, test.labels]))
+        return self.raw_part(train, classes), self.raw_part(test, classes)
+
+    def raw_part(self, part: EncodedPart, classes: IntArray) -> RawPart:
+        """The part with its labels numbered by their place in `classes`, which are in ascending order."""
+        return RawPart(labels=np.searchsorted(classes, part.labels), read=partial(self._decode, part))
+
+    def raw_info(self, data_dir: Path) -> DatasetInfo:
+        """By the headers of the images that are kept; none is decoded."""
+        parts = self.find(data_dir)
+        train, test = self.open(data_dir, download=False)
+        indexes = (
+            kept(len(train.labels), self.max_train_examples, self.subset_seed),
+            kept(len(test.labels), self.max_test_examples, self.subset_seed),
+        )
+        refuse_one_class(train.labels[indexes[0]], len(train.labels), self.folder)
+        shape: tuple[int, int] | None = None
+        n_gray = n_transparent = 0
+        for part, index in zip(parts, indexes, strict=True):
+            for each in part.images(index):
+                with _image(each, part.name) as image:
+                    n_gray += image.mode in _GRAY
+                    n_transparent += image.has_transparency_data
+                    size = image.size if self.size is None else (self.size, self.size)
+                shape = shape or size
+                _check_size(each, part.name, size, shape)
+        assert shape is not None  # no part is empty
+        total = sum(map(len, indexes))
+        notes = []
+        classes = np.unique(np.concatenate([part.labels for part in parts]))
+        if len(classes) <= classes[-1]:
+            shown = ", ".join(map(str, classes[:_MOST_LABELS])) + (", …" if len(classes) > _MOST_LABELS else "")
+            notes.append(f"{len(classes)} classes occur, labeled {shown}; they are numbered 0 to {len(classes) - 1}")
+        if n_transparent:
+            notes.append(f"{n_transparent} of {total} images can be transparent; they are composed on white")
+        if 0 < n_gray < total:
+            notes.append(f"{n_gray} of {total} images are gray, the others in color; all are read in color")
+        channels = 1 if n_gray == total else 3
+        info = self._info(len(train.labels), len(test.labels), (channels, *shape[::-1]), train.labels, test.labels)
+        return replace(info, notes=tuple(notes))
+
+    def _decode(self, part: EncodedPart, index: IntArray) -> ImageArray:
+        """The images at an ascending index, (n, channels, height, width), gray if all of them are, else RGB.
+
+        Raises:
+            DatasetError: an image cannot be read or has more than 8 bits, or sizes differ and no `size` was given.
+        """
+        images: ImageArray | None = None
+        for position, each in enumerate(part.images(index)):
+            with _image(each, part.name) as image:
+                pixels = _pixels(image, self.size)
+            if images is None:
+                images = np.empty((len(index), *pixels.shape), dtype=np.uint8)
+            _check_size(each, part.name, pixels.shape[:0:-1], images.shape[:1:-1])
+            if len(pixels) > images.shape[1]:
+                in_gray = images
+                images = np.empty((len(index), *pixels.shape), dtype=np.uint8)
+                images[:position] = in_gray[:position]
+            images[position] = pixels
+        assert images is not None  # no part is empty
+        return images
+
+
+@contextmanager
+def _image(each: EncodedImage, part: str) -> Iterator[Image.Image]:
+    """The open image; its pixels are decoded when they are asked for.
+
+    Raises:
+        DatasetError: it cannot be read, now or in the body of the `with`.
+    """
+    try:
+        with Image.open(each.content if isinstance(each.content, Path) else io.BytesIO(each.content)) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would clip these at 255, not scale them
+                raise ValueError(f"its mode is {image.mode}, and only images of 8 bits per channel are read")
+            yield image
+    except UnidentifiedImageError:
+        raise DatasetError(f"{each.name} ({part}) is not an image of a known format. Replace or remove it.") from None
+    except _DAMAGE as error:
+        raise DatasetError(
+            f"{each.name} ({part}) cannot be read as an image: {str(error).rstrip('.')}. Replace or remove it."
+        ) from error
+
+
+def _pixels(image: Image.Image, size: int | None) -> ImageArray:
+    """Gray (1, height, width) or RGB (3, height, width), on white, resized to a square of `size`."""
+    is_gray = image.mode in _GRAY
+    if image.has_transparency_data:
+        on_white = Image.new("RGBA", image.size, "white")
+        on_white.alpha_composite(image.convert("RGBA"))
+        image = on_white
+    image = image.convert("L" if is_gray else "RGB")
+    if size is not None and image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if is_gray else pixels.transpose(2, 0, 1)
+
+
+def _check_size(each: EncodedImage, part: str, size: Sequence[int], first: Sequence[int]) -> None:
+    if tuple(size) != tuple(first):
+        raise DatasetError(
+            f"{each.name} ({part}) is {size[0]}x{size[1]} where the first image is {first[0]}x{first[1]}. Set `size` in "
+            "the dataset to resize all."
+        )
