@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from models.datasets import _files
 from models.datasets.base import DatasetError
@@ -19,6 +20,7 @@ from models.datasets.cifar10 import Cifar10
 from models.datasets.digits import Digits
 from models.datasets.image_folder import ImageFolder
 from models.datasets.parquet_images import ParquetImages
+from sweeper.cli import app
 
 APPLE_DOUBLE = bytes.fromhex("00051607 00020000 4d6163204f532058") + bytes(66)
 """The header of the files that macOS puts beside others where a disk cannot hold its metadata."""
@@ -242,6 +244,27 @@ def test_labels_of_a_copy_of_cifar_10_are_not_numbered_anew(tmp_path: Path) -> N
         path.rename(tmp_path / "cifar10" / path.name)
     with pytest.raises(DatasetError, match="has the label 10; CIFAR-10's are 0 to 9"):
         Cifar10().load(tmp_path)
+
+
+def test_plan_says_what_reading_changes(tmp_path: Path) -> None:
+    """Once, by the label that the sweep gives the dataset."""
+    content = transparent_images()["color with alpha"][0]
+    plain = png(random_pixels(0, 1))
+    write_parquet(tmp_path, [(i % 2 * 7, content if i % 2 else plain) for i in range(60)], [(0, plain), (7, plain)])
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text(
+        "datasets: {scans: {name: parquet_images, folder: p, size: 28}}\ndefenses: {baseline: none}\n"
+        "attacks: [threshold]\nseeds: [0, 1]\ntraining: {epochs: 1, batch_size: 8, learning_rate: 0.1}\n"
+    )
+    result = CliRunner().invoke(app, ["plan", str(sweep), "--data", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    for words in (
+        "scans: 2 classes occur, labeled 0, 7; they are numbered 0 to 1.",
+        "scans: 30 of 62 images can be transparent; they are composed on white.",
+        "scans: 32 of 62 images are gray, the others in color; all are read in color.",
+    ):
+        assert said.count(words) == 1
 
 
 # Images that are not there or cannot be read
