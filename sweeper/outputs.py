@@ -7,6 +7,7 @@ a list of numbers in each row, or one column for each class.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -144,7 +145,7 @@ def _read_file(file: Path, in_path: dict[str, str | None], is_a_part: bool) -> t
     One thread reads a native file. Arrow's own threads must not hold a Python file: one that frees its buffers while
     the interpreter exits aborts the process.
     """
-    with pa.OSFile(str(file)) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+    with pa.OSFile(os.fsencode(file)) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
         stored = parquet.schema_arrow.names
         ranges = _pandas_ranges(parquet.schema_arrow)
         names = [*stored, *(name for name in (in_path | ranges) if name not in stored)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ import pytest
 from scipy.special import expit, log_softmax, softmax
 from typer.testing import CliRunner
 
+from attacks.base import AttackTarget
+from attacks.membership.threshold import Threshold
 from sweeper import audit as auditing
 from sweeper.cli import app
 from sweeper.errors import UserError
@@ -352,15 +355,26 @@ def test_a_binary_probability_that_misses_by_rounding_is_renormalized(tmp_path: 
 def test_masked_classes_are_probabilities_of_zero(tmp_path: Path) -> None:
     """As the same logits with a number so low that its probability is 0."""
     masked = np.random.default_rng(0).random((N, CLASSES)) < 0.3
-    masked[:, 4] = False
-    masked[0] = np.arange(CLASSES) != 4  # one class alone is possible, and the true one is not
-    assert masked[np.arange(N), base()["label"]].any()
+    masked[np.arange(N), base()["label"]] = False
     infinite, low = (np.where(masked, value, base()["logits"]) for value in (-np.inf, -1e4))
     path = write(tmp_path / "a.parquet", changed(logits=rows_of(infinite)))
     found, (change,) = aucs(path)
     assert change.startswith(f"{masked.any(axis=1).sum()} of 2000 rows have logits of −∞")
     expected, _ = aucs(write(tmp_path / "b.parquet", changed(logits=rows_of(low))))
     assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_answer_that_rules_out_the_true_class_scores_lowest(tmp_path: Path) -> None:
+    """And one that rules out all others scores highest; no score is NaN."""
+    logits, label = base()["logits"].copy(), base()["label"]
+    logits[np.arange(0, N, 5), label[::5]] = -np.inf
+    logits[1] = np.where(np.arange(CLASSES) == label[1], logits[1], -np.inf)
+    stored = read_outputs(write(tmp_path / "a.parquet", changed(logits=rows_of(logits))))
+    for scores in Threshold().run(AttackTarget(population=stored.population), np.random.default_rng(0)):
+        assert not np.isnan(scores.score).any()
+        assert scores.score[1] == scores.score.max()
+        if scores.name in ("loss", "modified_entropy"):
+            assert scores.score[::5].max() < np.delete(scores.score, np.s_[::5]).min()
 
 
 @pytest.mark.filterwarnings("error")
@@ -475,6 +489,12 @@ def test_folders_without_outputs_are_explained(tmp_path: Path) -> None:
     write(tmp_path / "x=1" / "b.parquet", changed())
     with pytest.raises(UserError, match=r"b.parquet has its answers in column 'logits', but .*a.parquet in columns"):
         read_outputs(tmp_path)
+
+
+def test_a_file_whose_name_is_not_text_is_read(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.parquet")
+    path.write_bytes(BASE.read_bytes())
+    assert len(read_outputs(path).population.outputs) == N
 
 
 def test_probabilities_beside_logits_are_not_used_and_that_is_said(tmp_path: Path) -> None:

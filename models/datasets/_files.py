@@ -90,9 +90,9 @@ class FolderDataset(Dataset):
         """
 
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
-        train, test = self.find(data_dir)
-        classes = np.unique(np.concatenate([train.labels, test.labels]))
-        return self.raw_part(train, classes), self.raw_part(test, classes)
+        parts = self.find(data_dir)
+        classes = _classes(parts)
+        return self.raw_part(parts[0], classes), self.raw_part(parts[1], classes)
 
     def raw_part(self, part: EncodedPart, classes: IntArray) -> RawPart:
         """The part with its labels numbered by their place in `classes`, which are in ascending order."""
@@ -101,12 +101,11 @@ class FolderDataset(Dataset):
     def raw_info(self, data_dir: Path) -> DatasetInfo:
         """By the headers of the images that are kept; none is decoded."""
         parts = self.find(data_dir)
-        train, test = self.open(data_dir, download=False)
-        indexes = (
-            kept(len(train.labels), self.max_train_examples, self.subset_seed),
-            kept(len(test.labels), self.max_test_examples, self.subset_seed),
-        )
-        refuse_one_class(train.labels[indexes[0]], len(train.labels), self.folder)
+        classes = _classes(parts)
+        train, test = (np.searchsorted(classes, part.labels) for part in parts)
+        limits = self.max_train_examples, self.max_test_examples
+        indexes = [kept(len(part.labels), limit, self.subset_seed) for part, limit in zip(parts, limits, strict=True)]
+        refuse_one_class(train[indexes[0]], len(train), self.folder)
         shape: tuple[int, int] | None = None
         n_gray = n_transparent = 0
         for part, index in zip(parts, indexes, strict=True):
@@ -120,7 +119,6 @@ class FolderDataset(Dataset):
         assert shape is not None  # no part is empty
         total = sum(map(len, indexes))
         notes = []
-        classes = np.unique(np.concatenate([part.labels for part in parts]))
         if len(classes) <= classes[-1]:
             shown = ", ".join(map(str, classes[:_MOST_LABELS])) + (", …" if len(classes) > _MOST_LABELS else "")
             notes.append(f"{len(classes)} classes occur, labeled {shown}; they are numbered 0 to {len(classes) - 1}")
@@ -129,7 +127,7 @@ class FolderDataset(Dataset):
         if 0 < n_gray < total:
             notes.append(f"{n_gray} of {total} images are gray, the others in color; all are read in color")
         channels = 1 if n_gray == total else 3
-        info = self._info(len(train.labels), len(test.labels), (channels, *shape[::-1]), train.labels, test.labels)
+        info = self._info(len(train), len(test), (channels, *shape[::-1]), train, test)
         return replace(info, notes=tuple(notes))
 
     def _decode(self, part: EncodedPart, index: IntArray) -> ImageArray:
@@ -152,6 +150,11 @@ class FolderDataset(Dataset):
             images[position] = pixels
         assert images is not None  # no part is empty
         return images
+
+
+def _classes(parts: Sequence[EncodedPart]) -> IntArray:
+    """The labels that occur, in ascending order."""
+    return np.unique(np.concatenate([part.labels for part in parts]))
 
 
 @contextmanager
