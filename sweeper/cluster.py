@@ -37,7 +37,6 @@ os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "100000")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")
 
 import ray
-import yaml
 from ray import tune
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private.authentication import authentication_token_setup
@@ -50,6 +49,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ruamel.yaml import YAML, YAMLError
 
 import analysis
 import attacks
@@ -322,8 +322,8 @@ def _node_resources() -> list[dict[str, float]]:
 def _launcher_config() -> dict[str, Any]:
     """The configuration of Ray's launcher; its head node alone has it."""
     try:
-        config = yaml.safe_load((Path.home() / "ray_bootstrap_config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        config = YAML(typ="safe").load(Path.home() / "ray_bootstrap_config.yaml")
+    except (OSError, ValueError, YAMLError):
         return {}
     return config if isinstance(config, dict) else {}
 

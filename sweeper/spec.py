@@ -19,8 +19,6 @@ from itertools import chain, product, zip_longest
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from attacks.base import Attack
 from models.architectures.base import Architecture
 from models.datasets.base import Dataset
@@ -29,7 +27,8 @@ from models.defenses.none import NoDefense
 from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA
 from models.train import LEARNING_RATES, Training
 from sweeper import components
-from sweeper.errors import UserError, printable, sentence, shown, unknown_name
+from sweeper.errors import UserError, printable, shown, unknown_name
+from sweeper.yaml_file import MOST_CHARACTERS, MOST_LEVELS, parse_yaml
 
 _TEXT_KEYS = ("name", "summary", "paper", "cost", "expected")
 _PART_KEYS = (
@@ -51,15 +50,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 MOST_TRIALS = 1_000_000
 """Trials of one sweep; more are refused before they are listed."""
 _MOST_PARTS = 1000
-_MOST_BYTES = 1_000_000
-"""Of a sweep file."""
-_MOST_VALUES = 200_000
-"""In a sweep file whose anchors are written out."""
-_MOST_MERGED = 100
-"""Mappings that are merged into another, and keys that this may give."""
-_MOST_COLONS = 100
-"""Colons of a number in base sixty; with more it is text."""
-_MOST_LEVELS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,117 +331,16 @@ def _grid(sweep_name: str, part: Part, seed: int) -> Iterator[Trial]:
                         )
 
 
-_TAG = "tag:yaml.org,2002:"
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML of text, numbers, true and false, null, lists and mappings, and of nothing else.
-
-    `1e-5` is a number, a date is text, a key given twice is an error, and merging stays small.
-    """
-
-    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
-        # A long number in base sixty would take PyYAML minutes
-        if kind is yaml.ScalarNode and implicit[0] and value.count(":") > _MOST_COLONS:
-            return f"{_TAG}str"
-        return super().resolve(kind, value, implicit)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = set()
-        for key_node in [key for key, _ in node.value if key.tag != f"{_TAG}merge"]:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool):
-                raise _yaml_error(f"{shown(key)} cannot be a key", key_node)
-            if key in keys:
-                raise _yaml_error(f"key '{key}' is given twice", key_node)
-            keys.add(key)
-        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        merged = [value for key, value in node.value if key.tag == f"{_TAG}merge"]
-        if sum(len(each.value) if isinstance(each, yaml.SequenceNode) else 1 for each in merged) > _MOST_MERGED:
-            raise _yaml_error(f"more than {_MOST_MERGED} mappings are merged into one", node)
-        super().flatten_mapping(node)
-        if merged and len(node.value) > _MOST_MERGED:
-            raise _yaml_error(f"merging gives a mapping of more than {_MOST_MERGED} keys", node)
-
-
-def _yaml_error(problem: str, node: yaml.Node) -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-
-
-_Loader.yaml_constructors = {
-    tag: constructor
-    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
-    if tag is None or tag.removeprefix(_TAG) in ("null", "bool", "int", "float", "str", "seq", "map")
-}
-_Loader.yaml_implicit_resolvers = {
-    first: [resolver for resolver in resolvers if resolver[0] != f"{_TAG}timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return _Tree().copy(yaml.load(text, Loader=_Loader), ())
-    except RecursionError:
-        reason = f"it nests more than {_MOST_LEVELS} levels deep"
-    # PyYAML's own constructors raise anything at values such as !!int ''
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-    raise UserError(f"{where} is not valid YAML: {sentence(reason)}")
-
-
-class _Tree:
-    """Copies what YAML gave, so that nothing in it is shared, and refuses what no sweep has."""
-
-    def __init__(self) -> None:
-        self._left = _MOST_VALUES
-
-    def copy(self, value: Any, above: tuple[int, ...]) -> Any:
-        """The value as a tree of its own.
-
-        Raises:
-            ValueError: it holds itself, or is too large or too deep, or has numbers or text that cannot be stored.
-        """
-        self._left -= 1
-        if self._left < 0:
-            raise ValueError(f"with its anchors written out it has more than {_MOST_VALUES:,} values")
-        if isinstance(value, str):
-            value.encode()  # half a surrogate pair is no text
-        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ValueError("a whole number is not within ±2^63")
-        if not isinstance(value, dict | list):
-            return value
-        if id(value) in above:
-            raise ValueError("an anchor refers to itself")
-        if len(above) > _MOST_LEVELS:
-            raise ValueError(f"it nests more than {_MOST_LEVELS} levels deep")
-        above = (*above, id(value))
-        if isinstance(value, list):
-            return [self.copy(child, above) for child in value]
-        return {self.copy(key, above): self.copy(child, above) for key, child in value.items()}
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise UserError(f"The sweep file {path} has more than {_MOST_BYTES:,} bytes. No sweep needs so many.")
-        text = content.decode()
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text, or its name is no path"
         raise UserError(
             f"The sweep file {path} cannot be read: {reason}. Packaged sweeps: {', '.join(packaged_sweeps())}."
         ) from None
-    raw = _parse_yaml(text, f"The sweep file {path}")
+    raw = parse_yaml(text, f"The sweep file {path}")
     if not isinstance(raw, dict):
         raise UserError(f"The sweep file {path} must hold a mapping with keys such as datasets and defenses.")
     return raw
@@ -462,9 +351,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     segments = key.strip().split(".")
     if not equals or not all(segments):
         raise UserError(f"--set '{override}' must be key=value, such as training.epochs=3.")
-    if len(segments) > _MOST_LEVELS:
-        raise UserError(f"--set '{override}': a key has at most {_MOST_LEVELS} levels.")
-    value = _parse_yaml(text, f"The value of --set {key}")
+    if len(segments) > MOST_LEVELS:
+        raise UserError(f"--set '{override}': a key has at most {MOST_LEVELS} levels.")
+    value = parse_yaml(text, f"The value of --set {key}")
     if segments[0] in _TEXT_KEYS or segments[0] == "parts":
         _assign(raw, segments, value, override)
         return
