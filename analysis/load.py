@@ -201,10 +201,11 @@ def _frame(directory: Path, table: str) -> pd.DataFrame:
 
 def _typed(frame: pd.DataFrame, kinds: dict[str, str]) -> pd.DataFrame:
     untyped = [name for name, kind in kinds.items() if kind == "number" and frame[name].isna().all()]
+    text = [name for name, kind in kinds.items() if kind == "text"]
     # Ids join tables, so they stay as they are; the rest is shown
-    shown = [name for name, kind in kinds.items() if kind == "text" and not name.endswith("_id")]
-    visible = {name: frame[name].map(_visible, na_action="ignore") for name in shown}
-    return frame.assign(**visible).astype(dict.fromkeys(untyped, float))
+    visible = {name: frame[name].map(_visible, na_action="ignore") for name in text if not name.endswith("_id")}
+    # Where all are null pandas takes a column for numbers
+    return frame.assign(**visible).astype({**dict.fromkeys(untyped, float), **dict.fromkeys(text, "str")})
 
 
 def _visible(text: str) -> str:

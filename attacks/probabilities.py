@@ -31,10 +31,11 @@ def class_probabilities(outputs: ModelOutputs, dtype: npt.DTypeLike = np.float64
         AttackError: a row holds NaN or +inf, or −inf only; a label is not a column of `values`; or outputs
             said to be probabilities are not (`normalized_probabilities` says which are).
     """
-    _check(outputs)
+    values = _checked(outputs, dtype)
     if outputs.is_probability:
         return normalized_probabilities(outputs.values)[0].astype(dtype)
-    probabilities: npt.NDArray[np.floating[Any]] = softmax(outputs.values.astype(dtype), axis=1)
+    with np.errstate(over="ignore"):  # logits whose difference is −inf, a probability of 0
+        probabilities: npt.NDArray[np.floating[Any]] = softmax(values, axis=1)
     return probabilities
 
 
@@ -50,8 +51,7 @@ def log_odds(outputs: ModelOutputs) -> tuple[npt.NDArray[np.float64], npt.NDArra
     Raises:
         AttackError: as `class_probabilities`.
     """
-    _check(outputs)
-    logits = outputs.values.astype(np.float64)
+    logits = _checked(outputs, np.float64)
     if outputs.is_probability:
         with np.errstate(divide="ignore"):  # the log of a probability of 0
             logits = np.log(normalized_probabilities(outputs.values)[0].astype(np.float64))
@@ -65,7 +65,8 @@ def log_odds(outputs: ModelOutputs) -> tuple[npt.NDArray[np.float64], npt.NDArra
     return odds, odds[row, (ascending < logits[row, outputs.label][:, None]).sum(axis=1)]
 
 
-def _check(outputs: ModelOutputs) -> None:
+def _checked(outputs: ModelOutputs, dtype: npt.DTypeLike) -> FloatArray:
+    """The values in `dtype`; what no attack can score is refused."""
     n_classes = outputs.values.shape[1]
     if len(outputs) and (outputs.label.min() < 0 or outputs.label.max() >= n_classes):
         raise AttackError(
@@ -73,12 +74,15 @@ def _check(outputs: ModelOutputs) -> None:
             f"got {outputs.label.min()} … {outputs.label.max()}."
         )
     # −inf is a legal logit of a class that is ruled out, as long as another class is not.
-    broken = ~np.isfinite(outputs.values.max(axis=1))
+    with np.errstate(over="ignore"):
+        values: FloatArray = outputs.values.astype(dtype)
+    broken = ~np.isfinite(values.max(axis=1))
     if broken.any():
         raise AttackError(
-            f"{int(broken.sum())} of {len(outputs)} outputs are not finite. "
+            f"{int(broken.sum())} of {len(outputs)} outputs are not finite in {np.dtype(dtype)}. "
             "Did the training diverge? There is nothing to attack."
         )
+    return values
 
 
 def normalized_probabilities(values: FloatArray) -> tuple[FloatArray, str | None]:
