@@ -30,6 +30,7 @@ from rich.text import Text
 from sweeper import __version__
 from sweeper.allocator import restart_with_allocator_environment
 from sweeper.errors import UserError, printable, reason_of, sentence
+from sweeper.streams import mend_streams
 
 if TYPE_CHECKING:
     from sweeper import cluster
@@ -48,6 +49,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+mend_streams()
 # Where nobody looks at a screen, lines are long rather than cut.
 out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
@@ -138,6 +140,11 @@ Only = Annotated[
 
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if sys.flags.optimize > 1:
+        _fail(
+            "Python runs with -OO (PYTHONOPTIMIZE=2), which drops the docstrings that Ray and this program need. Run it without, "
+            "or with -O (PYTHONOPTIMIZE=1)."
+        )
     if version:
         out.print(__version__)
         raise typer.Exit()
@@ -970,7 +977,8 @@ def _print_list(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
 
 
 def _print_json(rows: Sequence[dict[str, Any]] | dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    is_utf = (sys.stdout.encoding or "").lower().startswith("utf")
+    sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=not is_utf) + "\n")
 
 
 if __name__ == "__main__":
