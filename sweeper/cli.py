@@ -926,16 +926,10 @@ def _print_damaged(problems: Sequence[str]) -> None:
 
 
 def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("id", no_wrap=True, min_width=16)
-    table.add_column("trial")
-    for name in ("members", "steps"):
-        table.add_column(name, justify="right")
-    table.add_column("guarantee")
-    table.add_column("attacks")
-    table.add_column("status", no_wrap=True, min_width=7)
     from sweeper import components
+    from sweeper.display import LEAST_TITLE, Column, Rows, Title, duration
 
+    rows: list[list[str | Title]] = []
     for each in resolved:
         accounting = each.plan.accounting
         guarantee = "none"
@@ -943,18 +937,13 @@ def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> Non
             guarantee = (
                 f"ε {each.guarantee.epsilon:.4g}, δ {accounting.delta:g}, noise {accounting.noise_multiplier:.3g}"
             )
-        table.add_row(
-            each.trial.target_id,
-            each.trial.title,
-            str(each.n_train),
-            str(each.plan.steps),
-            guarantee,
-            ", ".join(components.name_of("attack", attack) for attack in each.trial.attacks),
-            words[each.trial.target_id],
-        )
-    out.print(table)
-    from sweeper.display import duration
-
+        attacks = ", ".join(components.name_of("attack", attack) for attack in each.trial.attacks)
+        members, steps, word = str(each.n_train), str(each.plan.steps), words[each.trial.target_id]
+        rows.append([each.trial.target_id, Title(each.trial.title), members, steps, guarantee, attacks, word])
+    columns = [Column(heading="id"), Column(heading="trial", least=LEAST_TITLE)]
+    columns += [Column(heading=name, justify="right") for name in ("members", "steps")]
+    columns += [Column(heading="guarantee"), Column(heading="attacks", least=18), Column(heading="status")]
+    out.print(Rows(columns, rows))
     left = [each.rough_cpu_seconds for each in resolved if words[each.trial.target_id] in ("to do", "failed")]
     out.print(
         f"{len(resolved)} trials, {sum(word == 'done' for word in words.values())} done. Rough cost of the trainings left on one "
@@ -965,15 +954,10 @@ def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> Non
 
 def _print_list(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
     """Names with what they are and where they come from, one line each."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2))
-    name_width = 17
-    left = out.width - name_width - 12
-    table.add_column(no_wrap=True, width=name_width)
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=left * 3 // 5)
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=left * 2 // 5, style="dim")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    from sweeper.display import Column, Rows
+
+    out.print(Text(title, "bold"))
+    out.print(Rows([Column(), Column(least=30), Column(least=20, style="dim")], rows, indent=2))
 
 
 def _print_json(rows: Sequence[dict[str, Any]] | dict[str, Any]) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -22,7 +26,110 @@ RECENT = 6
 SHOWN_RUNNING = 24
 SHOWN_FAILURES = 10
 STOPPING = "Stopping: what is finished is kept, and reported on"
+LEAST_TITLE = 24
+"""Characters of a title in a table; where there are fewer, a trial takes several lines."""
 _MARKS = {"finished": ("✔ ", "green"), "failed": ("✘ ", "red"), "retried": ("↻ ", "yellow")}
+
+
+def cut_title(title: str, width: int) -> str:
+    """A trial's title in `width` characters: its longest names lose their middle, the last all, the seed nothing."""
+    names = title.split(" · ")
+    sizes = list(map(len, names))
+    while (left := sum(sizes) + 3 * (len(names) - 1) - width) > 0:
+        cuttable = [index for index, name in enumerate(names) if not name.startswith("seed ")]
+        longest = max(cuttable, key=sizes.__getitem__, default=0)
+        if len(cuttable) > 1 and sum(max(0, sizes[index] - 3) for index in cuttable) < left:
+            del names[cuttable[-1]], sizes[cuttable[-1]]
+        elif cuttable and sizes[longest] > 1:
+            sizes[longest] -= 1
+        else:
+            break
+    return " · ".join(map(_without_middle, names, sizes))
+
+
+def _without_middle(name: str, size: int) -> str:
+    if len(name) <= size:
+        return name
+    tail = size // 2
+    return f"{name[: size - 1 - tail]}…{name[len(name) - tail :]}"
+
+
+class Title:
+    """A trial's title, cut to the width that it gets."""
+
+    def __init__(self, title: str, mark: str = "", style: str = "", mark_style: str = "") -> None:
+        self.title, self._mark, self._style, self._mark_style = title, mark, style, mark_style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        text = Text(self._mark, self._mark_style, no_wrap=True, overflow="ellipsis")
+        yield text.append(cut_title(self.title, options.max_width - cell_len(self._mark)), self._style)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        whole = cell_len(self._mark) + cell_len(self.title)
+        return Measurement(min(whole, LEAST_TITLE), whole)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of `Rows`. `least` are the characters that its cells may be cut or wrapped to; None: they never are."""
+
+    heading: str = ""
+    least: int | None = None
+    justify: Literal["left", "right"] = "left"
+    style: str = ""
+
+
+class Rows:
+    """A table; where the terminal is too narrow for its numbers, each row by itself, in as many lines as it takes.
+
+    Cells are text, or a `Title`. No cell of a column without `least` is ever cut, unless it alone is wider than the
+    terminal.
+    """
+
+    def __init__(self, columns: Sequence[Column], rows: Sequence[Sequence[str | Title]], indent: int = 0) -> None:
+        self._columns, self._rows, self._indent = columns, rows, indent
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [
+            max([cell_len(column.heading), *(_width(row[index]) for row in self._rows)])
+            for index, column in enumerate(self._columns)
+        ]
+        given = [
+            width if column.least is None else min(width, column.least)
+            for column, width in zip(self._columns, widths, strict=True)
+        ]
+        spare = options.max_width - self._indent - sum(given) - 2 * len(given)
+        if spare < 0:
+            yield from self._stacked(options.max_width)
+            return
+        has_heading = any(column.heading for column in self._columns)
+        table = Table(box=None, show_header=has_heading, padding=(0, 2, 0, 0), header_style="bold")
+        for column, width, narrowest in zip(self._columns, widths, given, strict=True):
+            more = min(spare, width - narrowest)
+            spare -= more
+            table.add_column(column.heading, justify=column.justify, style=column.style, width=narrowest + more)
+        for row in self._rows:
+            table.add_row(*(cell if isinstance(cell, Title) else Text(cell) for cell in row))
+        yield Padding(table, (0, 0, 0, self._indent), expand=False)
+
+    def _stacked(self, width: int) -> RenderResult:
+        """Each row's cells one after the other; what does not fit beside another is on the next line."""
+        for row in self._rows:
+            line, start = Text(), self._indent
+            for index, (column, cell) in enumerate(zip(self._columns, row, strict=True)):
+                is_named = column.heading and index and not isinstance(cell, Title)
+                piece = Text(f"{column.heading} " if is_named else "", "dim")
+                whole = cut_title(cell.title, width - self._indent - 2) if isinstance(cell, Title) else cell
+                piece.append(whole, column.style)
+                if index and start + line.cell_len + 2 + piece.cell_len > width:
+                    yield Padding(line, (0, 0, 0, start), expand=False)
+                    line, start = Text(), self._indent + 2
+                line.append("  " if line else "").append_text(piece)
+            yield Padding(line, (0, 0, 0, start), expand=False)
+
+
+def _width(cell: str | Title) -> int:
+    return cell_len(cell.title if isinstance(cell, Title) else cell)
 
 
 class SweepDisplay:
@@ -82,31 +189,50 @@ class SweepDisplay:
         left = elapsed / (counted + partial) * max(0.0, self._total - counted - partial)
         return f"{60 * counted / elapsed:.1f} trials/min, {duration(left)} left"
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         counted = self.finished + self.failed
         head = Table.grid(padding=(0, 2), expand=True)
         head.add_column(ratio=1)
         head.add_column(justify="right", no_wrap=True)
         bar = ProgressBar(total=max(1, self._total), completed=counted)
         head.add_row(bar, f"{counted}/{self._total} trials")
+        yield head
         summary = Text(f"{self.finished} finished", style="green")
         summary.append(f", {self.failed} failed", style="red" if self.failed else "dim")
         elsewhere = f", {self.elsewhere} by others" if self.elsewhere else ""
         summary.append(f"{elsewhere}, {self._done_before} done before, {self._rate()}", style="dim")
         if self._is_stopping:
             summary = Text(f"{STOPPING}; {self.finished} finished", style="yellow")
+        yield summary
+        # Names are cut first, then what is done goes, then the bar; percentages and times stay whole
+        has_stage, has_bar = options.max_width >= 70, options.max_width >= 100
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
-        for column, width in (("trial", None), ("doing", 20), ("", 12), ("time", 12)):
-            table.add_column(column, width=width, no_wrap=True, overflow="ellipsis", ratio=1 if width is None else None)
+        table.add_column("trial", no_wrap=True, ratio=1)
+        if has_stage:
+            table.add_column("doing", no_wrap=True, overflow="ellipsis", width=20 if has_bar else 14)
+        if has_bar:
+            table.add_column("", width=12)
+        table.add_column("", justify="right", no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+
+        def add_row(title: Title, what: str, fraction: float | None, took: str, style: str = "") -> None:
+            cells: list[RenderableType] = [title]
+            cells += [Text(what, style)] if has_stage else []
+            if has_bar:
+                cells.append("" if fraction is None else ProgressBar(total=1.0, completed=fraction, width=12))
+            share = "" if fraction is None else f"{fraction:.0%}"
+            table.add_row(*cells, Text(share, style), Text(took, style))
+
         for kind, target_id, what, took in self._recent:
-            mark = Text(*_MARKS[kind])
-            title = mark.append(self._trials[target_id].title, style="dim")
-            table.add_row(title, Text(what.splitlines()[0] if what else "", style="dim"), "", Text(took, style="dim"))
+            mark, mark_style = _MARKS[kind]
+            title = Title(self._trials[target_id].title, mark, "dim", mark_style)
+            add_row(title, what.splitlines()[0] if what else "", None, took, "dim")
         for target_id, (started, what, fraction) in list(self._running.items())[:SHOWN_RUNNING]:
-            bar = ProgressBar(total=1.0, completed=fraction, width=12)
-            table.add_row(Text("  " + self._trials[target_id].title), what, bar, duration(time.monotonic() - started))
+            add_row(Title(self._trials[target_id].title, "  "), what, fraction, duration(time.monotonic() - started))
+        yield table
         more = len(self._running) - SHOWN_RUNNING
-        return Group(head, summary, table, *([Text(f"  and {more} more", style="dim")] if more > 0 else []))
+        if more > 0:
+            yield Text(f"  and {more} more", style="dim")
 
 
 def status_view(status: SweepStatus, results: str) -> RenderableType:
@@ -124,31 +250,28 @@ def status_view(status: SweepStatus, results: str) -> RenderableType:
         parts.append(Text(f"Nothing works on it now. {how}"))
     for launch in status.launches:
         parts.append(Text(f"Launched by {launch.name}, {launch.started_at}: {len(launch.running)} running"))
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-        for running in launch.running[:SHOWN_RUNNING]:
-            shown = (
-                running.target_id,
-                running.title,
-                f"on {running.node}" if running.node else "",
-                running.stage,
-                f"{running.fraction:.0%}",
-                duration(running.seconds),
+        columns = [Column(), Column(least=LEAST_TITLE), Column(least=4), Column(least=8), Column(justify="right"), Column()]
+        rows = [
+            (
+                each.target_id,
+                Title(each.title),
+                f"on {each.node}" if each.node else "",
+                each.stage,
+                f"{each.fraction:.0%}",
+                duration(each.seconds),
             )
-            table.add_row(*map(Text, shown))  # from files, where a bracket is no style
-        parts.append(table)
+            for each in launch.running[:SHOWN_RUNNING]
+        ]
+        parts.append(Rows(columns, rows, indent=2))
     if status.failures:
         parts.append(
             Text("Failures: " + printable(", ".join(f"{cause} {count}" for cause, count in status.causes.items())))
         )
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        causes = []
         for failure in status.failures[:SHOWN_FAILURES]:
-            lines = failure.error.splitlines() or [""]
-            cells = (failure.target_id, failure.attack or "training", lines[0])
-            table.add_row(*(Text(printable(cell, 300)) for cell in cells))
-        parts.append(table)
+            error = (failure.error.splitlines() or [""])[0]
+            causes.append([printable(cell, 300) for cell in (failure.target_id, failure.attack or "training", error)])
+        parts.append(Rows([Column(), Column(), Column(least=30)], causes, indent=2))
         more = len(status.failures) - SHOWN_FAILURES
         parts.append(Text((f"and {more} more; " if more > 0 else "") + f"the whole story: sweeper logs {results} ID"))
     if status.quarantined:

@@ -291,7 +291,7 @@ YAMLISH = st.lists(st.sampled_from(TOKENS), max_size=30).map("".join)
 
 def attempt(path: Path, folder: Path, *overrides: str) -> str | None:
     """What is said of a sweep file; None if it is right."""
-    started = time.monotonic()
+    started = time.process_time()
     try:
         trials = expand(load_sweep(str(path), overrides))
         resolve_trials(trials[:3], folder)
@@ -300,7 +300,7 @@ def attempt(path: Path, folder: Path, *overrides: str) -> str | None:
         is_clear(str(error))
         return str(error)
     finally:
-        assert time.monotonic() - started < 20
+        assert time.process_time() - started < 20
 
 
 def attempt_content(tmp_path_factory: Any, content: bytes) -> None:
