@@ -250,7 +250,14 @@ def status_view(status: SweepStatus, results: str) -> RenderableType:
         parts.append(Text(f"Nothing works on it now. {how}"))
     for launch in status.launches:
         parts.append(Text(f"Launched by {launch.name}, {launch.started_at}: {len(launch.running)} running"))
-        columns = [Column(), Column(least=LEAST_TITLE), Column(least=4), Column(least=8), Column(justify="right"), Column()]
+        columns = [
+            Column(),
+            Column(least=LEAST_TITLE),
+            Column(least=4),
+            Column(least=8),
+            Column(justify="right"),
+            Column(),
+        ]
         rows = [
             (
                 each.target_id,
