@@ -233,13 +233,17 @@ def launch(
     cpus = _amounts(cpus_per_trial, "--cpus-per-trial", lowest=0.1)
     gpus = _amounts(gpus_per_trial, "--gpus-per-trial", lowest=0.0)
     _check_trackers(tensorboard, mlflow)
-    loaded, everything, trials, resolved = _load(sweep, overrides, only, data)
-    _check_architectures([*cpus, *gpus], trials)
     from sweeper.preflight import check_datasets
     from sweeper.records import Store
     from sweeper.storage import StorageError
 
-    if address is None or download:  # else each node is asked for its own
+    def check_first(trials: list[Trial]) -> None:
+        if address is None and not download:  # each node is asked for its own, and what is missing is fetched last
+            check_datasets(trials, data, download)
+
+    loaded, everything, trials, resolved = _load(sweep, overrides, only, data, check_first)
+    _check_architectures([*cpus, *gpus], trials)
+    if download:
         check_datasets(trials, data, download)
     store = Store(out_dir or f"results/{loaded.name}")
     _tell_of_other_code(trials, store, redo=redo_changed, only_tell=dry_run)
@@ -322,9 +326,14 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
 ) -> None:
     """List the trials of a sweep: what each resolves to, which are done, a rough cost. Nothing runs."""
-    loaded, _, trials, resolved = _load(sweep, overrides, only, data)
     from sweeper.preflight import missing_datasets
     from sweeper.records import Store
+
+    def say_what_is_missing(trials: list[Trial]) -> None:
+        for problem in [] if as_json else missing_datasets(trials, data):
+            err.print(Text.assemble(("Missing: ", "bold yellow"), problem), soft_wrap=True)
+
+    loaded, _, trials, resolved = _load(sweep, overrides, only, data, say_what_is_missing)
 
     words = {key: status.word for key, status in Store(out_dir or f"results/{loaded.name}").statuses(trials).items()}
     if as_json:
@@ -335,8 +344,6 @@ def plan(
         if getattr(loaded, name):
             out.print(f"[dim]{name}:[/dim] {escape(getattr(loaded, name))}", highlight=False)
     _print_plan(resolved, words)
-    for problem in missing_datasets(trials, data):
-        err.print(Text.assemble(("Missing: ", "bold yellow"), problem), soft_wrap=True)
 
 
 @app.command(epilog="Example: `sweeper trial demo 7f3399` (ids are those of `sweeper plan`; a beginning is enough)")
@@ -713,16 +720,26 @@ def _take_sigterm_as_interrupt() -> None:
 
 
 def _load(
-    sweep: str, overrides: Sequence[str] | None, only: Sequence[str] | None, data: Path
+    sweep: str,
+    overrides: Sequence[str] | None,
+    only: Sequence[str] | None,
+    data: Path,
+    check_first: Callable[[list[Trial]], None] = lambda trials: None,
 ) -> tuple[Sweep, list[Trial], list[Trial], list[ResolvedTrial]]:
-    """The checked sweep, all its trials, the chosen ones, and what these resolve to; warnings are printed."""
+    """The checked sweep, all its trials, the chosen ones, and what these resolve to; warnings are printed.
+
+    `check_first` is given the chosen trials before they are resolved, which takes longer than to look for their data.
+    """
     with _working("reading the sweep"):
-        from sweeper.preflight import resolve_trials, twins_left_out
         from sweeper.spec import expand, load_sweep, select
 
         loaded = load_sweep(sweep, overrides or ())
         everything = expand(loaded)
         trials = select(everything, only or ())
+    check_first(trials)
+    with _working("checking the sweep"):
+        from sweeper.preflight import resolve_trials, twins_left_out
+
         resolved, warnings = resolve_trials(trials, data)
         if warning := twins_left_out(trials, everything):
             warnings.append(warning)

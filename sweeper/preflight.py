@@ -17,6 +17,7 @@ from models.architectures.base import Architecture
 from models.datasets.base import Dataset, DatasetError, DatasetInfo
 from models.defenses.base import Defense, TrainingPlan
 from models.private.accounting import PrivacyGuarantee
+from models.private.probe import check_examples_apart
 from models.splits import COIN_SPLITS, SPLITS
 from models.train import build_model, make_plan
 from sweeper import components
@@ -27,6 +28,8 @@ from sweeper.spec import Trial
 _OPERATIONS_PER_S = 50e9
 _PRIVATE_FACTOR = 1.4
 _SHADOW_FACTOR = 1.0
+_LARGEST_PROBED = 10**8
+"""Parameters of a model that is probed before a launch; a larger one is when its training begins."""
 _LARGEST_IMAGE = 2**24
 """Values of one image; more would not fit beside a batch of others."""
 
@@ -90,6 +93,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
     """
     describe = cache(lambda dataset: _describe(dataset, data_dir))
     build = cache(_model_and_cost)
+    probe = cache(_probe)
     sizes = cache(_split_sizes)
     known: dict[object, ResolvedTrial] = {}
     resolved, warnings = [], []
@@ -106,6 +110,10 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
         try:
             model, operations = build(trial.architecture, trial.defenses, info)
             plan = make_plan(trial.training, trial.defenses, model, n_train)
+            if plan.rule is not None and sum(each.numel() for each in model.parameters()) <= _LARGEST_PROBED:
+                # Defenses that leave the model alone, as the same mechanism at several ε, share one probe.
+                editing = tuple(each for each in trial.defenses if type(each).edit_model is not Defense.edit_model)
+                probe(trial.architecture, editing, info)
             guarantee = plan.accounting.guarantee(plan.steps) if plan.accounting else None
             for attack in trial.attacks:
                 attack.check_population(n_train, n_non_members)
@@ -208,3 +216,9 @@ def _model_and_cost(architecture: Architecture, defenses: tuple[Defense, ...], i
         with torch.backends.mkldnn.flags(enabled=False), counter, torch.no_grad():
             model.eval()(torch.zeros(1, *info.image_shape))
     return model, int(counter.get_total_flops())
+
+
+def _probe(architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo) -> None:
+    """Refuse a model that mixes examples, by three random images; small enough for any CPU."""
+    model = build_model(architecture, defenses, info, init_seed=0)
+    check_examples_apart(model, torch.rand(3, *info.image_shape, generator=torch.Generator().manual_seed(0)))

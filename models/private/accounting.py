@@ -142,7 +142,7 @@ def _rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> np.ndarray[An
 
 
 def _tilt(mechanisms: Sequence[Steps], delta: float) -> float:
-    """About where Chernoff's bound is least: the best Rényi order less one, or more where the orders end too soon."""
+    """About where Chernoff's bound is least: the best Rényi order less one, or what is better beyond where the orders end."""
 
     def bound(tilt: float) -> float:
         moments = (float(composition.log_moments(noise, rate, [tilt + 1])[0]) * n for noise, rate, n in mechanisms)
@@ -150,10 +150,10 @@ def _tilt(mechanisms: Sequence[Steps], delta: float) -> float:
 
     best = int(np.argmin(_epsilon_by_order(mechanisms, delta)))
     tilt = float(_ORDERS[best]) - 1
-    if best == len(_ORDERS) - 1:
-        least = bound(tilt)
-        while tilt < 1e4 and (further := bound(2 * tilt)) < least:
-            tilt, least = 2 * tilt, further
+    if best in (0, len(_ORDERS) - 1):
+        factor, least = 2.0 if best else 0.5, bound(tilt)
+        while 1e-4 < tilt < 1e4 and (further := bound(factor * tilt)) < least:
+            tilt, least = factor * tilt, further
     return tilt
 
 
@@ -206,13 +206,16 @@ def find_noise_multiplier(
     # The tolerance is a ten-thousandth of the noise, in which ε falls about as Rényi's does. Six digits make machines agree.
     by_rdp = [epsilon(each, sample_rate, steps, delta, "rdp") for each in (found, 1.001 * found)]
     slope = max(1.0, math.log(by_rdp[0] / by_rdp[1]) / math.log(1.001)) if by_rdp[1] > 0 else 1.0
-    low, high = 0.0, math.inf
+    low, high, last = 0.0, math.inf, None
     while high > (1 + 1e-4) * low:
         found = float(f"{found:.6g}")
         spent = epsilon(found, sample_rate, steps, delta, accountant)
         above = math.log(spent / epsilon_target) if spent else -1.0
         if 0 <= -above <= 1e-4 * slope:
             return found
+        if last is not None and last[0] != found and (steeper := (last[1] - above) / math.log(found / last[0])) > 0:
+            slope = steeper
+        last = found, above
         low, high = (found, high) if above > 0 else (low, found)
         found *= math.exp(min(max(above / slope, -0.05), 0.05) + 0.5e-4)
         if not low < found < high:

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from models.performance import Performance, Precision, Replay, forward
 from models.private.noise import standard_normal
+from models.private.probe import check_examples_apart
 from models.private.rules import Rule, clip_factors
 from models.private.tap import Recording, Tap, full_precision
 
@@ -124,10 +125,12 @@ class PrivateGradient:
             done += rows
 
     def _try_out(self, images: Tensor, labels: Tensor) -> None:
-        """Choose the size of the chunks by what a few examples take, leaving the generators as they were.
+        """Refuse a model that mixes examples; choose the size of the chunks by what a few take. Generators stay as they were.
 
         Their number is not the batch's: a layer that takes a sequence's steps for examples does not pass both.
         """
+        few = images[:3] if len(labels) > 1 else torch.cat([images, images.flip(-1)])
+        check_examples_apart(self._model, few)
         rows = slice(0, _FIRST_ROWS if len(labels) > _FIRST_ROWS else max(1, len(labels) - 1))
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             self._norms_alone(images[rows], labels[rows], torch.ones_like(labels[rows], dtype=torch.bool))

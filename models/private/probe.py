@@ -1,0 +1,141 @@
+"""Finds models that mix the examples of a batch, before their gradients are taken for private ones.
+
+A layer's class tells of BatchNorm; it does not tell of `h - h.mean(0)`. So the model is run: what it gives for an example,
+and that example's gradient, must be the same whatever the other examples are, and the same alone as in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from models.private.tap import Tap
+
+_DROPOUTS = (
+    functional.dropout,
+    functional.dropout1d,
+    functional.dropout2d,
+    functional.dropout3d,
+    functional.alpha_dropout,
+    functional.feature_alpha_dropout,
+    torch.dropout,
+)
+
+_TOLERANCE = 1e-3
+"""Of the largest number. A sum that is rounded in another order differs by far less; examples that are mixed, by far more."""
+
+
+def check_examples_apart(model: nn.Module, inputs: Tensor) -> None:
+    """Refuse a model whose examples meet, by a few of them, `inputs` (n, ...) with n of at least 2.
+
+    It runs copies: the model's state and the generators are left as they were. In train mode, dropout's masks are the
+    same in the runs that are compared; models that draw otherwise are not compared with their examples one by one.
+
+    Raises:
+        ValueError: an example's output or gradient depends on the others, or the model keeps something of them; or see
+            `Tap`.
+    """
+    others = inputs.flip(0)
+    if inputs.dtype == torch.uint8:
+        others = 255 - others
+    elif inputs.is_floating_point():
+        others = 0.7 - 3 * others
+    others = torch.cat([inputs[:1], others[1:]])
+    with _same_generators(inputs.device):
+        first, second = (_Run(model, values) for values in (inputs, others))
+        where = first.first_difference(second)
+        if not _close(first.outputs[:1], second.outputs[:1]):
+            raise ValueError(
+                f"the model mixes examples: what it gives for one depends on the others of the batch{where}. {_REMEDY}"
+            )
+        for name, gradients in first.gradients.items():
+            if not _close(gradients[:1], second.gradients[name][:1], scale=gradients):
+                raise ValueError(
+                    f"the model mixes examples: one's gradient of '{name}' depends on the others of the batch{where}. {_REMEDY}"
+                )
+        if not _close(first.later, second.later):
+            raise ValueError(f"the model keeps what it was given: what it gives next depends on it. {_REMEDY}")
+        _check_one_by_one(model, inputs)
+
+
+_REMEDY = "Private gradients need examples that never meet; take means and sums over an example's own dimensions"
+
+
+class _Run:
+    """Outputs, per-example gradients and layers' outputs of one batch; `later` is what the model gives after it."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+        copy = deepcopy(model)
+        tap = Tap(copy)
+        self.layers: list[tuple[str, Tensor]] = []
+        handles = [
+            module.register_forward_hook(self._noting(f"'{name}' ({type(module).__name__})", len(inputs)))
+            for name, module in copy.named_modules()
+            if name
+        ]
+        torch.manual_seed(0)
+        with torch.enable_grad(), tap.recording(len(inputs)) as recording:
+            outputs = copy(inputs)
+            for handle in handles:
+                handle.remove()
+            # Neither linear, or its gradient would be the same whatever the outputs, nor even in the outputs of an example
+            weights = torch.linspace(0.5, 1.5, outputs[0].numel(), device=outputs.device).view_as(outputs[0])
+            (outputs * weights + outputs.square() / 2).sum().backward()
+        names = {parameter: name for name, parameter in copy.named_parameters()}
+        self.outputs = outputs.detach()
+        self.gradients = {names[parameter]: each for parameter, each in recording.samples().items()}
+        tap.close()
+        torch.manual_seed(0)
+        with torch.no_grad():
+            self.later = copy(torch.zeros_like(inputs[:2]))
+
+    def _noting(self, title: str, count: int) -> Callable[..., None]:
+        def note(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.dim() and output.shape[0] == count:
+                self.layers.append((title, output.detach().clone()))
+
+        return note
+
+    def first_difference(self, other: _Run) -> str:
+        for (title, ours), (_, theirs) in zip(self.layers, other.layers, strict=False):
+            if not _close(ours[:1], theirs[:1]):
+                return f"; the first that differs is the output of layer {title}"
+        return ""
+
+
+def _check_one_by_one(model: nn.Module, inputs: Tensor) -> None:
+    copy = deepcopy(model)
+    with torch.no_grad(), _WithoutDropout():
+        together, again = copy(inputs), copy(inputs)
+        if not _close(together, again):  # it draws something else
+            return
+        alone = torch.cat([copy(each[None]) for each in inputs])
+    if alone.shape != together.shape or not _close(together, alone):
+        raise ValueError(
+            f"the model mixes examples: what it gives for one alone is not what it gives for it in a batch. {_REMEDY}"
+        )
+
+
+class _WithoutDropout(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DROPOUTS:
+            return args[0] if args else (kwargs or {})["input"]
+        return func(*args, **(kwargs or {}))
+
+
+def _close(first: Tensor, second: Tensor, scale: Tensor | None = None) -> bool:
+    size = float((first if scale is None else scale).detach().nan_to_num(0, 0, 0).abs().max())
+    return torch.allclose(first, second, rtol=0, atol=_TOLERANCE * size, equal_nan=True)
+
+
+@contextmanager
+def _same_generators(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
