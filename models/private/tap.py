@@ -14,11 +14,23 @@ import torch
 from opacus import GradSampleModule
 from opacus.grad_sample.functorch import ft_compute_per_sample_gradient, prepare_layer
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from models.private.layers import SAMPLERS, LayerGradients, Sampler, Steps, kept
 from models.private.lstm import PrivateLSTM, lstm
+from models.private.rerouted import REROUTED, Products
 
 logger = logging.getLogger(__name__)
+
+_REMEDIES: dict[type[nn.Module], str] = {
+    nn.EmbeddingBag: "Use nn.Embedding, and sum or average over an example's own tokens",
+    nn.GRUCell: "Use nn.GRU",
+    nn.RNNCell: "Use nn.RNN",
+    nn.LSTMCell: "Use nn.LSTM",
+    nn.Bilinear: "Use nn.Linear of the inputs, or of their outer product",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,7 +151,9 @@ class Tap:
             own = [parameter for parameter in layer.wanted.values() if parameter not in self._layer_of]
             self._layer_of.update(dict.fromkeys(own, self.n_layers))
         self.bytes_recorded = 0
-        fallen_back = [layer.title for layer in self._layers if layer.sampler is None and not _is_lstm(layer.module)]
+        fallen_back = [
+            layer.title for layer in self._layers if layer.sampler is None and not _is_rerouted(layer.module)
+        ]
         if fallen_back:
             logger.info("per-example gradients by Opacus, slower than our own, for %s", ", ".join(fallen_back))
 
@@ -160,10 +174,13 @@ class Tap:
             )
         recording = Recording(layer_of=self._layer_of)
         handles = []
+        products: list[tuple[_Layer, Products]] = []
         try:
             for layer in self._layers:
                 if _is_lstm(layer.module):
                     layer.module.forward = partial(self._lstm, layer, recording, count)
+                elif _is_rerouted(layer.module):
+                    layer.module.forward = partial(self._rerouted, layer, recording, count, products)
                 else:
                     if layer.sampler is None:
                         _prepare_fallback(layer.name, layer.module)  # each time: it works on a copy of the module
@@ -173,13 +190,17 @@ class Tap:
                     handles.append(layer.module.register_forward_hook(hook, with_kwargs=True, prepend=True))
             yield recording
             self._check_bypasses()
+            for layer, made in products:
+                with torch.no_grad(), full_precision(next(iter(layer.wanted.values())).device):
+                    for parameters, gradients in made.gradients(layer.wanted, count):
+                        recording.add(parameters, gradients)
             recording.finish()
             self.bytes_recorded = recording.bytes
         finally:
             for handle in handles:
                 handle.remove()
             for layer in self._layers:
-                if _is_lstm(layer.module):
+                if _is_rerouted(layer.module):
                     layer.module.__dict__.pop("forward", None)
                 _set_requires_grad(layer, True)
 
@@ -245,6 +266,30 @@ class Tap:
         recording.bytes += module.num_layers * _bytes(input, *[result[0]] * 12)
         return result
 
+    def _rerouted(
+        self,
+        layer: _Layer,
+        recording: Recording,
+        count: int,
+        products: list[tuple[_Layer, Products]],
+        value: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        module = layer.module
+        made = Products(module)
+        try:
+            result = REROUTED[type(module)](module, made.affine, value, *args, **kwargs)
+        except ValueError as error:
+            raise ValueError(f"{layer.title} {error}") from None
+        _check_count(layer, count, value.shape[0 if module.batch_first else 1])
+        if torch.is_grad_enabled():
+            products.append((layer, made))
+            recording.calls.update(layer.wanted.values())
+            # Inputs, projections, their gradients, and what is between
+            recording.bytes += 12 * _bytes(value, result[0]) * getattr(module, "num_layers", 1)
+        return result
+
     def close(self) -> None:
         """Take what the fallback left on the model's layers off again."""
         for layer in self._layers:
@@ -276,7 +321,11 @@ def _layers(module: nn.Module, name: str = "") -> Iterator[_Layer]:
     """Modules with trainable parameters of their own; one that is not known is a layer with all that is in it."""
     own = {key: value for key, value in module.named_parameters(recurse=False) if value.requires_grad}
     sampler = SAMPLERS.get(type(module))
-    if own and sampler is None and not _is_lstm(module):
+    if type(module) in REROUTED:
+        own = {key: value for key, value in module.named_parameters() if value.requires_grad}
+    elif (own or is_parametrized(module)) and (
+        _is_reparametrized(module) or (sampler is None and not _is_lstm(module))
+    ):
         _prepare_fallback(name, module)
         own = {key: value for key, value in module.named_parameters() if value.requires_grad}
     if own:
@@ -292,6 +341,11 @@ def _bytes(*tensors: Tensor) -> int:
 
 def _is_lstm(module: nn.Module) -> bool:
     return type(module) in (nn.LSTM, PrivateLSTM)
+
+
+def _is_rerouted(module: nn.Module) -> bool:
+    """Whether the layer's own forward is replaced while it is listened to."""
+    return _is_lstm(module) or type(module) in REROUTED
 
 
 def _set_requires_grad(layer: _Layer, required: bool) -> None:
@@ -362,7 +416,7 @@ def _sample(layer: _Layer, value: Tensor, grad: Tensor) -> LayerGradients:
     try:
         samples = _opacus_sampler(layer.module)(layer.module, [value], grad)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(f"Opacus finds no per-example gradients of {layer.title}: {error}") from error
+        raise ValueError(f"no per-example gradients of {layer.title} can be made. {_remedy(layer.module)}") from error
     return kept({names[parameter]: sample for parameter, sample in samples.items() if parameter in names})
 
 
@@ -371,16 +425,30 @@ def _widened(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
 
 
+def _is_reparametrized(module: nn.Module) -> bool:
+    """Whether the layer's weight is computed by a hook of the old kind, `nn.utils.weight_norm` or `spectral_norm`."""
+    return any(isinstance(hook, SpectralNorm | WeightNorm) for hook in module._forward_pre_hooks.values())
+
+
+def _remedy(module: nn.Module) -> str:
+    if is_parametrized(module) or _is_reparametrized(module):
+        return (
+            "Take the parametrization (weight or spectral normalization) off; GroupNorm normalizes what examples give"
+        )
+    known = ", ".join(sorted(kind.__name__ for kind in (*SAMPLERS, *REROUTED, nn.LSTM)))
+    return _REMEDIES.get(type(module), f"Freeze it, or build it of layers that have them: {known}")
+
+
 def _prepare_fallback(name: str, module: nn.Module) -> None:
+    title = f"layer '{name}' ({type(module).__name__})"
+    if type(module) in _REMEDIES or _is_reparametrized(module):
+        raise ValueError(f"{title} has no per-example gradients. {_remedy(module)}")
     if _opacus_sampler(module) is not ft_compute_per_sample_gradient:
         return
     try:
         prepare_layer(module)
     except NotImplementedError as error:
-        raise ValueError(
-            f"layer '{name}' ({type(module).__name__}) has no per-example gradients: {error}. Freeze it, or build it of layers "
-            "that have them"
-        ) from error
+        raise ValueError(f"{title} has no per-example gradients: {error}. {_remedy(module)}") from error
 
 
 def _opacus_sampler(module: nn.Module) -> Any:
