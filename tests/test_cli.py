@@ -204,13 +204,13 @@ WRONG: dict[str, tuple[list[Any], str]] = {
         "batch_size is 500 but the target has only 359",
     ),
     "unreachable epsilon": (["launch", "demo", "--set", "defenses.dp_eps2.epsilon=0.001"], "cannot be reached"),
-    "epsilon that would take gigabytes": (
+    "epsilon beyond the prv accountant": (
         ["plan", "demo", "--only", "dp_eps2", "--set", "defenses.dp_eps2={name: dp_sgd, epsilon: 1.0e+9}"],
-        "the prv accountant would need gigabytes",
+        "cannot be reached with the prv accountant, which goes up to 2000",
     ),
     "noise that prv cannot account": (
         ["launch", "demo", "--only", "l2", "--set", "defenses.l2={name: clip_then_noise, noise_scale: 0.1}"],
-        "prv accountant",
+        "the prv accountant goes up to an epsilon of 2000",
     ),
     "a grid of what is no field": (
         ["plan", "demo", "--set", "defenses.l2={name: noise_then_clip, grid: {noise: [0.1]}}"],

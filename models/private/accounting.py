@@ -116,8 +116,14 @@ def _epsilon(mechanisms: Sequence[Steps], delta: float, accountant: str) -> floa
             )
     if not sum(each.steps for each in mechanisms):
         return 0.0
+    by_rdp = float(_epsilon_by_order(mechanisms, delta).min())
     if accountant == "rdp":
-        return max(0.0, float(_epsilon_by_order(mechanisms, delta).min()))
+        return max(0.0, by_rdp)
+    if by_rdp > 1.5 * _MOST_PRV_EPSILON:  # Rényi's ε is 10 to 20 % above
+        raise ValueError(
+            f"the prv accountant goes up to an epsilon of {_MOST_PRV_EPSILON:g}, and this is near {by_rdp:.3g}. Use more noise "
+            "(a smaller epsilon), or accountant rdp"
+        )
     try:
         return composition.epsilon(mechanisms, delta, _tilt(mechanisms, delta), PRV_ERROR)
     except ArithmeticError as error:
