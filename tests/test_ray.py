@@ -280,30 +280,39 @@ def test_code_and_datasets_travel_to_a_node_and_what_it_lacks_is_said_before_the
     assert "Traceback" not in unshared.stderr + nowhere.stderr
 
 
-def test_a_node_that_dies_in_mid_launch_is_one_line(tiny: Path, tmp_path: Path) -> None:
+def test_a_node_that_dies_in_mid_launch_is_one_line(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ray.cluster_utils import Cluster
 
-    out = tmp_path / "out"
+    for name, value in install_faults(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    out, errors = tmp_path / "out", tmp_path / "errors"
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     command = [*SWEEPER, "launch", str(tiny), "--out", str(out), "--address", str(nodes.address)]
-    command += ["--set", "attacks=[]", "--set", "defenses=[l2]", "--set", "seeds=[0, 1]"]
-    command += ["--set", "training.epochs=200", "--checkpoint-every", "1s"]
+    command += ["--set", "attacks=[]", "--set", "defenses=[{name: fault, what: wait}]", "--set", "seeds=[0, 1]"]
+    deadline = time.monotonic() + 250
     try:
         second = nodes.add_node(num_cpus=1)
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 200
+        with errors.open("w") as file:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
         running: list[Running] = []
-        while len(running) < 2 or not all(each.fraction for each in running):
-            assert process.poll() is None and time.monotonic() < deadline
+        while len([each for each in running if each.node]) < 2:
+            assert process.poll() is None and time.monotonic() < deadline, errors.read_text()
             time.sleep(0.5)
             running = [each for launch in living(Store(out).storage) for each in launch.running]
         nodes.remove_node(second, allow_graceful=False)
-        output, errors = process.communicate(timeout=300)
+        while not errors.read_text():  # Ray notices by missing heartbeats
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.5)
+        (tmp_path / "go").touch()
+        output, _ = process.communicate(timeout=300)
     finally:
         nodes.shutdown()
-    assert process.returncode == 0, output + errors
+    said = errors.read_text()
+    assert process.returncode == 0, output + said
     assert {each.node for each in running} == {socket.gethostname()}
-    assert re.fullmatch(r"Warning: Node .* was lost; what ran there goes on elsewhere\.\n", errors), errors
+    assert re.fullmatch(r"Warning: Node .* was lost; what ran there goes on elsewhere\.\n", said)
     assert all(re.match(r"\d\d:\d\d:\d\d |tiny: |\d+ finished|Report: ", line) for line in output.splitlines()), output
 
 
@@ -380,6 +389,9 @@ class Fault(Defense):
                 pass
         if self.what == "raise":
             raise ValueError("no such luck")
+        if self.what == "wait":
+            while not Path(os.environ["SWEEPER_TEST_NOTES"], "go").exists():
+                time.sleep(0.1)
         if self.what == "watch":
             note = {key: os.environ.get(key) for key in ("CUDA_VISIBLE_DEVICES", "RAY_RAYLET_PID")} | {"begun": time.time()}
             time.sleep(3)
