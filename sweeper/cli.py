@@ -456,17 +456,18 @@ def audit(
     if as_json:
         _print_json(rows)
         return
-    table = Table(
-        title=f"Membership inference on {outputs}, threshold scores in the form {form}, {dtype}", title_justify="left"
-    )
-    table.add_column("attack", no_wrap=True)
-    for column in ("AUC", "95 % interval", "advantage", "TPR at FPR 0.1 %", "1 %", "10 %"):
-        table.add_column(column, justify="right")
+    from sweeper.display import Column, Rows
+
+    columns = [Column(heading="attack")]
+    for heading in ("AUC", "95 % interval", "advantage", "TPR at FPR 0.1 %", "1 %", "10 %"):
+        columns.append(Column(heading=heading, justify="right"))
+    table = []
     for row in rows:
         cells = [f"{row['auc']:.4f}", f"{row['auc_low']:.4f}–{row['auc_high']:.4f}", f"{row['advantage']:.4f}"]
         cells += ["—" if row[key] is None else f"{row[key]:.4f}" for key in row if key.startswith("tpr_at_fpr")]
-        table.add_row(row["attack"], *cells)
-    out.print(table)
+        table.append([row["attack"], *cells])
+    out.print(Text(f"Membership inference on {outputs}, threshold scores in the form {form}, {dtype}", "bold"))
+    out.print(Rows(columns, table))
     for change in stored.changes:
         out.print(f"Input: {change}.", highlight=False, markup=False)
     out.print(

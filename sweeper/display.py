@@ -28,6 +28,8 @@ SHOWN_FAILURES = 10
 STOPPING = "Stopping: what is finished is kept, and reported on"
 LEAST_TITLE = 24
 """Characters of a title in a table; where there are fewer, a trial takes several lines."""
+_LEAST_NAME = 6
+"""Characters that each of its names keeps, else the last goes."""
 _MARKS = {"finished": ("✔ ", "green"), "failed": ("✘ ", "red"), "retried": ("↻ ", "yellow")}
 
 
@@ -38,7 +40,7 @@ def cut_title(title: str, width: int) -> str:
     while (left := sum(sizes) + 3 * (len(names) - 1) - width) > 0:
         cuttable = [index for index, name in enumerate(names) if not name.startswith("seed ")]
         longest = max(cuttable, key=sizes.__getitem__, default=0)
-        if len(cuttable) > 1 and sum(max(0, sizes[index] - 3) for index in cuttable) < left:
+        if len(cuttable) > 1 and sum(max(0, sizes[index] - _LEAST_NAME) for index in cuttable) < left:
             del names[cuttable[-1]], sizes[cuttable[-1]]
         elif cuttable and sizes[longest] > 1:
             sizes[longest] -= 1

@@ -48,12 +48,6 @@ for _name, (_pattern, _firsts) in _CORE_SCHEMA.items():
 class _Constructor(SafeConstructor):
     """Plain values only. A key given twice is an error, and so are values that cannot be stored."""
 
-    yaml_constructors: ClassVar[dict[str | None, Any]] = {
-        tag: constructor
-        for tag, constructor in SafeConstructor.yaml_constructors.items()
-        if tag is None or tag.removeprefix(_TAG) in ("null", "bool", "int", "float", "str", "seq", "map")
-    }
-
     def construct_document(self, node: Node) -> Any:
         # Before anything is built, for anchors can make more of a small file than fits in memory
         self._sizes: dict[Node, int | None] = {}
@@ -96,10 +90,17 @@ class _Constructor(SafeConstructor):
             if isinstance(value, str):  # JSON writes what lies beyond 16 bits as two escapes
                 value = value.encode("utf-16", "surrogatepass").decode("utf-16")
         except (ValueError, LookupError, TypeError, AttributeError):  # of values such as !!int ''
-            raise _error(f"{shown(node.value)} cannot be read as {node.tag.removeprefix(_TAG)}", node) from None
+            raise _error(f"{shown(node.value)} cannot be read as {str(node.tag).removeprefix(_TAG)}", node) from None
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise _error("a whole number is not within ±2^63", node)
         return value
+
+
+_Constructor.yaml_constructors = {
+    tag: constructor
+    for tag, constructor in SafeConstructor.yaml_constructors.items()
+    if tag is None or tag.removeprefix(_TAG) in ("null", "bool", "int", "float", "str", "seq", "map")
+}
 
 
 def _error(problem: str, node: Node) -> YAMLError:
