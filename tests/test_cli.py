@@ -168,18 +168,19 @@ def test_a_report_that_cannot_be_written_is_explained(tiny: Path, tmp_path: Path
     assert "The report cannot be written" in result.stderr
 
 
-def test_names_are_whole_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_names_are_whole_on_a_narrow_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
     from sweeper import cli, components
 
-    narrow = Console(width=80, record=True, file=io.StringIO())
+    narrow = Console(width=width, record=True, file=io.StringIO())
     monkeypatch.setattr(cli, "out", narrow)
     assert sweeper("ls").exit_code == 0
     lines = narrow.export_text().splitlines()
     for kind in components.KINDS:
         for name in components.names(kind):
-            assert sum(line.split()[:1] == [name] for line in lines) == 1, name
+            assert sum(line.startswith(f"  {name} ") or line == f"  {name}" for line in lines) == 1, name
 
 
 def test_doctor_and_ls_say_what_there_is(tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def test_a_parent_that_is_killed_takes_a_computing_child_along(tmp_path: Path) -
     assert _alive_in_group(child) == [child]
     parent.send_signal(signal.SIGKILL)
     parent.wait()
+    parent.stdout.close()
     deadline = time.monotonic() + 20
     while _alive_in_group(child):
         assert time.monotonic() < deadline, "the child outlived its parent"

@@ -77,6 +77,7 @@ def test_the_claim_of_a_process_that_was_killed_is_free_at_once(tmp_path: Path) 
     with Launch(storage) as ours:
         assert ours.claim(ID) == "ours"
     process.wait()
+    process.stdout.close()
 
 
 @pytest.mark.parametrize("skew_s", [-86400, 0, 86400])

@@ -71,7 +71,7 @@ def test_every_table_has_the_declared_schema_and_other_readers_agree(finished: A
         read = pq.read_table(path)
         assert read.schema.equals(schema), name
         assert read.schema.field("target_id").metadata[b"description"]
-        assert len(pd.read_parquet(path)) == read.num_rows == duckdb.sql(f"select * from '{path}'").fetchdf().shape[0]
+        assert len(pd.read_parquet(path)) == read.num_rows == duckdb.sql(f"select * from '{path}'").shape[0]
         assert read.num_rows > 0 or name == "tpvd"  # which needs a twin
 
 
