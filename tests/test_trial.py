@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from attacks.base import AttackTarget
+from attacks.inversion.layer_decoder import LayerDecoder
 from attacks.membership.threshold import Threshold
 from models import train
 from sweeper import components
@@ -513,3 +516,27 @@ def test_what_runs_out_of_gpu_memory_before_the_first_attack_is_told_apart(
         ("threshold", cause),
         ("best_of", cause),
     }
+
+
+def test_the_demos_decoder_beats_both_controls_at_the_layer_that_tells_least(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invert = LayerDecoder.run
+
+    def invert_the_last_layer(self: LayerDecoder, target: AttackTarget, rng: np.random.Generator) -> Any:
+        assert target.white_box is not None
+        last = replace(target.white_box, cut_points=target.white_box.cut_points[-1:])
+        return invert(self, replace(target, white_box=last), rng)
+
+    monkeypatch.setattr(LayerDecoder, "run", invert_the_last_layer)
+    sweep = load_sweep("demo", ["seeds=[0]"])
+    baseline = next(trial for trial in expand(sweep) if trial.defense_label == "baseline")
+    trial = replace(baseline, attacks=tuple(one for one in baseline.attacks if isinstance(one, LayerDecoder)))
+    store = Store(tmp_path)
+    store.prepare()
+    store.write_sweep(sweep, [trial])
+    run_trial(trial, data_dir=tmp_path, store=store, device=torch.device("cpu"))
+    store.gather()
+    (last,) = (row for _, row in table(store, "reconstructions").iterrows())
+    assert last["layer"] == "prediction"
+    assert last["mse_test"] < 0.8 * min(last["mse_constant"], last["mse_untrained"])
