@@ -34,7 +34,7 @@ def recipe(trial: pd.Series) -> Recipe:
         config = json.loads(trial["config"])
         training = {key: value for key, value in config["training"].items() if key not in _NO_PART}
         own = "; ".join(_own(dict(defense)) for defense in config["defenses"])
-    except (TypeError, ValueError, KeyError, AttributeError):  # not recorded, or by another program
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError):  # not recorded, or by another program
         training, own = {key: trial[key] for key in _COLUMNS if not pd.isna(trial[key])}, ""
     return Recipe(training=tuple(sorted((key, _text(value)) for key, value in training.items())), own=own)
 
@@ -50,7 +50,8 @@ def _own(options: dict[str, Any]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    # What cannot be seen, or turns the direction of text, is spelled out
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value, sort_keys=True, default=str)
 
 
 def with_recipes(measured: Measurements) -> pd.DataFrame:

@@ -31,7 +31,8 @@ class Correlations:
         known = self.frames.get(panel, pd.DataFrame()).reindex(index=targets, columns=targets)
         same_group = np.equal.outer(np.array(groups), np.array(groups)).astype(float)
         matrix = known.to_numpy(dtype=float)
-        return np.where(np.isnan(matrix), same_group, matrix)
+        filled: npt.NDArray[np.float64] = np.where(np.isnan(matrix), same_group, matrix)
+        return filled
 
 
 def correlations(results: Results, frame: pd.DataFrame) -> Correlations:
