@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import betaincinv, expit, logit
 from scipy.stats import binom
 
-from attacks.base import BoolArray, FloatArray
+from attacks.base import BoolArray, FloatArray, MembershipScores
 from attacks.metrics import check_scores
 
 DEFAULT_DELTA = 1e-5
@@ -93,22 +93,31 @@ def audit_one_run(
     )
 
 
-def audit_membership(
-    is_member: BoolArray, score: FloatArray, rng: np.random.Generator, delta: float = DEFAULT_DELTA
-) -> OneRunAudit:
+def audit_membership(scores: MembershipScores, rng: np.random.Generator, delta: float = DEFAULT_DELTA) -> OneRunAudit:
     """The audit of a membership attack's scores, every example a canary, with choices made beforehand.
 
     A tenth of the examples is guessed in and a tenth out, at 95 % confidence; compare the bound with an ε at the same
-    `delta`. See `audit_one_run` for what must hold, `rng` and errors. One bound of one score holds; the largest of several
+    `delta`. See `audit_one_run` for what must hold and `rng`. One bound of one score holds; the largest of several
     does not.
+
+    Raises:
+        ValueError: an example comes twice, which is one canary and no two, the scores were fitted on membership labels,
+            or as `audit_one_run`.
 
     Deviation: a training on the members of such a split takes its sample rate and number of steps from how many they
     are, as if that were public, so neighboring runs differ by one part in the number of members in these too.
     """
+    n_examples = len(np.unique(scores.example_id))
+    if n_examples < len(scores.example_id):
+        raise ValueError(
+            f"{len(scores.example_id)} rows are {n_examples} examples; each needs one score and one coin of its own."
+        )
+    if scores.fold is not None:
+        raise ValueError(f"The score {scores.name!r} was fitted on membership labels; an audit's may not use them.")
     return audit_one_run(
-        is_member,
-        score,
-        n_guesses_per_side=max(1, len(score) // 10),
+        scores.is_member,
+        scores.score,
+        n_guesses_per_side=max(1, n_examples // 10),
         delta=delta,
         confidence=0.95,
         rng=rng,

@@ -83,24 +83,33 @@ class WhiteBox:
 class AttackTarget:
     """A trained target as an attacker meets it.
 
-    `population` is what membership is asked about. `train_shadow` trains a shadow model by the
+    `population` is what membership is asked about. `half` (n,), 0 or 1, is how all attacks that are fitted on its
+    membership labels are to halve it, so that they can be compared; None leaves it to each. `train_shadow` trains a shadow model by the
     target's own recipe on data disjoint from the target's and gives its outputs; it is None under a
     split that keeps no shadow data. `white_box` is None for outputs that came without a model.
     """
 
     population: Membership
+    half: IntArray | None = None
     train_shadow: Callable[[], Membership] | None = None
     white_box: WhiteBox | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MembershipScores:
-    """One score for each example of the population. **A higher score means more likely a member.**"""
+    """One score for each example of the population. **A higher score means more likely a member.**
+
+    An attack that is fitted on the target's own membership labels says two things more. `fold` (n,) is the half
+    that each example was in; its score comes from an attacker fitted on the other half. `selection_score` (n,) is
+    a score by which to choose between attacks: like `score`, but from labels of the example's own half alone.
+    """
 
     name: str
     example_id: IntArray
     is_member: BoolArray
     score: npt.NDArray[np.float64]
+    fold: IntArray | None = None
+    selection_score: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
-from attacks.base import BoolArray, MembershipScores
-from attacks.metrics import MembershipMetrics, auc, membership_metrics, stratified_halves
+from attacks.base import IntArray, MembershipScores
+from attacks.metrics import MembershipMetrics, auc, example_folds, membership_metrics
+
+SELECTION_CORRELATION = 0.36
+"""The most that choosing among scores of independent errors correlates what is measured on the two halves.
+
+Of J scores that know nothing it is μ²/(J − 1), μ being the mean of the largest of J normal deviates: .32 for 2, .36 for
+3, less for more. Scores whose errors agree, as those of thresholds do, come nearer to 0.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,53 +27,88 @@ class BestOf:
     `paper_protocol_auc`, of the score `paper_protocol_score`: the highest AUC over all examples, chosen
     on the very scores it is measured on, as papers and TensorFlow Privacy report it. Optimistic: for six
     scores that know nothing, on 1,000 members and 1,000 non-members, it averages 0.516.
-    `metrics`, of the score `selected`: honest. The score was chosen on one half of the examples,
-    `metrics` was measured on the other, so it has half as many members and non-members. Where candidates are
-    cross-fitted (`trained_attackers`), their scores on the two halves are not quite independent, and a small
-    optimism remains.
+    `metrics`: honest. The population is halved; the score chosen on each half is measured on the other, and
+    `selected` names the two choices. What was chosen and fitted saw no label of the examples it is measured on.
     """
 
     paper_protocol_auc: float
     paper_protocol_score: str
-    selected: str
+    selected: tuple[str, str]
     metrics: MembershipMetrics
 
 
 def best_of(candidates: Mapping[str, MembershipScores], rng: np.random.Generator) -> BestOf:
     """Choose among `candidates` by AUC; of equals, the first.
 
-    Rows are aligned by example id, so their order does not matter. `rng` draws the stratified halves, and
-    those inside `membership_metrics`.
+    The choice on a half is by `selection_score` where a candidate has one, so that a candidate that was fitted on
+    membership labels is judged by labels of that half alone; its `score` on the other half is by an attacker that was
+    fitted on this one. The halves are those that candidates were fitted on, else drawn by `rng`.
+
+    To be measured together, the scores of a half are replaced by their ranks in it, which takes no label.
+    Each half's choice, and fit, depends on the labels of the other, so the two halves err together. Intervals take a
+    correlation of 1 where both chosen scores were fitted on membership labels, which covers any, else
+    `SELECTION_CORRELATION`; `membership_metrics` says what that does.
+
+    Rows are aligned by example id, so their order does not matter. `rng` also draws the halves inside
+    `membership_metrics`.
 
     Raises:
-        ValueError: no candidate, candidates that do not cover the same examples with the same membership,
-            an example that comes twice, fewer than four members or four non-members, or a NaN score.
+        ValueError: no candidate, candidates that do not cover the same examples with the same membership or were
+            fitted on different halves, an example that comes twice, fewer than four members or four non-members,
+            or a NaN score.
     """
-    is_member, scores = _aligned(candidates)
+    aligned = _aligned(candidates)
+    first = next(iter(aligned.values()))
+    is_member = first.is_member
     n_members, n_non_members = int(is_member.sum()), int((~is_member).sum())
     if min(n_members, n_non_members) < 4:
         raise ValueError(
             "Choosing on one half and measuring on the other needs at least four members and four "
             f"non-members, got {n_members} and {n_non_members}."
         )
-    on_all = {name: auc(is_member, score) for name, score in scores.items()}
+    on_all = {name: auc(is_member, one.score) for name, one in aligned.items()}
     paper_protocol_score = max(on_all, key=on_all.__getitem__)
 
-    half = stratified_halves(is_member, rng)
-    on_half = {name: auc(is_member[half], score[half]) for name, score in scores.items()}
-    selected = max(on_half, key=on_half.__getitem__)
+    half = _half(aligned)
+    if half is None:
+        half = example_folds(first.example_id, is_member, 2, rng)
+    selected = []
+    rank = np.empty(len(half))
+    for number in (0, 1):
+        inside, outside = half == number, half != number
+        on_half = {
+            name: auc(is_member[inside], (one.score if one.selection_score is None else one.selection_score)[inside])
+            for name, one in aligned.items()
+        }
+        selected.append(max(on_half, key=on_half.__getitem__))
+        # From 0 to 1 in either half, and never equal between the two.
+        rank[outside] = (rankdata(aligned[selected[-1]].score[outside]) - (0.25, 0.75)[number]) / outside.sum()
+    is_fitted = all(aligned[name].fold is not None for name in selected)
+    metrics = membership_metrics(is_member, rank, rng, half, 1.0 if is_fitted else SELECTION_CORRELATION)
     return BestOf(
         paper_protocol_auc=on_all[paper_protocol_score],
         paper_protocol_score=paper_protocol_score,
-        selected=selected,
-        metrics=membership_metrics(is_member[~half], scores[selected][~half], rng),
+        selected=(selected[0], selected[1]),
+        metrics=metrics,
     )
 
 
-def _aligned(
-    candidates: Mapping[str, MembershipScores],
-) -> tuple[BoolArray, dict[str, npt.NDArray[np.float64]]]:
-    """The membership, and each candidate's scores, all in the order of the example ids."""
+def _half(candidates: Mapping[str, MembershipScores]) -> IntArray | None:
+    """The halves that candidates were fitted on; None where none was fitted on membership labels."""
+    fitted = {name: one.fold for name, one in candidates.items() if one.fold is not None}
+    if not fitted:
+        return None
+    reference_name, reference = next(iter(fitted.items()))
+    for name, fold in fitted.items():
+        if not np.array_equal(fold, reference):
+            raise ValueError(f"Candidates {reference_name!r} and {name!r} were fitted on different halves.")
+    if not np.array_equal(np.unique(reference), (0, 1)):
+        raise ValueError(f"Candidate {reference_name!r} was fitted on folds other than 0 and 1.")
+    return reference
+
+
+def _aligned(candidates: Mapping[str, MembershipScores]) -> dict[str, MembershipScores]:
+    """The candidates, all in the order of the example ids."""
     if not candidates:
         raise ValueError("There is no candidate to choose from.")
     # An id may stand for one member and one non-member: train and test sets are often numbered apart.
@@ -82,5 +125,15 @@ def _aligned(
             raise ValueError(
                 f"Candidates {reference_name!r} and {name!r} do not cover the same examples with the same membership."
             )
-    scores = {name: one.score[order[name]] for name, one in candidates.items()}
-    return reference[1].astype(np.bool_), scores
+    return {name: _in_order(one, order[name]) for name, one in candidates.items()}
+
+
+def _in_order(scores: MembershipScores, order: npt.NDArray[np.intp]) -> MembershipScores:
+    return MembershipScores(
+        name=scores.name,
+        example_id=scores.example_id[order],
+        is_member=scores.is_member[order],
+        score=scores.score[order],
+        fold=None if scores.fold is None else scores.fold[order],
+        selection_score=None if scores.selection_score is None else scores.selection_score[order],
+    )

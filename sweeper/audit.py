@@ -13,13 +13,25 @@ import pyarrow.parquet as pq
 from attacks.base import Attack, AttackError, AttackTarget, MembershipScores
 from attacks.membership.threshold import Threshold
 from attacks.membership.trained_attackers import TrainedAttackers
-from attacks.metrics import membership_metrics
-from sweeper.errors import UserError, unknown_name
+from attacks.metrics import REPORTED_FPRS, example_folds, membership_metrics, one_score_per_example
+from sweeper.errors import UserError, sentence, unknown_name
 from sweeper.outputs import StoredOutputs
 
 THRESHOLD_NAMES: tuple[str, ...] = Threshold().scores
 TRAINED_NAMES: tuple[str, ...] = TrainedAttackers().attackers
 ATTACK_NAMES = (*THRESHOLD_NAMES, *TRAINED_NAMES)
+METRICS = (
+    "auc",
+    "auc_low",
+    "auc_high",
+    "advantage",
+    "advantage_null",
+    *(f"tpr_at_fpr_{fpr:g}{end}" for fpr in REPORTED_FPRS for end in ("", "_low", "_high")),
+    "n_members",
+    "n_non_members",
+    "n_tied",
+    "largest_tie",
+)
 
 
 def audit(
@@ -32,7 +44,10 @@ def audit(
     jobs: int,
     on_attack: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[dict[str, Any]], list[MembershipScores]]:
-    """Run the named attacks; gives a row of metrics for each, and the raw scores.
+    """Run the named attacks; gives a row of metrics for each, and the scores.
+
+    Rows that repeat an `example_id` are one example: it has the mean of its rows' scores, and no attacker is fitted
+    on some of its rows and scores others.
 
     `input_changes` of a row says what was changed in the outputs to read them.
 
@@ -44,28 +59,26 @@ def audit(
             raise unknown_name("attack", name, ATTACK_NAMES)
     rows, all_scores = [], []
     population = stored.population
-    target = AttackTarget(population=population)
+    half = example_folds(
+        population.outputs.example_id, population.is_member, 2, np.random.default_rng([seed, len(ATTACK_NAMES)])
+    )
+    target = AttackTarget(population=population, half=half)
     for name in dict.fromkeys(attack_names):
         on_attack(name)
         attack = _attack(name, form, dtype, jobs)
         try:
             attack.check_population(int(population.is_member.sum()), int((~population.is_member).sum()))
             (scores,) = _membership_scores(attack.run(target, np.random.default_rng([seed, ATTACK_NAMES.index(name)])))
-            metrics = membership_metrics(scores.is_member, scores.score, np.random.default_rng([seed, 100]))
+            scores = one_score_per_example(scores)
+            rng = np.random.default_rng([seed, 100])
+            metrics = membership_metrics(scores.is_member, scores.score, rng, scores.fold)
         except (AttackError, ValueError) as error:
             raise UserError(f"Attack '{name}': {error}") from None
+        columns = metrics.columns()
         rows.append(
-            {
-                "attack": name,
-                "auc": metrics.auc,
-                "auc_low": metrics.auc_low,
-                "auc_high": metrics.auc_high,
-                "advantage": metrics.advantage,
-                **{f"tpr_at_fpr_{fpr:g}": tpr for fpr, tpr in metrics.tpr_at_fpr.items()},
-                "n_members": metrics.n_members,
-                "n_non_members": metrics.n_non_members,
-                "input_changes": list(stored.changes),
-            }
+            {"attack": name}
+            | {key: columns[key] for key in METRICS}
+            | {"n_rows": len(population.outputs), "input_changes": list(stored.changes)}
         )
         all_scores.append(scores)
     return rows, all_scores
@@ -92,13 +105,12 @@ def write_metrics(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _metrics_schema() -> pa.Schema:
-    floats = ("auc", "auc_low", "auc_high", "advantage", "tpr_at_fpr_0.001", "tpr_at_fpr_0.01", "tpr_at_fpr_0.1")
+    counts = ("n_members", "n_non_members", "n_tied", "largest_tie")
     return pa.schema(
         [
             ("attack", pa.string()),
-            *((name, pa.float64()) for name in floats),
-            ("n_members", pa.int64()),
-            ("n_non_members", pa.int64()),
+            *((name, pa.int64() if name in counts else pa.float64()) for name in METRICS),
+            ("n_rows", pa.int64()),
             ("input_changes", pa.list_(pa.string())),
         ]
     )

@@ -459,23 +459,39 @@ def audit(
     from sweeper.display import Column, Rows
 
     columns = [Column(heading="attack")]
-    for heading in ("AUC", "95 % interval", "advantage", "TPR at FPR 0.1 %", "1 %", "10 %"):
+    for heading in ("AUC", "95 % interval", "advantage", "of guessing", "TPR at FPR 0.1 %", "1 %", "10 %"):
         columns.append(Column(heading=heading, justify="right"))
     table = []
     for row in rows:
-        cells = [f"{row['auc']:.4f}", f"{row['auc_low']:.4f}–{row['auc_high']:.4f}", f"{row['advantage']:.4f}"]
-        cells += ["—" if row[key] is None else f"{row[key]:.4f}" for key in row if key.startswith("tpr_at_fpr")]
+        cells = [f"{row['auc']:.4f}", f"{row['auc_low']:.4f}–{row['auc_high']:.4f}"]
+        cells += [f"{row[name]:.4f}" for name in ("advantage", "advantage_null")]
+        for name in ("tpr_at_fpr_0.001", "tpr_at_fpr_0.01", "tpr_at_fpr_0.1"):
+            low, high = row[f"{name}_low"], row[f"{name}_high"]
+            cells.append("—" if row[name] is None else f"{row[name]:.4f} ({low:.4f}–{high:.4f})")
         table.append([row["attack"], *cells])
     out.print(Text(f"Membership inference on {outputs}, threshold scores in the form {form}, {dtype}", "bold"))
     out.print(Rows(columns, table))
-    for change in stored.changes:
-        out.print(f"Input: {change}.", highlight=False, markup=False)
-    out.print(
-        f"{rows[0]['n_members']} members, {rows[0]['n_non_members']} non-members. — : too few non-members to say (10/FPR are "
-        "needed). The advantage is the best over all thresholds, chosen on the data it is measured on.",
-        style="dim",
-        highlight=False,
-    )
+    first = rows[0]
+    n_examples = first["n_members"] + first["n_non_members"]
+    notes = [
+        *(f"Input: {change}." for change in stored.changes),
+        f"{first['n_members']} members, {first['n_non_members']} non-members. — : too few non-members to say (10/FPR are "
+        "needed). Intervals are 95 %. The advantage is the best over all thresholds, chosen on the data it is measured "
+        "on; beside it, what guessing gets that way on average.",
+    ]
+    if n_examples < first["n_rows"]:
+        notes.append(
+            f"example_id repeats: {first['n_rows']} rows are {n_examples} examples. Each counts once, with the mean of "
+            "its rows' scores, and its rows are never in two folds."
+        )
+    tied = [f"{row['attack']} {row['n_tied']} (at most {row['largest_tie']} alike)" for row in rows if row["n_tied"]]
+    if tied:
+        notes.append(
+            f"Examples whose score equals another's, of {n_examples}: {'; '.join(tied)}. A tie counts half in an AUC and "
+            "is broken at random in a TPR."
+        )
+    for note in notes:
+        out.print(note, style="dim", highlight=False, markup=False)
 
 
 @app.command(epilog="Example: `sweeper report results/demo`")

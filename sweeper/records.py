@@ -729,11 +729,13 @@ def _keys_in_order(table: str, planned: Mapping[str, Sequence[str]], there: set[
 
 
 BEST_OF = "best_of"
+BEST_OF_REVISION = 2
+"""As an attack's revision: it goes up when the same candidates would give other results."""
 
 
 def best_of_id(candidate_ids: Iterable[str]) -> str:
     """The id of the comparison of these membership attacks."""
-    return identity({"name": BEST_OF, "candidates": sorted(candidate_ids)})
+    return identity({"name": BEST_OF, "revision": BEST_OF_REVISION, "candidates": sorted(candidate_ids)})
 
 
 def recorded_attacks(trial: Trial) -> list[str]:

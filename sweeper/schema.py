@@ -18,6 +18,20 @@ _CAUSES = (
     "time_limit, process_died (a crash, or killed for memory), worker_lost (with its worker or node); null where finished"
 )
 
+
+def _tpr_columns(fpr: str, percent: str, needed: str) -> list[tuple[str, pa.DataType, str]]:
+    name = f"tpr_at_fpr_{fpr}"
+    return [
+        (
+            name,
+            pa.float64(),
+            f"TPR at an expected FPR of {percent}, ties broken at random; null with fewer than {needed} non-members",
+        ),
+        (f"{name}_low", pa.float64(), f"Lower end of the 95 % interval of {name}: members' and the threshold's chance"),
+        (f"{name}_high", pa.float64(), f"Upper end of the 95 % interval of {name}, likewise"),
+    ]
+
+
 _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
     "trials": (
         "One row per target: what it was, whether it finished, how good it is, what is guaranteed.",
@@ -187,7 +201,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             _ATTACK_KEY,
             ("attack", pa.string(), "Name of the attack, or best_of"),
             ("family", pa.string(), "membership or inversion"),
-            ("score_name", pa.string(), "Which of the attack's scores; for best_of the one that was selected"),
+            ("score_name", pa.string(), "Which of the attack's scores; for best_of the one chosen on the first half"),
             ("config", pa.string(), "Resolved configuration as canonical JSON"),
             (
                 "component_sha256",
@@ -200,26 +214,38 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "uses_target_membership_labels",
                 pa.bool_(),
-                "Whether the attacker had true membership labels; best_of: whether the selected score did (selecting uses half)",
+                "Whether the attacker had true membership labels; best_of: whether a chosen score did (choosing uses them too)",
             ),
             ("n_members", pa.int64(), "Members that the metrics are over"),
             ("n_non_members", pa.int64(), "Non-members that the metrics are over"),
             (
                 "auc",
                 pa.float64(),
-                "Area under the ROC curve; best_of: selected on one half, measured on the other",
+                "Area under the ROC curve; best_of: chosen on each half, measured on the other",
             ),
-            ("auc_low", pa.float64(), "Lower end of the 95 % interval of auc"),
-            ("auc_high", pa.float64(), "Upper end of the 95 % interval of auc"),
+            (
+                "auc_low",
+                pa.float64(),
+                "Lower end of the 95 % interval of auc, over examples. Where labels were used it covers fitting and choosing on a "
+                "half too: as wide as if the halves' errors had a correlation of 1 (best_of: .36, where not both choices were fitted)",
+            ),
+            ("auc_high", pa.float64(), "Upper end of the 95 % interval of auc, likewise"),
             ("advantage", pa.float64(), "Attacker advantage, the maximum of |TPR − FPR| over thresholds (optimistic)"),
+            (
+                "advantage_null",
+                pa.float64(),
+                "Mean advantage of a score that knows nothing, with the same counts and ties: what guessing gives",
+            ),
             (
                 "balanced_accuracy",
                 pa.float64(),
                 "Mean of TPR and TNR, threshold chosen on one half and measured on the other, both ways",
             ),
-            ("tpr_at_fpr_0.001", pa.float64(), "TPR at FPR ≤ 0.1 %; null with fewer than 10,000 non-members"),
-            ("tpr_at_fpr_0.01", pa.float64(), "TPR at FPR ≤ 1 %; null with fewer than 1,000 non-members"),
-            ("tpr_at_fpr_0.1", pa.float64(), "TPR at FPR ≤ 10 %; null with fewer than 100 non-members"),
+            *_tpr_columns("0.001", "0.1 %", "10,000"),
+            *_tpr_columns("0.01", "1 %", "1,000"),
+            *_tpr_columns("0.1", "10 %", "100"),
+            ("n_tied", pa.int64(), "Examples that share their score with another one"),
+            ("largest_tie", pa.int64(), "The most examples that share one score; 1 where none do"),
             (
                 "epsilon_lower_bound",
                 pa.float64(),
@@ -228,6 +254,11 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ),
             ("audit_delta", pa.float64(), "δ of epsilon_lower_bound: that of the target's guarantee, or 1e-5"),
             ("candidates", pa.list_(pa.string()), "best_of: the scores compared, as attack/score"),
+            (
+                "selected_scores",
+                pa.list_(pa.string()),
+                "best_of: the score chosen on the first half and measured on the second, and the other way round",
+            ),
             (
                 "paper_protocol_auc",
                 pa.float64(),
@@ -246,6 +277,16 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("example_id", pa.int64(), "Index in the dataset, as in outputs"),
             ("is_member", pa.bool_(), "Whether the target was trained on it"),
             ("score", pa.float64(), "Higher means more likely a member"),
+            (
+                "fold",
+                pa.int64(),
+                "Half that the example was in; score is by an attacker fitted on the other one. Null where none was fitted on labels",
+            ),
+            (
+                "selection_score",
+                pa.float64(),
+                "For choosing between attacks: as score, from labels of the example's own half alone, out of fold. Null likewise",
+            ),
         ],
     ),
     "tpvd": (

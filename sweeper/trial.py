@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import torch
 from PIL import Image
@@ -34,7 +36,7 @@ from attacks.base import (
     ModelOutputs,
     WhiteBox,
 )
-from attacks.metrics import MembershipMetrics, membership_metrics
+from attacks.metrics import example_folds, membership_metrics
 from attacks.selection import best_of
 from models.datasets.base import Dataset, ImageData, IntArray
 from models.defenses.base import Mechanism
@@ -53,7 +55,7 @@ from models.train import (
 )
 from sweeper import checkpoints, components, provenance, sources
 from sweeper.outcomes import Cause, Progress
-from sweeper.records import BEST_OF, PARAMETERS, DamagedError, Store
+from sweeper.records import BEST_OF, BEST_OF_REVISION, PARAMETERS, DamagedError, Store
 from sweeper.schema import SCHEMA_VERSION
 from sweeper.spec import Trial, canonical_json
 from sweeper.staging import load_staged
@@ -373,6 +375,9 @@ def _attack_target(
 
     return AttackTarget(
         population=population,
+        half=example_folds(
+            population.outputs.example_id, population.is_member, 2, numpy_generator(trial.seed, Stream.ATTACK)
+        ),
         train_shadow=train_shadow if len(split.shadow_in) else None,
         white_box=_white_box(trial, data, split, store, device),
     )
@@ -441,14 +446,15 @@ def _record_attack(
     rows = []
     for index, result in enumerate(membership):
         rng = numpy_generator(trial.seed, Stream.ATTACK, int(each[:8], 16) + 1 + index)
-        metrics = membership_metrics(result.is_member, result.score, rng)
-        rows.append(base | {"score_name": result.name} | _metric_columns(metrics))
+        metrics = membership_metrics(result.is_member, result.score, rng, result.fold)
+        rows.append(base | {"score_name": result.name} | metrics.columns())
         if is_audited:
-            audit = audit_membership(result.is_member, result.score, rng, DEFAULT_DELTA if delta is None else delta)
+            audit = audit_membership(result, rng, DEFAULT_DELTA if delta is None else delta)
             rows[-1] |= {"epsilon_lower_bound": audit.epsilon_lower_bound, "audit_delta": audit.delta}
     scores = None
     if membership:
-        n_rows = sum(len(result.score) for result in membership)
+        n_each = [len(result.score) for result in membership]
+        n_rows = sum(n_each)
         scores = {
             "target_id": [trial.target_id] * n_rows,
             "attack_id": [each] * n_rows,
@@ -456,10 +462,18 @@ def _record_attack(
             "example_id": np.concatenate([result.example_id for result in membership]),
             "is_member": np.concatenate([result.is_member for result in membership]),
             "score": np.concatenate([result.score for result in membership]),
+            "fold": _concatenated([result.fold for result in membership], n_each, pa.int64()),
+            "selection_score": _concatenated([result.selection_score for result in membership], n_each, pa.float64()),
         }
     key = {"target_id": trial.target_id, "attack_id": each}
     reconstructions = [key | _reconstruction_columns(result) for result in layers] if layers else None
     store.write_attack(trial.target_id, each, rows or [base], scores, reconstructions)
+
+
+def _concatenated(values: Sequence[npt.NDArray[Any] | None], n_each: Sequence[int], kind: pa.DataType) -> pa.Array:
+    """One column; nulls in place of what an attack does not have."""
+    pairs = zip(values, n_each, strict=True)
+    return pa.concat_arrays([pa.nulls(n, kind) if value is None else pa.array(value, kind) for value, n in pairs])
 
 
 def _membership_ids(trial: Trial) -> list[str]:
@@ -467,7 +481,7 @@ def _membership_ids(trial: Trial) -> list[str]:
 
 
 def _best_of_config(trial: Trial) -> dict[str, Any]:
-    return {"name": BEST_OF, "candidates": sorted(_membership_ids(trial))}
+    return {"name": BEST_OF, "revision": BEST_OF_REVISION, "candidates": sorted(_membership_ids(trial))}
 
 
 def _record_best_of(trial: Trial, own_id: str, store: Store) -> None:
@@ -493,20 +507,28 @@ def _record_best_of(trial: Trial, own_id: str, store: Store) -> None:
                 example_id=rows["example_id"].to_numpy(),
                 is_member=rows["is_member"].to_numpy(),
                 score=rows["score"].to_numpy(),
+                fold=_known(rows["fold"], np.int64),
+                selection_score=_known(rows["selection_score"], np.float64),
             )
     started = time.perf_counter()
     best = best_of(candidates, numpy_generator(trial.seed, Stream.ATTACK, int(own_id[:8], 16)))
     row = _attack_row(trial, own_id, BEST_OF, "membership", _best_of_config(trial))
     row |= {
         "status": "finished",
-        "score_name": best.selected,
-        "uses_target_membership_labels": uses_labels[best.selected],
+        "score_name": best.selected[0],
+        "selected_scores": list(best.selected),
+        "uses_target_membership_labels": any(uses_labels[selected] for selected in best.selected),
         "candidates": list(candidates),
         "paper_protocol_auc": best.paper_protocol_auc,
         "paper_protocol_score": best.paper_protocol_score,
         "attack_time_s": time.perf_counter() - started,
     }
-    store.write_attack(trial.target_id, own_id, [row | _metric_columns(best.metrics)], None, None)
+    store.write_attack(trial.target_id, own_id, [row | best.metrics.columns()], None, None)
+
+
+def _known(column: pd.Series, dtype: npt.DTypeLike) -> npt.NDArray[Any] | None:
+    """A column of scores; None where the attack has none."""
+    return None if column.isna().all() else column.to_numpy(dtype)
 
 
 # Rows
@@ -607,18 +629,6 @@ def _attack_row(trial: Trial, each: str, name: str, family: str, config: dict[st
         "config": canonical_json(config),
         "component_sha256": sources.of_attack(trial.attack_ids.get(each)).sha256,
     }
-
-
-def _metric_columns(metrics: MembershipMetrics) -> dict[str, Any]:
-    return {
-        "n_members": metrics.n_members,
-        "n_non_members": metrics.n_non_members,
-        "auc": metrics.auc,
-        "auc_low": metrics.auc_low,
-        "auc_high": metrics.auc_high,
-        "advantage": metrics.advantage,
-        "balanced_accuracy": metrics.balanced_accuracy,
-    } | {f"tpr_at_fpr_{fpr:g}": tpr for fpr, tpr in metrics.tpr_at_fpr.items()}
 
 
 def _reconstruction_columns(result: LayerReconstruction) -> dict[str, Any]:

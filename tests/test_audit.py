@@ -24,11 +24,21 @@ KEYS = [
     "auc_low",
     "auc_high",
     "advantage",
+    "advantage_null",
     "tpr_at_fpr_0.001",
+    "tpr_at_fpr_0.001_low",
+    "tpr_at_fpr_0.001_high",
     "tpr_at_fpr_0.01",
+    "tpr_at_fpr_0.01_low",
+    "tpr_at_fpr_0.01_high",
     "tpr_at_fpr_0.1",
+    "tpr_at_fpr_0.1_low",
+    "tpr_at_fpr_0.1_high",
     "n_members",
     "n_non_members",
+    "n_tied",
+    "largest_tie",
+    "n_rows",
     "input_changes",
 ]
 
@@ -98,9 +108,7 @@ def test_the_command_gives_tensorflow_privacys_auc(
     assert row["tpr_at_fpr_0.001"] is None  # 2,000 non-members are too few to say
 
 
-def test_json_is_the_whole_of_stdout_and_has_every_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The whole grids of the trained attackers take minutes; which of them runs is not what this is about.
-    monkeypatch.setattr(auditing, "TrainedAttackers", functools.partial(auditing.TrainedAttackers, search="none"))
+def test_json_is_the_whole_of_stdout_and_has_every_attack(tmp_path: Path, quick: None) -> None:
     path, metrics = written(tmp_path / "outputs.parquet"), tmp_path / "metrics.parquet"
     result = audit(path, "--json", "--out", metrics)
     assert result.exit_code == 0, result.stderr
@@ -144,6 +152,74 @@ def test_the_table_for_people_says_what_was_computed(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "in the form log_odds, float64" in result.stdout
     assert "100 members, 100 non-members" in result.stdout
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained attackers at one point of their grids."""
+    monkeypatch.setattr(auditing, "TrainedAttackers", functools.partial(auditing.TrainedAttackers, search="none"))
+
+
+def repeated(n_examples: int, times: int, seed: int = 0) -> dict[str, Any]:
+    """Answers that know nothing, each example's given `times` times, in random order."""
+    rng = np.random.default_rng(seed)
+    row = rng.permutation(np.repeat(np.arange(n_examples), times))
+    return {
+        "example_id": row,
+        "is_member": row < n_examples // 2,
+        "label": rng.integers(0, 4, n_examples)[row],
+        "logits": list(rng.normal(size=(n_examples, 4))[row]),
+    }
+
+
+def test_repeats_of_an_example_tell_an_attacker_nothing(tmp_path: Path, quick: None) -> None:
+    """Folds by row would have each example's copies in both: nearest neighbors then find it, with an AUC near 1.
+
+    By example the AUC's null deviation is at most .05 (two halves that err as one); four are allowed.
+    """
+    path = written(tmp_path / "outputs.parquet", **repeated(200, 8))
+    names = ("knn", "logistic_regression", "random_forest", "loss")
+    result = audit(path, *(part for name in names for part in ("--attack", name)), "--json")
+    assert result.exit_code == 0, result.stderr
+    for row in json.loads(result.stdout):
+        assert abs(row["auc"] - 0.5) < 0.2, row["attack"]
+        assert (row["n_members"], row["n_non_members"], row["n_rows"]) == (100, 100, 1600)
+
+
+def test_repeats_of_an_example_make_no_interval_narrower(tmp_path: Path) -> None:
+    once = written(tmp_path / "once.parquet", **repeated(200, 1))
+    often = written(tmp_path / "often.parquet", **repeated(200, 8))
+    kept = [name for name in KEYS if name not in ("n_rows", "auc", "auc_low", "auc_high", "advantage")]
+    for name in ("loss", "entropy"):
+        widths = []
+        for path in (once, often):
+            (row,) = json.loads(audit(path, "--attack", name, "--json").stdout)
+            widths.append(row["auc_high"] - row["auc_low"])
+            assert {key: row[key] for key in kept if "tpr" not in key} == {
+                "attack": name,
+                "advantage_null": row["advantage_null"],
+                "n_members": 100,
+                "n_non_members": 100,
+                "n_tied": 0,
+                "largest_tie": 1,
+            }
+        assert widths[1] == pytest.approx(widths[0], rel=0.05)
+
+
+def test_repeats_and_ties_are_said(tmp_path: Path) -> None:
+    content = repeated(200, 3)
+    result = audit(written(tmp_path / "often.parquet", **content), "--attack", "loss")
+    assert "example_id repeats: 600 rows are 200 examples" in " ".join(result.stdout.split())
+    assert "equals another's" not in result.stdout
+    plain = audit(written(tmp_path / "plain.parquet"), "--attack", "loss").stdout
+    assert "example_id repeats" not in plain and "equals another's" not in plain
+    probabilities = [np.eye(4)[label] * 0.9 + 0.025 for label in columns()["label"]]
+    tied = written(tmp_path / "tied.parquet", logits=None, probabilities=probabilities)
+    result = audit(tied, "--attack", "loss")
+    assert "of 200: loss 200 (at most 200 alike)" in " ".join(result.stdout.split())
+    (row,) = json.loads(audit(tied, "--attack", "loss", "--json").stdout)
+    assert (row["auc"], row["n_tied"], row["largest_tie"]) == (0.5, 200, 200)
+    assert row["tpr_at_fpr_0.1"] == pytest.approx(0.1), "a tie is broken at random, and tells nothing"
 
 
 def with_nan() -> list[Any]:

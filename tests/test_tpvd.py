@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from attacks.auditing import audit_membership
+from attacks.base import MembershipScores
 from attacks.tpvd import displacement_sketch, tpvd, value_differences
 from sweeper.errors import UserError
 from sweeper.records import Store
@@ -301,7 +303,17 @@ def test_halves_of_a_fixed_size_get_no_bound(tmp_path: Path) -> None:
 def test_the_bound_is_of_the_tenth_on_either_side() -> None:
     rng = np.random.default_rng(0)
     is_member = rng.random(1000) < 0.5
-    audit = audit_membership(is_member, is_member + 0.0, rng)
+
+    def scores(score: np.ndarray, example_id: np.ndarray | None = None) -> MembershipScores:
+        ids = np.arange(1000) if example_id is None else example_id
+        return MembershipScores(name="one", example_id=ids, is_member=is_member, score=score)
+
+    audit = audit_membership(scores(is_member + 0.0), rng)
     assert (audit.n_guesses, audit.n_right, audit.confidence, audit.delta) == (200, 200, 0.95, 1e-5)
     assert audit.epsilon_lower_bound > 3
-    assert audit_membership(is_member, rng.random(1000), rng).epsilon_lower_bound < 0.5
+    assert audit_membership(scores(rng.random(1000)), rng).epsilon_lower_bound < 0.5
+    with pytest.raises(ValueError, match="1000 rows are 500 examples"):
+        audit_membership(scores(rng.random(1000), np.arange(1000) // 2), rng)
+    fitted = dataclasses.replace(scores(rng.random(1000)), fold=np.arange(1000) % 2)
+    with pytest.raises(ValueError, match="'one' was fitted on membership labels"):
+        audit_membership(fitted, rng)

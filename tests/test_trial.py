@@ -135,9 +135,29 @@ def test_metrics_can_be_computed_again_from_scores(finished: Any) -> None:
         assert row["paper_protocol_auc"] == pytest.approx(own["auc"].max())
         assert len(row["candidates"]) == 6
         assert row["score_name"] in row["candidates"]
-        assert row["n_members"] == 50
+        assert row["n_members"] == 100
+        assert len(row["selected_scores"]) == 2
+        assert set(row["selected_scores"]) <= set(row["candidates"])
+        assert row["selected_scores"][0] == row["score_name"]
     trained = attacks[attacks["attack"] == "trained_attackers"]
     assert trained["uses_target_membership_labels"].all()
+    assert (membership["advantage_null"] > 0.1).all()
+    assert (membership["tpr_at_fpr_0.1_low"] <= membership["tpr_at_fpr_0.1"]).all()
+    assert (membership["tpr_at_fpr_0.1"] <= membership["tpr_at_fpr_0.1_high"]).all()
+
+
+def test_only_attackers_that_were_fitted_on_labels_have_folds(finished: Any) -> None:
+    store, _, _ = finished
+    scores = table(store, "scores").merge(
+        table(store, "attacks")[["target_id", "attack_id", "score_name", "attack"]],
+        on=["target_id", "attack_id", "score_name"],
+    )
+    fitted = scores["attack"] == "trained_attackers"
+    assert fitted.any()
+    for column in ("fold", "selection_score"):
+        assert (scores[column].notna() == fitted).all()
+    for _, own in scores[fitted].groupby("target_id"):
+        assert dict(own.groupby(["is_member", "fold"]).size()) == {(m, f): 50 for m in (False, True) for f in (0, 1)}
 
 
 def test_reconstructions_have_all_layers_controls_and_images(finished: Any) -> None:
