@@ -33,6 +33,7 @@ class Shadow(Attack):
     """
 
     family: ClassVar[str] = "membership"
+    revision: ClassVar[int] = 2
     source: ClassVar[str] = "Salem et al. 2019 (adversary 1)"
     needs_shadow_data: ClassVar[bool] = True
 
