@@ -110,7 +110,7 @@ class Measurements:
     """What was measured.
 
     `frame` has one row per finished target: the columns of `trials` that matter, the setting, and from the
-    target's best_of row `auc` (honest: the score is selected on one half and measured on the other),
+    target's best_of row `auc` (honest: the score is chosen on each half and measured on the other),
     `auc_low`, `auc_high`, `paper_protocol_auc` (the maximum over all scores on the very data it is reported
     on), `advantage`, the true positive rates, and `score_key`. Where no best_of row finished, they are null.
     `inversion` has one row per finished target and layer, of one inversion attack. `correlations` says how the

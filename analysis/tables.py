@@ -154,8 +154,8 @@ def membership_table(measured: Measurements) -> Table:
     lines = [line for line in lines if any(cell.ours for cell in line.cells)]
     notes = [
         "Paper’s protocol: the largest AUC over all scores, on the very examples it is reported on, so it "
-        "flatters the attacker and lies above 0.5 even where nothing leaks. Honest: the score is selected on "
-        "other examples than it is measured on; the paper has no such number; its interval holds the choice of "
+        "flatters the attacker and lies above 0.5 even where nothing leaks. Honest: the score is chosen on "
+        "each half of the examples and measured on the other; the paper has no such number; its interval holds the choice of "
         "seeds and of examples. 0.5 is guessing, and a mean below it is noise: it counts as 0.5 in every ranking."
     ]
     title = "Table 3. AUC of membership inference, best of all scores (lower is better)"
