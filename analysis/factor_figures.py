@@ -219,7 +219,7 @@ def _adaptive(study: FactorStudy, column: str, figure_number: int, what: str, di
     noises: set[float] = set()
     for axes, cell in zip(panels, cells, strict=False):
         curves = []
-        found = adaptive_rows(study.at(cell))
+        found = [row for row in adaptive_rows(study.at(cell)) if row[0] != CA]  # as in the paper
         for kind, noise, clip, rows in found:
             if kind == AC and noise is not None and noise != _shown_noise(found, clip):
                 continue
@@ -335,8 +335,8 @@ def _leakage(study: FactorStudy, directory: Path) -> FigureFile:
         if one.kind is not None and one.test.p_value is not None
     ]
     caption = (
-        "A point per target. ρ is Spearman’s rank correlation over all points of a panel: below zero, targets whose "
-        "weights were changed more leak less, as a metric of privacy should have it."
+        "A point per target. ρ is Spearman’s rank correlation over the settings of a panel, each with the means over its "
+        "seeds: below zero, targets whose weights were changed more leak less, as a metric of privacy should have it."
     )
     if within:
         caption += f" By ranks within each dataset, model and optimizer: {'; '.join(within)}."

@@ -6,11 +6,13 @@ trials in which every level of a factor met the same levels of the others, so th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import lin2020, naming
@@ -36,6 +38,15 @@ PAIR = (*CELL, "noise", "clip", "seed")
 Cell = tuple[str, str, str]
 """(dataset, model, optimizer)."""
 
+SAME_RUN = 0.05
+"""Two targets of one seed are one run where their weights lie closer together than this share of how far both were moved."""
+
+SCALE_FREE = ("adam", "adagrad", "adadelta")
+"""Optimizers that take the same steps whatever all gradients are multiplied by."""
+
+MEASURED = ("accuracy", "train_accuracy", "loss", "tpvd", "tpvd_other_init", "auc", "tpr", "epsilon_lower_bound")
+"""The columns that hold what was measured of a target."""
+
 # A level stays in the grid where at least this share of its combinations was trained: one failed combination
 # must not take away a whole dataset.
 _FILLED = 0.9
@@ -60,9 +71,11 @@ class FactorStudy:
 
     `frame` has one row per finished target that is undefended or has a mechanism: the factors, `kind` (normal,
     CA, AC, a quantile rule), `seed`, `accuracy` (on test examples), `train_accuracy`, `loss` (on training
-    examples, at the end: the paper's convergence), `test_loss`, `tpvd`, `auc`, `tpr`, `epsilon_lower_bound`.
-    `grid` holds the rows that the factor analysis is made of, `compared` those and the sequence trials of
-    datasets, models and optimizers that the grid leaves out. `history` has a row per target and epoch.
+    examples, at the end: the paper's convergence), `test_loss`, `tpvd`, `tpvd_other_init`, `auc`, `tpr`,
+    `epsilon_lower_bound`. Its `distinct_clip` is the smallest clip norm with which the same run was made (see
+    `SAME_RUN`), and `setting` names all that differs within a dataset, model and optimizer but the seed. `grid` holds
+    the rows that the factor analysis is made of, `compared` those and the sequence trials of datasets, models and
+    optimizers that the grid leaves out. `history` has a row per target and epoch.
     """
 
     frame: pd.DataFrame
@@ -189,8 +202,60 @@ def _frame(results: Results, measured: Measurements) -> pd.DataFrame:
     for name in CELL:
         rows[name] = rows[name].fillna("").astype(str)
     distances = results.tpvd.dropna(subset=["target_id", "tpvd"]).drop_duplicates("target_id", keep="last")
-    rows = rows.merge(distances[["target_id", "tpvd"]], on="target_id", how="left")
-    return rows.merge(_audited(results.attacks), on="target_id", how="left").reset_index(drop=True)
+    distances = distances[["target_id", "tpvd", "tpvd_other_init", "displacement_sketch"]]
+    rows = rows.merge(distances, on="target_id", how="left")
+    rows = rows.merge(_audited(results.attacks), on="target_id", how="left").reset_index(drop=True)
+    rows["distinct_clip"] = _distinct_clips(rows)
+    rows["setting"] = [
+        str(defense) if pd.isna(clip) else f"{kind} {noise:g} {clip:g}"
+        for defense, kind, noise, clip in zip(
+            rows["defense"], rows["kind"], rows["noise"], rows["distinct_clip"], strict=True
+        )
+    ]
+    return rows
+
+
+def _distinct_clips(rows: pd.DataFrame) -> pd.Series:
+    """Per row the smallest clip norm with which the same run was made; its own where none was.
+
+    Where every gradient is clipped and both runs draw the same noise in clip norms, or none, the gradient is
+    proportional to the clip norm, and an optimizer that does not mind its size, such as Adam, takes the same steps.
+    """
+    distinct = rows["clip"].astype(float)
+    for _, here in rows[rows["clip"].notna()].groupby([*CELL, "kind", "noise"], dropna=False):
+        clips = sorted(set(here["clip"]))
+        run = clips[0]
+        for smaller, larger in pairwise(clips):
+            if not _are_same_runs(here[here["clip"] == smaller], here[here["clip"] == larger]):
+                run = larger
+            distinct[here.index[here["clip"] == larger]] = run
+    return distinct
+
+
+def _are_same_runs(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Whether, in every seed that has both, the weights are the same but for next to nothing."""
+    pairs = first.merge(second, on="seed")
+    known = pairs[pairs["displacement_sketch_x"].notna() & pairs["displacement_sketch_y"].notna()]
+    sketches = [
+        (np.asarray(one, dtype=float), np.asarray(other, dtype=float))
+        for one, other in zip(known["displacement_sketch_x"], known["displacement_sketch_y"], strict=True)
+    ]
+    return bool(sketches) and all(
+        len(one) == len(other)
+        and np.linalg.norm(one - other) <= SAME_RUN * max(np.linalg.norm(one), np.linalg.norm(other))
+        for one, other in sketches
+    )
+
+
+def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per setting that is a run of its own: its levels, and what was measured as the mean over seeds.
+
+    Seeds of one setting, and runs that are the same but for the clip norm's name, are no units of their own in a test.
+    """
+    levels = dict.fromkeys(("kind", "noise", "clip", "distinct_clip", "sequence"), "first")
+    ordered_rows = rows[[*CELL, "setting", *MEASURED, *levels]].sort_values("clip", kind="stable")
+    by_setting = ordered_rows.groupby([*CELL, "setting"], sort=False)
+    return by_setting.agg({**dict.fromkeys(MEASURED, "mean"), **levels}).reset_index()
 
 
 def _audited(attacks: pd.DataFrame) -> pd.DataFrame:
@@ -293,7 +358,33 @@ def _grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if levels.dropped:
         names = [f"{factor} {level_name(factor, level)}" for factor, level in levels.dropped]
         note += f" Left out, for not every combination was trained with it: {naming.listing(names)}."
-    return grid, note + _units(grid)
+    return grid, note + _same_run_words(grid) + _units(grid) + _clip_words(grid)
+
+
+def _same_run_words(grid: pd.DataFrame) -> str:
+    """How many trials are another's run, and which."""
+    repeats = grid[grid["clip"] != grid["distinct_clip"]]
+    if repeats.empty:
+        return ""
+    where = repeats[["kind", *CELL]].drop_duplicates().itertuples(index=False, name=None)
+    named = [f"{kind} on {cell_name((a, b, c))}" for kind, a, b, c in where]
+    return (
+        f" {len(repeats)} of these trials are the run of a smaller clip norm once more ({naming.listing(named)}): their weights "
+        f"lie within {100 * SAME_RUN:g} % of the way that the mechanism moved them. They count once where settings are the "
+        "units of a test, and tell nothing of the clip norm."
+    )
+
+
+def _clip_words(grid: pd.DataFrame) -> str:
+    """Where the clip norm cannot matter, by construction."""
+    relative = (grid["kind"] == CA) & (grid["noise_unit"] == "clip_norm") & grid["optimizer"].isin(SCALE_FREE)
+    optimizers = [naming.display(name) for name in ordered("optimizer", grid.loc[relative, "optimizer"])]
+    if grid["clip"].nunique() < 2 or not optimizers:
+        return ""
+    return (
+        f" With {naming.listing(optimizers)}, CA is one and the same mechanism at every clip norm that all gradients exceed, for its "
+        "noise is in clip norms: there the clip norm cannot matter."
+    )
 
 
 def _units(grid: pd.DataFrame) -> str:
@@ -323,15 +414,21 @@ def paired(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def mean_over_seeds(pairs: pd.DataFrame, column: str = "value") -> Estimate | None:
-    """Mean over combinations within each seed, then mean and interval over seeds.
+    """Mean over combinations within each seed, then mean and interval over seeds; see `mean_of_combinations`."""
+    return None if pairs.empty else mean_of_combinations(by_combination(pairs, PAIR[:-1], column))
+
+
+def by_combination(pairs: pd.DataFrame, keys: Sequence[str], column: str = "value") -> pd.DataFrame:
+    """A row per seed and a column per combination of `keys`."""
+    return pairs.pivot_table(index="seed", columns=list(keys), values=column, aggfunc="mean")
+
+
+def mean_of_combinations(grid: pd.DataFrame) -> Estimate | None:
+    """Mean over the columns of each seed's row, then mean and interval over seeds.
 
     Only seeds that have every combination count; where fewer than two do, only combinations that every seed
     has.
     """
-    if pairs.empty:
-        return None
-    keys = [key for key in PAIR if key != "seed"]
-    grid = pairs.pivot_table(index="seed", columns=keys, values=column, aggfunc="mean")
     complete = grid.dropna()
     if len(complete) < min(2, len(grid)):
         complete = grid.dropna(axis="columns")

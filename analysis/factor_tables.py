@@ -16,7 +16,6 @@ import pandas as pd
 
 from analysis import lin2020, naming
 from analysis.factor_study import (
-    AC,
     CA,
     KINDS,
     NORMAL,
@@ -52,8 +51,18 @@ TEST = Shown(key="accuracy", name="Test accuracy", decimals=3)
 TRAIN = Shown(key="train_accuracy", name="Training accuracy", decimals=3)
 LOSS = Shown(key="loss", name="Training loss", decimals=3)
 TPVD = Shown(key="tpvd", name="TPVD", decimals=3)
+OTHER_INIT = Shown(key="tpvd_other_init", name="TPVD, other initialization", decimals=3)
 AUC = Shown(key="auc", name="Honest AUC", decimals=3)
 AUDIT = Shown(key="epsilon_lower_bound", name="Audited ε, lower bound", decimals=2)
+
+_PAPERS = {
+    "accuracy": "accuracy",
+    "train_accuracy": "accuracy",
+    "loss": "loss",
+    "tpvd": "tpvd",
+    "tpvd_other_init": "tpvd",
+}
+"""Which of the paper's quantities stands beside ours: it does not say which accuracy its own is, nor which twin its TPVD has."""
 
 _CELL_COLUMNS = (
     Column(key="dataset", name="Dataset", words=True),
@@ -66,18 +75,18 @@ _TABLE_OF = {"mnist": "lin_table3", "cifar10": "lin_table4", "svhn": "lin_table5
 
 def factor_sheets(study: FactorStudy) -> list[Sheet]:
     """Every table, in the paper's order."""
-    accuracy, loss = analyze(study, "accuracy"), analyze(study, "loss")
+    accuracy, training, loss = (analyze(study, dependent) for dependent in ("accuracy", "train_accuracy", "loss"))
     return [
         *_training_tables(study),
         _gains(study),
         _distortion(study),
         _quantiles(study),
-        normality_table(study, accuracy, "lin_table8", "Table 8. Shapiro–Wilk test of accuracy"),
+        normality_table(study, accuracy, "lin_table8", "Table 8. Shapiro–Wilk test of test accuracy"),
+        normality_table(study, training, "lin_table8_train", "Table 8. Shapiro–Wilk test of training accuracy"),
         normality_table(study, loss, "lin_table9", "Table 9. Shapiro–Wilk test of convergence (final training loss)"),
-        influences_table(accuracy, "accuracy", "lin_table10", "Table 10. Which factors matter for accuracy"),
-        influences_table(
-            loss, "loss", "lin_table11", "Table 11. Which factors matter for convergence (final training loss)"
-        ),
+        influences_table(accuracy, "lin_table10", "Table 10. Which factors matter for test accuracy"),
+        influences_table(training, "lin_table10_train", "Table 10. Which factors matter for training accuracy"),
+        influences_table(loss, "lin_table11", "Table 11. Which factors matter for convergence (final training loss)"),
         _ladder(study),
         _convergence(study),
         leakage_table(study),
@@ -139,7 +148,7 @@ def _by_place(
             means = []
             for model, optimizer in places:
                 found = _pick(study.at((dataset, model, optimizer), here), setting)
-                paper = lin2020.number(dataset, model, optimizer, noise, clip, sequence, shown.key)
+                paper = lin2020.number(dataset, model, optimizer, noise, clip, sequence, _PAPERS[shown.key])
                 means.append(_mean(found, shown, paper))
             rows.append((f"{noise:g}", f"{clip:g}", sequence, shown.name, *means))
     return rows
@@ -182,15 +191,16 @@ def _gains(study: FactorStudy) -> Sheet:
     for dataset in ordered("dataset", study.compared["dataset"]):
         for model in ordered("model", study.compared["model"]):
             here = study.compared[(study.compared["dataset"] == dataset) & (study.compared["model"] == model)]
-            accuracy, loss = gains(here)
-            if accuracy is None and loss is None:
+            accuracies, loss = [accuracy_gain(here, column) for column in (TEST.key, TRAIN.key)], loss_reduction(here)
+            if loss is None and not any(accuracies):
                 continue
+            published = lin2020.gain(dataset, model, "accuracy_gain")
             rows.append(
                 (
                     Label(value=dataset),
                     Label(value=model),
                     len(paired(here, "accuracy")),
-                    Mean(ours=accuracy, decimals=1, signed=True, paper=lin2020.gain(dataset, model, "accuracy_gain")),
+                    *(Mean(ours=each, decimals=1, signed=True, paper=published) for each in accuracies),
                     Mean(ours=loss, decimals=1, paper=lin2020.gain(dataset, model, "loss_reduction")),
                 )
             )
@@ -202,14 +212,16 @@ def _gains(study: FactorStudy) -> Sheet:
             Column(key="dataset", name="Dataset", words=True),
             Column(key="model", name="Model", words=True),
             Column(key="pairs", name="Pairs"),
-            Column(key="accuracy_gain", name="Accuracy gain (points)"),
+            Column(key="accuracy_gain", name="Test accuracy gain (points)"),
+            Column(key="train_accuracy_gain", name="Training accuracy gain (points)"),
             Column(key="loss_reduction", name="Loss reduction (%)"),
         ),
         rows=tuple(rows),
         notes=(
             "AC against CA of the same seed, noise, clip norm and optimizer, averaged within a seed, then over seeds. "
-            "The gain is of test accuracy in percentage points; the reduction is 100·(CA − AC)/CA of the final training "
-            "loss, pair by pair. The paper does not say whether its gains are points or percent, nor how it averaged.",
+            "Gains are in percentage points; the reduction is 100·(CA − AC)/CA of the final training loss, pair by pair. "
+            "The paper does not say whether its gains are points or percent, nor how it averaged. "
+            + lin2020.ACCURACY_IN_WORDS,
         )
         if rows
         else (),
@@ -217,12 +229,15 @@ def _gains(study: FactorStudy) -> Sheet:
     )
 
 
-def gains(rows: pd.DataFrame) -> tuple[Estimate | None, Estimate | None]:
-    """Mean gain of accuracy in points, and mean reduction of the loss in percent, of AC against CA."""
-    accuracy = paired(rows, "accuracy").assign(value=lambda pairs: 100 * pairs["value"])
+def accuracy_gain(rows: pd.DataFrame, column: str) -> Estimate | None:
+    """Mean gain of accuracy, on test or training examples as `column` says, of AC against CA, in points."""
+    return mean_over_seeds(paired(rows, column).assign(value=lambda pairs: 100 * pairs["value"]))
+
+
+def loss_reduction(rows: pd.DataFrame) -> Estimate | None:
+    """Mean reduction of the training loss of AC against CA, pair by pair, in percent."""
     loss = paired(rows, "loss")
-    loss = loss[loss[CA] > 0].assign(value=lambda pairs: -100 * pairs["value"] / pairs[CA])
-    return mean_over_seeds(accuracy), mean_over_seeds(loss)
+    return mean_over_seeds(loss[loss[CA] > 0].assign(value=lambda pairs: -100 * pairs["value"] / pairs[CA]))
 
 
 def _distortion(study: FactorStudy) -> Sheet:
@@ -231,14 +246,17 @@ def _distortion(study: FactorStudy) -> Sheet:
     places = _places(known)
     rows: list[tuple[Entry, ...]] = []
     for dataset in ordered("dataset", known["dataset"]):
-        rows += [(Label(value=dataset), *row) for row in _by_place(study, dataset, (TEST, TPVD), places, normal=False)]
+        rows += [
+            (Label(value=dataset), *row)
+            for row in _by_place(study, dataset, (TEST, TRAIN, TPVD, OTHER_INIT), places, normal=False)
+        ]
     return Sheet(
         name="lin_table6",
         title="Table 6. Accuracy and TPVD by noise, clip norm and sequence",
         said=lin2020.CONCLUSIONS["lin_table6"],
         columns=(Column(key="dataset", name="Dataset", words=True), *_SETTING_COLUMNS, *_place_columns(places)),
         rows=tuple(rows),
-        notes=(TPVD_IN_WORDS,) if rows else (),
+        notes=_NOTES if rows else (),
         missing="" if rows else "No target with a fixed clip norm has a TPVD.",
     )
 
@@ -246,8 +264,10 @@ def _distortion(study: FactorStudy) -> Sheet:
 TPVD_IN_WORDS = (
     "TPVD is how far the weights lie from those of the same training without noise and clipping, relative to their "
     "size, averaged over the parameter tensors. It says how much the weights were changed. It is no guarantee, and "
-    "nothing in its definition looks at a training example."
+    "nothing in its definition looks at a training example. The twin shares the target’s seed, and so its initialization; "
+    "the other is the undefended model of the next seed, initialized anew, with members and batches of its own."
 )
+_NOTES = (TPVD_IN_WORDS, lin2020.TPVD_IN_WORDS, lin2020.ACCURACY_IN_WORDS)
 
 
 def _quantiles(study: FactorStudy) -> Sheet:
@@ -257,8 +277,8 @@ def _quantiles(study: FactorStudy) -> Sheet:
         for label, noise, clip, found in adaptive_rows(here):
             sequence = label if label in SEQUENCES else ""
             papers = [
-                lin2020.number(*cell, None, clip, sequence, shown.key) if sequence and clip is not None else None
-                for shown in (TEST, TPVD)
+                lin2020.number(*cell, None, clip, sequence, quantity) if sequence and clip is not None else None
+                for quantity in ("accuracy", "tpvd")
             ]
             rows.append(
                 (
@@ -267,8 +287,10 @@ def _quantiles(study: FactorStudy) -> Sheet:
                     "—" if clip is None else f"{clip:g}",
                     "—" if noise is None else f"{noise:g}",
                     _mean(found, TEST, papers[0]),
+                    _mean(found, TRAIN, papers[0]),
                     _mean(found, LOSS),
                     _mean(found, TPVD, papers[1]),
+                    _mean(found, OTHER_INIT, papers[1]),
                     _mean(found, AUC),
                     _mean(found, AUDIT),
                 )
@@ -282,10 +304,15 @@ def _quantiles(study: FactorStudy) -> Sheet:
             Column(key="method", name="Method", words=True),
             Column(key="clip", name="Clip norm", words=True),
             Column(key="noise", name="Noise", words=True),
-            *(Column(key=shown.key, name=shown.name) for shown in (TEST, LOSS, TPVD, AUC, AUDIT)),
+            *(Column(key=shown.key, name=shown.name) for shown in (TEST, TRAIN, LOSS, TPVD, OTHER_INIT, AUC, AUDIT)),
         ),
         rows=tuple(rows),
-        notes=(lin2020.QUANTILE_IN_WORDS, "The paper does not say which noise its rows at fixed clip norms have.")
+        notes=(
+            lin2020.QUANTILE_IN_WORDS,
+            "The paper does not say which noise its rows at fixed clip norms have. Clipping first is not in its table: at the "
+            "same clip norm it says how much of AC’s lead is due to a fixed clip norm in place of a quantile.",
+            *_NOTES,
+        )
         if rows
         else (),
         missing="" if rows else "No target with a quantile rule finished.",
@@ -302,9 +329,9 @@ def adaptive_rows(here: pd.DataFrame) -> list[tuple[str, float | None, float | N
     found: list[tuple[str, float | None, float | None, pd.DataFrame]] = []
     for kind in KINDS:
         rows = here[here["kind"] == kind]
-        if kind == CA or rows.empty:
+        if rows.empty:
             continue
-        if kind != AC:
+        if kind not in SEQUENCES:
             levels = [None if pd.isna(noise) else float(noise) for noise in rows["noise"].drop_duplicates()]
             for noise in sorted(levels, key=lambda level: -1.0 if level is None else level):
                 chosen = rows[rows["noise"].isna()] if noise is None else rows[rows["noise"] == noise]
@@ -313,7 +340,7 @@ def adaptive_rows(here: pd.DataFrame) -> list[tuple[str, float | None, float | N
         for clip in lin2020.ADAPTIVE_CLIPS:
             at_clip = rows[rows["clip"] == clip]
             for noise in ordered("noise", at_clip["noise"]):
-                found.append((AC, float(noise), clip, at_clip[at_clip["noise"] == noise]))
+                found.append((kind, float(noise), clip, at_clip[at_clip["noise"] == noise]))
     return found
 
 
@@ -330,15 +357,18 @@ def ladders(study: FactorStudy) -> list[tuple[Cell, float, pd.DataFrame]]:
     return sorted(found, key=lambda item: (*item[0], item[1]) != lin2020.LADDER)
 
 
+_LADDER = (TEST, TRAIN, TPVD, OTHER_INIT)
+
+
 def _ladder(study: FactorStudy) -> Sheet:
     rows: list[tuple[Entry, ...]] = []
     for cell, noise, here in ladders(study):
         for clip in ordered("clip", here["clip"]):
             at_clip = here[here["clip"] == clip]
             cells = []
-            for shown in (TEST, TPVD):
+            for shown in _LADDER:
                 for sequence in SEQUENCES:
-                    paper = lin2020.number(*cell, noise, clip, sequence, shown.key)
+                    paper = lin2020.number(*cell, noise, clip, sequence, _PAPERS[shown.key])
                     cells.append(_mean(at_clip[at_clip["sequence"] == sequence], shown, paper))
             rows.append((*(Label(value=part) for part in cell), f"{noise:g}", f"{clip:g}", *cells))
     return Sheet(
@@ -351,12 +381,12 @@ def _ladder(study: FactorStudy) -> Sheet:
             Column(key="clip", name="Clip norm", words=True),
             *(
                 Column(key=f"{shown.key}_{sequence.lower()}", name=f"{shown.name}, {sequence}")
-                for shown in (TEST, TPVD)
+                for shown in _LADDER
                 for sequence in SEQUENCES
             ),
         ),
         rows=tuple(rows),
-        notes=(TPVD_IN_WORDS,) if rows else (),
+        notes=_NOTES if rows else (),
         missing="" if rows else "No dataset, model and optimizer has three clip norms or more at one noise scale.",
     )
 

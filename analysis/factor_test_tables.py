@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from analysis import lin2020, naming
 from analysis.factor_study import FactorStudy
-from analysis.factor_tests import LEAKS, Analysis, Dependent, p_text, tpvd_correlations
+from analysis.factor_tests import LEAKS, MARGINS, Analysis, Dependent, Influence, p_text, tpvd_correlations
 from analysis.sheets import Column, Entry, Label, Number, Sheet
 from analysis.statistics import TestResult
 from analysis.table_output import number
 
+QUANTITIES: dict[Dependent, str] = {
+    "accuracy": "test accuracy",
+    "train_accuracy": "training accuracy",
+    "loss": "the final training loss",
+}
+
 _NO_TRIALS = "No trial with a fixed clip norm and a sequence finished, so nothing can be tested."
 _SAME_TRIALS = "The trials are those named under Table 8."
+_UNITS = "A unit is a setting, with the mean over its seeds; settings that are one run count once."
 
 
 def _result(test: TestResult | None, value: float | None, decimals: int, signed: bool = False) -> Number:
@@ -35,7 +42,7 @@ def normality_table(study: FactorStudy, analysis: Analysis, name: str, title: st
     return Sheet(
         name=name,
         title=title,
-        said=lin2020.CONCLUSIONS[name],
+        said=lin2020.CONCLUSIONS.get(name, ""),
         columns=(
             Column(key="factor", name="Factor", words=True),
             Column(key="level", name="Level", words=True),
@@ -46,8 +53,8 @@ def normality_table(study: FactorStudy, analysis: Analysis, name: str, title: st
         rows=tuple(rows),
         notes=(
             study.note if name == "lin_table8" else _SAME_TRIALS,
-            "Below 0.05, the values of that level are not normally distributed; as in the paper, not "
-            "adjusted. df is the number of trials. Levels of one factor hold those of the others mixed, which alone "
+            f"{_UNITS} Below 0.05, the values of that level are not normally distributed; as in the paper, not "
+            "adjusted. df is the number of settings. Levels of one factor hold those of the others mixed, which alone "
             "makes most of them far from normal.",
         ),
         missing="" if rows else _NO_TRIALS,
@@ -64,8 +71,9 @@ def _interval(test: TestResult | None, decimals: int = 2) -> Number:
     return Number(value=test.effect, text=shown)
 
 
-def influences_table(analysis: Analysis, dependent: Dependent, name: str, title: str) -> Sheet:
+def influences_table(analysis: Analysis, name: str, title: str) -> Sheet:
     """Tables 10 and 11: which factors matter, and by how much?"""
+    decimals = 3
     rows: list[tuple[Entry, ...]] = []
     for one in analysis.influences:
         u, h = one.u, one.h
@@ -75,89 +83,83 @@ def influences_table(analysis: Analysis, dependent: Dependent, name: str, title:
                 ", ".join(naming.display(level) for level in one.levels),
                 h.n,
                 _result(u, u.statistic if u else None, 1),
-                _p(u.p_value if u else None, one.u_adjusted),
-                _p(one.u_adjusted),
+                _p(u.p_value if u else None),
                 _interval(u),
                 _end(u, "low"),
                 _end(u, "high"),
                 _result(h, h.statistic, 2),
-                _p(h.p_value, one.h_adjusted),
-                _p(one.h_adjusted),
+                _p(h.p_value),
                 Number(value=h.effect),
+                *_matched(one, decimals),
             )
         )
-    pairs = analysis.pairs
-    if pairs.test.n:
-        rows.append(
-            (
-                "sequence, matched",
-                "CA, AC",
-                f"{pairs.test.n} pairs",
-                _result(pairs.test, pairs.test.statistic, 1),
-                _p(pairs.test.p_value, analysis.pairs_adjusted),
-                _p(analysis.pairs_adjusted),
-                _interval(pairs.test),
-                Number(value=None),
-                Number(value=None),
-                Number(value=None),
-                Number(value=None),
-                Number(value=None),
-                Number(value=None),
-            )
-        )
-    what = "test accuracy" if dependent == "accuracy" else "the final training loss"
-    notes = [
-        f"Of {what}. {_SAME_TRIALS} U is Mann & Whitney’s of the second of two levels over the first, with Cliff’s delta: above zero, "
-        "the second level has the larger values; its interval is Feng & Cliff’s. H is Kruskal & Wallis’s, with ε². "
-        "Holm’s p is adjusted for the family of all tests in this table. The unpaired tests take trials as independent, "
-        "though trials of one seed share initialization and batches.",
-    ]
-    if pairs.test.n:
-        notes.append(_paired_words(analysis, dependent))
+    margin = MARGINS[analysis.dependent]
     return Sheet(
         name=name,
         title=title,
-        said=lin2020.CONCLUSIONS[name],
+        said=lin2020.CONCLUSIONS.get(name, ""),
         columns=(
             Column(key="factor", name="Factor", words=True),
             Column(key="levels", name="Levels", words=True),
             Column(key="n", name="n"),
-            Column(key="u", name="U or W"),
+            Column(key="u", name="U"),
             Column(key="u_p", name="p"),
-            Column(key="u_p_holm", name="", csv_only=True),
-            Column(key="effect", name="Cliff’s δ or r"),
+            Column(key="effect", name="Cliff’s δ"),
             Column(key="effect_low", name="", csv_only=True),
             Column(key="effect_high", name="", csv_only=True),
             Column(key="h", name="H"),
             Column(key="h_p", name="p"),
-            Column(key="h_p_holm", name="", csv_only=True),
             Column(key="epsilon_squared", name="ε²"),
+            Column(key="matched_levels", name="Matched levels", words=True),
+            Column(key="difference", name="Difference"),
+            Column(key="difference_low", name="", csv_only=True),
+            Column(key="difference_high", name="", csv_only=True),
+            Column(key="matched_p", name="p"),
+            Column(key="matched_p_holm", name="", csv_only=True),
+            Column(key="answer", name="So the factor", words=True),
         ),
         rows=tuple(rows),
-        notes=tuple(notes),
+        notes=(
+            f"Of {QUANTITIES[analysis.dependent]}. {_SAME_TRIALS} {_UNITS} U is Mann & Whitney’s of the second of two levels over "
+            "the first, with Cliff’s delta: above zero, the second level has the larger values; its interval is Feng & "
+            "Cliff’s. H is Kruskal & Wallis’s, with ε². Both are as in the paper and not adjusted; a factor is easily "
+            "buried under what the others do, so nothing is concluded from them.",
+            "The matched difference is between two levels over all combinations of the other factors, averaged within a "
+            "seed; interval and p are Student’s over seeds. Of more than two levels the largest difference is shown, and p "
+            "is adjusted for their number. Holm’s p is adjusted for the factors of this table: below 0.05 the factor "
+            f"matters. It does not matter where every 95 % interval lies within ±{margin:g}, over all combinations and within "
+            f"each level of each other factor: a margin that was set beforehand ({lin2020.MARGIN_IN_WORDS[analysis.dependent]}). "
+            "Else neither is shown. A factor without any effect is said to matter, or one that moves the mean by the margin "
+            "not to, with a probability of 5 % at most.",
+        ),
         missing="" if analysis.normality else _NO_TRIALS,
+    )
+
+
+def _matched(one: Influence, decimals: int) -> tuple[Entry, ...]:
+    largest = one.largest
+    if largest is None or largest.difference is None:
+        none = Number(value=None)
+        return "", Number(value=None, text=one.note), none, none, none, none, one.answer
+    difference = largest.difference
+    text = number(difference.mean, decimals, signed=True)
+    if difference.low is not None and difference.high is not None:
+        text += f" [{number(difference.low, decimals)}, {number(difference.high, decimals)}]"
+    first, second = (naming.display(level) for level in largest.levels)
+    return (
+        f"{second} − {first}",
+        Number(value=difference.mean, text=text, small=one.note),
+        Number(value=difference.low),
+        Number(value=difference.high),
+        _p(one.p_value, one.p_holm),
+        _p(one.p_holm),
+        one.answer,
     )
 
 
 def _end(test: TestResult | None, which: str) -> Number:
     value = None if test is None else test.effect_low if which == "low" else test.effect_high
     return Number(value=value)
-
-
-def _paired_words(analysis: Analysis, dependent: Dependent) -> str:
-    pairs = analysis.pairs
-    decimals = 4 if dependent == "accuracy" else 3
-    words = (
-        "The matched row is Wilcoxon’s signed-rank test of AC against the CA trial with the same dataset, model, "
-        "optimizer, noise, clip norm and seed, with the rank-biserial r"
-    )
-    if pairs.shift is None:
-        return words + "."
-    shift = number(pairs.shift, decimals, signed=True)
-    if pairs.low is None or pairs.high is None:
-        return f"{words}. AC − CA by Hodges & Lehmann: {shift}; too few pairs for an interval."
-    ends = f"{number(pairs.low, decimals)} to {number(pairs.high, decimals)}"
-    return f"{words}. AC − CA by Hodges & Lehmann: {shift}, 95 % interval {ends}."
 
 
 def leakage_table(study: FactorStudy) -> Sheet:
@@ -182,7 +184,7 @@ def leakage_table(study: FactorStudy) -> Sheet:
         said=lin2020.CONCLUSIONS["lin_tpvd_leakage"],
         columns=(
             Column(key="measure", name="Leakage", words=True),
-            Column(key="group", name="Targets", words=True),
+            Column(key="group", name="Settings", words=True),
             Column(key="n", name="n"),
             Column(key="spearman", name="Spearman’s ρ"),
             Column(key="spearman_low", name="", csv_only=True),
@@ -191,8 +193,8 @@ def leakage_table(study: FactorStudy) -> Sheet:
         ),
         rows=tuple(rows),
         notes=(
-            "Below zero, targets whose weights were changed more leak less, as a metric of privacy should have it. Not "
-            "adjusted for their number. Seeds of one setting are not independent of each other, so p is too small.",
+            "Below zero, settings whose weights were changed more leak less, as a metric of privacy should have it. "
+            f"{_UNITS} p is not adjusted for the number of groups.",
         )
         if rows
         else (),

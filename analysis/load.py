@@ -105,7 +105,7 @@ _OPTIONAL: dict[str, dict[str, str]] = {
         text="target_id",
         number="epoch train_loss train_accuracy test_loss test_accuracy epsilon_spent train_time_s clip_norm",
     ),
-    "tpvd": _columns(text="target_id twin_id", number="tpvd", list="tensors"),
+    "tpvd": _columns(text="target_id twin_id", number="tpvd tpvd_other_init", list="tensors displacement_sketch"),
 }
 
 _WHAT_TO_DO = (

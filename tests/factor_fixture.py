@@ -35,6 +35,8 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
         ("twin_id", pa.string()),
         ("tpvd", pa.float64()),
         ("tensors", pa.list_(pa.struct([("parameter", pa.string()), ("value_difference", pa.float64())]))),
+        ("displacement_sketch", pa.list_(pa.float32())),
+        ("tpvd_other_init", pa.float64()),
     ],
 }
 
@@ -175,7 +177,8 @@ def _add(
     if private:
         tensors = [{"parameter": "conv.weight", "value_difference": means["tpvd"]}]
         distance = means["tpvd"] + wobble["tpvd"]
-        rows["tpvd"].append({"target_id": target, "twin_id": twin, "tpvd": distance, "tensors": tensors})
+        row = {"target_id": target, "twin_id": twin, "tpvd": distance, "tensors": tensors}
+        rows["tpvd"].append(row | {"tpvd_other_init": 1.4 + 0.1 * distance})
     for epoch in range(1, EPOCHS + 1):
         left = 0.4 ** (epoch - 1)
         row: dict[str, Any] = dict.fromkeys(schemas()["history"].names)

@@ -20,7 +20,6 @@ from analysis.statistics import (
     mann_whitney,
     shapiro_wilk,
     spearman,
-    wilcoxon_paired,
 )
 
 # A fixed frame: rounded, so that there are ties within the groups and between them.
@@ -103,49 +102,6 @@ def test_groups_that_do_not_overlap_have_a_delta_of_one_and_an_interval() -> Non
     assert down == (-1, -1, -few[1])
 
 
-@pytest.mark.parametrize(
-    "differences",
-    [
-        [0.3, 0.1, -0.2, 0.4, 0.5, 0.25, 0.7, -0.05],
-        [0.1, 0.1, -0.1, 0.2, 0.0, 0.3, 0.2, 0.1, 0.4, 0.0, 0.5],  # ties and zeros
-        list(np.round(np.random.default_rng(3).normal(0.2, 1, 70), 2)),
-    ],
-)
-def test_wilcoxon_is_scipys_and_its_effect_is_the_rank_sums_difference(differences: list[float]) -> None:
-    found = wilcoxon_paired(differences)
-    expected = stats.wilcoxon(differences, zero_method="wilcox", alternative="two-sided")
-    assert (found.test.statistic, found.test.p_value) == (expected.statistic, expected.pvalue)
-    moved = [value for value in differences if value]
-    ranks = stats.rankdata(np.abs(moved))
-    up = sum(rank for rank, value in zip(ranks, moved, strict=True) if value > 0)
-    assert found.test.effect == pytest.approx((up - (sum(ranks) - up)) / sum(ranks))
-    walsh = [(x + y) / 2 for i, x in enumerate(differences) for y in differences[i:]]
-    assert found.shift == pytest.approx(np.median(walsh))
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= found.shift <= found.high
-
-
-def test_the_hodges_lehmann_interval_is_cut_at_the_signed_rank_quantile() -> None:
-    # The critical values of Wilcoxon's test, two-sided at 0.05, as every table of it has them.
-    for n, cut in ((6, 0), (7, 2), (8, 3), (9, 5), (10, 8), (11, 10), (12, 13), (15, 25), (20, 52)):
-        values = np.random.default_rng(n).normal(size=n)
-        walsh = sorted((x + y) / 2 for i, x in enumerate(values) for y in values[i:])
-        found = wilcoxon_paired(values)
-        assert (found.low, found.high) == pytest.approx((walsh[cut], walsh[-1 - cut])), n
-    five = wilcoxon_paired([1.0, 2, 3, 4, 5])
-    assert (five.shift, five.low, five.high) == (3, None, None)
-
-
-def test_the_normal_cut_beyond_fifty_pairs_joins_the_exact_one() -> None:
-    from analysis.statistics import _signed_rank_cut
-
-    exact, normal = _signed_rank_cut(50), _signed_rank_cut(51)
-    assert exact is not None
-    assert normal is not None
-    assert 0 < normal - exact < 30  # the step from 49 to 50 is 21
-
-
 def test_spearman_is_scipys_and_exact_for_few() -> None:
     x, y = [*FIRST, *SECOND], [round(value + 0.05 * math.sin(9 * value), 2) for value in [*SECOND, *FIRST]]
     found = spearman(x, y)
@@ -177,9 +133,6 @@ def test_what_cannot_be_tested_says_why_and_is_never_nan() -> None:
     has_no_result(kruskal_wallis([]), "one level only")
     has_no_result(kruskal_wallis([FIRST, [0.5]]), "fewer than 2 values")
     has_no_result(kruskal_wallis([[1, 1], [1, 1], [1, 1, 1]]), "all values are the same")
-    has_no_result(wilcoxon_paired([]).test, "fewer than 2 pairs")
-    has_no_result(wilcoxon_paired([0.1]).test, "fewer than 2 pairs")
-    has_no_result(wilcoxon_paired([0.0, 0.0, 0.0]).test, "no pair differs")
     has_no_result(spearman([1, 2], [2, 1]), "fewer than 3 pairs")
     has_no_result(spearman([1, 2, 3, 4], [2, 2, 2, 2]), "all values are the same")
     has_no_result(spearman([], []), "fewer than 3 pairs")
