@@ -330,11 +330,11 @@ def test_tpvd_is_correlated_with_the_fixed_score_and_the_honest_auc(tmp_path: Pa
 def test_the_answer_on_tpvd_turns_with_the_data(tmp_path: Path) -> None:
     within = "Within a dataset, model and optimizer that leak, a larger TPVD goes with a lower honest AUC."
     across = "Across datasets, models and optimizers, a larger TPVD goes with a lower honest AUC."
-    study = study_of(make_factor_rows(**SMALL), tmp_path / "a")
+    study = study_of(make_factor_rows(**SMALL, quantiles=False), tmp_path / "a")
     assert verdicts(study)[within].verdict == verdicts(study)[across].verdict == "held"
     assert "where something leaks: yes" in track_words(study)[0]
     assert "Across them: yes" in track_words(study)[0]
-    rows = make_factor_rows(**SMALL)
+    rows = make_factor_rows(**SMALL, quantiles=False)
     distances = {row["target_id"]: row["tpvd"] for row in rows["tpvd"]}
     best = [row for row in rows["attacks"] if row["attack"] == "best_of"]
     for row in best:
