@@ -295,6 +295,13 @@ def test_a_ruled_out_class_is_a_legal_logit():
     assert p.tolist() == [[0.5, 0.0, 0.5]]
 
 
+def test_logits_as_large_as_float64_are_scored_without_a_warning_and_refused_in_float32():
+    outputs = membership([[1e308, -1e308], [-1e308, 1e308]], [0, 0], [True, False]).outputs
+    assert class_probabilities(outputs).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    with pytest.raises(AttackError, match="2 of 2 outputs are not finite in float32"):
+        class_probabilities(outputs, np.float32)
+
+
 @pytest.mark.parametrize("attack", [Threshold(), TrainedAttackers(search="none"), Shadow()])
 def test_too_few_examples_are_refused(attack):
     few = attack.min_per_side - 1
