@@ -49,7 +49,8 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 import analysis
 import attacks
@@ -171,7 +172,9 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
             packages = (sweeper, models, attacks, analysis)
             runtime_env["py_modules"] = [str(Path(package.__path__[0])) for package in packages]
             ray.init(address=address, runtime_env=runtime_env, job_config=_DriversPaths(), **quiet)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001  of a start that takes too long Ray says no more than that
         raise UserError(
             f"Ray could not be reached{f' at {address}' if address else ''}: {sentence(reason_of(error).splitlines()[0])} "
             "Give --address HOST:PORT of a running cluster that this machine is a node of (`ray start --head` prints it; one with "

@@ -191,7 +191,7 @@ def test_prv_is_the_closed_form_of_gaussian_steps_at_any_delta(noise_multiplier,
 
 @pytest.mark.parametrize(
     ("noise_multiplier", "sample_rate", "steps"),
-    [(4.0, 0.00033, 10_000), (1.0, 0.01, 1000), (0.6, 1 / 300, 9000), (2.0, 0.1, 50), (0.8, 0.5, 3)],
+    [(4.0, 0.00033, 10_000), (1.0, 0.01, 1000), (0.8, 1 / 300, 1000), (2.0, 0.1, 50), (0.8, 0.5, 3)],
 )
 def test_a_smaller_delta_never_has_a_smaller_epsilon(noise_multiplier, sample_rate, steps):
     deltas = [10 ** (-exponent / 3) for exponent in (1, 4, 9, 15, 24, *range(31, 46), 60, 90)]

@@ -144,7 +144,7 @@ def _epsilon_by_order(mechanisms: Sequence[Steps], delta: float) -> np.ndarray[A
 @lru_cache(maxsize=64)
 def _rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Rényi divergences at Opacus's orders; they add up over steps."""
-    return composition.log_moments(noise_multiplier, sample_rate, _ORDERS) / (_ORDERS - 1)
+    return np.asarray(composition.log_moments(noise_multiplier, sample_rate, _ORDERS) / (_ORDERS - 1))
 
 
 def _tilt(mechanisms: Sequence[Steps], delta: float) -> float:

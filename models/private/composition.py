@@ -212,10 +212,10 @@ def _window(mechanisms: Sequence[Steps], tilt: float, log_moment: float, std: fl
     further = math.sqrt(2 * _OUTSIDE) / std * 2.0 ** np.arange(-16, 2)
 
     def bound(direction: int) -> float:
-        moments = sum(
-            each.steps * log_moments(each.noise_multiplier, each.sample_rate, tilt + 1 + direction * further)
-            for each in mechanisms
-        )
+        orders = np.asarray(tilt + 1 + direction * further, dtype=float)
+        moments = np.zeros(len(orders))
+        for each in mechanisms:
+            moments += each.steps * log_moments(each.noise_multiplier, each.sample_rate, orders)
         return float(np.min((moments - log_moment + _OUTSIDE) / further))
 
     return -bound(-1), bound(+1)
@@ -247,7 +247,7 @@ def _probability_above(losses: Array, noise_multiplier: float, sample_rate: floa
         mixed = np.where(losses > 0, 1 - (1 - sample_rate) * falling, np.maximum(falling - 1 + sample_rate, 0))
         x = noise_multiplier**2 * (np.maximum(losses, 0) + np.log(mixed / sample_rate)) + 0.5
     root = noise_multiplier * math.sqrt(2)
-    return 0.5 * (sample_rate * erfc((x - 1) / root) + (1 - sample_rate) * erfc(x / root))
+    return np.asarray(0.5 * (sample_rate * erfc((x - 1) / root) + (1 - sample_rate) * erfc(x / root)))
 
 
 def _multiply_by_power(product: Any, spectrum: Any, first: int, exponent: int) -> None:

@@ -48,7 +48,8 @@ class Products:
         for (weight, bias, third), pieces in self._pieces.items():
             rows, features = self._rows(weight, third).shape
             if not pieces:
-                pieces = [tuple(self._parameters[weight].new_zeros(count, 1, size) for size in (features, rows))]
+                zeros = self._parameters[weight].new_zeros
+                pieces = [(zeros(count, 1, features), zeros(count, 1, rows))]
             value, grad = (_wide(torch.cat(parts, 1)) for parts in zip(*pieces, strict=True))
             if weight in wanted:
                 by_name[weight].append(Steps({weight: value}, grad, []).gradients())
