@@ -57,10 +57,11 @@ def log_odds(outputs: ModelOutputs) -> tuple[npt.NDArray[np.float64], npt.NDArra
             logits = np.log(normalized_probabilities(outputs.values)[0].astype(np.float64))
     ascending = np.sort(logits, axis=1)
     top = ascending[:, -1:]
-    others: npt.NDArray[np.float64] = logsumexp(ascending[:, :-1], axis=1, keepdims=True)
-    log_p = ascending - top - np.logaddexp(0, others - top)
-    # Where a class is not the top one p is at most 1/2, and 1 − p loses nothing.
-    odds = np.where(ascending == top, top - others, log_p - np.log1p(-np.exp(np.minimum(log_p, -np.log(2)))))
+    with np.errstate(over="ignore"):  # logits whose difference is beyond float64 are log-odds of ±inf
+        others: npt.NDArray[np.float64] = logsumexp(ascending[:, :-1], axis=1, keepdims=True)
+        log_p = ascending - top - np.logaddexp(0, others - top)
+        # Where a class is not the top one p is at most 1/2, and 1 − p loses nothing.
+        odds = np.where(ascending == top, top - others, log_p - np.log1p(-np.exp(np.minimum(log_p, -np.log(2)))))
     row = np.arange(len(outputs))
     return odds, odds[row, (ascending < logits[row, outputs.label][:, None]).sum(axis=1)]
 

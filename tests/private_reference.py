@@ -103,7 +103,7 @@ def record(model, value, coefficients):
 
 
 def distance(ours, expected):
-    return float((ours - expected).norm() / expected.norm().clamp(min=1e-30))
+    return float(((ours - expected).norm() / expected.norm().clamp(min=1e-30)).detach())
 
 
 def clipping(squares):

@@ -270,10 +270,15 @@ def test_arguments_out_of_range_are_named(accountant, changed, message):
             find_noise_multiplier(**arguments, accountant=accountant)
 
 
-@pytest.mark.parametrize("accountant", ACCOUNTANTS)
-def test_too_little_noise_to_account_is_an_error_and_never_an_infinite_guarantee(accountant):
-    with pytest.raises(ValueError, match=r"noise_multiplier is 0.00123; below 0.01"):
-        epsilon(0.00123, 0.1, 10, DELTA, accountant)
+def test_next_to_no_noise_has_a_vacuous_epsilon_by_rdp_and_none_by_prv():
+    spent = [epsilon(noise, 0.1, 10, DELTA, "rdp") for noise in (0.02, 0.0101, 0.0099, 0.003125, 1e-7)]
+    assert all(math.isfinite(each) for each in spent)
+    assert all(before < after for before, after in itertools.pairwise(spent))
+    assert spent[2] == pytest.approx(spent[1] * (0.0101 / 0.0099) ** 2, rel=0.01)
+    with pytest.raises(
+        ValueError, match=r"the prv accountant goes up to an epsilon of 2000, and this is near 5.6.e\+05"
+    ):
+        epsilon(0.003125, 0.1, 10, DELTA, "prv")
 
 
 # Gaussian DP is shown, never promised

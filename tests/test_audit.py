@@ -197,6 +197,7 @@ def test_repeats_of_an_example_make_no_interval_narrower(tmp_path: Path) -> None
             widths.append(row["auc_high"] - row["auc_low"])
             assert {key: row[key] for key in kept if "tpr" not in key} == {
                 "attack": name,
+                "input_changes": [],
                 "advantage_null": row["advantage_null"],
                 "n_members": 100,
                 "n_non_members": 100,

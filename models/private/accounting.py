@@ -110,10 +110,6 @@ def _epsilon(mechanisms: Sequence[Steps], delta: float, accountant: str) -> floa
         noise = each.noise_multiplier
         if not (math.isfinite(noise) and noise > 0):
             raise ValueError(f"noise_multiplier is {noise}; it must be above 0 and finite")
-        if noise < LEAST_NOISE_MULTIPLIER:
-            raise ValueError(
-                f"noise_multiplier is {noise:g}; below {LEAST_NOISE_MULTIPLIER} ε says nothing. Use more noise"
-            )
     if not sum(each.steps for each in mechanisms):
         return 0.0
     by_rdp = float(_epsilon_by_order(mechanisms, delta).min())
@@ -143,7 +139,12 @@ def _epsilon_by_order(mechanisms: Sequence[Steps], delta: float) -> np.ndarray[A
 
 @lru_cache(maxsize=64)
 def _rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Rényi divergences at Opacus's orders; they add up over steps."""
+    """Rényi divergences at Opacus's orders; they add up over steps.
+
+    Below `LEAST_NOISE_MULTIPLIER` they are those without sampling, an upper bound that is hardly above.
+    """
+    if noise_multiplier < LEAST_NOISE_MULTIPLIER:
+        return np.asarray(_ORDERS / (2 * noise_multiplier**2))
     return np.asarray(composition.log_moments(noise_multiplier, sample_rate, _ORDERS) / (_ORDERS - 1))
 
 

@@ -20,7 +20,7 @@ from scipy.special import erfc, logsumexp
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 LEAST_NOISE_MULTIPLIER = 0.01
-"""With less, one step that takes all examples spends an ε of 5,000."""
+"""With less, sampling hides next to nothing, and one step that takes all examples spends an ε of 5,000."""
 
 MOST_POINTS = 2**23
 """The most points that a composition takes, 64 MiB each array; beyond that the error that ε includes grows."""
