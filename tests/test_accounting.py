@@ -270,6 +270,11 @@ def test_arguments_out_of_range_are_named(accountant, changed, message):
             find_noise_multiplier(**arguments, accountant=accountant)
 
 
+@pytest.mark.parametrize("accountant", ACCOUNTANTS)
+def test_noise_beyond_all_use_is_accounted_too(accountant):
+    assert 0 <= epsilon(1e38, 0.1, 10, DELTA, accountant) == epsilon(1e6, 0.1, 10, DELTA, accountant) < 0.3
+
+
 def test_next_to_no_noise_has_a_vacuous_epsilon_by_rdp_and_none_by_prv():
     spent = [epsilon(noise, 0.1, 10, DELTA, "rdp") for noise in (0.02, 0.0101, 0.0099, 0.003125, 1e-7)]
     assert all(math.isfinite(each) for each in spent)

@@ -112,6 +112,10 @@ def _epsilon(mechanisms: Sequence[Steps], delta: float, accountant: str) -> floa
             raise ValueError(f"noise_multiplier is {noise}; it must be above 0 and finite")
     if not sum(each.steps for each in mechanisms):
         return 0.0
+    # An upper bound where noise is beyond all use
+    mechanisms = [
+        each._replace(noise_multiplier=min(each.noise_multiplier, _MOST_NOISE_MULTIPLIER)) for each in mechanisms
+    ]
     by_rdp = float(_epsilon_by_order(mechanisms, delta).min())
     if accountant == "rdp":
         return max(0.0, by_rdp)
