@@ -219,6 +219,6 @@ def _model_and_cost(architecture: Architecture, defenses: tuple[Defense, ...], i
 
 
 def _probe(architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo) -> None:
-    """Refuse a model that mixes examples, by three random images; small enough for any CPU."""
+    """Refuse a model that mixes examples, by three random images and by eight; small enough for any CPU."""
     model = build_model(architecture, defenses, info, init_seed=0)
-    check_examples_apart(model, torch.rand(3, *info.image_shape, generator=torch.Generator().manual_seed(0)))
+    check_examples_apart(model, torch.rand(8, *info.image_shape, generator=torch.Generator().manual_seed(0)))

@@ -141,11 +141,20 @@ def test_the_noises_of_a_whole_sweep_take_one_composition_each(monkeypatch):
 
 
 @pytest.mark.parametrize("accountant", ACCOUNTANTS)
-@pytest.mark.parametrize("target", [600.0, 1000.0])
-@pytest.mark.parametrize(("sample_rate", "steps"), [(1.0, 1), (0.1, 50)])
-def test_large_targets_are_reached_too(accountant, target, sample_rate, steps):
+@pytest.mark.parametrize("target", [300.0, 500.0, 600.0, 1000.0])
+@pytest.mark.parametrize(("sample_rate", "steps"), [(1.0, 1), (0.1, 50), (0.01, 1000)])
+def test_large_targets_are_reached_or_refused_with_what_can_be(accountant, target, sample_rate, steps):
+    if accountant == "prv" and target > 500:
+        with pytest.raises(ValueError, match=r"goes up to 500. Ask for less, or use accountant rdp"):
+            find_noise_multiplier(target, sample_rate, steps, DELTA, accountant)
+        return
     found = find_noise_multiplier(target, sample_rate, steps, DELTA, accountant)
     assert 0.999 * target <= epsilon(found, sample_rate, steps, DELTA, accountant) <= target
+
+
+def test_a_target_within_the_error_of_prv_is_too_small():
+    with pytest.raises(ValueError, match=r"epsilon 0.01 cannot be reached .* does not fall below 0.00.* Ask for more"):
+        find_noise_multiplier(0.01, 0.01, 1000, DELTA, "prv")
 
 
 @pytest.mark.parametrize("delta", [0.1, 0.5, 0.9])
@@ -163,7 +172,7 @@ def test_a_target_that_needs_no_noise_is_refused_with_what_can_be_reached():
         ValueError, match=r"epsilon 100000 .* rdp accountant: over 1 steps .* 5612 needs next to no noise"
     ):
         find_noise_multiplier(1e5, 1.0, 1, DELTA, "rdp")
-    with pytest.raises(ValueError, match=r"prv accountant, which goes up to 2000. Ask for less, or use accountant rdp"):
+    with pytest.raises(ValueError, match=r"prv accountant, which goes up to 500. Ask for less, or use accountant rdp"):
         find_noise_multiplier(1e5, 1.0, 1, DELTA, "prv")
 
 
@@ -281,7 +290,7 @@ def test_next_to_no_noise_has_a_vacuous_epsilon_by_rdp_and_none_by_prv():
     assert all(before < after for before, after in itertools.pairwise(spent))
     assert spent[2] == pytest.approx(spent[1] * (0.0101 / 0.0099) ** 2, rel=0.01)
     with pytest.raises(
-        ValueError, match=r"the prv accountant goes up to an epsilon of 2000, and this is near 5.6.e\+05"
+        ValueError, match=r"the prv accountant goes up to an epsilon of 500, and this is near 5.6.e\+05"
     ):
         epsilon(0.003125, 0.1, 10, DELTA, "prv")
 

@@ -74,6 +74,12 @@ def test_plain_operations_that_mix_examples_are_refused(name: str) -> None:
         check_examples_apart(model, torch.randn(3, 6, generator=torch.Generator().manual_seed(1)))
 
 
+def test_a_model_that_mixes_larger_batches_alone_is_refused() -> None:
+    model = calls(lambda m, x: m.last((h := m.first(x)) - (h.mean(0) if len(h) > 3 else 0))).train()
+    with pytest.raises(ValueError, match="the model mixes examples"):
+        check_examples_apart(model, torch.randn(8, 6, generator=torch.Generator().manual_seed(1)))
+
+
 @pytest.mark.parametrize("buffer", [True, False])
 def test_what_is_kept_of_a_batch_is_refused(buffer: bool) -> None:
     model = nn.Sequential(nn.Linear(6, 4), Remembers(buffer), nn.Linear(4, 3))

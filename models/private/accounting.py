@@ -28,8 +28,8 @@ not among them: it is a limit that falls below the true ε."""
 PRV_ERROR = 0.01
 """The error of its mesh that the PRV accountant adds to ε; more where ε and steps are so many that it would take gigabytes."""
 
-_MOST_PRV_EPSILON = 2000.0
-"""Beyond, the mesh is coarse, and no ε protects."""
+_MOST_PRV_EPSILON = 500.0
+"""Beyond, Chernoff's bound is so far above ε that rounding may hide it, and no ε protects."""
 
 _LEAST_DELTA = 1e-200
 _MOST_NOISE_MULTIPLIER = 1e5
@@ -119,7 +119,9 @@ def _epsilon(mechanisms: Sequence[Steps], delta: float, accountant: str) -> floa
     by_rdp = float(_epsilon_by_order(mechanisms, delta).min())
     if accountant == "rdp":
         return max(0.0, by_rdp)
-    if by_rdp > 1.5 * _MOST_PRV_EPSILON:  # Rényi's ε is 10 to 20 % above
+    if (
+        by_rdp > 6 * _MOST_PRV_EPSILON
+    ):  # Rényi's orders begin at 1.1, which is too high for so large an ε: it may be thrice as large
         raise ValueError(
             f"the prv accountant goes up to an epsilon of {_MOST_PRV_EPSILON:g}, and this is near {by_rdp:.3g}. Use more noise "
             "(a smaller epsilon), or accountant rdp"
@@ -255,7 +257,7 @@ def _unreachable(epsilon_target: float, sample_rate: float, steps: int, delta: f
     least = epsilon(_MOST_NOISE_MULTIPLIER, sample_rate, steps, delta, accountant)
     wanted = f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant"
     setting = f"over {steps} steps at sample rate {sample_rate:g} and delta {delta:g}"
-    if epsilon_target > least:
+    if epsilon_target > max(least, PRV_ERROR if accountant == "prv" else 0.0):
         most = epsilon(LEAST_NOISE_MULTIPLIER, sample_rate, steps, delta, "rdp")
         if accountant == "prv" and most > _MOST_PRV_EPSILON:
             return f"{wanted}, which goes up to {_MOST_PRV_EPSILON:g}. Ask for less, or use accountant rdp"

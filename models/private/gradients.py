@@ -129,8 +129,9 @@ class PrivateGradient:
 
         Their number is not the batch's: a layer that takes a sequence's steps for examples does not pass both.
         """
-        few = images[:3] if len(labels) > 1 else torch.cat([images, images.flip(-1)])
-        check_examples_apart(self._model, few)
+        check_examples_apart(
+            self._model, images[:_FIRST_ROWS] if len(labels) > 1 else torch.cat([images, images.flip(-1)])
+        )
         rows = slice(0, _FIRST_ROWS if len(labels) > _FIRST_ROWS else max(1, len(labels) - 1))
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             self._norms_alone(images[rows], labels[rows], torch.ones_like(labels[rows], dtype=torch.bool))

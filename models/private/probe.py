@@ -33,7 +33,7 @@ _TOLERANCE = 1e-3
 
 
 def check_examples_apart(model: nn.Module, inputs: Tensor) -> None:
-    """Refuse a model whose examples meet, by a few of them, `inputs` (n, ...) with n of at least 2.
+    """Refuse a model whose examples meet, by `inputs` (n, ...) with n of at least 2: by three of them, and by all.
 
     It runs copies: the model's state and the generators are left as they were. In train mode, dropout's masks are the
     same in the runs that are compared; models that draw otherwise are not compared with their examples one by one.
@@ -42,6 +42,11 @@ def check_examples_apart(model: nn.Module, inputs: Tensor) -> None:
         ValueError: an example's output or gradient depends on the others, or the model keeps something of them; or see
             `Tap`.
     """
+    for count in sorted({min(3, len(inputs)), len(inputs)}):
+        _check_apart(model, inputs[:count])
+
+
+def _check_apart(model: nn.Module, inputs: Tensor) -> None:
     others = inputs.flip(0)
     if inputs.dtype == torch.uint8:
         others = 255 - others
