@@ -274,6 +274,6 @@ def _check(sample_rate: float, steps: int, delta: float, accountant: str) -> Non
     if not 0 < delta < 1:
         raise ValueError(f"delta is {delta}; it must be above 0 and below 1")
     if delta < _LEAST_DELTA:
-        raise ValueError(f"delta is {delta:g}; it must be at least {_LEAST_DELTA:g}, which is no chance at all")
+        raise ValueError(f"delta is {delta:g}; it must be at least {_LEAST_DELTA:g}")
     if steps < 0 or steps != int(steps):
         raise ValueError(f"steps is {steps}; it must be a whole number from 0")

@@ -36,7 +36,8 @@ def check_examples_apart(model: nn.Module, inputs: Tensor) -> None:
     """Refuse a model whose examples meet, by `inputs` (n, ...) with n of at least 2: by three of them, and by all.
 
     It runs copies: the model's state and the generators are left as they were. In train mode, dropout's masks are the
-    same in the runs that are compared; models that draw otherwise are not compared with their examples one by one.
+    same in the runs that are compared; a model with other random operations is not compared
+    with its examples one by one.
 
     Raises:
         ValueError: an example's output or gradient depends on the others, or the model keeps something of them; or see
@@ -70,7 +71,10 @@ def _check_apart(model: nn.Module, inputs: Tensor) -> None:
         _check_one_by_one(model, inputs)
 
 
-_REMEDY = "Private gradients need examples that never meet; take means and sums over an example's own dimensions"
+_REMEDY = (
+    "Private gradients need an output for each example that depends on that example alone; take means and sums over an "
+    "example's own dimensions"
+)
 
 
 class _Run:
