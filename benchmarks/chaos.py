@@ -55,7 +55,8 @@ defenses:
   baseline: none
   dropout: dropout
   dp: {name: dp_sgd, noise_multiplier: 1.0, accountant: rdp}
-  adaptive: {name: noised_quantile, noise_multiplier: 1.0, accountant: rdp}
+  # A slow clip norm: with a fast one long trainings diverge, for its noise grows with it
+  adaptive: {name: noised_quantile, noise_multiplier: 0.5, clip_learning_rate: 0.01, accountant: rdp}
   l2_dropout: [l2, dropout]
   dp_dropout: [{name: dp_sgd, noise_multiplier: 0.7, accountant: rdp}, dropout]
 optimizers: [{name: sgd, learning_rate: 0.1}, {name: adam, learning_rate: 0.002}]
