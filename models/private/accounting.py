@@ -75,7 +75,7 @@ class PrivacyAccounting:
         divergences = steps * _rdp_of_a_step(self.noise_multiplier, self.sample_rate)
         return [
             {"order": float(order), "divergence": float(divergence)}
-            for order, divergence in zip(RDPAccountant.DEFAULT_ALPHAS, divergences, strict=True)
+            for order, divergence in zip(_ORDERS, divergences, strict=True)
             if math.isfinite(divergence)
         ]
 
