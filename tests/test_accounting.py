@@ -209,7 +209,7 @@ def test_a_smaller_delta_never_has_a_smaller_epsilon(noise_multiplier, sample_ra
     for delta, prv in list(zip(deltas, spent, strict=True))[2::4]:
         assert prv <= epsilon(noise_multiplier, sample_rate, steps, delta, "rdp") + 0.01
         # the same δ by the line integral, which has no mesh and no error to add
-        mechanism = [composition.Steps(noise_multiplier, sample_rate, steps)]
+        mechanism = composition.Steps(noise_multiplier, sample_rate, steps)
         log_delta = composition.log_delta(mechanism, prv - 0.01, accounting._tilt(mechanism, delta))
         if log_delta is not None:
             assert log_delta == pytest.approx(math.log(delta), abs=0.01)

@@ -101,44 +101,34 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
     Raises:
         ValueError: an argument is out of range.
     """
-    return _epsilon([Steps(noise_multiplier, sample_rate, steps)], delta, accountant)
-
-
-def _epsilon(mechanisms: Sequence[Steps], delta: float, accountant: str) -> float:
-    for each in mechanisms:
-        _check(each.sample_rate, each.steps, delta, accountant)
-        noise = each.noise_multiplier
-        if not (math.isfinite(noise) and noise > 0):
-            raise ValueError(f"noise_multiplier is {noise}; it must be above 0 and finite")
-    if not sum(each.steps for each in mechanisms):
+    _check(sample_rate, steps, delta, accountant)
+    if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
+        raise ValueError(f"noise_multiplier is {noise_multiplier}; it must be above 0 and finite")
+    if steps == 0:
         return 0.0
     # An upper bound where noise is beyond all use
-    mechanisms = [
-        each._replace(noise_multiplier=min(each.noise_multiplier, _MOST_NOISE_MULTIPLIER)) for each in mechanisms
-    ]
-    by_rdp = float(_epsilon_by_order(mechanisms, delta).min())
+    mechanism = Steps(min(noise_multiplier, _MOST_NOISE_MULTIPLIER), sample_rate, steps)
+    by_rdp = float(_epsilon_by_order(mechanism, delta).min())
     if accountant == "rdp":
         return max(0.0, by_rdp)
-    if (
-        by_rdp > 6 * _MOST_PRV_EPSILON
-    ):  # Rényi's orders begin at 1.1, which is too high for so large an ε: it may be thrice as large
+    # Rényi's orders begin at 1.1, too high for so large an ε: it may be thrice as large as the true one
+    if by_rdp > 6 * _MOST_PRV_EPSILON:
         raise ValueError(
             f"the prv accountant goes up to an epsilon of {_MOST_PRV_EPSILON:g}, and this is near {by_rdp:.3g}. Use more noise "
             "(a smaller epsilon), or accountant rdp"
         )
     try:
-        return composition.epsilon(mechanisms, delta, _tilt(mechanisms, delta), PRV_ERROR)
+        return composition.epsilon(mechanism, delta, _tilt(mechanism, delta), PRV_ERROR)
     except ArithmeticError as error:
-        least = min(each.noise_multiplier for each in mechanisms)
         raise ValueError(
-            f"the prv accountant cannot account noise_multiplier {least:g}: {error}. Use more noise (a smaller epsilon), or "
-            "accountant rdp"
+            f"the prv accountant cannot account noise_multiplier {noise_multiplier:g}: {error}. Use more noise (a smaller "
+            "epsilon), or accountant rdp"
         ) from error
 
 
-def _epsilon_by_order(mechanisms: Sequence[Steps], delta: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _epsilon_by_order(mechanism: Steps, delta: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     """What each Rényi order gives; every one is a bound (Balle et al. 2020, Theorem 21)."""
-    divergences = sum(each.steps * _rdp_of_a_step(each.noise_multiplier, each.sample_rate) for each in mechanisms)
+    divergences = mechanism.steps * _rdp_of_a_step(mechanism.noise_multiplier, mechanism.sample_rate)
     by_order = divergences - (math.log(delta) + np.log(_ORDERS)) / (_ORDERS - 1) + np.log1p(-1 / _ORDERS)
     return np.asarray(by_order)
 
@@ -154,14 +144,14 @@ def _rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> np.ndarray[An
     return np.asarray(composition.log_moments(noise_multiplier, sample_rate, _ORDERS) / (_ORDERS - 1))
 
 
-def _tilt(mechanisms: Sequence[Steps], delta: float) -> float:
+def _tilt(mechanism: Steps, delta: float) -> float:
     """About where Chernoff's bound is least: the best Rényi order less one, or what is better beyond where the orders end."""
 
     def bound(tilt: float) -> float:
-        moments = (float(composition.log_moments(noise, rate, [tilt + 1])[0]) * n for noise, rate, n in mechanisms)
-        return (sum(moments) - math.log(delta)) / tilt
+        moment = composition.log_moments(mechanism.noise_multiplier, mechanism.sample_rate, [tilt + 1])
+        return float(mechanism.steps * moment[0] - math.log(delta)) / tilt
 
-    best = int(np.argmin(_epsilon_by_order(mechanisms, delta)))
+    best = int(np.argmin(_epsilon_by_order(mechanism, delta)))
     tilt = float(_ORDERS[best]) - 1
     if best in (0, len(_ORDERS) - 1):
         factor, least = 2.0 if best else 0.5, bound(tilt)
@@ -194,20 +184,20 @@ def find_noise_multiplier(
     rough, start = excess, 1.0
     if accountant == "prv":
         # Rényi's answer is cheap and close; where it cannot reach so small an ε, PRV may.
-        reach = float(_epsilon_by_order([Steps(_MOST_NOISE_MULTIPLIER, sample_rate, steps)], delta).min())
+        reach = float(_epsilon_by_order(Steps(_MOST_NOISE_MULTIPLIER, sample_rate, steps), delta).min())
         try:
             start = find_noise_multiplier(max(epsilon_target, 1.2 * reach), sample_rate, steps, delta, "rdp")
         except ValueError:
             raise ValueError(_unreachable(epsilon_target, sample_rate, steps, delta, accountant)) from None
-        tilt = _tilt([Steps(start, sample_rate, steps)], delta)
+        tilt = _tilt(Steps(start, sample_rate, steps), delta)
 
         def rough(noise_multiplier: float) -> float:
             """Of the same sign, but for a few parts in 10⁶ of the noise: how far δ at the target is above, in Gaussian deviations."""
             mechanism = Steps(noise_multiplier, sample_rate, steps)
-            log_delta = composition.log_delta([mechanism], epsilon_target - floor, tilt)
+            log_delta = composition.log_delta(mechanism, epsilon_target - floor, tilt)
             if log_delta is None:
                 coarse = max(PRV_ERROR, 1e-3 * epsilon_target)
-                spent = composition.epsilon([mechanism], delta, tilt, coarse) - coarse
+                spent = composition.epsilon(mechanism, delta, tilt, coarse) - coarse
                 return math.log(spent / (epsilon_target - floor)) if spent > 0 else -50.0
             return math.sqrt(-2 * math.log(0.999 * delta)) - math.sqrt(max(0.0, -2 * log_delta))
 

@@ -99,43 +99,35 @@ def _range(orders: Array) -> tuple[float, float]:
     return (-(2.0 ** math.ceil(math.log2(-low))) if low < 0 else 0.0), 2.0 ** math.ceil(math.log2(high))
 
 
-def epsilon(mechanisms: Sequence[Steps], delta: float, tilt: float, error: float) -> float:
-    """ε of all `mechanisms` together: an upper bound, which includes the mesh's `error`, or more where that is too fine.
+def epsilon(mechanism: Steps, delta: float, tilt: float, error: float) -> float:
+    """ε of the steps together: an upper bound, which includes the mesh's `error`, or more where that is too fine.
 
     `tilt` is about where Chernoff's bound is least. Any above 0 gives the same, to rounding; as much less as rounding
     allows is taken, for a shorter window.
     """
-    mechanisms = [each for each in mechanisms if each.steps]
-    if not mechanisms:
+    steps = mechanism.steps
+    if not steps:
         return 0.0
     delta_error = delta / 1000
     tilt *= max(0.4, 1 - math.sqrt(10 / -math.log(delta)))
-    tilted = [_log_moment_and_derivatives(each, tilt) for each in mechanisms]
-    steps = np.array([each.steps for each in mechanisms])
-    log_moment = float(sum(n * each[0] for n, each in zip(steps, tilted, strict=True)))
-    std = math.sqrt(sum(n * each[2] for n, each in zip(steps, tilted, strict=True)))
-    low, high = _window(mechanisms, tilt, log_moment, std)
-    chernoff = min((log_moment - math.log(delta)) / tilt, high)
+    estimate, _, variance = _log_moment_and_derivatives(mechanism, tilt)
+    low, high = _window(mechanism, tilt, steps * estimate, math.sqrt(steps * variance))
+    chernoff = min((steps * estimate - math.log(delta)) / tilt, high)
 
-    total = int(steps.sum())
-    points_at_unit = math.sqrt(total / 2 * (math.log(12_000) - math.log(delta))) * (high - low)
-    mesh_error = max(error, points_at_unit / MOST_POINTS)
-    mesh = mesh_error / math.sqrt(total / 2 * (math.log(12_000) - math.log(delta)))
+    error_per_mesh = math.sqrt(steps / 2 * (math.log(12_000) - math.log(delta)))
+    mesh_error = max(error, error_per_mesh * (high - low) / MOST_POINTS)
+    mesh = mesh_error / error_per_mesh
     size = 2 * next_fast_len(math.ceil((high - low) / mesh / 2) + 1, real=True)
 
-    spectrum = np.ones(size // 2 + 1, dtype=complex)
-    shift = log_moment = 0.0
-    for each, (estimate, *_) in zip(mechanisms, tilted, strict=True):
-        first, masses, offset = _discretized(each, mesh, tilt, total)
-        masses = masses * np.exp(np.minimum(tilt * mesh * np.arange(first, first + len(masses)) - estimate, 700))
-        mass = float(masses.sum())
-        folded = np.zeros(size)
-        for begin in range(0, len(masses), size):
-            part = masses[begin : begin + size]
-            folded[: len(part)] += part
-        _multiply_by_power(spectrum, rfft(folded / mass), first, each.steps)
-        shift += each.steps * offset
-        log_moment += each.steps * (estimate + math.log(mass))
+    first, masses, offset = _discretized(mechanism, mesh, tilt)
+    masses = masses * np.exp(np.minimum(tilt * mesh * np.arange(first, first + len(masses)) - estimate, 700))
+    mass = float(masses.sum())
+    folded = np.zeros(size)
+    for begin in range(0, len(masses), size):
+        part = masses[begin : begin + size]
+        folded[: len(part)] += part
+    spectrum = _power(rfft(folded / mass), first, steps)
+    shift, log_moment = steps * offset, steps * (estimate + math.log(mass))
     start = math.floor((low - shift) / mesh)
     composed = np.roll(irfft(spectrum, n=size), -(start % size))
 
@@ -161,31 +153,27 @@ def epsilon(mechanisms: Sequence[Steps], delta: float, tilt: float, error: float
     raise ArithmeticError("the composition lies below where it was sought")
 
 
-def log_delta(mechanisms: Sequence[Steps], epsilon: float, tilt: float) -> float | None:
-    """log δ of all `mechanisms` together at `epsilon`, to some six digits but without proof; None where it is slow.
+def log_delta(mechanism: Steps, epsilon: float, tilt: float) -> float | None:
+    """log δ of the steps together at `epsilon`, to some six digits but without proof; None where it is slow.
 
     δ(ε) is a line integral of exp(log_moment(z) − z ε) / (z (z + 1)), z = tilt + i u, by the two-sided Laplace transform of
     (1 − exp(ε − loss))₊. `tilt` is as in `epsilon`; far below it terms cancel, and digits are lost.
     """
-    moments = [_log_moment_and_derivatives(each, tilt) for each in mechanisms]
-    log_moment = sum(each.steps * moment for each, (moment, *_) in zip(mechanisms, moments, strict=True))
-    std = math.sqrt(sum(each.steps * moment[2] for each, moment in zip(mechanisms, moments, strict=True)))
-    low, high = _window(mechanisms, tilt, log_moment, std)
+    moment, _, variance = _log_moment_and_derivatives(mechanism, tilt)
+    log_moment = mechanism.steps * moment
+    low, high = _window(mechanism, tilt, log_moment, math.sqrt(mechanism.steps * variance))
     spacing = 2 * math.pi / max(high - min(low, epsilon), _OUTSIDE / tilt)
-    last = 20 * _PANELS * min(each.noise_multiplier for each in mechanisms)  # beyond, the nodes do not follow the phase
-    tilted = []
-    for each in mechanisms:
-        nodes = _quadrature(each.noise_multiplier, each.sample_rate, *_range(np.array([tilt + 1])), _PANELS)
-        exponents = (tilt + 1) * nodes.loss + nodes.log_weight
-        density = np.exp(exponents - exponents.max())
-        heavy = density > 1e-15
-        tilted.append((nodes.loss[heavy], density[heavy] / density[heavy].sum()))
+    last = 20 * _PANELS * mechanism.noise_multiplier  # beyond, the nodes do not follow the phase
+    nodes = _quadrature(mechanism.noise_multiplier, mechanism.sample_rate, *_range(np.array([tilt + 1])), _PANELS)
+    exponents = (tilt + 1) * nodes.loss + nodes.log_weight
+    density = np.exp(exponents - exponents.max())
+    heavy = density > 1e-15
+    loss, density = nodes.loss[heavy], density[heavy] / density[heavy].sum()
     total, block = 0.0, 64
     for first in range(0, 1024, block):
         u = spacing * np.arange(first, first + block)
         terms = np.exp(-1j * u * epsilon) / ((tilt + 1j * u) * (tilt + 1j * u + 1))
-        for each, (loss, density) in zip(mechanisms, tilted, strict=True):
-            terms = terms * (np.exp(1j * np.multiply.outer(u, loss)) * density).sum(axis=1) ** each.steps
+        terms *= (np.exp(1j * np.multiply.outer(u, loss)) * density).sum(axis=1) ** mechanism.steps
         total += float(terms.real.sum()) - (float(terms[0].real) / 2 if first == 0 else 0.0)
         # Many in a row: where steps either spend much or nothing, terms come and go.
         if np.abs(terms[16:]).max() < 1e-6 * abs(total):
@@ -206,27 +194,25 @@ def _log_moment_and_derivatives(mechanism: Steps, tilt: float) -> tuple[float, f
     return log_moment, mean, float(density @ (nodes.loss - mean) ** 2)
 
 
-def _window(mechanisms: Sequence[Steps], tilt: float, log_moment: float, std: float) -> tuple[float, float]:
+def _window(mechanism: Steps, tilt: float, log_moment: float, std: float) -> tuple[float, float]:
     """Where the tilted, composed loss lies, but for exp(−_OUTSIDE): Chernoff's bound on either side."""
     # Under rare sampling moments grow so fast with the order that the best bound is at one far closer than a Gaussian's.
     further = math.sqrt(2 * _OUTSIDE) / std * 2.0 ** np.arange(-16, 2)
 
     def bound(direction: int) -> float:
         orders = np.asarray(tilt + 1 + direction * further, dtype=float)
-        moments = np.zeros(len(orders))
-        for each in mechanisms:
-            moments += each.steps * log_moments(each.noise_multiplier, each.sample_rate, orders)
+        moments = mechanism.steps * log_moments(mechanism.noise_multiplier, mechanism.sample_rate, orders)
         return float(np.min((moments - log_moment + _OUTSIDE) / further))
 
     return -bound(-1), bound(+1)
 
 
-def _discretized(mechanism: Steps, mesh: float, tilt: float, total: int) -> tuple[int, Array, float]:
+def _discretized(mechanism: Steps, mesh: float, tilt: float) -> tuple[int, Array, float]:
     """Probabilities of one step's loss on the mesh, from which multiple of it, and the offset that makes the mean right."""
-    noise_multiplier, sample_rate, _ = mechanism
+    noise_multiplier, sample_rate, steps = mechanism
     nodes = _quadrature(noise_multiplier, sample_rate, *_range(np.array([tilt + 1])))
     weights = nodes.loss + nodes.log_weight
-    negligible = -_OUTSIDE - math.log(total) - 5
+    negligible = -_OUTSIDE - math.log(steps) - 5
     plain = np.flatnonzero(weights - logsumexp(weights) > negligible)
     tilted = weights + tilt * nodes.loss
     heavy = np.flatnonzero(tilted - logsumexp(tilted) > negligible)
@@ -250,11 +236,11 @@ def _probability_above(losses: Array, noise_multiplier: float, sample_rate: floa
     return np.asarray(0.5 * (sample_rate * erfc((x - 1) / root) + (1 - sample_rate) * erfc(x / root)))
 
 
-def _multiply_by_power(product: Any, spectrum: Any, first: int, exponent: int) -> None:
-    """Multiply by the `exponent`-th power of a spectrum moved by `first` points; zero where rounding leaves no more of it."""
+def _power(spectrum: Any, first: int, exponent: int) -> Any:
+    """The `exponent`-th power of a spectrum moved by `first` points; zero where rounding leaves no more of it."""
     heard = np.flatnonzero(spectrum.real**2 + spectrum.imag**2 > math.exp(-160 / exponent))
     size = 2 * (len(spectrum) - 1)
     turns = heard * (first * exponent % size) % size / size
-    powers = np.zeros_like(spectrum)
-    powers[heard] = spectrum[heard] ** exponent * np.exp(-2j * math.pi * turns)
-    product *= powers
+    power = np.zeros_like(spectrum)
+    power[heard] = spectrum[heard] ** exponent * np.exp(-2j * math.pi * turns)
+    return power
