@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from analysis.load import ResultsError
-from analysis.report import write_report
+from analysis.report.write import write_report
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -921,7 +921,7 @@ def _conclude(trials: Sequence[Trial], statuses: Mapping[str, Status], gathered:
 
 def _report(results: Path, to: Path | None, store: Store) -> None:
     from analysis.load import ResultsError
-    from analysis.report import write_report
+    from analysis.report.write import write_report
 
     def copy(name: str, path: Path) -> None:
         if not store.storage.is_local:

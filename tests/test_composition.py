@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from opacus.accountants import RDPAccountant
 
-from analysis.composition import joint_epsilon, sharing
+from analysis.measure.composition import joint_epsilon, sharing
 from models.private.accounting import PrivacyAccounting
 
 

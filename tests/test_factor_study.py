@@ -14,18 +14,19 @@ from analysis_fixture import Rows, make_rows, write_tables
 from factor_fixture import make_factor_rows, write_factor_tables
 from scipy import stats
 
-from analysis import sheets, style
-from analysis.claims import Claim
-from analysis.factor_claims import judge_factors, track_words
-from analysis.factor_figures import training_setting
-from analysis.factor_findings import summarize_factors
-from analysis.factor_study import FactorStudy, factor_study, mean_over_seeds, paired
-from analysis.factor_tables import LOSS_LEVEL, epochs_to_loss, factor_sheets
-from analysis.factor_tests import analyze, leak, p_phrase, tpvd_correlations
+from analysis.figures import style
 from analysis.load import load
-from analysis.measurements import measure
-from analysis.report import write_report
-from analysis.statistics import Estimate
+from analysis.measure.measurements import measure
+from analysis.report.write import write_report
+from analysis.statistics.estimates import Estimate
+from analysis.studies.lin2020.claims import judge_factors, track_words
+from analysis.studies.lin2020.figures import training_setting
+from analysis.studies.lin2020.findings import summarize_factors
+from analysis.studies.lin2020.influences import analyze, leak, p_phrase, tpvd_correlations
+from analysis.studies.lin2020.study import FactorStudy, factor_study, mean_over_seeds, paired
+from analysis.studies.lin2020.tables import LOSS_LEVEL, epochs_to_loss, factor_sheets
+from analysis.studies.lomurno2022.claims import Claim
+from analysis.tables import sheets
 
 SMALL: dict[str, Any] = {"datasets": ("mnist", "svhn"), "models": ("lin_cnn",), "n": 3}
 

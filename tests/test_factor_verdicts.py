@@ -14,14 +14,14 @@ import torch
 from factor_fixture import make_factor_rows, write_factor_tables
 from scipy import stats
 
-from analysis.blocks import adjusted, p_value
-from analysis.claims import ABOVE_ZERO, Claim, Vote, decide
-from analysis.factor_claims import _only, judge_factors
-from analysis.factor_study import FACTORS, FactorStudy, factor_study, over_seeds
-from analysis.factor_tests import Analysis, analyze, contrasts
 from analysis.load import load
-from analysis.measurements import measure
-from analysis.statistics import estimate
+from analysis.measure.measurements import measure
+from analysis.statistics.blocks import adjusted, p_value
+from analysis.statistics.estimates import estimate
+from analysis.studies.lin2020.claims import _only, judge_factors
+from analysis.studies.lin2020.influences import Analysis, analyze, contrasts
+from analysis.studies.lin2020.study import FACTORS, FactorStudy, factor_study, over_seeds
+from analysis.studies.lomurno2022.claims import ABOVE_ZERO, Claim, Vote, decide
 from sweeper.records import Store
 from sweeper.spec import expand, load_sweep
 from sweeper.trial import run_trial

@@ -15,16 +15,18 @@ import pytest
 from analysis_fixture import Rows, area, make_rows, write_tables
 from scipy import stats
 
-from analysis import recipes, table_output, tables, verdicts
-from analysis import report as report_module
-from analysis.claims import BELOW_ZERO, Claim, Vote, decide, judge
-from analysis.figure_tradeoff import front
-from analysis.findings import summarize
+from analysis.figures.tradeoff import front
 from analysis.load import load
-from analysis.measurements import Measurements, measure
+from analysis.measure import recipes, verdicts
+from analysis.measure.measurements import Measurements, measure
 from analysis.naming import latex_label
-from analysis.report import write_report
-from analysis.statistics import auc_influence, estimate, holm, p_above, seeds_and_examples, sign
+from analysis.report import write as report_module
+from analysis.report.findings import summarize
+from analysis.report.write import write_report
+from analysis.statistics.estimates import auc_influence, estimate, holm, p_above, seeds_and_examples, sign
+from analysis.studies.lomurno2022.claims import BELOW_ZERO, Claim, Vote, decide, judge
+from analysis.tables import output as table_output
+from analysis.tables import tables
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""Figures of any sweep, as PNG and SVG."""

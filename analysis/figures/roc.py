@@ -1,0 +1,145 @@
+"""ROC curves of the membership attack, on logarithmic axes where the confident errors can be seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.lines import Line2D
+
+from analysis import naming
+from analysis.figures.style import FigureFile, legend_below, looks, new_figure, save, say
+from analysis.load import Results, Scores, read_scores
+from analysis.measure.measurements import Measurements, Setting
+
+_GRID_POINTS = 160
+_UNKNOWN_RESOLUTION = 1000
+"""Non-members that are taken for there where no target says how many there were."""
+_PANELS_PER_FIGURE = 6
+
+
+def true_positive_rate(scores: Scores, fpr: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The largest TPR at a false positive rate of at most each `fpr`, over all thresholds on the score.
+
+    Examples are called members where the score lies above a threshold; tied scores fall together.
+    """
+    order = np.argsort(-scores.score, kind="stable")
+    ranked, member = scores.score[order], scores.is_member[order]
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    hits = np.concatenate([[0], np.cumsum(member)[ends]]) / max(1, int(member.sum()))
+    alarms = np.concatenate([[0], np.cumsum(~member)[ends]]) / max(1, int((~member).sum()))
+    result: npt.NDArray[np.float64] = hits[np.searchsorted(alarms, fpr + 1e-12, side="right") - 1]
+    return result
+
+
+def roc_curves(results: Results, measured: Measurements, directory: Path) -> list[FigureFile]:
+    """One panel per dataset, one curve per defense: the mean over seeds of TPR at each FPR.
+
+    The score is the one that best_of selected for each target, over all its examples; half of them served to
+    select it, so the curve is a little optimistic. Axes are cut at 1/n_non_members, below which nothing was
+    measured.
+    """
+    title = "ROC curves of the best membership score"
+    curves = _curves(results, measured)
+    if not curves:
+        why = "No scores of a finished best_of selection were recorded."
+        return [FigureFile(name="roc", title=title, caption="", png=None, missing=why)]
+    made = []
+    for setting in measured.settings:
+        datasets = measured.datasets_of(setting)
+        chunks = [datasets[i : i + _PANELS_PER_FIGURE] for i in range(0, len(datasets), _PANELS_PER_FIGURE)]
+        for number, chunk in enumerate(chunks):
+            name = "roc" if len(measured.settings) == 1 else f"roc_{setting.file_name}"
+            name += f"_{number + 1}" if len(chunks) > 1 else ""
+            made.append(_figure(measured, curves, setting, chunk, name, title, directory))
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curves:
+    """The mean TPR of each defense at the FPRs of `grid`, which begins at the coarsest resolution of all."""
+
+    grid: npt.NDArray[np.float64]
+    by_defense: dict[str, npt.NDArray[np.float64]]
+
+
+def _curves(results: Results, measured: Measurements) -> dict[tuple[str, str], _Curves]:
+    """The curves of each setting and dataset; scores are read once and summed up as they come, for they are many."""
+    frame = measured.frame
+    frame = frame[np.array([isinstance(key, tuple) for key in frame["score_key"]], dtype=bool)]
+    count = (frame["n_train"] + frame["n_non_members"]).fillna(math.inf)
+    wanted = dict(zip(frame["score_key"], count, strict=True))
+    panels = zip(frame["setting"], frame["dataset"], strict=True)
+    resolution = frame.groupby(["setting", "dataset"])["n_non_members"].min().fillna(_UNKNOWN_RESOLUTION)
+    grids = {panel: np.geomspace(1 / max(2.0, smallest), 1, _GRID_POINTS) for panel, smallest in resolution.items()}
+    where = {
+        key: (panel, str(defense))
+        for key, panel, defense in zip(frame["score_key"], panels, frame["defense"], strict=True)
+    }
+    sums: dict[tuple[str, str], dict[str, list[Any]]] = {}
+    for key, one in read_scores(results, wanted):
+        if one.is_member.any() and not one.is_member.all():
+            panel, defense = where[key]
+            total = sums.setdefault(panel, {}).setdefault(defense, [0, np.zeros(_GRID_POINTS)])
+            total[0] += 1
+            total[1] += true_positive_rate(one, grids[panel])
+    return {
+        panel: _Curves(
+            grid=grids[panel],
+            by_defense={label: found[label][1] / found[label][0] for label in measured.defenses if label in found},
+        )
+        for panel, found in sums.items()
+    }
+
+
+def _figure(
+    measured: Measurements,
+    curves: dict[tuple[str, str], _Curves],
+    setting: Setting,
+    datasets: list[str],
+    name: str,
+    title: str,
+    directory: Path,
+) -> FigureFile:
+    columns = min(3, len(datasets))
+    rows = -(-len(datasets) // columns)
+    figure = new_figure(9.4 if columns > 1 else 5.4, 0.9 + rows * (3.5 if columns > 1 else 4.3))
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    styles = looks(measured)
+    handles: dict[str, Any] = {}
+    for axes in panels[len(datasets) :]:
+        axes.set_axis_off()
+    for axes, dataset in zip(panels, datasets, strict=False):
+        axes.set_title(naming.plot_text(dataset))
+        found = curves.get((setting.key, dataset))
+        if found is None:
+            say(axes, "No scores")
+            continue
+        grid, lowest = found.grid, found.grid[0]
+        axes.plot([lowest, 1], [lowest, 1], color="#999999", linewidth=1, linestyle=(0, (2, 2)))
+        for defense, mean in found.by_defense.items():
+            look = styles[defense]
+            drawn = np.maximum(mean, lowest / 2)  # zero has no place on a logarithmic axis
+            axes.plot(grid, drawn, color=look.color, linestyle=look.dashes, linewidth=1.7)
+            entry = Line2D([], [], color=look.color, linestyle=look.dashes, linewidth=1.7)
+            handles.setdefault(defense, entry)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(lowest, 1)
+        axes.set_ylim(lowest, 1.05)
+        axes.set_xlabel("False positive rate")
+        axes.set_ylabel("True positive rate")
+    handles["Guessing"] = Line2D([], [], color="#999999", linewidth=1, linestyle=(0, (2, 2)))
+    legend_below(figure, handles, columns=4 if len(datasets) > 1 else 3)
+    where = f", {setting.label}" if setting.label else ""
+    caption = (
+        "The upper left is the attacker’s. Mean over seeds of the TPR at each FPR, for the score that was "
+        "selected per target, over all its examples (half of them served to select it, so a little "
+        "optimistic). The axes end at one false alarm among the non-members: below it nothing was measured, "
+        "and near it a curve rests on a handful of examples."
+    )
+    return FigureFile(name=name, title=title + where, caption=caption, png=save(figure, directory, name))

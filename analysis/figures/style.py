@@ -1,0 +1,143 @@
+"""How figures look: colors, markers, sizes, and writing them as PNG and SVG.
+
+Colors are those of Okabe & Ito (2008), told apart under the common forms of color blindness; markers and
+line styles differ too, so that no figure depends on color alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from analysis import naming
+from analysis.measure.measurements import Measurements
+
+DPI = 170
+INK = "#222222"
+GRID = "#dddddd"
+MUTED = "#666666"
+
+_COOL = ["#0072B2", "#56B4E9", "#009E73"]
+_WARM = ["#E69F00", "#D55E00", "#CC79A7", "#F0E442"]
+_BLACK = "#000000"
+_MARKERS = "osD^vP*Xh<>"
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+
+# As parameters of a context, not of the process: a user's own matplotlib settings stay theirs.
+_PARAMETERS: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.linewidth": 0.8,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "path",  # looks the same where DejaVu Sans is not installed
+    "svg.hashsalt": "sweeper",  # the same results give the same file
+    "savefig.facecolor": "white",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Color, marker and line style of one defense, the same in every figure."""
+
+    color: str
+    marker: str
+    dashes: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureFile:
+    """A figure that was written; where it could not be made, `missing` says why and `png` is None."""
+
+    name: str
+    title: str
+    caption: str
+    png: Path | None
+    missing: str = ""
+
+
+def looks(measured: Measurements) -> dict[str, Look]:
+    """The look of each defense: the baseline black, a formal guarantee cool, none warm, while colors last."""
+    cool, warm = list(_COOL), list(_WARM)
+    chosen: dict[str, Look] = {}
+    for index, defense in enumerate(measured.defenses):
+        if defense == measured.baseline:
+            color = _BLACK
+        else:
+            own, other = (cool, warm) if defense in measured.guaranteed else (warm, cool)
+            color = own.pop(0) if own else other.pop(0) if other else [*_COOL, *_WARM][index % 7]
+        chosen[defense] = Look(
+            color=color, marker=_MARKERS[index % len(_MARKERS)], dashes=_DASHES[index % len(_DASHES)]
+        )
+    return chosen
+
+
+def style() -> Any:
+    """A context in which figures have the house's look."""
+    return mpl.rc_context(_PARAMETERS)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, on the Agg canvas."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, directory: Path, name: str) -> Path:
+    """Writes NAME.png and NAME.svg under `directory`; the path of the PNG."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}.png"
+    # The layout is half of the time it takes to draw: it is found once and kept for both files.
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    figure.savefig(path, dpi=DPI)
+    # No date: the same results give the same file.
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    return path
+
+
+def say(axes: Axes, text: str) -> None:
+    """Words in the middle of a panel that has nothing to show."""
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=MUTED, wrap=True)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+
+
+def legend_below(figure: Figure, entries: Mapping[str, Any], columns: int = 4) -> None:
+    """One legend for the figure, under its panels, where it can cover nothing; a handle per label."""
+    # As many columns as the longest label leaves room for: about 14 characters go to an inch.
+    names = [naming.plot_text(label) for label in entries]
+    longest = max(map(len, names), default=0)
+    columns = min(columns, len(names), int(14 * figure.get_figwidth() / (longest + 8)))
+    figure.legend(
+        list(entries.values()),
+        names,
+        loc="outside lower center",
+        ncols=max(1, columns),
+        handlelength=2.6,
+        columnspacing=1.6,
+    )

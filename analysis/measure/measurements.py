@@ -1,0 +1,399 @@
+"""One row per finished target with what the tables and figures need, and comparisons with the baseline."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis import naming
+from analysis.load import FPR_COLUMNS, Results, ScoreKey
+from analysis.measure.shared_examples import Correlations, correlations
+from analysis.statistics.estimates import (
+    CONFIDENCE,
+    UNBOUNDED,
+    Bounds,
+    Estimate,
+    Values,
+    estimate,
+    p_above,
+    quantile,
+    seeds_and_examples,
+)
+from analysis.studies.lomurno2022 import numbers as paper
+
+BASELINE_LABELS = ("baseline", "no_defense", "none", "undefended")
+"""Labels, whatever their case, under which the undefended model is looked for."""
+
+_CELL = ["setting", "dataset", "defense", "seed"]
+_PAIR = ["setting", "dataset", "seed"]
+
+Change = Literal["difference", "ratio", "percent"]
+
+GUESSING = 0.5
+"""The AUC of an attacker who guesses. A mean below it is noise, not privacy: wherever defenses are ranked or
+compared by their risk it counts as this."""
+
+FRACTION: Bounds = (0.0, 1.0)
+FRACTION_CHANGE: Bounds = (-1.0, 1.0)
+NOT_NEGATIVE: Bounds = (0.0, np.inf)
+PERCENT_CHANGE: Bounds = (-100.0, np.inf)
+"""Of a quantity that is not negative."""
+
+_BOUNDS: dict[str, Bounds] = {
+    **dict.fromkeys(("test_accuracy", "auc", "paper_protocol_auc", "advantage", *FPR_COLUMNS.values()), FRACTION),
+    **dict.fromkeys(("train_time_s", "mse_test", "mse_constant", "mse_untrained"), NOT_NEGATIVE),
+}
+_CHANGE_BOUNDS: dict[Change, Bounds] = {"ratio": NOT_NEGATIVE, "percent": PERCENT_CHANGE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Targets that may be compared: one split and one architecture, one optimizer where the results have
+    several, and one part where labels repeat. `optimizer` is empty where it does not vary.
+
+    `label` says what tells it from the other settings of the results; it is empty where there is one.
+    """
+
+    key: str
+    label: str
+    split: str
+    architecture: str
+    file_name: str
+    optimizer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Panel:
+    """The AUCs (n,) of one setting and dataset, and how the choice of examples moves them together.
+
+    `places` says where a defense's seed stands in them. `errors` are standard errors, NaN where none was recorded.
+    """
+
+    places: dict[str, dict[int, int]]
+    auc: Values
+    low: Values
+    high: Values
+    errors: Values
+    correlation: Values
+
+    def covariance(self, places: list[int]) -> Values | None:
+        """Of the AUCs at `places`, by the choice of examples; None where one has no standard error."""
+        errors = self.errors[places]
+        if np.isnan(errors).any():
+            return None
+        covariance: Values = np.outer(errors, errors) * self.correlation[np.ix_(places, places)]
+        return covariance
+
+
+def _panel(rows: pd.DataFrame, correlations: Correlations, key: tuple[str, str]) -> _Panel:
+    places: dict[str, dict[int, int]] = {}
+    for place, (defense, seed) in enumerate(zip(rows["defense"], rows["seed"], strict=True)):
+        places.setdefault(str(defense), {})[int(seed)] = place
+    auc, low, high = (rows[column].to_numpy(dtype=float) for column in ("auc", "auc_low", "auc_high"))
+    return _Panel(
+        places=places,
+        auc=auc,
+        low=low,
+        high=high,
+        errors=(high - low) / (2 * quantile((1 + CONFIDENCE) / 2)),
+        correlation=correlations.between(key, list(rows["target_id"]), list(rows["defense"])),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """What was measured.
+
+    `frame` has one row per finished target: the columns of `trials` that matter, the setting, and from the
+    target's best_of row `auc` (honest: the score is chosen on each half and measured on the other),
+    `auc_low`, `auc_high`, `paper_protocol_auc` (the maximum over all scores on the very data it is reported
+    on), `advantage`, the true positive rates, and `score_key`. Where no best_of row finished, they are null.
+    `inversion` has one row per finished target and layer, of one inversion attack. `correlations` says how the
+    AUCs of targets go together by the examples that they share.
+    """
+
+    frame: pd.DataFrame
+    inversion: pd.DataFrame
+    correlations: Correlations
+    settings: tuple[Setting, ...]
+    datasets: tuple[str, ...]
+    defenses: tuple[str, ...]
+    baseline: str | None
+    guaranteed: frozenset[str]
+    superseded: int
+    other_inversions: int
+
+    def datasets_of(self, setting: Setting) -> list[str]:
+        """The datasets with at least one finished target in `setting`, in order."""
+        present = set(self.frame.loc[self.frame["setting"] == setting.key, "dataset"])
+        return [dataset for dataset in self.datasets if dataset in present]
+
+    def at(self, setting: Setting, dataset: str) -> pd.DataFrame:
+        """The targets of one dataset, of every defense."""
+        frame = self.frame
+        return frame[(frame["setting"] == setting.key) & (frame["dataset"] == dataset)]
+
+    def of(self, setting: Setting, dataset: str, defense: str) -> pd.DataFrame:
+        """The targets of one cell, a row per seed."""
+        rows = self.at(setting, dataset)
+        return rows[rows["defense"] == defense]
+
+    def estimate(self, setting: Setting, dataset: str, defense: str, column: str) -> Estimate | None:
+        """Mean and interval of `column`: over seeds; of the AUC over seeds and examples, of one seed the attack's own."""
+        if column != "auc":
+            return estimate(self.of(setting, dataset, defense)[column], bounds_of(column))
+        panel = self._panels.get((setting.key, dataset))
+        places = [] if panel is None else list(panel.places.get(defense, {}).values())
+        if panel is None or not places:
+            return None
+        covariance = panel.covariance(places)
+        if covariance is None:
+            return estimate(panel.auc[places], FRACTION)
+        found = seeds_and_examples(panel.auc[places], covariance, FRACTION)
+        if len(places) > 1:
+            return found
+        return replace(found, low=float(panel.low[places[0]]), high=float(panel.high[places[0]]))
+
+    def risk_difference(self, setting: Setting, dataset: str, defense: str, reference: str) -> Estimate | None:
+        """AUC of `defense` minus that of `reference`, paired by seed, with the interval over seeds and examples.
+
+        A mean AUC below 0.5 counts as 0.5: it moves the difference, and leaves the width of its interval as it is.
+        """
+        panel = self._panels.get((setting.key, dataset))
+        if panel is None:
+            return None
+        one, other = panel.places.get(defense, {}), panel.places.get(reference, {})
+        seeds = sorted(one.keys() & other.keys())
+        if not seeds:
+            return None
+        places = [one[seed] for seed in seeds] + [other[seed] for seed in seeds]
+        n = len(seeds)
+        first, second = panel.auc[places[:n]], panel.auc[places[n:]]
+        values = first - second + max(GUESSING - first.mean(), 0.0) - max(GUESSING - second.mean(), 0.0)
+        both = panel.covariance(places)
+        if both is None:
+            return estimate(values, FRACTION_CHANGE)
+        covariance = both[:n, :n] + both[n:, n:] - both[:n, n:] - both[n:, :n]
+        return seeds_and_examples(values, covariance, FRACTION_CHANGE)
+
+    def p_guessing(self, setting: Setting, dataset: str, defense: str) -> float | None:
+        """One-sided p-value that every seed's AUC is 0.5; None where no interval over examples was recorded."""
+        panel = self._panels.get((setting.key, dataset))
+        places = [] if panel is None else list(panel.places.get(defense, {}).values())
+        covariance = None if panel is None or not places else panel.covariance(places)
+        return None if panel is None or covariance is None else p_above(panel.auc[places], covariance, GUESSING)
+
+    @cached_property
+    def _panels(self) -> dict[tuple[str, str], _Panel]:
+        attacked = self.frame[self.frame["auc"].notna()]
+        return {
+            (str(setting), str(dataset)): _panel(rows, self.correlations, (str(setting), str(dataset)))
+            for (setting, dataset), rows in attacked.groupby(["setting", "dataset"])
+        }
+
+    def compared_datasets(self, setting: Setting) -> list[tuple[Setting, str]]:
+        """`setting` with each of its datasets."""
+        return [(setting, dataset) for dataset in self.datasets_of(setting)]
+
+    def rows(self) -> list[tuple[Setting, str]]:
+        """Every setting with each of its datasets."""
+        return [pair for setting in self.settings for pair in self.compared_datasets(setting)]
+
+    def paper_rows(self) -> list[tuple[Setting, str]]:
+        """Per dataset its settings on the official split, as in the paper; all of them where it has none."""
+        rows = self.rows()
+        official = {dataset for setting, dataset in rows if setting.split == "official"}
+        return [row for row in rows if row[0].split == "official" or row[1] not in official]
+
+    def row_label(self, setting: Setting, dataset: str) -> str:
+        """How a row is called: the dataset, with the setting where there are several."""
+        shown = naming.display(dataset)
+        return f"{shown} ({setting.label})" if setting.label else shown
+
+
+def bounds_of(column: str, change: Change | None = None) -> Bounds:
+    """The values that `column`, or a change of it against the baseline, can have."""
+    if change == "difference":
+        return FRACTION_CHANGE if _BOUNDS.get(column) == FRACTION else UNBOUNDED
+    return _BOUNDS.get(column, UNBOUNDED) if change is None else _CHANGE_BOUNDS[change]
+
+
+def against_baseline(frame: pd.DataFrame, baseline: str, column: str, change: Change, extra: str = "") -> pd.DataFrame:
+    """`frame` with `value`: `column` against the baseline of the same setting, dataset and seed.
+
+    Pairing by seed takes away what the draw of the split and of the examples adds to both. `extra` names one
+    more column to pair on. Rows with no finished baseline are left out. "percent" is
+    100·(value − baseline)/baseline.
+    """
+    pair = [*_PAIR, extra] if extra else _PAIR
+    reference = frame.loc[frame["defense"] == baseline, [*pair, column]].rename(columns={column: "reference"})
+    joined = frame.merge(reference, on=pair, how="inner")
+    if change == "difference":
+        value = joined[column] - joined["reference"]
+    elif change == "ratio":
+        value = joined[column] / joined["reference"]
+    else:
+        value = 100 * (joined[column] - joined["reference"]) / joined["reference"]
+    joined["value"] = value.astype(float)
+    return joined[joined["value"].notna()]
+
+
+def average_over_datasets(
+    frame: pd.DataFrame, column: str, bounds: Bounds = UNBOUNDED
+) -> tuple[Estimate | None, list[str]]:
+    """Mean over datasets per seed, then mean and interval over seeds; and the datasets it is over.
+
+    Only seeds that have every one of the datasets count: a seed's average over fewer datasets is another
+    quantity. Where no seed has all of them, the mean over the datasets' means stands with no interval.
+    """
+    known = frame[frame[column].notna()]
+    if known.empty:
+        return None, []
+    grid = known.pivot_table(index="seed", columns="dataset", values=column, aggfunc="mean")
+    datasets = [str(name) for name in grid.columns]
+    complete = grid.dropna()
+    if complete.empty:
+        return Estimate(mean=float(grid.mean().mean()), low=None, high=None, n=1, bounds=bounds), datasets
+    return estimate(complete.mean(axis=1), bounds), datasets
+
+
+def measured_fpr(frame: pd.DataFrame) -> float | None:
+    """The false positive rate to report TPR at: 1 %, or the smallest that all attacked targets have.
+
+    None where there is none: TPR at FPR α needs about 10/α non-members.
+    """
+    attacked = frame[frame["auc"].notna()]
+    if attacked.empty:
+        return None
+    complete = [fpr for fpr, column in FPR_COLUMNS.items() if attacked[column].notna().all()]
+    return 0.01 if 0.01 in complete else min(complete, default=None)
+
+
+def measure(results: Results) -> Measurements:
+    """Everything that tables and figures are made from."""
+    trials = results.trials
+    finished = trials[trials["status"] == "finished"].copy()
+    finished, settings = _with_settings(finished)
+    # Two targets with the same labels and seed: the sweep file was edited and run again. The newest counts.
+    finished = finished.sort_values("started_at", kind="stable", na_position="first")
+    newest = finished.drop_duplicates(_CELL, keep="last")
+    superseded = len(finished) - len(newest)
+    frame = newest.merge(_best_of(results.attacks), on="target_id", how="left")
+    defenses = _ordered(trials["defense"], paper.DEFENSES)
+    private = frame.loc[frame["epsilon_spent"].notna(), "defense"]
+    inversion, other_inversions = _inversion(results, frame)
+    return Measurements(
+        frame=frame.sort_values(_CELL).reset_index(drop=True),
+        inversion=inversion,
+        correlations=correlations(results, frame),
+        settings=settings,
+        datasets=tuple(_ordered(trials["dataset"], paper.DATASETS)),
+        defenses=tuple(defenses),
+        baseline=next((label for label in defenses if label.lower() in BASELINE_LABELS), None),
+        guaranteed=frozenset(str(label) for label in private),
+        superseded=superseded,
+        other_inversions=other_inversions,
+    )
+
+
+def _ordered(labels: pd.Series, known: tuple[str, ...]) -> list[str]:
+    """Labels in the paper's order, then the undefended, then the others as people sort, eps2 before eps10.
+
+    The order of the rows says nothing: the tables are gathered from files named by hashes.
+    """
+    present = {str(label) for label in labels.dropna()}
+
+    def rank(label: str) -> tuple[bool, list[tuple[int, str]]]:
+        parts = re.findall(r"\d+|\D+", label)
+        return label.lower() not in BASELINE_LABELS, [(int(p) if p.isdecimal() else -1, p) for p in parts]
+
+    return [label for label in known if label in present] + sorted(present - set(known), key=rank)
+
+
+def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting, ...]]:
+    named = {name: finished[name].fillna("").astype(str) for name in ("split", "architecture", "optimizer", "part")}
+    keys = ["split", "architecture"] + (["optimizer"] if named["optimizer"].nunique() > 1 else [])
+    repeats = finished.assign(**named).groupby([*keys, "dataset", "defense", "seed"])["part"].nunique()
+    keys += ["part"] if bool((repeats > 1).any()) else []
+    joined = ["\x1f".join(row) for row in zip(*(named[name] for name in keys), strict=True)]
+    finished = finished.assign(setting=joined)
+    varying = [name for name in keys if named[name].nunique() > 1]
+    settings = []
+    for key, rows in finished.groupby("setting", sort=False):
+        first = rows.iloc[0]
+        words = {
+            "split": f"{first['split']} split",
+            "architecture": naming.display(str(first["architecture"])),
+            "optimizer": naming.display(str(first["optimizer"])),
+        }
+        settings.append(
+            Setting(
+                key=str(key),
+                label=", ".join(words.get(name, str(first[name])) for name in varying),
+                split=str(first["split"]),
+                architecture=str(first["architecture"]),
+                file_name=naming.file_name("-".join(str(first[name]) for name in varying)),
+                optimizer=str(first["optimizer"]) if "optimizer" in varying else "",
+            )
+        )
+    # The official split first: it is the one that papers report on.
+    return finished, tuple(sorted(settings, key=lambda setting: (setting.split != "official", setting.key)))
+
+
+_MEMBERSHIP = [
+    "auc",
+    "auc_low",
+    "auc_high",
+    "advantage",
+    "advantage_null",
+    *FPR_COLUMNS.values(),
+    *(f"{column}_{end}" for column in FPR_COLUMNS.values() for end in ("low", "high")),
+    "paper_protocol_auc",
+    "paper_protocol_score",
+]
+
+
+def _best_of(attacks: pd.DataFrame) -> pd.DataFrame:
+    """One row per target: its best_of row with the most candidates, and where that score's values are."""
+    done = attacks[attacks["status"] == "finished"]
+    best = done[done["attack"] == "best_of"].copy()
+    best["n_candidates"] = [0 if value is None else len(value) for value in best["candidates"]]
+    best = best.sort_values("n_candidates", kind="stable").drop_duplicates("target_id", keep="last")
+    single = done[(done["family"] == "membership") & (done["attack"] != "best_of")]
+    rows = best[["target_id", "score_name", "n_candidates", *_MEMBERSHIP]].rename(
+        columns={"score_name": "selected_score"}
+    )
+    where = single.groupby("target_id").indices
+    scores = single[["attack_id", "attack", "score_name"]].astype(str).to_numpy()
+    rows["score_key"] = [
+        _score_key(str(target), str(selected), scores[where[target]]) if target in where else None
+        for target, selected in zip(rows["target_id"], rows["selected_score"], strict=True)
+    ]
+    return rows
+
+
+def _score_key(target: str, selected: str, scores: npt.NDArray[np.object_]) -> ScoreKey | None:
+    """Where the values of the score that best_of selected, named attack/score, are kept; `scores` has id, attack, score."""
+    # One attack under two configurations gives two scores of one name: all but the first carry their attack's id.
+    name, _, beginning = selected.partition("@")
+    for attack_id, attack, score in scores:
+        if name in (f"{attack}/{score}", score) and attack_id.startswith(beginning):
+            return target, attack_id, score
+    return None
+
+
+def _inversion(results: Results, frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The reconstructions of the inversion attack that most targets have, and how many others there are."""
+    targets = frame[["target_id", *_CELL, "test_accuracy"]]
+    rows = results.reconstructions.merge(targets, on="target_id", how="inner")
+    if rows.empty:
+        return rows, 0
+    counts = rows["attack_id"].value_counts()
+    rows = rows[rows["attack_id"] == counts.index[0]]
+    return rows.sort_values([*_CELL, "layer_index"]).reset_index(drop=True), len(counts) - 1

@@ -1,0 +1,1 @@
+"""Everything a reader gets, gathered on one HTML page."""

@@ -1,0 +1,382 @@
+"""The plain-words summary, computed from the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis import naming
+from analysis.figures.tradeoff import front
+from analysis.load import Results
+from analysis.measure import composition
+from analysis.measure.measurements import GUESSING, PERCENT_CHANGE, Measurements, Setting, average_over_datasets
+from analysis.measure.recipes import mixed, unequal
+from analysis.measure.verdicts import (
+    ERROR_RATE,
+    against_the_baseline,
+    beats_guessing,
+    judged_changes,
+    may_be_lowest,
+    told,
+)
+from analysis.statistics.estimates import Estimate, quantile
+from analysis.studies.lomurno2022 import numbers as paper
+from analysis.tables.output import estimate_text, interval_text, number
+from analysis.tables.tables import estimate_in, inversion_settings, layers, summary_table, time_ratios
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A few sentences under a heading; plain text, to be escaped by whoever shows it."""
+
+    heading: str
+    sentences: tuple[str, ...]
+
+
+def _names(defenses: list[str]) -> str:
+    return naming.listing([naming.display(defense) for defense in defenses])
+
+
+def summarize(results: Results, measured: Measurements) -> list[Finding]:
+    """What a reader should know first."""
+    can_show = Finding(heading="What these results can show", sentences=tuple(_can_show(results, measured)))
+    found = [_tradeoff(measured, setting, dataset) for setting, dataset in measured.rows()]
+    return [can_show, *found, *_beyond_one_dataset(results, measured)]
+
+
+def about_the_runs(results: Results, measured: Measurements) -> list[Finding]:
+    """How many private runs were made, and what ran: what every kind of report says last."""
+    return _beyond_one_dataset(results, measured)[-2:]
+
+
+def _beyond_one_dataset(results: Results, measured: Measurements) -> list[Finding]:
+    findings = [
+        ("Does the attacker beat guessing?", _guessing(measured)),
+        ("What is guaranteed", _guarantees(measured)),
+        ("Inversion under differential privacy", _inversion(measured)),
+        ("How many private runs were made", _private_runs(results, measured)),
+        ("What ran", _what_ran(results, measured)),
+    ]
+    return [Finding(heading=heading, sentences=tuple(sentences)) for heading, sentences in findings]
+
+
+_POWER = 0.8
+
+
+def _can_show(results: Results, measured: Measurements) -> list[str]:
+    """What the sweep's file says that it shows, and how large an effect has to be to be found."""
+    sentences = [f"The sweep’s file says: {results.expected}"] if results.expected else []
+    verdicts = sum(p is not None for p in beats_guessing(measured).values())
+    for setting, dataset in measured.rows():
+        parts = []
+        rows = measured.at(setting, dataset)
+        errors = [
+            found.error
+            for defense in measured.defenses
+            if (found := measured.estimate(setting, dataset, defense, "auc")) is not None and found.error is not None
+        ]
+        if errors and verdicts:
+            away = quantile(1 - ERROR_RATE / verdicts) + quantile(_POWER)
+            least = min(1.0, GUESSING + away * float(np.median(errors)))
+            parts.append(f"an attack has to reach an AUC of about {number(least, 2)} to be told from guessing")
+        changes = against_the_baseline(measured, setting, dataset, "test_accuracy")
+        known = [change for change in changes.values() if change.error is not None]
+        if known:
+            needed = [
+                (quantile(1 - ERROR_RATE / (2 * len(changes)), change.df) + quantile(_POWER)) * (change.error or 0.0)
+                for change in known
+            ]
+            points = min(1.0, float(np.median(needed)))
+            parts.append(f"a defense's accuracy has to differ from the baseline's by about {number(points, 2)}")
+        elif changes:
+            parts.append("one seed cannot tell a difference in accuracy from the luck of one run")
+        if not parts:
+            continue
+        seeds, members, others = rows["seed"].nunique(), rows["n_train"].median(), rows["n_non_members"].median()
+        size = f"{seeds} seed{'' if seeds == 1 else 's'}"
+        if not np.isnan([members, others]).any():
+            size += f", {members:,.0f} members and {others:,.0f} non-members"
+        sentences.append(f"{measured.row_label(setting, dataset)} ({size}): {', and '.join(parts)}.")
+    if len(sentences) > bool(results.expected):
+        sentences.append(
+            "An effect of that size is found in four of five such sweeps; a smaller one is more often missed than found, "
+            "and “not shown” then says little."
+        )
+    return sentences or ["No trial finished, so nothing is shown."]
+
+
+def _tradeoff(measured: Measurements, setting: Setting, dataset: str) -> Finding:
+    heading = measured.row_label(setting, dataset)
+    aucs = {
+        defense: value
+        for defense in measured.defenses
+        if (value := measured.estimate(setting, dataset, defense, "auc")) is not None
+    }
+    if not aucs:
+        words = "No membership attack has a finished best_of row here, so nothing is known of the risk."
+        return Finding(heading=heading, sentences=(words,))
+    sentences = _lowest(measured, setting, dataset, aucs)
+    best = front(measured, setting, dataset, "auc")
+    if len(best) > 0 and len(aucs) > 1:
+        sentences.append(f"On the Pareto front of accuracy and AUC, by their means: {_names(best)}.")
+    differences = unequal(measured, setting, dataset)
+    if differences:
+        sentences.append(
+            f"Not trained by one recipe: {differences}. A difference between them can come from that, not from the defense."
+        )
+    return Finding(heading=heading, sentences=tuple(sentences))
+
+
+def _lowest(measured: Measurements, setting: Setting, dataset: str, aucs: dict[str, Estimate]) -> list[str]:
+    """Which defense has the lowest AUC, whether that can be told, and what it costs."""
+    risks = {defense: max(found.mean, GUESSING) for defense, found in aucs.items()}
+    least = min(risks.values())
+    lowest = [defense for defense, risk in risks.items() if risk == least]
+    baseline = measured.baseline
+    sentences = []
+    p_values = beats_guessing(measured)
+    known = [p for label in aucs if (p := p_values[setting.key, dataset, label]) is not None]
+    if len(known) == len(aucs) > 1 and min(known) >= ERROR_RATE:
+        sentences.append(
+            "No attack is shown to beat guessing here, whatever the defense: nothing is shown that a defense could lower, "
+            "and the AUCs below rank nothing."
+        )
+    if least == GUESSING:
+        means = [f"{naming.display(defense)} ({estimate_text(aucs[defense], 3)})" for defense in lowest]
+        sentences.append(
+            f"The honest attack AUC is lowest, at guessing (0.5), under {naming.listing(means)}: a mean below 0.5 is noise "
+            "and counts as 0.5."
+        )
+    elif lowest == [baseline] and len(aucs) > 1:
+        sentences.append(
+            f"No defense has a lower honest attack AUC than the baseline’s {estimate_text(aucs[lowest[0]], 3)}."
+        )
+    else:
+        sentences.append(
+            f"The lowest honest attack AUC is {estimate_text(aucs[lowest[0]], 3)}, under {_names(lowest)}."
+        )
+    if len(aucs) > 1 and max(found.n for found in aucs.values()) > 1:
+        possible = may_be_lowest(measured, setting, dataset, aucs)
+        if len(possible) == len(aucs):
+            sentences.append("Which of them is lowest cannot be told: none is ruled out with 95 % confidence.")
+        else:
+            sentences.append(f"With 95 % confidence the lowest is among {_names(possible)}.")
+    if baseline is None or baseline not in aucs:
+        sentences.append("No baseline finished to compare its cost with.")
+        return sentences
+    risk_changes = against_the_baseline(measured, setting, dataset, "auc")
+    accuracy_changes = against_the_baseline(measured, setting, dataset, "test_accuracy")
+    ratios = time_ratios(measured)
+    for defense in lowest:
+        if defense == baseline or defense not in risk_changes:
+            continue
+        parts = [f"AUC {_change(risk_changes[defense])}"]
+        if defense in accuracy_changes:
+            parts.append(f"test accuracy {_change(accuracy_changes[defense])}")
+        ratio = None if ratios is None else estimate_in(ratios, setting, dataset, defense)
+        if ratio is not None:
+            parts.append(f"{estimate_text(ratio, 2)} times the training time")
+        sentences.append(f"{naming.display(defense)} against the baseline of the same seed: {'; '.join(parts)}.")
+    return sentences
+
+
+def _change(change: Estimate) -> str:
+    shown = number(change.mean, 3, signed=True) if change.n == 1 else interval_text(change, 3, signed=True)
+    return f"{shown} ({told(change)})"
+
+
+def _guessing(measured: Measurements) -> list[str]:
+    sentences = []
+    p_values = beats_guessing(measured)
+    for setting, dataset in measured.rows():
+        here = {
+            defense: p_values[setting.key, dataset, defense]
+            for defense in measured.defenses
+            if (setting.key, dataset, defense) in p_values
+        }
+        if not here:
+            continue
+        above = [defense for defense, p in here.items() if p is not None and p < ERROR_RATE]
+        unclear = [defense for defense, p in here.items() if p is not None and p >= ERROR_RATE]
+        alone = [defense for defense, p in here.items() if p is None]
+        parts = []
+        if above:
+            seeds = min(measured.of(setting, dataset, defense)["seed"].nunique() for defense in above)
+            target = " (for the one target trained)" if seeds == 1 else ""
+            parts.append(f"yes against {_names(above)}{target}")
+        if unclear:
+            parts.append(f"not shown against {_names(unclear)}")
+        if alone:
+            parts.append(f"cannot be told against {_names(alone)} (no interval over examples was recorded)")
+        sentences.append(f"{measured.row_label(setting, dataset)}: {'; '.join(parts)}.")
+    if not sentences:
+        return ["No membership attack has a finished best_of row, so this was not measured."]
+    judged = sum(p is not None for p in p_values.values())
+    if judged:
+        sentences.append(
+            f"Examples and seeds both count, and that seeds share examples. Among {judged} "
+            f"verdict{'' if judged == 1 else 's'} the probability of even one wrong “yes” is at most 5 % (Holm)."
+        )
+    if any(setting.split == "official" for setting in measured.settings):
+        sentences.append(
+            "On the official split, members are the training set and non-members the test set, the same for every "
+            "seed: what tells them apart there need not be membership."
+        )
+    return sentences
+
+
+def _guarantees(measured: Measurements) -> list[str]:
+    rows = summary_table(measured)
+    if not rows:
+        return ["No trial finished."]
+    sentences = []
+    for defense in measured.defenses:
+        epsilons = [row for row in rows if row.defense == defense and row.epsilon_spent is not None]
+        if epsilons:
+            worst = max(epsilons, key=lambda row: row.epsilon_spent or 0.0)
+            everywhere = len(epsilons) == sum(row.defense == defense for row in rows)
+            some = "" if everywhere else ", though not everywhere"
+            sentences.append(f"{naming.display(defense)}: {worst.guarantee} for one run{some}.")
+    without: dict[str, list[str]] = {}
+    for row in rows:
+        if row.epsilon_spent is None and row.defense not in without.setdefault(row.guarantee, []):
+            without[row.guarantee].append(row.defense)
+    for reason, defenses in without.items():
+        sentences.append(f"{_names(defenses)}: {reason}.")
+    if without:
+        sentences.append("Where nothing is guaranteed, a low AUC says only that these attacks failed.")
+    return sentences
+
+
+def _inversion(measured: Measurements) -> list[str]:
+    settings = inversion_settings(measured)
+    if not settings:
+        return ["No reconstructions were recorded, so this was not measured."]
+    if not measured.guaranteed:
+        return ["No finished target carries a privacy guarantee, so this was not measured."]
+    changes = judged_changes(measured, settings[0])
+    if changes is None:
+        return ["No baseline finished, so there is nothing to compare with."]
+    names = layers(measured, settings[0])
+    private = [defense for defense in measured.defenses if defense in measured.guaranteed]
+    judged = changes[changes["defense"].isin(private)]
+    supported = [layer for layer in names if layer in set(judged["layer"])]
+    if not supported:
+        return [
+            "No decoder beats both controls, the mean image and an untrained target, at any cut point: nothing was "
+            "measured, so there is no verdict."
+        ]
+    last = supported[-1]
+    found = {
+        defense: change
+        for defense in private
+        if (change := average_over_datasets(
+            judged[(judged["layer"] == last) & (judged["defense"] == defense)], "value", PERCENT_CHANGE
+        )[0]) is not None
+    }  # fmt: skip
+    sentences = []
+    for defense, change in found.items():
+        together = change.at(1 - ERROR_RATE / len(found))
+        words = told(together, "harder to invert than the baseline", "easier to invert than the baseline")
+        published = paper.number(4, last, defense)
+        beside = "" if published is None else f"; the paper has {number(published, 1, signed=True)}\u00a0%"
+        size = number(change.mean, 1, signed=True) if change.n == 1 else interval_text(together, 1, signed=True)
+        sentences.append(f"{naming.display(defense)} changes it by {size}\u00a0%: {words}{beside}.")
+    where = f"At {naming.display(last)}, the last cut point"
+    if last != names[-1]:
+        where += (
+            f" at which a decoder beats both controls (at {naming.display(names[-1])} none does: nothing was measured)"
+        )
+    return [f"{where}, against the baseline’s reconstruction MSE on test images:", *sentences]
+
+
+def _private_runs(results: Results, measured: Measurements) -> list[str]:
+    trials = results.trials
+    # A run that failed before its first step has no ε, but it was made like those that have one.
+    private = trials[
+        trials["epsilon_target"].notna()
+        | trials["noise_multiplier"].notna()
+        | trials["epsilon_spent"].notna()
+        | trials["defense"].isin(measured.guaranteed)
+    ]
+    if private.empty:
+        return ["No trial was trained with differential privacy."]
+    sentences = []
+    for dataset, rows in private.groupby("dataset", sort=False):
+        text = f"{naming.display(str(dataset))}: {len(rows)} private run{'s' if len(rows) > 1 else ''} in these tables"
+        unfinished = int((rows["status"] != "finished").sum())
+        if unfinished:
+            text += f", {unfinished} of them failed"
+        sentences.append(f"{text}{_together(rows[rows['epsilon_spent'].notna()])}.")
+    again = int((private["attempts"] > 1).sum())
+    if again:
+        sentences.append(f"{again} of them were started more than once; what those attempts spent is in no ε here.")
+    sentences.append(
+        "Runs of earlier versions of the sweep, interrupted ones and the attackers' shadows are not counted. "
+        "Each ε holds for its own run. Who looks at all of them and publishes the best, or publishes this "
+        "report, spends more than the ε of the one."
+    )
+    return sentences
+
+
+def _together(finished: pd.DataFrame) -> str:
+    """What releasing several finished private runs spends, as the end of a sentence; nothing for fewer than two."""
+    if len(finished) < 2:
+        return ""
+    shared = int(composition.sharing(finished).sum())
+    if shared:
+        return (
+            f"; {shared} of the finished ones drew the same batches as another one of their seed, so that arms differ by "
+            "their mechanism alone, and no guarantee covers releasing two of these"
+        )
+    curves = [curve for curve in finished["rdp"] if curve is not None and len(curve)]
+    delta = float(finished["delta"].min())
+    epsilon = composition.joint_epsilon(curves, delta) if len(curves) == len(finished) else None
+    if epsilon is None:
+        return "; their Rényi divergences are not on record, so what releasing them together spends is not known"
+    together = f"ε = {epsilon:.1f} at δ = {naming.scientific(delta)}"
+    return f"; the {len(finished)} finished ones share neither noise nor batches, and released together spend {together} (RDP)"
+
+
+def _what_ran(results: Results, measured: Measurements) -> list[str]:
+    trials, attacks = results.trials, results.attacks
+    failed = int((trials["status"] != "finished").sum())
+    broken = int((attacks["status"] != "finished").sum())
+    seeds = trials["seed"].nunique()
+    planned = results.planned or len(trials)
+    sentences = [
+        f"{len(trials) - failed} of {planned} trials finished, {failed} failed, with {seeds} "
+        f"seed{'' if seeds == 1 else 's'}; {len(attacks) - broken} of {len(attacks)} attack scores were "
+        f"computed, {broken} failed."
+    ]
+    if planned > len(trials):
+        sentences.append(f"{planned - len(trials)} planned trials have not run yet: this report is of a part.")
+    if failed or broken:
+        sentences.append("The failures are listed below; no number covers for them.")
+    if seeds == 1:
+        sentences.append(
+            "One seed gives no interval over seeds: differences between defenses cannot be told from the "
+            "luck of one run. Brackets hold an AUC’s interval over examples, for the one target trained."
+        )
+    elif seeds > 1:
+        sentences.append(
+            "± is the half-width of a 95 % t-interval over seeds, of the honest AUC over seeds and examples. Brackets hold an "
+            "interval’s ends: of a difference, widened so that all comparisons with the baseline hold together, and where "
+            "an interval would leave what is possible."
+        )
+    for column, words in (("recipe", "different recipes"), ("component_sha256", "different code of the components")):
+        several = mixed(measured, column)
+        if several:
+            sentences.append(
+                f"Seeds of {naming.listing(several)} were trained with {words}: a mean over them is of no one thing."
+            )
+    if measured.superseded:
+        sentences.append(
+            f"{measured.superseded} finished targets have the labels and seed of a newer one, made after the "
+            "sweep was changed, and are left out."
+        )
+    if measured.other_inversions:
+        sentences.append(f"{measured.other_inversions} further inversion attacks are in the Parquet tables only.")
+    return sentences

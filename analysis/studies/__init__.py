@@ -1,0 +1,1 @@
+"""One folder a paper: its numbers, tables, figures and claims."""

@@ -1,0 +1,1 @@
+"""Lin et al. (2020): noise before or after clipping."""

@@ -1,0 +1,348 @@
+"""Which factors matter, and what TPVD goes with: the tests of the second paper's Section 6, with effect sizes.
+
+Source: Lin et al. 2020, Section 6 (Shapiro–Wilk, Mann–Whitney U, Kruskal–Wallis H in SPSS). Deviations: a unit of these
+tests is a setting, its seeds averaged; both U and H are reported where the paper shows the first alone; every test has
+its effect size. No conclusion rests on U and H, which bury a factor under the differences that the other factors make:
+levels of a factor are compared on matched settings, on blocks of seeds, with Holm's adjustment over the factors, and
+that a factor does not matter is concluded from a margin of equivalence alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import pandas as pd
+
+from analysis.statistics.blocks import ALPHA, adjusted, p_value
+from analysis.statistics.estimates import (
+    Estimate,
+    TestResult,
+    estimate,
+    holm,
+    kruskal_wallis,
+    mann_whitney,
+    shapiro_wilk,
+    sign,
+    spearman,
+)
+from analysis.studies.lin2020.study import (
+    CELL,
+    FACTORS,
+    QUANTILES,
+    SEQUENCES,
+    Cell,
+    FactorStudy,
+    by_combination,
+    cell_name,
+    kind_name,
+    level_name,
+    mean_of_combinations,
+    over_seeds,
+    raw_level,
+)
+
+Dependent = Literal["accuracy", "train_accuracy", "loss"]
+
+MARGINS: dict[Dependent, float] = {"accuracy": 0.02, "train_accuracy": 0.02, "loss": 0.05}
+"""A factor that moves a mean by less than this does not matter.
+
+Two points of accuracy are less than the smallest gain that the paper's abstract reports on average, 3 points. 0.05 nats
+of loss are a factor of 1.05 in the probability of the true class.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normality:
+    """Shapiro–Wilk of the settings of one level, by its label."""
+
+    factor: str
+    level: str
+    test: TestResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """One level of a factor less another one, over combinations of all other factors that have both, matched by seed.
+
+    `difference` is the mean over seeds, None where no combination has both. `slices` are the same for each level of
+    each other factor alone, in words.
+    """
+
+    levels: tuple[str, str]
+    difference: Estimate | None
+    slices: tuple[tuple[str, Estimate | None], ...]
+    n_combinations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Influence:
+    """One factor's tests.
+
+    `u` compares the second of two levels with the first; None where there are more. `p_value` is that of the
+    contrasts, two-sided, adjusted for their number; `p_holm` also for the number of factors (Holm). `note` says why
+    there are none.
+    """
+
+    factor: str
+    levels: tuple[str, ...]
+    u: TestResult | None
+    h: TestResult
+    contrasts: tuple[Contrast, ...]
+    p_value: float | None
+    p_holm: float | None
+    margin: float
+    note: str = ""
+
+    def differs(self, comparisons: int = 1) -> bool:
+        """Whether two levels differ on average, at 0.05 over all comparisons (Bonferroni)."""
+        return self.p_value is not None and self.p_value * comparisons < ALPHA
+
+    def is_negligible(self, comparisons: int = 1) -> bool:
+        """Whether all levels are shown to differ by less than the margin, overall and in each slice, at 0.05 likewise.
+
+        Every 95 % interval must lie within the margin: as all must, their number needs no adjustment.
+        """
+        found = [each for one in self.contrasts for each in (one.difference, *(part for _, part in one.slices))]
+        return bool(found) and all(_lies_within(each, self.margin, comparisons) for each in found)
+
+    @property
+    def answer(self) -> Literal["matters", "does not matter", "not shown"]:
+        """What may be concluded of this factor among all."""
+        if self.is_negligible():
+            return "does not matter"
+        return "matters" if self.p_holm is not None and self.p_holm < ALPHA else "not shown"
+
+    @property
+    def largest(self) -> Contrast | None:
+        """The contrast with the largest difference."""
+        known = [one for one in self.contrasts if one.difference is not None]
+        return max(known, key=lambda one: abs(one.difference.mean) if one.difference else 0.0, default=None)
+
+
+def _lies_within(value: Estimate | None, margin: float, comparisons: int) -> bool:
+    if value is None:
+        return False
+    wide = adjusted(value, comparisons)
+    return wide.low is not None and wide.high is not None and -margin < wide.low and wide.high < margin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """Everything that was tested of one dependent variable."""
+
+    dependent: Dependent
+    normality: tuple[Normality, ...]
+    influences: tuple[Influence, ...]
+
+    def influence(self, factor: str) -> Influence:
+        """The tests of `factor`."""
+        return next(one for one in self.influences if one.factor == factor)
+
+
+def analyze(study: FactorStudy, dependent: Dependent) -> Analysis:
+    """The tests of accuracy (on test or on training examples) or convergence (the final loss on training examples)."""
+    settings = over_seeds(study.grid)
+    normality = []
+    tested = []
+    for factor in FACTORS:
+        groups = {
+            raw_level(factor, level): settings.loc[settings[factor] == level, dependent]
+            for level in study.levels(factor)
+        }
+        normality += [
+            Normality(factor=factor, level=level, test=shapiro_wilk(values)) for level, values in groups.items()
+        ]
+        values = list(groups.values())
+        u = mann_whitney(values[1], values[0]) if len(values) == 2 else None
+        tested.append((factor, tuple(groups), u, kruskal_wallis(values), contrasts(study, factor, dependent)))
+    p_values = [_smallest(found) for *_, found in tested]
+    influences = [
+        Influence(
+            factor=factor,
+            levels=levels,
+            u=u,
+            h=h,
+            contrasts=found,
+            p_value=p,
+            p_holm=p_holm,
+            margin=MARGINS[dependent],
+            note="" if p is not None else _why_untested(levels, found),
+        )
+        for (factor, levels, u, h, found), p, p_holm in zip(tested, p_values, holm(p_values), strict=True)
+    ]
+    return Analysis(dependent=dependent, normality=tuple(normality), influences=tuple(influences))
+
+
+def contrasts(study: FactorStudy, factor: str, dependent: Dependent) -> tuple[Contrast, ...]:
+    """Every pair of levels of `factor`, the later one less the earlier.
+
+    Pairs of clip norms that are one run are left out: they differ by nothing, whatever the clip norm does elsewhere.
+    """
+    known = study.grid[study.grid[dependent].notna()]
+    others = [name for name in FACTORS if name != factor]
+    found = []
+    for first, second in combinations(study.levels(factor), 2):
+        sides = [
+            known.loc[known[factor] == level, [*others, "seed", "distinct_clip", dependent]]
+            for level in (first, second)
+        ]
+        pairs = sides[0].merge(sides[1], on=[*others, "seed"], suffixes=("_first", "_second"))
+        if factor == "clip":
+            pairs = pairs[pairs["distinct_clip_first"] != pairs["distinct_clip_second"]]
+        pairs = pairs.assign(value=pairs[f"{dependent}_second"] - pairs[f"{dependent}_first"])
+        grid = by_combination(pairs, others) if len(pairs) else pd.DataFrame()
+        slices = []
+        for name in others:
+            levels = study.levels(name)
+            if len(levels) > 1 and len(pairs):
+                of_column = grid.columns.get_level_values(name)
+                slices += [
+                    (f"{name} {level_name(name, level)}", mean_of_combinations(grid.loc[:, of_column == level]))
+                    for level in levels
+                    if level in of_column
+                ]
+        found.append(
+            Contrast(
+                levels=(raw_level(factor, first), raw_level(factor, second)),
+                difference=mean_of_combinations(grid),
+                slices=tuple(slices),
+                n_combinations=grid.shape[1],
+            )
+        )
+    return tuple(found)
+
+
+def _smallest(found: tuple[Contrast, ...]) -> float | None:
+    """The smallest p-value of the contrasts, adjusted for their number; None where none has one."""
+    known = [p for one in found if (p := p_value(one.difference)) is not None]
+    return min(1.0, len(found) * min(known)) if known else None
+
+
+def _why_untested(levels: tuple[str, ...], found: tuple[Contrast, ...]) -> str:
+    if len(levels) < 2:
+        return "one level only"
+    if not any(one.n_combinations for one in found):
+        return "no two levels are different runs of the same combination"
+    return "fewer than 2 seeds, or all seeds alike"
+
+
+LEAKS = {
+    "auc": "Honest AUC",
+    "tpr": "TPR at 1 % FPR",
+    "epsilon_lower_bound": "Audited lower bound on ε",
+}
+"""What membership attacks measured, by column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """The mean AUC over seeds, that of a seed being over its targets, which share members and so are not independent.
+
+    `shown` says whether its 95 % interval lies above 0.5, None where there is none. Of `known` targets that have an
+    interval over examples, `above` have theirs above 0.5.
+    """
+
+    auc: Estimate | None
+    above: int
+    known: int
+
+    @property
+    def shown(self) -> bool | None:
+        above = sign(self.auc, 0.5) if p_value(self.auc) is not None else None
+        return None if above is None else above == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """Spearman's correlation of TPVD with one measure of leakage, over one group of targets, and whether these leak.
+
+    `group` says in words which targets: those of one `kind` of mechanism or of one `cell`, where these are not None.
+    The units are settings, each with the means over its seeds; `leak` is of their targets.
+    """
+
+    measure: str
+    group: str
+    test: TestResult
+    leak: Leak
+    kind: str | None = None
+    cell: Cell | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Targets whose settings are correlated, as they are or by their ranks within cells."""
+
+    words: str
+    rows: pd.DataFrame
+    ranked: bool
+    kind: str | None = None
+    cell: Cell | None = None
+
+
+ALL, WITHIN_CELLS = "all settings", "all, ranked within each dataset, model and optimizer"
+
+
+def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
+    """Does TPVD go with leakage? Over all settings, over all and each mechanism ranked within cells, and within each cell.
+
+    Datasets and models leak differently and are distorted differently, which alone makes a correlation over
+    all of them: so all but the first are of settings, or of ranks among settings, of one dataset, model and optimizer.
+    """
+    measured = study.frame[study.frame["tpvd"].notna()]
+    found = []
+    for measure in LEAKS:
+        rows = measured[measured[measure].notna()]
+        cells = [cell for cell in study.cells if len(study.at(cell, rows))]
+        groups = [_Group(words=ALL, rows=rows, ranked=False)]
+        if len(cells) > 1:
+            groups.append(_Group(words=WITHIN_CELLS, rows=rows, ranked=True))
+        for kind in (*SEQUENCES, *QUANTILES):
+            words = f"{kind_name(kind)}, ranked likewise"
+            groups.append(_Group(words=words, rows=rows[rows["kind"] == kind], ranked=True, kind=kind))
+        groups += [_Group(words=cell_name(cell), rows=study.at(cell, rows), ranked=False, cell=cell) for cell in cells]
+        for one in groups:
+            if one.rows.empty and one.words != ALL:
+                continue
+            units = over_seeds(one.rows)
+            pair = [_rank_share(units, column) if one.ranked else units[column] for column in ("tpvd", measure)]
+            found.append(
+                Correlation(
+                    measure=measure,
+                    group=one.words,
+                    test=spearman(list(pair[0]), list(pair[1])),
+                    leak=leak(one.rows),
+                    kind=one.kind,
+                    cell=one.cell,
+                )
+            )
+    return found
+
+
+def _rank_share(rows: pd.DataFrame, column: str) -> pd.Series:
+    ranks: Any = rows.groupby(list(CELL))[column]
+    return (ranks.rank() - 0.5) / ranks.transform("size")
+
+
+def leak(rows: pd.DataFrame) -> Leak:
+    """Whether membership attacks got anything from these targets at all: else there is nothing for TPVD to track."""
+    intervals = rows[rows["auc_low"].notna() & rows["auc_high"].notna()]
+    return Leak(
+        auc=estimate(rows.groupby("seed")["auc"].mean()),
+        above=int((intervals["auc_low"] > 0.5).sum()),
+        known=len(intervals),
+    )
+
+
+def p_text(value: float | None) -> str:
+    """A p-value as people write it."""
+    if value is None:
+        return "—"
+    return "< 0.001" if value < 0.0005 else f"{value:.3f}"
+
+
+def p_phrase(value: float) -> str:
+    """“p < 0.001” or “p = 0.031”."""
+    text = p_text(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"

@@ -1,0 +1,211 @@
+"""Tables of the tests of a factor study: normality, which factors matter, what TPVD goes with.
+
+Source: Lin et al. 2020, Tables 8–11. Deviations: see `factor_tests`.
+"""
+
+from __future__ import annotations
+
+from analysis import naming
+from analysis.statistics.estimates import TestResult
+from analysis.studies.lin2020 import numbers as lin2020
+from analysis.studies.lin2020.influences import (
+    LEAKS,
+    MARGINS,
+    Analysis,
+    Dependent,
+    Influence,
+    p_text,
+    tpvd_correlations,
+)
+from analysis.studies.lin2020.study import FactorStudy
+from analysis.tables.output import number
+from analysis.tables.sheets import Column, Entry, Label, Number, Sheet
+
+QUANTITIES: dict[Dependent, str] = {
+    "accuracy": "test accuracy",
+    "train_accuracy": "training accuracy",
+    "loss": "the final training loss",
+}
+
+_NO_TRIALS = "No trial with a fixed clip norm and a sequence finished, so nothing can be tested."
+_SAME_TRIALS = "The trials are those named under Table 8."
+_UNITS = "A unit is a setting, with the mean over its seeds; settings that are one run count once."
+
+
+def _result(test: TestResult | None, value: float | None, decimals: int, signed: bool = False) -> Number:
+    if test is None:
+        return Number(value=None)
+    return Number(value=value, decimals=decimals, signed=signed, text=test.note if test.note else "")
+
+
+def _p(value: float | None, adjusted: float | None = None) -> Number:
+    return Number(value=value, text=p_text(value), small="" if adjusted is None else f"Holm {p_text(adjusted)}")
+
+
+def normality_table(study: FactorStudy, analysis: Analysis, name: str, title: str) -> Sheet:
+    """Tables 8 and 9: are the values of each level normally distributed?"""
+    rows: list[tuple[Entry, ...]] = [
+        (one.factor, Label(value=one.level), _result(one.test, one.test.statistic, 3), one.test.n, _p(one.test.p_value))
+        for one in analysis.normality
+    ]
+    return Sheet(
+        name=name,
+        title=title,
+        said=lin2020.CONCLUSIONS.get(name, ""),
+        columns=(
+            Column(key="factor", name="Factor", words=True),
+            Column(key="level", name="Level", words=True),
+            Column(key="statistic", name="W"),
+            Column(key="df", name="df"),
+            Column(key="p", name="Sig."),
+        ),
+        rows=tuple(rows),
+        notes=(
+            study.note if name == "lin_table8" else _SAME_TRIALS,
+            f"{_UNITS} Below 0.05, the values of that level are not normally distributed; as in the paper, not "
+            "adjusted. df is the number of settings. Levels of one factor hold those of the others mixed, which alone "
+            "makes most of them far from normal.",
+        ),
+        missing="" if rows else _NO_TRIALS,
+    )
+
+
+def _interval(test: TestResult | None, decimals: int = 2) -> Number:
+    """An effect size with its interval as text."""
+    if test is None or test.effect is None:
+        return Number(value=None, text=test.note if test is not None else "")
+    shown = number(test.effect, decimals, signed=True)
+    if test.effect_low is not None and test.effect_high is not None:
+        shown += f" [{number(test.effect_low, decimals)}, {number(test.effect_high, decimals)}]"
+    return Number(value=test.effect, text=shown)
+
+
+def influences_table(analysis: Analysis, name: str, title: str) -> Sheet:
+    """Tables 10 and 11: which factors matter, and by how much?"""
+    decimals = 3
+    rows: list[tuple[Entry, ...]] = []
+    for one in analysis.influences:
+        u, h = one.u, one.h
+        rows.append(
+            (
+                one.factor,
+                ", ".join(naming.display(level) for level in one.levels),
+                h.n,
+                _result(u, u.statistic if u else None, 1),
+                _p(u.p_value if u else None),
+                _interval(u),
+                _end(u, "low"),
+                _end(u, "high"),
+                _result(h, h.statistic, 2),
+                _p(h.p_value),
+                Number(value=h.effect),
+                *_matched(one, decimals),
+            )
+        )
+    margin = MARGINS[analysis.dependent]
+    return Sheet(
+        name=name,
+        title=title,
+        said=lin2020.CONCLUSIONS.get(name, ""),
+        columns=(
+            Column(key="factor", name="Factor", words=True),
+            Column(key="levels", name="Levels", words=True),
+            Column(key="n", name="n"),
+            Column(key="u", name="U"),
+            Column(key="u_p", name="p"),
+            Column(key="effect", name="Cliff’s δ"),
+            Column(key="effect_low", name="", csv_only=True),
+            Column(key="effect_high", name="", csv_only=True),
+            Column(key="h", name="H"),
+            Column(key="h_p", name="p"),
+            Column(key="epsilon_squared", name="ε²"),
+            Column(key="matched_levels", name="Matched levels", words=True),
+            Column(key="difference", name="Difference"),
+            Column(key="difference_low", name="", csv_only=True),
+            Column(key="difference_high", name="", csv_only=True),
+            Column(key="matched_p", name="p"),
+            Column(key="matched_p_holm", name="", csv_only=True),
+            Column(key="answer", name="So the factor", words=True),
+        ),
+        rows=tuple(rows),
+        notes=(
+            f"Of {QUANTITIES[analysis.dependent]}. {_SAME_TRIALS} {_UNITS} U is Mann & Whitney’s of the second of two levels over "
+            "the first, with Cliff’s delta: above zero, the second level has the larger values; its interval is Feng & "
+            "Cliff’s. H is Kruskal & Wallis’s, with ε². Both are as in the paper and not adjusted; a factor is easily "
+            "buried under what the others do, so nothing is concluded from them.",
+            "The matched difference is between two levels over all combinations of the other factors, averaged within a "
+            "seed; interval and p are Student’s over seeds. Of more than two levels the largest difference is shown, and p "
+            "is adjusted for their number. Holm’s p is adjusted for the factors of this table: below 0.05 the factor "
+            f"matters. It does not matter where every 95 % interval lies within ±{margin:g}, over all combinations and within "
+            f"each level of each other factor: a margin that was set beforehand ({lin2020.MARGIN_IN_WORDS[analysis.dependent]}). "
+            "Else neither is shown. A factor without any effect is said to matter, or one that moves the mean by the margin "
+            "not to, with a probability of 5 % at most.",
+        ),
+        missing="" if analysis.normality else _NO_TRIALS,
+    )
+
+
+def _matched(one: Influence, decimals: int) -> tuple[Entry, ...]:
+    largest = one.largest
+    if largest is None or largest.difference is None:
+        none = Number(value=None)
+        return "", Number(value=None, text=one.note), none, none, none, none, one.answer
+    difference = largest.difference
+    text = number(difference.mean, decimals, signed=True)
+    if difference.low is not None and difference.high is not None:
+        text += f" [{number(difference.low, decimals)}, {number(difference.high, decimals)}]"
+    first, second = (naming.display(level) for level in largest.levels)
+    return (
+        f"{second} − {first}",
+        Number(value=difference.mean, text=text, small=one.note),
+        Number(value=difference.low),
+        Number(value=difference.high),
+        _p(one.p_value, one.p_holm),
+        _p(one.p_holm),
+        one.answer,
+    )
+
+
+def _end(test: TestResult | None, which: str) -> Number:
+    value = None if test is None else test.effect_low if which == "low" else test.effect_high
+    return Number(value=value)
+
+
+def leakage_table(study: FactorStudy) -> Sheet:
+    """Spearman's correlation of TPVD with each measure of leakage, over all targets and within groups."""
+    rows: list[tuple[Entry, ...]] = []
+    for one in tpvd_correlations(study):
+        if one.test.n:
+            rows.append(
+                (
+                    LEAKS[one.measure],
+                    one.group,
+                    one.test.n,
+                    _interval(one.test),
+                    _end(one.test, "low"),
+                    _end(one.test, "high"),
+                    _p(one.test.p_value),
+                )
+            )
+    return Sheet(
+        name="lin_tpvd_leakage",
+        title="Does TPVD go with what membership attacks measured?",
+        said=lin2020.CONCLUSIONS["lin_tpvd_leakage"],
+        columns=(
+            Column(key="measure", name="Leakage", words=True),
+            Column(key="group", name="Settings", words=True),
+            Column(key="n", name="n"),
+            Column(key="spearman", name="Spearman’s ρ"),
+            Column(key="spearman_low", name="", csv_only=True),
+            Column(key="spearman_high", name="", csv_only=True),
+            Column(key="p", name="p"),
+        ),
+        rows=tuple(rows),
+        notes=(
+            "Below zero, settings whose weights were changed more leak less, as a metric of privacy should have it. "
+            f"{_UNITS} p is not adjusted for the number of groups.",
+        )
+        if rows
+        else (),
+        missing="" if rows else "No target has both a TPVD and a finished membership attack.",
+    )

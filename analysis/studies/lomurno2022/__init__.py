@@ -1,0 +1,1 @@
+"""Lomurno & Matteucci (2022): DP-SGD against regularization."""

@@ -1,0 +1,267 @@
+"""What Lomurno & Matteucci (2022) claimed, judged by the numbers of these results.
+
+A claim is judged on differences between targets of the same dataset and seed. It held where the 95 % interval
+of every comparison lies on the claimed side. It did not hold where the interval of one lies on the other side,
+widened so that all intervals of the claim hold together. Otherwise it cannot be told, one seed included. Each
+verdict is then wrong with a probability of at most 5 %: that all of several intervals err is rarer than that
+one does, and that any of them errs is what Bonferroni's widening bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from analysis import naming
+from analysis.measure.measurements import (
+    FRACTION_CHANGE,
+    PERCENT_CHANGE,
+    Measurements,
+    Setting,
+    against_baseline,
+    average_over_datasets,
+)
+from analysis.measure.verdicts import judged_changes, judged_inversion
+from analysis.statistics.estimates import CONFIDENCE, Bounds, Estimate, estimate
+from analysis.studies.lomurno2022 import numbers as paper
+from analysis.tables.output import interval_text, number
+from analysis.tables.tables import estimate_in, inversion_settings, layers, time_ratios
+
+Verdict = Literal["held", "did not hold", "cannot be told"]
+
+# A little over the largest loss in the paper's Table 1 among those it calls almost identical or mildly
+# worse: 0.900 − 0.879 = 0.021.
+ACCURACY_KEPT = 0.025
+TIME_FACTORS = (41.0, 50.5)  # the paper's own largest ratio is 50.1
+
+_MARKS = {1: "✓", -1: "✗", 0: "?", None: "?"}
+_PRIVATE = ("dp_eps2", "dp_eps4", "dp_eps8")
+_REGULARIZED = ("l2", "dropout", "l2_dropout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim, the verdict, and the numbers that decide it."""
+
+    text: str
+    verdict: Verdict
+    evidence: tuple[str, ...]
+
+
+BELOW_ZERO: Bounds = (-math.inf, 0.0)
+ABOVE_ZERO: Bounds = (0.0, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vote:
+    """One comparison: 1 as claimed, −1 against, 0 or None undecided; with its words.
+
+    Where `judged` stands, its interval decides, once all votes of the claim are known: it is as claimed where
+    the 95 % interval lies within `claimed`, and against it where the widened interval lies outside.
+    """
+
+    words: str
+    sign: int | None = None
+    judged: Estimate | None = None
+    claimed: Bounds = ABOVE_ZERO
+    decimals: int = 3
+    unit: str = ""
+
+
+def judge(measured: Measurements) -> list[Claim]:
+    """The paper's claims, where a baseline and at least one of the paper's defenses are in the results."""
+    known = set(measured.frame["defense"])
+    if measured.baseline not in known or not known & {*_PRIVATE, *_REGULARIZED}:
+        return []
+    tests: list[tuple[str, Callable[[Measurements], list[Vote]]]] = [
+        ("Differential privacy costs accuracy, and the more the smaller ε is.", _accuracy_falls),
+        (f"Regularization keeps accuracy (here: loses at most {ACCURACY_KEPT}).", _accuracy_kept),
+        ("Differential privacy at ε = 2 slows training 41 to 50 times.", _slowdown),
+        (
+            "Every defense lowers the AUC of membership inference (here: of the score selected on other examples).",
+            _auc_falls,
+        ),
+        ("On MNIST, L2 lowers that AUC more than differential privacy at any ε.", _l2_on_mnist),
+        ("Inversion is easier the closer the cut is to the input (baseline).", _closer_is_easier),
+        ("Differential privacy lowers the reconstruction MSE at the last layers.", _dp_last_layers),
+        ("L2 raises the reconstruction MSE at the prediction layer.", _l2_prediction),
+    ]
+    return [decide(text, test(measured)) for text, test in tests]
+
+
+def decide(text: str, votes: list[Vote]) -> Claim:
+    """The claim with its verdict: it held where every vote is for it, and did not hold where one is against it.
+
+    The intervals of its votes are widened, by Bonferroni, so that all of them hold together with 95 % confidence.
+    """
+    number_judged = sum(_has_interval(vote) for vote in votes)
+    votes = [vote if vote.judged is None else _settled(vote, vote.judged, number_judged) for vote in votes]
+    evidence = tuple(f"{_MARKS[vote.sign]} {vote.words}" for vote in votes) or ("Not measured here.",)
+    return Claim(text=text, verdict=_verdict(votes), evidence=evidence)
+
+
+def _has_interval(vote: Vote) -> bool:
+    # An interval over the examples of one target knows nothing of another training.
+    return vote.judged is not None and vote.judged.low is not None and vote.judged.over != "examples"
+
+
+def _settled(vote: Vote, judged: Estimate, comparisons: int) -> Vote:
+    """The vote with its sign and its intervals in words."""
+    if not _has_interval(vote):
+        mean = number(judged.mean, vote.decimals, signed=vote.claimed[0] <= 0)
+        return replace(vote, sign=None, words=f"{vote.words}: {mean}{vote.unit} (one seed)")
+    widened = judged.at(1 - (1 - CONFIDENCE) / comparisons)
+    low, high = vote.claimed
+    is_signed = low <= 0
+    words = f"{vote.words}: {interval_text(judged, vote.decimals, is_signed)}{vote.unit}"
+    if comparisons > 1:
+        words += (
+            f", all {comparisons} together {interval_text(widened, vote.decimals, is_signed, mean=False)}{vote.unit}"
+        )
+    if _between(judged, low, high):
+        return replace(vote, sign=1, words=words)
+    return replace(vote, sign=-1 if _outside(widened, low, high) else 0, words=words)
+
+
+def _between(judged: Estimate, low: float, high: float) -> bool:
+    return judged.low is not None and judged.high is not None and low < judged.low and judged.high < high
+
+
+def _outside(judged: Estimate, low: float, high: float) -> bool:
+    return judged.low is not None and judged.high is not None and (judged.high < low or high < judged.low)
+
+
+def _verdict(votes: list[Vote]) -> Verdict:
+    if any(vote.sign == -1 for vote in votes):
+        return "did not hold"
+    return "held" if votes and all(vote.sign == 1 for vote in votes) else "cannot be told"
+
+
+def _difference(
+    measured: Measurements, setting: Setting, dataset: str, defense: str, reference: str, column: str
+) -> Estimate | None:
+    """`column` of `defense` minus that of `reference`, paired by seed."""
+    paired = against_baseline(measured.at(setting, dataset), reference, column, "difference")
+    return estimate(paired.loc[paired["defense"] == defense, "value"], FRACTION_CHANGE)
+
+
+def _each(
+    measured: Measurements,
+    pairs: list[tuple[str, str]],
+    column: str,
+    claimed: Bounds,
+    datasets: tuple[str, ...] | None = None,
+) -> list[Vote]:
+    votes = []
+    for setting, dataset in measured.paper_rows():
+        if datasets is not None and dataset not in datasets:
+            continue
+        for defense, reference in pairs:
+            if column == "auc":
+                change = measured.risk_difference(setting, dataset, defense, reference)
+            else:
+                change = _difference(measured, setting, dataset, defense, reference, column)
+            if change is None:
+                continue
+            pair = f"{naming.display(defense)} − {naming.display(reference)}"
+            words = f"{measured.row_label(setting, dataset)}, {pair}"
+            votes.append(Vote(judged=change, claimed=claimed, words=words))
+    return votes
+
+
+def _accuracy_falls(measured: Measurements) -> list[Vote]:
+    here = [label for label in _PRIVATE if label in set(measured.frame["defense"])]
+    pairs = [(label, str(measured.baseline)) for label in here]
+    if len(here) > 1:
+        pairs.append((here[0], here[-1]))  # the paper's own ε = 4 and ε = 8 are out of order on CIFAR-10
+    return _each(measured, pairs, "test_accuracy", BELOW_ZERO)
+
+
+def _accuracy_kept(measured: Measurements) -> list[Vote]:
+    pairs = [(label, str(measured.baseline)) for label in _REGULARIZED]
+    return _each(measured, pairs, "test_accuracy", (-ACCURACY_KEPT, math.inf))
+
+
+def _slowdown(measured: Measurements) -> list[Vote]:
+    ratios = time_ratios(measured)
+    votes = []
+    for setting, dataset in measured.paper_rows():
+        ratio = None if ratios is None else estimate_in(ratios, setting, dataset, "dp_eps2")
+        if ratio is None:
+            continue
+        published = paper.time_ratio(dataset, "dp_eps2")
+        beside = "" if published is None else f" (paper {number(published, 1)})"
+        words = f"{measured.row_label(setting, dataset)}, times the baseline{beside}"
+        votes.append(Vote(judged=ratio, claimed=TIME_FACTORS, words=words, decimals=2))
+    return votes
+
+
+def _auc_falls(measured: Measurements) -> list[Vote]:
+    pairs = [(label, str(measured.baseline)) for label in (*_PRIVATE, *_REGULARIZED)]
+    return _each(measured, pairs, "auc", BELOW_ZERO)
+
+
+def _l2_on_mnist(measured: Measurements) -> list[Vote]:
+    return _each(measured, [("l2", label) for label in _PRIVATE], "auc", BELOW_ZERO, datasets=("mnist",))
+
+
+_NO_DECODER = "no decoder beats both controls, so nothing was measured"
+
+
+def _closer_is_easier(measured: Measurements) -> list[Vote]:
+    settings = inversion_settings(measured)
+    if not settings:
+        return []
+    rows = judged_inversion(measured, settings[0])
+    rows = rows[rows["defense"] == measured.baseline]
+    names = layers(measured, settings[0])
+    by_layer = rows.pivot_table(index=["dataset", "seed"], columns="layer", values="mse_test")
+    works = rows.pivot_table(index=["dataset", "seed"], columns="layer", values="works", aggfunc="all")
+    votes = []
+    for nearer, deeper in [*pairwise(names), (names[0], names[-1])]:
+        if nearer == deeper or nearer not in by_layer or deeper not in by_layer:
+            continue
+        words = f"{naming.display(deeper)} − {naming.display(nearer)}, MSE"
+        supported = works[nearer].eq(True) | works[deeper].eq(True)
+        steps = (by_layer[deeper] - by_layer[nearer])[supported].rename("value").reset_index()
+        rise, _ = average_over_datasets(steps, "value")
+        if rise is None:
+            votes.append(Vote(words=f"{words}: {_NO_DECODER}"))
+            continue
+        votes.append(Vote(judged=rise, claimed=ABOVE_ZERO, words=words, decimals=4))
+    return votes
+
+
+def _mse_votes(measured: Measurements, labels: tuple[str, ...], names: list[str], claimed: Bounds) -> list[Vote]:
+    settings = inversion_settings(measured)
+    changes = judged_changes(measured, settings[0]) if settings else None
+    votes: list[Vote] = []
+    if changes is None:
+        return votes
+    present = set(measured.inversion["layer"])
+    for layer in names:
+        for label in labels:
+            if layer not in present or label not in set(measured.inversion["defense"]):
+                continue
+            published = paper.number(4, layer, label)
+            beside = "" if published is None else f" (paper {number(published, 1, signed=True)}\u00a0%)"
+            words = f"{naming.display(layer)}, {naming.display(label)}{beside}"
+            rows = changes[(changes["layer"] == layer) & (changes["defense"] == label)]
+            change, _ = average_over_datasets(rows, "value", PERCENT_CHANGE)
+            if change is None:
+                votes.append(Vote(words=f"{words}: {_NO_DECODER}"))
+                continue
+            votes.append(Vote(judged=change, claimed=claimed, words=words, decimals=1, unit="\u00a0%"))
+    return votes
+
+
+def _dp_last_layers(measured: Measurements) -> list[Vote]:
+    # "For all the final layers": the three at which the paper's Table 4 is below zero for every ε.
+    return _mse_votes(measured, _PRIVATE, ["maxpool3", "dense", "prediction"], BELOW_ZERO)
+
+
+def _l2_prediction(measured: Measurements) -> list[Vote]:
+    return _mse_votes(measured, ("l2",), ["prediction"], ABOVE_ZERO)
