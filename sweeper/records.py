@@ -41,7 +41,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
 from attacks.base import Attack
-from attacks.tpvd import displacement_sketch, tpvd, value_differences
+from attacks.comparisons.tpvd import displacement_sketch, tpvd, value_differences
 from sweeper import attempts, launches
 from sweeper.checkpoints import metadata_of
 from sweeper.errors import UserError

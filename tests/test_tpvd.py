@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save
 
 from attacks.auditing import audit_membership
 from attacks.base import MembershipScores
-from attacks.tpvd import displacement_sketch, tpvd, value_differences
+from attacks.comparisons.tpvd import displacement_sketch, tpvd, value_differences
 from sweeper.errors import UserError
 from sweeper.records import Store
 from sweeper.schema import SCHEMAS

@@ -1,0 +1,1 @@
+"""What compares a group of targets with one another."""
