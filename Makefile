@@ -19,8 +19,8 @@ format: .venv/installed  ## rewrite to the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schema: .venv/installed  ## docs/schema.md from sweeper/schema.py
-	$(BIN)/python -c "from sweeper.schema import markdown; print(markdown(), end='')" > docs/schema.md
+schema: .venv/installed  ## docs/schema.md from sweeper/results/schema.py
+	$(BIN)/python -c "from sweeper.results.schema import markdown; print(markdown(), end='')" > docs/schema.md
 
 bench: .venv/installed  ## private training, mechanisms, scheduling; QUICK=1 takes some minutes, without it hours
 	$(BIN)/python benchmarks/private_training.py $(if $(QUICK),--quick)

@@ -21,7 +21,7 @@ from rich.table import Table
 from models.performance import Performance
 from models.private.gradients import PrivateGradient
 from models.private.rules import ClipThenNoise, NoisedQuantile, NoiseThenClip, QuantileClipping, Rule
-from sweeper.allocator import restart_with_allocator_environment
+from sweeper.workers.allocator import restart_with_allocator_environment
 
 OUT = Path("build/bench/mechanisms.json")
 RULES: dict[str, tuple[Rule, Performance]] = {

@@ -49,7 +49,7 @@ from models.performance import Performance
 from models.private.gradients import PrivateGradient
 from models.private.rules import ClipThenNoise
 from models.train import PlainGradient
-from sweeper.allocator import ALLOCATOR_ENVIRONMENT
+from sweeper.workers.allocator import ALLOCATOR_ENVIRONMENT
 
 warnings.filterwarnings("ignore", message="Full backward hook is firing")  # Opacus's, on a model's first layer
 

@@ -56,7 +56,7 @@ def nodes(count: int, gpus: int = 0) -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
-    from sweeper.allocator import ALLOCATOR_ENVIRONMENT
+    from sweeper.workers.allocator import ALLOCATOR_ENVIRONMENT
 
     resources = {"num_cpus": max(1, gpus), "num_gpus": gpus}
     os.environ["SWEEPER_PRETEND_GPUS"] = "1"
@@ -76,11 +76,11 @@ def run(
     trials: Sequence[Any], folder: Path, attempt: Callable[..., Any] | None = None, gpus: float = 0.0
 ) -> tuple[float, Any]:
     """Seconds that the connected Ray takes for the trials, and the store with the results."""
-    from sweeper import cluster
-    from sweeper.launches import Launch
-    from sweeper.records import Store
-    from sweeper.scheduling import Resources, Retries
-    from sweeper.worker import Settings
+    from sweeper.cluster import run as cluster
+    from sweeper.results.launches import Launch
+    from sweeper.results.store import Store
+    from sweeper.workers.scheduling import Resources, Retries
+    from sweeper.workers.worker import Settings
 
     store = Store(folder)
     store.prepare()
@@ -111,7 +111,7 @@ def timed(notes: str) -> Callable[..., Any]:
     def attempt(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress: Any) -> Any:
         import ray
 
-        from sweeper.worker import attempt_trial
+        from sweeper.workers.worker import attempt_trial
 
         begun, node = [], ray.get_runtime_context().get_node_id()
 
@@ -156,7 +156,7 @@ def most_at_once(notes: list[dict[str, Any]]) -> int:
 
 def epochs_for(seconds: float, folder: Path) -> int:
     """Epochs of a training that takes about so long here, on one thread of a free core."""
-    from sweeper.spec import expand, load_sweep
+    from sweeper.sweep.spec import expand, load_sweep
 
     with nodes(1):
         notes = folder / "calibration-notes"
@@ -168,7 +168,7 @@ def epochs_for(seconds: float, folder: Path) -> int:
 
 
 def slots_and_workers(folder: Path, trial_s: float, trials_per_worker: int) -> dict[str, Any]:
-    from sweeper.spec import expand, load_sweep
+    from sweeper.sweep.spec import expand, load_sweep
 
     epochs = epochs_for(trial_s, folder)
     walls, found = {}, {}
@@ -206,8 +206,8 @@ def two_bare_processes(folder: Path, epochs: int) -> float:
     """
     import pyarrow.parquet as pq
 
-    from sweeper.allocator import ALLOCATOR_ENVIRONMENT
-    from sweeper.spec import expand, load_sweep
+    from sweeper.sweep.spec import expand, load_sweep
+    from sweeper.workers.allocator import ALLOCATOR_ENVIRONMENT
 
     sweep, out = sweep_file(folder, 4, epochs), folder / "bare"
     ids = [trial.target_id for trial in expand(load_sweep(str(sweep)))]
@@ -260,7 +260,7 @@ def whole_launch(folder: Path, trial_s: float, trials_per_worker: int) -> dict[s
 
 def starts(folder: Path) -> dict[str, Any]:
     """How long a trial's process takes to begin its work, next to a new interpreter that imports what it needs."""
-    from sweeper.isolation import run_in_child
+    from sweeper.workers.isolation import run_in_child
 
     def seconds(start: Callable[[], Any]) -> float:
         began = time.perf_counter()
@@ -272,7 +272,7 @@ def starts(folder: Path) -> dict[str, Any]:
 
     child()  # starts the fork server
     forked = sorted(seconds(child) for _ in range(20))[10]
-    command = [sys.executable, "-c", "import sweeper.preloaded"]
+    command = [sys.executable, "-c", "import sweeper.workers.preloaded"]
     fresh = sorted(seconds(lambda: subprocess.run(command, check=True, stderr=subprocess.DEVNULL)) for _ in range(5))[2]
     log(
         f"a trial's process begins {fresh / forked:.0f} times as soon as a new interpreter ({forked:.2f} s, {fresh:.1f} s)"
@@ -282,7 +282,7 @@ def starts(folder: Path) -> dict[str, Any]:
 
 def devices(folder: Path, trial_s: float) -> dict[str, Any]:
     """Two nodes of two declared GPUs: what each trial sees, and whether a device is ever shared."""
-    from sweeper.spec import expand, load_sweep
+    from sweeper.sweep.spec import expand, load_sweep
 
     notes = folder / "notes-devices"
     notes.mkdir()
@@ -304,15 +304,15 @@ def devices(folder: Path, trial_s: float) -> dict[str, Any]:
 
 def nothing_at_all(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress: Any) -> Any:
     """An attempt that does not even record."""
-    from sweeper.outcomes import Outcome
+    from sweeper.workers.outcomes import Outcome
 
     return Outcome(target_id=parcel.target_id)
 
 
 def nothing(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress: Any) -> Any:
     """An attempt that trains nothing and records the least there is."""
-    from sweeper.outcomes import Outcome
-    from sweeper.records import Store
+    from sweeper.results.store import Store
+    from sweeper.workers.outcomes import Outcome
 
     row = {"schema_version": 0, "target_id": parcel.target_id, "status": "finished"}
     output = {"target_id": [parcel.target_id], "example_id": [0], "role": ["member"], "label": [0], "logits": [[0.0]]}
@@ -327,9 +327,9 @@ import json, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import scheduling as bench
-from sweeper.preflight import resolve_trials
-from sweeper.records import Store
-from sweeper.spec import expand, load_sweep
+from sweeper.sweep.preflight import resolve_trials
+from sweeper.results.store import Store
+from sweeper.sweep.spec import expand, load_sweep
 from sweeper import cluster
 count, folder = int(sys.argv[2]), Path(sys.argv[3])
 found = {"trials": count, "rss_start_mib": bench.rss_mib()}

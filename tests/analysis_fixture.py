@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from sweeper.schema import SCHEMA_VERSION, SCHEMAS
+from sweeper.results.schema import SCHEMA_VERSION, SCHEMAS
 
 Rows = dict[str, list[dict[str, Any]]]
 

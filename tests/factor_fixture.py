@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from analysis_fixture import Rows, make_rows
 
-from sweeper.schema import SCHEMAS
+from sweeper.results.schema import SCHEMAS
 
 EPOCHS = 4
 LADDER = (0.04, 5.0, 20.0)

@@ -18,7 +18,7 @@ from models.architectures.resnet18 import ResNet18
 from models.datasets.base import DatasetInfo, ImageData
 from models.seeds import Stream, torch_seed
 from models.train import Training, build_model, fit
-from sweeper import components
+from sweeper.sweep import components
 
 CHEAP = {
     "lomurno_cnn": {"filters": [4, 4, 4], "dense_units": 8},

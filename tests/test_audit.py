@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from sweeper import audit as auditing
-from sweeper.audit import ATTACK_NAMES
-from sweeper.cli import app
+from sweeper.audit import attack as auditing
+from sweeper.audit.attack import ATTACK_NAMES
+from sweeper.cli.commands import app
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 KEYS = [

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sweeper import checkpoints, provenance
-from sweeper import trial as trial_module
-from sweeper.checkpoints import CheckpointError, from_bytes
-from sweeper.outcomes import Progress
-from sweeper.records import Store
-from sweeper.spec import Trial, expand, load_sweep
-from sweeper.trial import run_trial
+from sweeper.results import checkpoints
+from sweeper.results.checkpoints import CheckpointError, from_bytes
+from sweeper.results.store import Store
+from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.trial import provenance
+from sweeper.trial import run as trial_module
+from sweeper.trial.run import run_trial
+from sweeper.workers.outcomes import Progress
 
 CPU = torch.device("cpu")
 TIMES = ("load_time_s", "first_step_time_s", "train_time_s", "seconds_per_step", "started_at", "attempts")

@@ -19,13 +19,13 @@ import torch
 from s3_server import KEY, SECRET, S3Server, start_s3_server
 from typer.testing import CliRunner
 
-from sweeper import cli
-from sweeper.cli import app
+from sweeper.cli import commands as cli
+from sweeper.cli.commands import app
 from sweeper.errors import UserError
-from sweeper.records import Store
-from sweeper.spec import Trial, expand, load_sweep
-from sweeper.storage import Storage, StorageError
-from sweeper.trial import run_trial
+from sweeper.results.store import Store
+from sweeper.storage.storage import Storage, StorageError
+from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.trial.run import run_trial
 
 __all__ = ["start_s3_server"]  # a fixture
 COMMANDS = ["launch", "plan", "trial", "audit", "report", "ls", "doctor"]
@@ -51,7 +51,7 @@ def test_help_starts_quickly_because_it_imports_little() -> None:
 
 
 def test_shell_completion_offers_sweeps_and_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeper.cli import _complete_attack, _complete_sweep
+    from sweeper.cli.commands import _complete_attack, _complete_sweep
 
     assert _complete_sweep("lo") == ["lomurno2022"]
     assert _complete_attack("mod") == ["modified_entropy"]
@@ -172,7 +172,8 @@ def test_a_report_that_cannot_be_written_is_explained(tiny: Path, tmp_path: Path
 def test_names_are_whole_on_a_narrow_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    from sweeper import cli, components
+    from sweeper.cli import commands as cli
+    from sweeper.sweep import components
 
     narrow = Console(width=width, record=True, file=io.StringIO())
     monkeypatch.setattr(cli, "out", narrow)
@@ -304,7 +305,7 @@ def test_a_table_of_results_is_written_even_where_there_is_nothing_in_it(tiny: P
 
 def test_a_process_that_trains_starts_anew_with_the_allocators_settings():
     code = (
-        "import os, sys; from sweeper.allocator import restart_with_allocator_environment as restart; restart();"
+        "import os, sys; from sweeper.workers.allocator import restart_with_allocator_environment as restart; restart();"
         "print(sys.argv[1:], os.environ['MALLOC_MMAP_MAX_'], os.environ['MALLOC_TRIM_THRESHOLD_'])"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
@@ -434,7 +435,7 @@ def test_a_tracking_uri_that_is_none_is_refused(tiny: Path, monkeypatch: pytest.
 def test_gpus_that_cannot_be_used_and_were_not_asked_for_are_left_alone(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeper import cluster
+    from sweeper.cluster import run as cluster
 
     def unusable() -> None:
         raise OSError("PyTorch cannot use the GPUs of this. With --gpus-per-trial 0 trials run on CPUs.")

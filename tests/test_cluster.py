@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 
 from models.datasets.base import DatasetError
-from sweeper import attempts, cluster, launches, worker
+from sweeper.cluster import run as cluster
 from sweeper.errors import UserError
-from sweeper.launches import Launch
-from sweeper.records import Store
-from sweeper.scheduling import Resources, Retries
-from sweeper.spec import expand, load_sweep
-from sweeper.storage import StorageError
-from sweeper.worker import Settings
+from sweeper.results import attempts, launches
+from sweeper.results.launches import Launch
+from sweeper.results.store import Store
+from sweeper.storage.storage import StorageError
+from sweeper.sweep.spec import expand, load_sweep
+from sweeper.workers import worker
+from sweeper.workers.scheduling import Resources, Retries
+from sweeper.workers.worker import Settings
 
 
 def run(tiny: Path, out: Path, fit: Any, monkeypatch: pytest.MonkeyPatch, **retries: int) -> tuple[Any, ...]:

@@ -11,10 +11,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from sweeper.display import LEAST_TITLE, Column, Rows, SweepDisplay, Title, cut_title, status_view
-from sweeper.launches import LaunchInfo, Running
-from sweeper.records import Failure
-from sweeper.status import SweepStatus
+from sweeper.cli.display import LEAST_TITLE, Column, Rows, SweepDisplay, Title, cut_title, status_view
+from sweeper.results.launches import LaunchInfo, Running
+from sweeper.results.status import SweepStatus
+from sweeper.results.store import Failure
 
 TITLES = [
     f"{defense} · {dataset} · {split} · seed {seed}{rest}"

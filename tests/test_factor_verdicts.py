@@ -22,9 +22,9 @@ from analysis.studies.lin2020.claims import _only, judge_factors
 from analysis.studies.lin2020.influences import Analysis, analyze, contrasts
 from analysis.studies.lin2020.study import FACTORS, FactorStudy, factor_study, over_seeds
 from analysis.studies.lomurno2022.claims import ABOVE_ZERO, Claim, Vote, decide
-from sweeper.records import Store
-from sweeper.spec import expand, load_sweep
-from sweeper.trial import run_trial
+from sweeper.results.store import Store
+from sweeper.sweep.spec import expand, load_sweep
+from sweeper.trial.run import run_trial
 
 LEVELS: dict[str, tuple[Any, ...]] = {
     "dataset": ("mnist", "svhn"),

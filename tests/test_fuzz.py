@@ -35,18 +35,19 @@ from typer.testing import CliRunner
 
 from models.splits import SPLITS
 from models.train import Checkpoint, Training
-from sweeper import attempts, checkpoints, components, launches, yaml_file
-from sweeper.cli import app
-from sweeper.display import status_view
+from sweeper.cli.commands import app
+from sweeper.cli.display import status_view
 from sweeper.errors import UserError, printable
-from sweeper.preflight import resolve_trials
-from sweeper.records import Store
-from sweeper.schema import SCHEMAS
-from sweeper.spec import Sweep, Trial, expand, load_sweep, packaged_sweeps
-from sweeper.status import SweepStatus, read_status
-from sweeper.storage import Storage
-from sweeper.trial import TrialResult, run_trial
-from sweeper.yaml_file import parse_yaml
+from sweeper.results import attempts, checkpoints, launches
+from sweeper.results.schema import SCHEMAS
+from sweeper.results.status import SweepStatus, read_status
+from sweeper.results.store import Store
+from sweeper.storage.storage import Storage
+from sweeper.sweep import components, yaml_file
+from sweeper.sweep.preflight import resolve_trials
+from sweeper.sweep.spec import Sweep, Trial, expand, load_sweep, packaged_sweeps
+from sweeper.sweep.yaml_file import parse_yaml
+from sweeper.trial.run import TrialResult, run_trial
 
 FUZZ = int(os.environ.get("SWEEPER_FUZZ", "1"))
 
@@ -634,9 +635,9 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(
-            "sweeper.trial.run_trial", lambda trial, **_: TrialResult(target_id=trial.target_id, status="finished")
+            "sweeper.trial.run.run_trial", lambda trial, **_: TrialResult(target_id=trial.target_id, status="finished")
         )
-        patch.setattr("sweeper.records.Store.prepare", lambda store: None)
+        patch.setattr("sweeper.results.store.Store.prepare", lambda store: None)
         yield folder
 
 

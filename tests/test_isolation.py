@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.isolation import run_in_child
+from sweeper.workers.isolation import run_in_child
 
 IMPORTED_FIRST = frozenset(sys.modules)
 """What was imported before this file: in a child, what the fork server had."""
@@ -41,7 +41,7 @@ def act(what: str, send: Any) -> Any:
         return {
             "pid": os.getpid(),
             "value": os.environ.get("SWEEPER_TEST"),
-            "preloaded": [name for name in ("torch", "opacus", "sweeper.trial") if name in IMPORTED_FIRST],
+            "preloaded": [name for name in ("torch", "opacus", "sweeper.trial.run") if name in IMPORTED_FIRST],
             "main": sys.modules["__main__"].__dict__.get("__file__"),
         }
     return what
@@ -64,7 +64,7 @@ def test_the_child_is_fresh_and_has_the_environment_it_was_given(tmp_path: Path)
     assert first["pid"] != second["pid"]
     assert (first["value"], second["value"]) == ("1", "2")
     assert "SWEEPER_TEST" not in os.environ
-    assert first["preloaded"] == ["torch", "opacus", "sweeper.trial"], "so that it begins at once"
+    assert first["preloaded"] == ["torch", "opacus", "sweeper.trial.run"], "so that it begins at once"
 
 
 def test_the_fork_server_starts_whatever_the_working_directory_and_the_temporary_one_are(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_fork_server_starts_whatever_the_working_directory_and_the_temporary
         from pathlib import Path
         sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
         from test_isolation import act
-        from sweeper.isolation import run_in_child
+        from sweeper.workers.isolation import run_in_child
         print(*run_in_child(act, "environment", log=Path("log")).value["preloaded"])
         """
     )
@@ -87,7 +87,7 @@ def test_the_fork_server_starts_whatever_the_working_directory_and_the_temporary
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout.split() == ["torch", "opacus", "sweeper.trial"], done.stderr
+    assert done.stdout.split() == ["torch", "opacus", "sweeper.trial.run"], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_parent_that_is_killed_takes_a_computing_child_along(tmp_path: Path) -
         from pathlib import Path
         sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
         from test_isolation import act
-        from sweeper.isolation import run_in_child
+        from sweeper.workers.isolation import run_in_child
         run_in_child(act, "hang", log=Path({str(tmp_path / "log")!r}), on_message=lambda pid: print(pid, flush=True))
         """
     )

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from s3_server import S3Server, start_s3_server
 
-from sweeper import attempts
-from sweeper.launches import CLAIMS, DEAD_AFTER_S, FOLDER, Launch, Running, living
-from sweeper.storage import Storage
+from sweeper.results import attempts
+from sweeper.results.launches import CLAIMS, DEAD_AFTER_S, FOLDER, Launch, Running, living
+from sweeper.storage.storage import Storage
 
 __all__ = ["start_s3_server"]  # a fixture
 ID = "0123456789abcdef"
@@ -61,7 +61,7 @@ def test_a_launch_that_ends_gives_up_its_claims(storage: Storage) -> None:
 def test_the_claim_of_a_process_that_was_killed_is_free_at_once(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "out")
     program = (
-        "import os, signal, sys\nfrom sweeper.launches import Launch\nfrom sweeper.storage import Storage\n"
+        "import os, signal, sys\nfrom sweeper.results.launches import Launch\nfrom sweeper.storage import Storage\n"
         f"launch = Launch(Storage({str(tmp_path / 'out')!r})).__enter__()\nlaunch.claim({ID!r})\n"
         "print('claimed', flush=True)\nsys.stdin.read()\nos.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -106,7 +106,7 @@ def test_the_age_of_another_machine_s_launch_is_told_by_the_store_s_clock(tmp_pa
 
 
 def test_heartbeats_tell_what_runs(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeper.launches.HEARTBEAT_S", 0.05)
+    monkeypatch.setattr("sweeper.results.launches.HEARTBEAT_S", 0.05)
     running = Running(target_id=ID, title="dp · digits", stage="epoch 1/2", fraction=0.25, seconds=3.0)
     with Launch(storage) as launch:
         launch.report(lambda: (running,))
@@ -134,9 +134,9 @@ def test_a_damaged_launch_file_is_nobody(tmp_path: Path, content: bytes) -> None
 def test_a_store_that_does_not_answer_for_a_while_ends_no_launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeper.storage import StorageError
+    from sweeper.storage.storage import StorageError
 
-    monkeypatch.setattr("sweeper.launches.HEARTBEAT_S", 0.02)
+    monkeypatch.setattr("sweeper.results.launches.HEARTBEAT_S", 0.02)
     storage = Storage(tmp_path / "out")
     with Launch(storage) as launch:
         name, write, failed = f"{FOLDER}/{launch.id}.json", storage.write, []

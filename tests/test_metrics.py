@@ -297,7 +297,7 @@ def test_ties_are_counted():
 
 
 def test_columns_are_those_of_the_schema():
-    from sweeper.schema import SCHEMAS
+    from sweeper.results.schema import SCHEMAS
 
     columns = membership_metrics(*sample(0, 100, 100), rng()).columns()
     assert set(columns) <= set(SCHEMAS["attacks"].names)

@@ -23,10 +23,10 @@ from typer.testing import CliRunner
 
 from attacks.base import AttackTarget
 from attacks.membership.threshold import Threshold
-from sweeper import audit as auditing
-from sweeper.cli import app
+from sweeper.audit import attack as auditing
+from sweeper.audit.outputs import StoredOutputs, read_outputs
+from sweeper.cli.commands import app
 from sweeper.errors import UserError
-from sweeper.outputs import StoredOutputs, read_outputs
 
 BASE = Path(__file__).parent / "data" / "cases" / "outputs.parquet"
 AUCS = {"loss": 0.7335, "max_posterior": 0.7201, "entropy": 0.7255, "modified_entropy": 0.7309}

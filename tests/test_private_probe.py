@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from models.defenses.base import Defense
 from models.private.probe import check_examples_apart
 from sweeper.errors import UserError
-from sweeper.preflight import resolve_trials
-from sweeper.spec import expand, load_sweep
+from sweeper.sweep.preflight import resolve_trials
+from sweeper.sweep.spec import expand, load_sweep
 from tests.private_reference import Calls, made, private_gradient, small_cnn
 
 

@@ -22,15 +22,15 @@ import torch
 from PIL import Image
 from s3_server import KEY, SECRET, Fault, S3Server, start_s3_server
 
-from sweeper import cluster
+from sweeper.cluster import run as cluster
 from sweeper.errors import UserError
-from sweeper.launches import Launch, Running, living
-from sweeper.outcomes import Outcome
-from sweeper.records import Store
-from sweeper.scheduling import AUTO, Resources, Retries
-from sweeper.spec import Trial, expand, load_sweep
-from sweeper.trial import run_trial
-from sweeper.worker import PRETEND_GPUS, Settings
+from sweeper.results.launches import Launch, Running, living
+from sweeper.results.store import Store
+from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.trial.run import run_trial
+from sweeper.workers.outcomes import Outcome
+from sweeper.workers.scheduling import AUTO, Resources, Retries
+from sweeper.workers.worker import PRETEND_GPUS, Settings
 
 __all__ = ["start_s3_server"]  # a fixture
 

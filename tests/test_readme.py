@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import components
-from sweeper.spec import expand, load_sweep
+from sweeper.sweep import components
+from sweeper.sweep.spec import expand, load_sweep
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,8 +24,8 @@ def test_the_defense_of_the_readme_is_found_trained_and_checked(
     import torch
 
     import models.defenses
-    from sweeper.records import Store
-    from sweeper.trial import run_trial
+    from sweeper.results.store import Store
+    from sweeper.trial.run import run_trial
 
     (code,) = [block for block in blocks("python") if "class NoisyStart" in block]
     folder = tmp_path / "defenses"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.outcomes import Outcome
-from sweeper.scheduling import Resources, Retries, Schedule, share_for
-from sweeper.spec import Trial, expand, load_sweep
+from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.workers.outcomes import Outcome
+from sweeper.workers.scheduling import Resources, Retries, Schedule, share_for
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sweeper import components, provenance, sources
-from sweeper.cli import app
-from sweeper.records import Store
-from sweeper.spec import Trial, expand, load_sweep
-from sweeper.trial import run_trial
+from sweeper.cli.commands import app
+from sweeper.results.store import Store
+from sweeper.sweep import components
+from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.trial import provenance, sources
+from sweeper.trial.run import run_trial
 
 DEFENSE = """
 from dataclasses import dataclass

@@ -11,10 +11,10 @@ from models.datasets.svhn import Svhn
 from models.defenses.base import Mechanism
 from models.splits import SPLITS
 from models.train import LEARNING_RATES, fit
-from sweeper import components
 from sweeper.errors import UserError
-from sweeper.preflight import resolve_trials
-from sweeper.spec import Trial, expand, load_sweep, packaged_sweeps
+from sweeper.sweep import components
+from sweeper.sweep.preflight import resolve_trials
+from sweeper.sweep.spec import Trial, expand, load_sweep, packaged_sweeps
 
 
 def written(tmp_path: Path, text: str, *overrides: str, only: tuple[str, ...] = ()) -> list[Trial]:

@@ -26,9 +26,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from s3_server import KEY, SECRET, Fault, S3Server, start_s3_server
 
-from sweeper import storage as storage_module
 from sweeper.errors import UserError
-from sweeper.storage import Entry, Storage, StorageError
+from sweeper.storage import storage as storage_module
+from sweeper.storage.storage import Entry, Storage, StorageError
 
 __all__ = ["start_s3_server"]  # the fixture `s3_server`
 

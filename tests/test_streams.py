@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import cli
+from sweeper.cli import commands as cli
 
 STREAMS = {"<&-": 0, ">&-": 1, "2>&-": 2}
 COMMANDS = {"--version": (0, b"", 1), "launch --time-limit x": (2, b"Error: --time-limit: got 'x'", 2)}

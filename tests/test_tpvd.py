@@ -21,10 +21,10 @@ from attacks.auditing import audit_membership
 from attacks.base import MembershipScores
 from attacks.comparisons.tpvd import displacement_sketch, tpvd, value_differences
 from sweeper.errors import UserError
-from sweeper.records import Store
-from sweeper.schema import SCHEMAS
-from sweeper.spec import Trial, expand, load_sweep
-from sweeper.trial import run_trial
+from sweeper.results.schema import SCHEMAS
+from sweeper.results.store import Store
+from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.trial.run import run_trial
 
 TWINS = """
 name: twins

@@ -21,14 +21,14 @@ from attacks.base import AttackTarget
 from attacks.inversion.layer_decoder import LayerDecoder
 from attacks.membership.threshold import Threshold
 from models import train
-from sweeper import components
-from sweeper import trial as trial_module
-from sweeper.launches import Launch
-from sweeper.records import DamagedError, Store, recorded_attacks
-from sweeper.schema import SCHEMAS
-from sweeper.spec import Trial, expand, load_sweep
-from sweeper.status import read_status
-from sweeper.trial import record_failure, run_trial
+from sweeper.results.launches import Launch
+from sweeper.results.schema import SCHEMAS
+from sweeper.results.status import read_status
+from sweeper.results.store import DamagedError, Store, recorded_attacks
+from sweeper.sweep import components
+from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.trial import run as trial_module
+from sweeper.trial.run import record_failure, run_trial
 
 TIMES = ["load_time_s", "first_step_time_s", "train_time_s", "seconds_per_step", "started_at", "attack_time_s"]
 

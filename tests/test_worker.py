@@ -15,14 +15,15 @@ import pytest
 from PIL import Image
 from s3_server import S3Server, start_s3_server
 
-from sweeper import attempts, worker
-from sweeper.nodes import node_folder
-from sweeper.outcomes import Progress
-from sweeper.records import Store
-from sweeper.spec import Trial, expand, load_sweep
-from sweeper.staging import load_staged, stage, staged_name
-from sweeper.status import read_status
-from sweeper.worker import Settings, attempt_trial, pack
+from sweeper.results import attempts
+from sweeper.results.status import read_status
+from sweeper.results.store import Store
+from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.workers import worker
+from sweeper.workers.nodes import node_folder
+from sweeper.workers.outcomes import Progress
+from sweeper.workers.staging import load_staged, stage, staged_name
+from sweeper.workers.worker import Settings, attempt_trial, pack
 
 __all__ = ["start_s3_server"]  # a fixture
 LAUNCH = "00000000deadbeef"
@@ -48,7 +49,10 @@ def attempt(trial: Trial, store: Store, data_dir: Path = Path("data"), **changes
 
 
 def test_workers_import_no_torch() -> None:
-    program = "import sys, sweeper.worker, sweeper.outcomes; print([name for name in ('torch', 'sklearn') if name in sys.modules])"
+    program = (
+        "import sys, sweeper.workers.worker, sweeper.workers.outcomes; "
+        "print([name for name in ('torch', 'sklearn') if name in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
 
 

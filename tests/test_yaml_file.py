@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.errors import UserError
-from sweeper.spec import load_sweep
-from sweeper.yaml_file import MOST_LEVELS, parse_yaml
+from sweeper.sweep.spec import load_sweep
+from sweeper.sweep.yaml_file import MOST_LEVELS, parse_yaml
 
 PLAIN: dict[str, Any] = {
     "010": 10,

@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import printable
-from sweeper.spec import Trial
+from sweeper.sweep.spec import Trial
 
 if TYPE_CHECKING:
-    from sweeper.cluster import Event
-    from sweeper.status import SweepStatus
+    from sweeper.cluster.run import Event
+    from sweeper.results.status import SweepStatus
 
 RECENT = 6
 SHOWN_RUNNING = 24

@@ -14,8 +14,8 @@ from attacks.base import Attack, AttackError, AttackTarget, MembershipScores
 from attacks.membership.threshold import Threshold
 from attacks.membership.trained_attackers import TrainedAttackers
 from attacks.metrics import REPORTED_FPRS, example_folds, membership_metrics, one_score_per_example
+from sweeper.audit.outputs import StoredOutputs
 from sweeper.errors import UserError, unknown_name
-from sweeper.outputs import StoredOutputs
 
 THRESHOLD_NAMES: tuple[str, ...] = Threshold().scores
 TRAINED_NAMES: tuple[str, ...] = TrainedAttackers().attackers

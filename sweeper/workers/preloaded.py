@@ -2,9 +2,9 @@
 
 import gc
 
-import sweeper.staging
-import sweeper.trial  # noqa: F401
-from sweeper import provenance, sources
+import sweeper.trial.run
+import sweeper.workers.staging  # noqa: F401
+from sweeper.trial import provenance, sources
 
 sources.read_all()
 provenance.checkout()

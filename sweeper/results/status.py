@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sweeper.errors import UserError
-from sweeper.launches import FOLDER, LaunchInfo, living
-from sweeper.records import Failure, Store
-from sweeper.storage import StorageError
+from sweeper.results.launches import FOLDER, LaunchInfo, living
+from sweeper.results.store import Failure, Store
+from sweeper.storage.storage import StorageError
 
 _RATE_OVER = timedelta(hours=1)
 

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from models.datasets.base import Dataset, DatasetInfo, ImageData
-from sweeper import components
-from sweeper.spec import identity
+from sweeper.sweep import components
+from sweeper.sweep.spec import identity
 
 
 def staged_name(dataset: Dataset) -> str:

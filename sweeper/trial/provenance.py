@@ -16,7 +16,7 @@ import sweeper
 if TYPE_CHECKING:
     import torch
 
-    from sweeper.sources import Sources
+    from sweeper.trial.sources import Sources
 
 
 def code(sources: Sources) -> dict[str, Any]:

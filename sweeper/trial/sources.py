@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper import components
-from sweeper.records import recorded_attacks
+from sweeper.results.store import recorded_attacks
+from sweeper.sweep import components
 
 if TYPE_CHECKING:
     from attacks.base import Attack
-    from sweeper.spec import Trial
+    from sweeper.sweep.spec import Trial
 
 _OUR_PACKAGES = frozenset({"models", "attacks"})
 _TRAINING = ("models.train", "models.splits", "models.seeds")

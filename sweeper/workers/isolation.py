@@ -27,7 +27,7 @@ from typing import Any, Literal
 Send = Callable[[Any], None]
 """Given to the function in the child: hands a picklable message to the parent."""
 
-_PRELOADED = ["sweeper.preloaded"]
+_PRELOADED = ["sweeper.workers.preloaded"]
 _LONGEST_WAIT_S = 86400.0
 """The system waits for no more than 24 days at a time."""
 _LONGEST_FOLDER_OF_A_SOCKET = 70

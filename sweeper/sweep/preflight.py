@@ -20,9 +20,9 @@ from models.private.accounting import PrivacyGuarantee
 from models.private.probe import check_examples_apart
 from models.splits import COIN_SPLITS, SPLITS
 from models.train import build_model, make_plan
-from sweeper import components
 from sweeper.errors import UserError, reason_of, sentence
-from sweeper.spec import Trial
+from sweeper.sweep import components
+from sweeper.sweep.spec import Trial
 
 # Floating-point operations per second of one CPU thread and cost factors, for the rough estimate only.
 _OPERATIONS_PER_S = 50e9

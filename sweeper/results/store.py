@@ -42,12 +42,12 @@ from safetensors.numpy import load as load_arrays
 
 from attacks.base import Attack
 from attacks.comparisons.tpvd import displacement_sketch, tpvd, value_differences
-from sweeper import attempts, launches
-from sweeper.checkpoints import metadata_of
 from sweeper.errors import UserError
-from sweeper.schema import SCHEMA_VERSION, SCHEMAS
-from sweeper.spec import Sweep, Trial, attack_id, identity
-from sweeper.storage import Storage, StorageError, replace_file
+from sweeper.results import attempts, launches
+from sweeper.results.checkpoints import metadata_of
+from sweeper.results.schema import SCHEMA_VERSION, SCHEMAS
+from sweeper.storage.storage import Storage, StorageError, replace_file
+from sweeper.sweep.spec import Sweep, Trial, attack_id, identity
 
 _TARGET_TABLES = ("history", "outputs", "trials")
 _ATTACK_TABLES = ("scores", "reconstructions", "attacks")

@@ -1,4 +1,4 @@
-"""The command line; the only file that prints."""
+"""The commands."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper import __version__
-from sweeper.allocator import restart_with_allocator_environment
+from sweeper.cli.streams import mend_streams
 from sweeper.errors import UserError, printable, reason_of, sentence
-from sweeper.streams import mend_streams
+from sweeper.workers.allocator import restart_with_allocator_environment
 
 if TYPE_CHECKING:
-    from sweeper import cluster
-    from sweeper.launches import Launch
-    from sweeper.preflight import ResolvedTrial
-    from sweeper.records import Gathered, Status, Store
-    from sweeper.scheduling import Resources, Retries
-    from sweeper.spec import Sweep, Trial
+    from sweeper.cluster import run as cluster
+    from sweeper.results.launches import Launch
+    from sweeper.results.store import Gathered, Status, Store
+    from sweeper.sweep.preflight import ResolvedTrial
+    from sweeper.sweep.spec import Sweep, Trial
+    from sweeper.workers.scheduling import Resources, Retries
 
 app = typer.Typer(
     name="sweeper",
@@ -97,7 +97,7 @@ def _warn(text: str) -> None:
 
 
 def _complete_sweep(incomplete: str) -> list[str]:
-    folder = Path(__file__).parent / "sweeps"
+    folder = Path(__file__).parents[1] / "sweep" / "sweeps"
     names = [path.stem for path in sorted(folder.glob("*.yaml"))] + [
         str(path) for path in sorted(Path().glob("*.yaml"))
     ]
@@ -105,7 +105,7 @@ def _complete_sweep(incomplete: str) -> list[str]:
 
 
 def _complete_attack(incomplete: str) -> list[str]:
-    from sweeper.audit import ATTACK_NAMES
+    from sweeper.audit.attack import ATTACK_NAMES
 
     return [name for name in ATTACK_NAMES if name.startswith(incomplete)]
 
@@ -233,9 +233,9 @@ def launch(
     cpus = _amounts(cpus_per_trial, "--cpus-per-trial", lowest=0.1)
     gpus = _amounts(gpus_per_trial, "--gpus-per-trial", lowest=0.0)
     _check_trackers(tensorboard, mlflow)
-    from sweeper.preflight import check_datasets
-    from sweeper.records import Store
-    from sweeper.storage import StorageError
+    from sweeper.results.store import Store
+    from sweeper.storage.storage import StorageError
+    from sweeper.sweep.preflight import check_datasets
 
     def check_first(trials: list[Trial]) -> None:
         if address is None and not download:  # each node is asked for its own, and what is missing is fetched last
@@ -268,7 +268,7 @@ def launch(
         except OSError as error:
             raise UserError(f"--tensorboard {tensorboard}: {sentence(reason_of(error))} Name another folder.") from None
     store.write_sweep(loaded, everything)
-    from sweeper.scheduling import Resources, Retries
+    from sweeper.workers.scheduling import Resources, Retries
 
     options = _Options(
         address=address,
@@ -326,8 +326,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
 ) -> None:
     """List the trials of a sweep: what each resolves to, which are done, a rough cost. Nothing runs."""
-    from sweeper.preflight import missing_datasets
-    from sweeper.records import Store
+    from sweeper.results.store import Store
+    from sweeper.sweep.preflight import missing_datasets
 
     def say_what_is_missing(trials: list[Trial]) -> None:
         for problem in [] if as_json else missing_datasets(trials, data):
@@ -358,8 +358,8 @@ def trial(
 ) -> None:
     """Run one trial in this process, without Ray and with full tracebacks: for debugging."""
     loaded, _, trials, _ = _load(sweep, overrides, None, data)
-    from sweeper.preflight import check_datasets
-    from sweeper.records import Store
+    from sweeper.results.store import Store
+    from sweeper.sweep.preflight import check_datasets
 
     found = [each for each in trials if each.target_id.startswith(target_id)]
     if len(found) != 1:
@@ -368,7 +368,7 @@ def trial(
         )
     import torch
 
-    from sweeper.trial import run_trial
+    from sweeper.trial.run import run_trial
 
     check_datasets(found, data, download=False)
     store = Store(out_dir or f"results/{loaded.name}")
@@ -421,10 +421,10 @@ def audit(
     (`logistic_regression`, `mlp`, `random_forest`, `knn`) search the grids of TensorFlow Privacy's tool, on the very
     membership labels they are judged by, out of fold: minutes for thousands of rows.
     """
-    from sweeper import audit as auditing
-    from sweeper import provenance
+    from sweeper.audit import attack as auditing
+    from sweeper.audit.outputs import read_outputs
     from sweeper.errors import unknown_name
-    from sweeper.outputs import read_outputs
+    from sweeper.trial import provenance
 
     for option, value, allowed in (
         ("form", form, ("log_odds", "tensorflow_privacy")),
@@ -456,7 +456,7 @@ def audit(
     if as_json:
         _print_json(rows)
         return
-    from sweeper.display import Column, Rows
+    from sweeper.cli.display import Column, Rows
 
     columns = [Column(heading="attack")]
     for heading in ("AUC", "95 % interval", "advantage", "of guessing", "TPR at FPR 0.1 %", "1 %", "10 %"):
@@ -504,7 +504,7 @@ def report(
 
     Those of an object store are gathered there and copied to results/NAME, and so is the report.
     """
-    from sweeper.records import Store
+    from sweeper.results.store import Store
 
     store = Store(results)
     folder = store.storage.root if store.storage.is_local else _copy_folder(_last_name(results))
@@ -530,15 +530,15 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One object on stdout, and nothing else.")] = False,
 ) -> None:
     """How a sweep stands, from its results alone: counts, what runs where, rate, time left, failures by cause."""
-    from sweeper.records import Store
-    from sweeper.status import read_status
+    from sweeper.results.status import read_status
+    from sweeper.results.store import Store
 
     store = Store(results)
     found = read_status(store)
     if as_json:
         _print_json(found.as_json())
         return
-    from sweeper.display import status_view
+    from sweeper.cli.display import status_view
 
     out.print(status_view(found, store.location))
 
@@ -552,8 +552,8 @@ def logs(
     target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or the beginning of one.")],
 ) -> None:
     """Print what a trial printed, all its attempts one after the other: epochs, warnings, tracebacks of failures."""
-    from sweeper import attempts
-    from sweeper.storage import Storage
+    from sweeper.results import attempts
+    from sweeper.storage.storage import Storage
 
     storage = Storage(results)
     found = [name for name in storage.entries(attempts.LOGS) if name.startswith(target_id)]
@@ -569,8 +569,8 @@ def logs(
 @_user_errors
 def list_components() -> None:
     """List the defenses, attacks, datasets, architectures and sweeps there are, each with its source."""
-    from sweeper import components
-    from sweeper.spec import load_sweep, packaged_sweeps
+    from sweeper.sweep import components
+    from sweeper.sweep.spec import load_sweep, packaged_sweeps
 
     for kind in components.KINDS:
         rows = []
@@ -590,7 +590,8 @@ def doctor(data: DataDir = Path("data")) -> None:
     import torch
 
     from models.datasets.base import DatasetError
-    from sweeper import components, provenance
+    from sweeper.sweep import components
+    from sweeper.trial import provenance
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -748,14 +749,14 @@ def _load(
     `check_first` is given the chosen trials before they are resolved, which takes longer than to look for their data.
     """
     with _working("reading the sweep"):
-        from sweeper.spec import expand, load_sweep, select
+        from sweeper.sweep.spec import expand, load_sweep, select
 
         loaded = load_sweep(sweep, overrides or ())
         everything = expand(loaded)
         trials = select(everything, only or ())
     check_first(trials)
     with _working("checking the sweep"):
-        from sweeper.preflight import resolve_trials, twins_left_out
+        from sweeper.sweep.preflight import resolve_trials, twins_left_out
 
         resolved, warnings = resolve_trials(trials, data)
         if warning := twins_left_out(trials, everything):
@@ -794,10 +795,10 @@ class _Runner:
         """
         options = self._options
         with _working("starting Ray"):
-            from sweeper import cluster
-            from sweeper.launches import Launch
-            from sweeper.trial import NO_CHECKPOINTS
-            from sweeper.worker import Settings
+            from sweeper.cluster import run as cluster
+            from sweeper.results.launches import Launch
+            from sweeper.trial.run import NO_CHECKPOINTS
+            from sweeper.workers.worker import Settings
 
             if self._launch is None:
                 self._launch = self._stack.enter_context(Launch(self._store.storage))
@@ -831,7 +832,7 @@ class _Runner:
             )
         for other in self._launch.others:
             _tell(f"Also at work on these results: {escape(other.name)}; trials are shared.", highlight=False)
-        from sweeper.display import STOPPING, SweepDisplay
+        from sweeper.cli.display import STOPPING, SweepDisplay
 
         by_id = {trial.target_id: trial for trial in pending}
         display = SweepDisplay(by_id, n_trials - len(pending))
@@ -871,7 +872,7 @@ class _Runner:
 
 def _tell_of_other_code(trials: Sequence[Trial], store: Store, *, redo: bool, only_tell: bool) -> None:
     """Say which records were made by other code of their components than there is now, and delete them if asked to."""
-    from sweeper.sources import made_otherwise
+    from sweeper.trial.sources import made_otherwise
 
     keys = made_otherwise(trials, store.recorded_sources())
     if not keys:
@@ -894,7 +895,7 @@ def _tell_of_other_code(trials: Sequence[Trial], store: Store, *, redo: bool, on
 
 def _conclude(trials: Sequence[Trial], statuses: Mapping[str, Status], gathered: Gathered, store: Store) -> None:
     """Report on what a launch has left, say what that is, and exit with 1 unless it is all."""
-    from sweeper.storage import StorageError
+    from sweeper.storage.storage import StorageError
 
     with contextlib.suppress(StorageError):  # it only tidies up
         store.clear_done({target_id for target_id, status in statuses.items() if status.done})
@@ -960,8 +961,8 @@ def _print_damaged(problems: Sequence[str]) -> None:
 
 
 def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> None:
-    from sweeper import components
-    from sweeper.display import LEAST_TITLE, Column, Rows, Title, duration
+    from sweeper.cli.display import LEAST_TITLE, Column, Rows, Title, duration
+    from sweeper.sweep import components
 
     rows: list[list[str | Title]] = []
     for each in resolved:
@@ -988,7 +989,7 @@ def _print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> Non
 
 def _print_list(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
     """Names with what they are and where they come from, one line each."""
-    from sweeper.display import Column, Rows
+    from sweeper.cli.display import Column, Rows
 
     out.print(Text(title, "bold"))
     out.print(Rows([Column(), Column(least=30), Column(least=20, style="dim")], rows, indent=2))
@@ -998,6 +999,3 @@ def _print_json(rows: Sequence[dict[str, Any]] | dict[str, Any]) -> None:
     is_utf = (sys.stdout.encoding or "").lower().startswith("utf")
     sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=not is_utf) + "\n")
 
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Runs trials on Ray: the only file that imports it.
+"""Runs trials on Ray.
 
 Ray Tune is handed a window of target ids at a time; results do not come back through it but through the store, so
 nothing here depends on Tune's own state. What becomes of a trial that fails, or whose worker is lost, is decided by
@@ -57,19 +57,20 @@ import attacks
 import models
 import sweeper
 from models.datasets.base import Dataset, DatasetError
-from sweeper import attempts, imports
-from sweeper.allocator import ALLOCATOR_ENVIRONMENT
+from sweeper import imports
 from sweeper.errors import UserError, reason_of, sentence
-from sweeper.launches import CLAIMS, Launch, Running, check_shared
-from sweeper.nodes import clear_unused, in_use, node_folder
-from sweeper.outcomes import Outcome, Progress
-from sweeper.records import Store
-from sweeper.scheduling import AUTO, Resources, Retries, Schedule
-from sweeper.spec import Trial
-from sweeper.staging import stage, staged_name
-from sweeper.storage import Storage, StorageError
-from sweeper.trial import record_failure
-from sweeper.worker import Parcel, Settings, attempt_trial, check_gpus, pack
+from sweeper.results import attempts
+from sweeper.results.launches import CLAIMS, Launch, Running, check_shared
+from sweeper.results.store import Store
+from sweeper.storage.storage import Storage, StorageError
+from sweeper.sweep.spec import Trial
+from sweeper.trial.run import record_failure
+from sweeper.workers.allocator import ALLOCATOR_ENVIRONMENT
+from sweeper.workers.nodes import clear_unused, in_use, node_folder
+from sweeper.workers.outcomes import Outcome, Progress
+from sweeper.workers.scheduling import AUTO, Resources, Retries, Schedule
+from sweeper.workers.staging import stage, staged_name
+from sweeper.workers.worker import Parcel, Settings, attempt_trial, check_gpus, pack
 
 REPORT_EVERY_S = 1.0
 _LONGEST_TITLE = 150
@@ -721,7 +722,7 @@ def _trainable(
 
         problem = None
         if not (node_folder(settings.launch_id) / parcel.staged_name).exists():  # this node has joined since the launch
-            from sweeper.cluster import stage_late
+            from sweeper.cluster.run import stage_late
 
             problem = stage_late(parcel, settings, shipped)
         if problem is None:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sweeper.outcomes import Outcome
-from sweeper.spec import Trial
+from sweeper.sweep.spec import Trial
+from sweeper.workers.outcomes import Outcome
 
 AUTO = "auto"
 GPU_HEADROOM = 1.2

@@ -26,9 +26,9 @@ from models.defenses.base import AccountedMechanism, Defense, Mechanism
 from models.defenses.none import NoDefense
 from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA
 from models.train import LEARNING_RATES, Training
-from sweeper import components
 from sweeper.errors import UserError, printable, shown, unknown_name
-from sweeper.yaml_file import MOST_CHARACTERS, MOST_LEVELS, parse_yaml
+from sweeper.sweep import components
+from sweeper.sweep.yaml_file import MOST_CHARACTERS, MOST_LEVELS, parse_yaml
 
 _TEXT_KEYS = ("name", "summary", "paper", "cost", "expected")
 _PART_KEYS = (
@@ -189,7 +189,7 @@ class Sweep:
 
 def packaged_sweeps() -> dict[str, Path]:
     """The sweeps that come with the package, by name."""
-    folder = Path(str(resources.files("sweeper") / "sweeps"))
+    folder = Path(str(resources.files("sweeper.sweep") / "sweeps"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 

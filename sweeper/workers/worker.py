@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper import attempts
 from sweeper.errors import reason_of
-from sweeper.isolation import Ending, Send, run_in_child
-from sweeper.nodes import in_use, node_folder
-from sweeper.outcomes import Cause, Outcome, Progress
-from sweeper.storage import Storage, StorageError
+from sweeper.results import attempts
+from sweeper.storage.storage import Storage, StorageError
+from sweeper.workers.isolation import Ending, Send, run_in_child
+from sweeper.workers.nodes import in_use, node_folder
+from sweeper.workers.outcomes import Cause, Outcome, Progress
 
 if TYPE_CHECKING:
     import torch
 
     from models.datasets.base import Dataset
-    from sweeper.spec import Trial
+    from sweeper.sweep.spec import Trial
 
 PRETEND_GPUS = "SWEEPER_PRETEND_GPUS"
 """Set in the environment of Ray's nodes, it has trials train on the CPU in turns for GPUs that are only declared: for tests."""
@@ -191,8 +191,8 @@ def _outcome(parcel: Parcel, storage: Storage, attempt: int, ending: Ending) -> 
         if outcome.cause is None:
             attempts.end(storage, parcel.target_id)
         return outcome
-    from sweeper.records import Store
-    from sweeper.trial import record_failure
+    from sweeper.results.store import Store
+    from sweeper.trial.run import record_failure
 
     causes: dict[str, Cause] = {"raised": "error", "died": "process_died", "timed_out": "time_limit"}
     cause = causes[ending.how]
@@ -205,8 +205,8 @@ def _run(task: _Task, send: Send) -> Outcome:
     import torch
 
     from models.performance import Performance
-    from sweeper.records import DamagedError, Store
-    from sweeper.trial import run_trial
+    from sweeper.results.store import DamagedError, Store
+    from sweeper.trial.run import run_trial
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
 

@@ -388,7 +388,7 @@ def markdown() -> str:
     lines = [
         "# The Parquet tables",
         "",
-        f"Schema version {SCHEMA_VERSION}. Written from `sweeper/schema.py`; a test keeps them equal.",
+        f"Schema version {SCHEMA_VERSION}. Written from `sweeper/results/schema.py`; a test keeps them equal.",
         "Every table is one file, `RESULTS/NAME.parquet`, gathered when a sweep ends and by `sweeper report`.",
         "While a sweep runs, the same rows stand in `RESULTS/parts/NAME/`, one file per target or attack.",
         "Weights are `RESULTS/weights/TARGET_ID.safetensors`. Null means: not measured or not defined.",

@@ -53,13 +53,15 @@ from models.train import (
     loss_and_accuracy,
     predict,
 )
-from sweeper import checkpoints, components, provenance, sources
-from sweeper.outcomes import Cause, Progress
-from sweeper.records import BEST_OF, BEST_OF_REVISION, PARAMETERS, DamagedError, Store
-from sweeper.schema import SCHEMA_VERSION
-from sweeper.spec import Trial, canonical_json
-from sweeper.staging import load_staged
-from sweeper.storage import StorageError
+from sweeper.results import checkpoints
+from sweeper.results.schema import SCHEMA_VERSION
+from sweeper.results.store import BEST_OF, BEST_OF_REVISION, PARAMETERS, DamagedError, Store
+from sweeper.storage.storage import StorageError
+from sweeper.sweep import components
+from sweeper.sweep.spec import Trial, canonical_json
+from sweeper.trial import provenance, sources
+from sweeper.workers.outcomes import Cause, Progress
+from sweeper.workers.staging import load_staged
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""One trial from configuration to records, without Ray."""

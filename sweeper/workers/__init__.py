@@ -1,0 +1,1 @@
+"""One unit of work at a time, as a worker does it, and which comes next; without Ray."""
