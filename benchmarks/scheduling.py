@@ -156,7 +156,8 @@ def most_at_once(notes: list[dict[str, Any]]) -> int:
 
 def epochs_for(seconds: float, folder: Path) -> int:
     """Epochs of a training that takes about so long here, on one thread of a free core."""
-    from sweeper.sweep.spec import expand, load_sweep
+    from sweeper.sweep.expand import expand
+    from sweeper.sweep.load import load_sweep
 
     with nodes(1):
         notes = folder / "calibration-notes"
@@ -168,7 +169,8 @@ def epochs_for(seconds: float, folder: Path) -> int:
 
 
 def slots_and_workers(folder: Path, trial_s: float, trials_per_worker: int) -> dict[str, Any]:
-    from sweeper.sweep.spec import expand, load_sweep
+    from sweeper.sweep.expand import expand
+    from sweeper.sweep.load import load_sweep
 
     epochs = epochs_for(trial_s, folder)
     walls, found = {}, {}
@@ -206,7 +208,8 @@ def two_bare_processes(folder: Path, epochs: int) -> float:
     """
     import pyarrow.parquet as pq
 
-    from sweeper.sweep.spec import expand, load_sweep
+    from sweeper.sweep.expand import expand
+    from sweeper.sweep.load import load_sweep
     from sweeper.workers.allocator import ALLOCATOR_ENVIRONMENT
 
     sweep, out = sweep_file(folder, 4, epochs), folder / "bare"
@@ -282,7 +285,8 @@ def starts(folder: Path) -> dict[str, Any]:
 
 def devices(folder: Path, trial_s: float) -> dict[str, Any]:
     """Two nodes of two declared GPUs: what each trial sees, and whether a device is ever shared."""
-    from sweeper.sweep.spec import expand, load_sweep
+    from sweeper.sweep.expand import expand
+    from sweeper.sweep.load import load_sweep
 
     notes = folder / "notes-devices"
     notes.mkdir()
@@ -329,7 +333,8 @@ sys.path.insert(0, sys.argv[1])
 import scheduling as bench
 from sweeper.sweep.preflight import resolve_trials
 from sweeper.results.store import Store
-from sweeper.sweep.spec import expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
 from sweeper import cluster
 count, folder = int(sys.argv[2]), Path(sys.argv[3])
 found = {"trials": count, "rss_start_mib": bench.rss_mib()}

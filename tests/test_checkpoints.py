@@ -12,7 +12,9 @@ import torch
 from sweeper.results import checkpoints
 from sweeper.results.checkpoints import CheckpointError, from_bytes
 from sweeper.results.store import Store
-from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
+from sweeper.sweep.trial import Trial
 from sweeper.trial import provenance
 from sweeper.trial import run as trial_module
 from sweeper.trial.run import run_trial

@@ -24,7 +24,9 @@ from sweeper.cli.commands import app
 from sweeper.errors import UserError
 from sweeper.results.store import Store
 from sweeper.storage.storage import Storage, StorageError
-from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
+from sweeper.sweep.trial import Trial
 from sweeper.trial.run import run_trial
 
 __all__ = ["start_s3_server"]  # a fixture

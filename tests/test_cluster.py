@@ -19,7 +19,8 @@ from sweeper.results import attempts, launches
 from sweeper.results.launches import Launch
 from sweeper.results.store import Store
 from sweeper.storage.storage import StorageError
-from sweeper.sweep.spec import expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
 from sweeper.workers import worker
 from sweeper.workers.scheduling import Resources, Retries
 from sweeper.workers.worker import Settings

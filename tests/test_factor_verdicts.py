@@ -23,7 +23,8 @@ from analysis.studies.lin2020.influences import Analysis, analyze, contrasts
 from analysis.studies.lin2020.study import FACTORS, FactorStudy, factor_study, over_seeds
 from analysis.studies.lomurno2022.claims import ABOVE_ZERO, Claim, Vote, decide
 from sweeper.results.store import Store
-from sweeper.sweep.spec import expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
 from sweeper.trial.run import run_trial
 
 LEVELS: dict[str, tuple[Any, ...]] = {

@@ -44,8 +44,10 @@ from sweeper.results.status import SweepStatus, read_status
 from sweeper.results.store import Store
 from sweeper.storage.storage import Storage
 from sweeper.sweep import components, yaml_file
+from sweeper.sweep.expand import Sweep, expand
+from sweeper.sweep.load import load_sweep, packaged_sweeps
 from sweeper.sweep.preflight import resolve_trials
-from sweeper.sweep.spec import Sweep, Trial, expand, load_sweep, packaged_sweeps
+from sweeper.sweep.trial import Trial
 from sweeper.sweep.yaml_file import parse_yaml
 from sweeper.trial.run import TrialResult, run_trial
 

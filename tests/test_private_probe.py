@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from models.defenses.base import Defense
 from models.private.probe import check_examples_apart
 from sweeper.errors import UserError
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
 from sweeper.sweep.preflight import resolve_trials
-from sweeper.sweep.spec import expand, load_sweep
 from tests.private_reference import Calls, made, private_gradient, small_cnn
 
 

@@ -26,7 +26,9 @@ from sweeper.cluster import run as cluster
 from sweeper.errors import UserError
 from sweeper.results.launches import Launch, Running, living
 from sweeper.results.store import Store
-from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
+from sweeper.sweep.trial import Trial
 from sweeper.trial.run import run_trial
 from sweeper.workers.outcomes import Outcome
 from sweeper.workers.scheduling import AUTO, Resources, Retries

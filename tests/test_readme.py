@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sweeper.sweep import components
-from sweeper.sweep.spec import expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

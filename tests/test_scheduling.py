@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
+from sweeper.sweep.trial import Trial
 from sweeper.workers.outcomes import Outcome
 from sweeper.workers.scheduling import Resources, Retries, Schedule, share_for
 

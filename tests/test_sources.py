@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 from sweeper.cli.commands import app
 from sweeper.results.store import Store
 from sweeper.sweep import components
-from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
+from sweeper.sweep.trial import Trial
 from sweeper.trial import provenance, sources
 from sweeper.trial.run import run_trial
 

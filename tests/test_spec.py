@@ -13,8 +13,10 @@ from models.splits import SPLITS
 from models.train import LEARNING_RATES, fit
 from sweeper.errors import UserError
 from sweeper.sweep import components
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep, packaged_sweeps
 from sweeper.sweep.preflight import resolve_trials
-from sweeper.sweep.spec import Trial, expand, load_sweep, packaged_sweeps
+from sweeper.sweep.trial import Trial
 
 
 def written(tmp_path: Path, text: str, *overrides: str, only: tuple[str, ...] = ()) -> list[Trial]:

@@ -23,7 +23,9 @@ from attacks.comparisons.tpvd import displacement_sketch, tpvd, value_difference
 from sweeper.errors import UserError
 from sweeper.results.schema import SCHEMAS
 from sweeper.results.store import Store
-from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
+from sweeper.sweep.trial import Trial
 from sweeper.trial.run import run_trial
 
 TWINS = """

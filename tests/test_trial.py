@@ -26,7 +26,9 @@ from sweeper.results.schema import SCHEMAS
 from sweeper.results.status import read_status
 from sweeper.results.store import DamagedError, Store, recorded_attacks
 from sweeper.sweep import components
-from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
+from sweeper.sweep.trial import Trial
 from sweeper.trial import run as trial_module
 from sweeper.trial.run import record_failure, run_trial
 

@@ -18,7 +18,9 @@ from s3_server import S3Server, start_s3_server
 from sweeper.results import attempts
 from sweeper.results.status import read_status
 from sweeper.results.store import Store
-from sweeper.sweep.spec import Trial, expand, load_sweep
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
+from sweeper.sweep.trial import Trial
 from sweeper.workers import worker
 from sweeper.workers.nodes import node_folder
 from sweeper.workers.outcomes import Progress

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.errors import UserError
-from sweeper.sweep.spec import load_sweep
+from sweeper.sweep.load import load_sweep
 from sweeper.sweep.yaml_file import MOST_LEVELS, parse_yaml
 
 PLAIN: dict[str, Any] = {

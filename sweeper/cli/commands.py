@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from sweeper.cluster import run as cluster
     from sweeper.results.launches import Launch
     from sweeper.results.store import Gathered, Status, Store
+    from sweeper.sweep.expand import Sweep
     from sweeper.sweep.preflight import ResolvedTrial
-    from sweeper.sweep.spec import Sweep, Trial
+    from sweeper.sweep.trial import Trial
     from sweeper.workers.scheduling import Resources, Retries
 
 app = typer.Typer(
@@ -570,7 +571,7 @@ def logs(
 def list_components() -> None:
     """List the defenses, attacks, datasets, architectures and sweeps there are, each with its source."""
     from sweeper.sweep import components
-    from sweeper.sweep.spec import load_sweep, packaged_sweeps
+    from sweeper.sweep.load import load_sweep, packaged_sweeps
 
     for kind in components.KINDS:
         rows = []
@@ -749,7 +750,8 @@ def _load(
     `check_first` is given the chosen trials before they are resolved, which takes longer than to look for their data.
     """
     with _working("reading the sweep"):
-        from sweeper.sweep.spec import expand, load_sweep, select
+        from sweeper.sweep.expand import expand, select
+        from sweeper.sweep.load import load_sweep
 
         loaded = load_sweep(sweep, overrides or ())
         everything = expand(loaded)
@@ -998,4 +1000,3 @@ def _print_list(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
 def _print_json(rows: Sequence[dict[str, Any]] | dict[str, Any]) -> None:
     is_utf = (sys.stdout.encoding or "").lower().startswith("utf")
     sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=not is_utf) + "\n")
-

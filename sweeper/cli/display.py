@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import printable
-from sweeper.sweep.spec import Trial
+from sweeper.sweep.trial import Trial
 
 if TYPE_CHECKING:
     from sweeper.cluster.run import Event

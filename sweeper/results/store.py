@@ -47,7 +47,8 @@ from sweeper.results import attempts, launches
 from sweeper.results.checkpoints import metadata_of
 from sweeper.results.schema import SCHEMA_VERSION, SCHEMAS
 from sweeper.storage.storage import Storage, StorageError, replace_file
-from sweeper.sweep.spec import Sweep, Trial, attack_id, identity
+from sweeper.sweep.expand import Sweep
+from sweeper.sweep.trial import Trial, attack_id, identity
 
 _TARGET_TABLES = ("history", "outputs", "trials")
 _ATTACK_TABLES = ("scores", "reconstructions", "attacks")

@@ -22,7 +22,7 @@ from models.splits import COIN_SPLITS, SPLITS
 from models.train import build_model, make_plan
 from sweeper.errors import UserError, reason_of, sentence
 from sweeper.sweep import components
-from sweeper.sweep.spec import Trial
+from sweeper.sweep.trial import Trial
 
 # Floating-point operations per second of one CPU thread and cost factors, for the rough estimate only.
 _OPERATIONS_PER_S = 50e9

@@ -58,7 +58,7 @@ from sweeper.results.schema import SCHEMA_VERSION
 from sweeper.results.store import BEST_OF, BEST_OF_REVISION, PARAMETERS, DamagedError, Store
 from sweeper.storage.storage import StorageError
 from sweeper.sweep import components
-from sweeper.sweep.spec import Trial, canonical_json
+from sweeper.sweep.trial import Trial, canonical_json
 from sweeper.trial import provenance, sources
 from sweeper.workers.outcomes import Cause, Progress
 from sweeper.workers.staging import load_staged

@@ -15,7 +15,7 @@ from sweeper.sweep import components
 
 if TYPE_CHECKING:
     from attacks.base import Attack
-    from sweeper.sweep.spec import Trial
+    from sweeper.sweep.trial import Trial
 
 _OUR_PACKAGES = frozenset({"models", "attacks"})
 _TRAINING = ("models.train", "models.splits", "models.seeds")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sweeper.sweep.spec import Trial
+from sweeper.sweep.trial import Trial
 from sweeper.workers.outcomes import Outcome
 
 AUTO = "auto"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.datasets.base import Dataset
-    from sweeper.sweep.spec import Trial
+    from sweeper.sweep.trial import Trial
 
 PRETEND_GPUS = "SWEEPER_PRETEND_GPUS"
 """Set in the environment of Ray's nodes, it has trials train on the CPU in turns for GPUs that are only declared: for tests."""

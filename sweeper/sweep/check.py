@@ -1,0 +1,262 @@
+"""Checks what a sweep file says, and builds the sweep from it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from models.defenses.base import Defense
+from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA
+from models.train import LEARNING_RATES, Training
+from sweeper.errors import UserError, printable, shown, unknown_name
+from sweeper.sweep import components
+from sweeper.sweep.expand import Part, Sweep
+from sweeper.sweep.trial import DEFAULT_ARCHITECTURE
+
+TEXT_KEYS = ("name", "summary", "paper", "cost", "expected")
+
+
+PART_KEYS = (
+    "datasets",
+    "splits",
+    "architectures",
+    "defenses",
+    "training",
+    "optimizers",
+    "seeds",
+    "attacks",
+    "max_train_examples",
+    "max_test_examples",
+)
+
+
+_OPTIMIZER_FIELDS = ("learning_rate", "momentum")
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+
+
+MOST_TRIALS = 1_000_000
+"""Trials of one sweep; more are refused before they are listed."""
+
+
+_MOST_PARTS = 1000
+
+
+def check_sweep(raw: dict[str, Any], path: Path) -> Sweep:
+    for key in raw:
+        if key not in (*TEXT_KEYS, *PART_KEYS, "parts"):
+            raise UserError(f"{path}: {unknown_name('key', key, (*TEXT_KEYS, *PART_KEYS, 'parts'))}")
+    texts = {key: raw.get(key, "") for key in TEXT_KEYS}
+    texts["name"] = raw.get("name", path.stem)
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise UserError(f"{key}: got {shown(text)}; it must be text.")
+    if not _NAME.fullmatch(texts["name"]):
+        raise UserError(f"name: got {shown(texts['name'])}; use at most 100 letters, digits, '_', '-', '+' and '.'.")
+    parts = raw.get("parts", {"main": {}})
+    if not isinstance(parts, dict) or not parts:
+        raise UserError(f"parts: got {shown(parts)}; it must map the name of each part to its keys.")
+    if len(parts) > _MOST_PARTS:
+        raise UserError(f"parts: got {len(parts):,}; at most {_MOST_PARTS:,} are possible.")
+    checked: dict[str, Part] = {}
+    n_trials = 0
+    for name, own in parts.items():
+        _check_label(str(name), "parts")
+        if str(name) in checked:
+            raise UserError(f"parts: the name '{name}' is given twice, as text and as a number.")
+        part = checked[str(name)] = _check_part(str(name), own, raw)
+        n_trials += part.size
+        _check_size(n_trials, f"parts.{name}")
+    return Sweep(**{key: printable(text) for key, text in texts.items()}, parts=tuple(checked.values()))
+
+
+def _check_size(n_trials: int, path: str) -> None:
+    if n_trials > MOST_TRIALS:
+        raise UserError(
+            f"{path}: with it the sweep has {n_trials:,} trials; at most {MOST_TRIALS:,} are possible. Take shorter lists, or "
+            "write several sweeps."
+        )
+
+
+def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
+    path = f"parts.{name}"
+    if own is None:
+        own = {}
+    if not isinstance(own, dict):
+        raise UserError(f"{path}: got {shown(own)}; it must be a mapping.")
+    for key in own:
+        if key not in PART_KEYS:
+            raise UserError(f"{path}: {unknown_name('key', key, PART_KEYS)}")
+    merged = {key: own.get(key, raw.get(key)) for key in PART_KEYS}
+    if isinstance(raw.get("training"), dict) and isinstance(own.get("training"), dict):
+        merged["training"] = {**raw["training"], **own["training"]}
+    for key in ("datasets", "defenses", "attacks"):
+        if merged[key] is None:
+            raise UserError(f"{path}.{key}: this key is required, here or at the top of the file.")
+    limits = {key: merged[key] for key in ("max_train_examples", "max_test_examples") if merged[key] is not None}
+    splits = _list(merged["splits"], ["quarters"], f"{path}.splits")
+    if len(splits) != len({str(split) for split in splits}):
+        raise UserError(f"{path}.splits: got {shown(splits)}; a split is given twice.")
+    for split in splits:
+        if not isinstance(split, str) or split not in SPLITS:
+            raise UserError(f"{path}.splits: {unknown_name('split', split, SPLITS)}")
+    attacks = tuple(_build_all("attack", merged["attacks"], f"{path}.attacks").values())
+    for split in splits:
+        for attack in attacks:
+            if attack.needs_shadow_data and split not in SPLITS_WITH_SHADOW_DATA:
+                raise UserError(
+                    f"{path}: attack '{components.name_of('attack', attack)}' needs shadow data, which split '{split}' does "
+                    f"not keep. Use split {', '.join(sorted(SPLITS_WITH_SHADOW_DATA))}, or leave the attack out."
+                )
+    return Part(
+        name=name,
+        datasets=_build_all("dataset", merged["datasets"], f"{path}.datasets", limits),
+        splits=tuple(splits),
+        architectures=_build_all(
+            "architecture", _default(merged["architectures"], [DEFAULT_ARCHITECTURE]), f"{path}.architectures"
+        ),
+        defenses=_build_defenses(merged["defenses"], f"{path}.defenses"),
+        trainings=_build_trainings(_default(merged["training"], {}), merged["optimizers"], path),
+        seeds=_seeds(merged["seeds"], f"{path}.seeds"),
+        attacks=attacks,
+    )
+
+
+def _default(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _list(value: Any, default: list[Any], path: str) -> list[Any]:
+    if value is None:
+        return default
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{path}: got {shown(value)}; it must be a list with at least one element.")
+    return value
+
+
+def _seeds(value: Any, path: str) -> tuple[int, ...]:
+    seeds = _list(value, [0], path)
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise UserError(f"{path}: got {shown(seed)}; a seed is a whole number from 0 to {2**32 - 1}.")
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"{path}: got {shown(seeds)}; a seed is given twice.")
+    return tuple(seeds)
+
+
+def _labelled(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Label and reference of each element; a list's elements are labelled by what they name."""
+    if isinstance(value, dict) and value:
+        pairs = [(str(label), reference) for label, reference in value.items()]
+    else:
+        pairs = [(_default_label(item), item) for item in _list(value, [], path)]
+    seen = set()
+    for label, reference in pairs:
+        _check_label(label, path)
+        if label in seen:
+            raise UserError(
+                f"{path}: label '{label}' is used twice. Write a mapping of a label of your own to each element."
+            )
+        seen.add(label)
+        yield label, reference
+
+
+def _check_label(label: str, path: str) -> None:
+    if not _NAME.fullmatch(label):
+        raise UserError(
+            f"{path}: label {shown(label)} may hold letters, digits, '_', '-', '+' and '.' only, at most 100, the first a "
+            "letter or digit."
+        )
+
+
+def _default_label(item: Any) -> str:
+    if isinstance(item, list):
+        return "+".join(_default_label(element) for element in item)
+    return str(item.get("name")) if isinstance(item, dict) else str(item)
+
+
+def _build_all(kind: str, value: Any, path: str, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    if value == [] and kind == "attack":
+        return {}
+    built = {}
+    for label, reference in _labelled(value, path):
+        if defaults and isinstance(reference, str):
+            reference = {"name": reference}
+        if defaults and isinstance(reference, dict):
+            reference = {**defaults, **reference}
+        built[label] = components.build(kind, reference, f"{path}.{label}")
+    return built
+
+
+def _build_defenses(value: Any, path: str) -> dict[str, tuple[Defense, ...]]:
+    built: dict[str, tuple[Defense, ...]] = {}
+    for own_label, own_reference in _labelled(value, path):
+        for label, reference in _grid_points(own_label, own_reference, f"{path}.{own_label}"):
+            references = reference if isinstance(reference, list) else [reference]
+            if not references:
+                raise UserError(f"{path}.{label}: an empty list; write none for no defense.")
+            if label in built:
+                raise UserError(f"{path}: label '{label}' is used twice, by the grid of '{own_label}' or with it.")
+            built[label] = tuple(components.build("defense", item, f"{path}.{label}") for item in references)
+    return built
+
+
+def _grid_points(label: str, reference: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Label and reference of each point of a defense's `grid`, its first field slowest; without one, what was given."""
+    if isinstance(reference, list) and any(isinstance(item, dict) and "grid" in item for item in reference):
+        raise UserError(f"{path}: a grid inside a list of defenses. Only a defense by itself takes a grid.")
+    if not isinstance(reference, dict) or "grid" not in reference:
+        yield label, reference
+        return
+    grid = reference["grid"]
+    fixed = {field: value for field, value in reference.items() if field != "grid"}
+    if not isinstance(grid, dict) or not grid:
+        raise UserError(f"{path}.grid: got {shown(grid)}; it must map fields to lists of values.")
+    for field, values in grid.items():
+        if field in fixed:
+            raise UserError(f"{path}: '{field}' is given twice, by itself and in the grid; keep one.")
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{path}.grid.{field}: got {shown(values)}; it must be a list with at least one element.")
+    _check_size(math.prod(map(len, grid.values())), f"{path}.grid")
+    for values in product(*grid.values()):
+        point = "_".join([label, *(f"{value:g}" if isinstance(value, float) else str(value) for value in values)])
+        _check_label(point, f"{path}.grid")
+        yield point, {**fixed, **dict(zip(grid, values, strict=True))}
+
+
+def _build_trainings(training: Any, optimizers: Any, path: str) -> dict[str, Training]:
+    """One training for each optimizer of the axis; without the axis the training itself, under its optimizer's name."""
+    whole = components.validate(Training, training, f"{path}.training")
+    if optimizers is None:
+        return {whole.optimizer: whole}
+    for key in ("optimizer", *_OPTIMIZER_FIELDS):
+        if training.get(key) is not None:
+            value = training[key]
+            example = f"[{value}]" if key == "optimizer" else f"{{sgd: {{name: sgd, {key}: {value}}}}}"
+            raise UserError(
+                f"{path}.training.{key}: got {shown(value)}, but the sweep has `optimizers`, and each has its own. Leave it "
+                f"out here and put it there: optimizers: {example}."
+            )
+    built = {}
+    for label, reference in _labelled(optimizers, f"{path}.optimizers"):
+        where = f"{path}.optimizers.{label}"
+        values = {"name": reference} if isinstance(reference, str) else reference
+        if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+            raise UserError(
+                f"{where}: {shown(reference)} does not name an optimizer. Write a name, or a mapping with `name` and "
+                f"{' and '.join(_OPTIMIZER_FIELDS)}. Available: {', '.join(sorted(LEARNING_RATES))}."
+            )
+        name = values["name"]
+        if name not in LEARNING_RATES:
+            raise UserError(f"{where}: {unknown_name('optimizer', name, LEARNING_RATES)}")
+        own = {key: value for key, value in values.items() if key != "name"}
+        for key in own:
+            if key not in _OPTIMIZER_FIELDS:
+                raise UserError(f"{where}: {unknown_name('field', key, _OPTIMIZER_FIELDS)}")
+        built[label] = components.validate(Training, {**training, **own, "optimizer": name}, f"{where} ({name})")
+    return built

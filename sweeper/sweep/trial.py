@@ -1,0 +1,121 @@
+"""A trial: one target to train and the attacks to run on it; and the ids that hashes of configurations give."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from attacks.base import Attack
+from models.architectures.base import Architecture
+from models.datasets.base import Dataset
+from models.defenses.base import AccountedMechanism, Defense, Mechanism
+from models.defenses.none import NoDefense
+from models.train import Training
+from sweeper.sweep import components
+
+DEFAULT_ARCHITECTURE = "lomurno_cnn"
+"""The architecture of a sweep that names none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One target to train, and the attacks to run on it.
+
+    `target_id` is a hash of everything that makes the target, defaults spelled out, and of nothing else:
+    not the attacks, not labels, resources or paths. Two trials with one id would train the same weights.
+    `parts` are the names of all parts of the sweep that have it.
+    """
+
+    sweep: str
+    parts: tuple[str, ...]
+    dataset_label: str
+    architecture_label: str
+    optimizer_label: str
+    defense_label: str
+    dataset: Dataset
+    split: str
+    architecture: Architecture
+    defenses: tuple[Defense, ...]
+    training: Training
+    seed: int
+    attacks: tuple[Attack, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that makes the target, as plain JSON values; not kept, for a sweep may have 100,000 trials."""
+        return {
+            "dataset": components.configuration("dataset", self.dataset),
+            "split": self.split,
+            "architecture": components.configuration("architecture", self.architecture),
+            "defenses": [components.configuration("defense", defense) for defense in self.defenses],
+            "training": {"revision": self.training.revision, **dataclasses.asdict(self.training)},
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def target_id(self) -> str:
+        return identity(self.config)
+
+    @property
+    def attack_ids(self) -> dict[str, Attack]:
+        """The attacks by their ids."""
+        return _attack_ids(self.attacks)
+
+    @cached_property
+    def twin_id(self) -> str | None:
+        """The target id of the same trial without its private mechanisms, which says what these cost; None without any.
+
+        The twin draws its batches as this trial does: Poisson samples where a mechanism brought them along. An accounted
+        mechanism has batches of its own, hence no twin, unless the training asks for paired ones.
+        """
+        mechanisms = [defense for defense in self.defenses if isinstance(defense, Mechanism)]
+        is_accounted = any(isinstance(mechanism, AccountedMechanism) for mechanism in mechanisms)
+        if not mechanisms or (is_accounted and not self.training.paired_batches):
+            return None
+        training = self.training
+        if any(mechanism.poisson_sampling for mechanism in mechanisms):
+            training = dataclasses.replace(training, sampling="poisson")
+        others = tuple(defense for defense in self.defenses if not isinstance(defense, Mechanism))
+        return dataclasses.replace(self, defenses=others or (NoDefense(),), training=training).target_id
+
+    @property
+    def part(self) -> str:
+        """The first of its parts."""
+        return self.parts[0]
+
+    @property
+    def labels(self) -> tuple[str, str, str, str]:
+        """The sweep's names for defense, dataset, architecture and optimizer."""
+        return self.defense_label, self.dataset_label, self.architecture_label, self.optimizer_label
+
+    @property
+    def title(self) -> str:
+        """A short name for people: defense, dataset, split and seed; architecture and optimizer where unusual."""
+        title = f"{self.defense_label} · {self.dataset_label} · {self.split} · seed {self.seed}"
+        if (self.architecture_label, self.optimizer_label) != (DEFAULT_ARCHITECTURE, "sgd"):
+            title += f" · {self.architecture_label} · {self.optimizer_label}"
+        return title
+
+
+def canonical_json(config: object) -> str:
+    """One spelling for equal configurations: sorted keys, no blanks."""
+    return json.dumps(config, sort_keys=True, separators=(",", ":"))
+
+
+def identity(config: object) -> str:
+    """16 hexadecimal digits of the SHA-256 of a configuration's canonical JSON."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:16]
+
+
+def attack_id(attack: Attack) -> str:
+    """The id of an attack's configuration."""
+    return identity(components.configuration("attack", attack))
+
+
+@cache
+def _attack_ids(attacks: tuple[Attack, ...]) -> dict[str, Attack]:
+    return {attack_id(attack): attack for attack in attacks}
