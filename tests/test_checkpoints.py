@@ -16,7 +16,9 @@ from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial
 from sweeper.trial import provenance
-from sweeper.trial import run as trial_module
+from sweeper.trial import run as trial_run
+from sweeper.trial import target as trial_target
+from sweeper.trial.context import TrialContext
 from sweeper.trial.run import run_trial
 from sweeper.workers.outcomes import Progress
 
@@ -36,7 +38,7 @@ def run(trial: Trial, store: Store, after: int | None = None, **settings: Any) -
             raise Killed
 
     settings = {"checkpoint_every_s": 0.0, "raise_errors": True} | settings
-    return run_trial(trial, data_dir=Path(), store=store, device=CPU, on_progress=watch, **settings)
+    return run_trial(trial, TrialContext(data_dir=Path(), store=store, device=CPU, on_progress=watch, **settings))
 
 
 def prepared(folder: Path) -> Store:
@@ -60,9 +62,9 @@ def test_killed_and_resumed_is_bitwise_as_undisturbed(
             run(trial, cut, after)
         assert cut.read_checkpoint(trial.target_id) is not None
     trained: list[int] = []
-    original = trial_module.fit
+    original = trial_target.fit
     monkeypatch.setattr(
-        trial_module, "fit", lambda **each: (trained.append(len(each["resume"].history)), original(**each))[1]
+        trial_target, "fit", lambda **each: (trained.append(len(each["resume"].history)), original(**each))[1]
     )
     run(trial, cut)
     assert trained == [3]
@@ -126,19 +128,19 @@ def test_a_target_that_another_process_has_recorded_meanwhile_is_left_as_it_is(
     trial = expand(load_sweep(str(tiny), ["attacks=[threshold]"]))[0]
     store = prepared(tmp_path)
     written: list[str] = []
-    write_target, outputs = Store.write_target, trial_module._outputs
+    write_target, outputs = Store.write_target, trial_target.outputs_of
 
     def count(self: Store, target_id: str, *content: Any) -> None:
         written.append(target_id)
         write_target(self, target_id, *content)
 
     def meanwhile(*content: Any) -> Any:
-        monkeypatch.setattr(trial_module, "_outputs", outputs)
+        monkeypatch.setattr(trial_run, "outputs_of", outputs)
         assert run(trial, store).status == "finished"
         return outputs(*content)
 
     monkeypatch.setattr(Store, "write_target", count)
-    monkeypatch.setattr(trial_module, "_outputs", meanwhile)
+    monkeypatch.setattr(trial_run, "outputs_of", meanwhile)
     assert run(trial, store).status == "finished"
     assert written == [trial.target_id]
 

@@ -27,6 +27,7 @@ from sweeper.storage.storage import Storage, StorageError
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial
+from sweeper.trial.context import TrialContext
 from sweeper.trial.run import run_trial
 
 __all__ = ["start_s3_server"]  # a fixture
@@ -340,7 +341,7 @@ def here(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(self: Any, pending: list[Trial], n_trials: int) -> tuple[list[str], bool]:
         for trial in pending:
             ran.append(trial.target_id)
-            run_trial(trial, data_dir=tmp_path, store=store, device=torch.device("cpu"))
+            run_trial(trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu")))
         return [], True
 
     monkeypatch.setattr(cli._Runner, "run", run)

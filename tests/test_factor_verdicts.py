@@ -25,6 +25,7 @@ from analysis.studies.lomurno2022.claims import ABOVE_ZERO, Claim, Vote, decide
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
+from sweeper.trial.context import TrialContext
 from sweeper.trial.run import run_trial
 
 LEVELS: dict[str, tuple[Any, ...]] = {
@@ -274,7 +275,7 @@ def test_clip_norms_that_all_gradients_exceed_are_one_run_under_adam(tmp_path: P
     store.prepare()
     store.write_sweep(sweep, expand(sweep))
     for trial in expand(sweep):
-        run_trial(trial, data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True)
+        run_trial(trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True))
     store.gather()
     results = load(store.storage.root)
     study = factor_study(results, measure(results))

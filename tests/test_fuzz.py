@@ -49,6 +49,7 @@ from sweeper.sweep.load import load_sweep, packaged_sweeps
 from sweeper.sweep.preflight import resolve_trials
 from sweeper.sweep.trial import Trial
 from sweeper.sweep.yaml_file import parse_yaml
+from sweeper.trial.context import TrialContext
 from sweeper.trial.run import TrialResult, run_trial
 
 FUZZ = int(os.environ.get("SWEEPER_FUZZ", "1"))
@@ -716,7 +717,10 @@ class Finished:
 
 
 def run(trials: list[Trial], store: Store) -> list[TrialResult]:
-    return [run_trial(trial, data_dir=Path("nowhere"), store=store, device=torch.device("cpu")) for trial in trials]
+    return [
+        run_trial(trial, TrialContext(data_dir=Path("nowhere"), store=store, device=torch.device("cpu")))
+        for trial in trials
+    ]
 
 
 def tables(store: Store) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from models.architectures.lomurno_cnn import LomurnoCnn
 from models.datasets.digits import Digits
 from models.splits import SPLITS
 from models.train import Training, build_model, fit
-from sweeper.trial.run import _white_box
+from sweeper.trial.attack import _white_box
 
 CNN = LomurnoCnn(filters=(8, 8, 8), dense_units=16)
 QUICK = LayerDecoder(epochs=2, batch_size=32, width=4, untrained_control=False)

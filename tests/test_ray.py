@@ -29,6 +29,7 @@ from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial
+from sweeper.trial.context import TrialContext
 from sweeper.trial.run import run_trial
 from sweeper.workers.outcomes import Outcome
 from sweeper.workers.scheduling import AUTO, Resources, Retries
@@ -546,7 +547,7 @@ def test_results_go_to_an_object_store_that_fails_and_stalls(
     here.prepare()
     trials = expand(load_sweep(str(tiny), ["attacks=[threshold]"]))
     for trial in trials:
-        run_trial(trial, data_dir=tmp_path, store=here, device=torch.device("cpu"))
+        run_trial(trial, TrialContext(data_dir=tmp_path, store=here, device=torch.device("cpu")))
     here.write_sweep(load_sweep(str(tiny), ["attacks=[threshold]"]), trials)
     here.gather()
     store = Store(there)

@@ -26,6 +26,7 @@ def test_the_defense_of_the_readme_is_found_trained_and_checked(
 
     import models.defenses
     from sweeper.results.store import Store
+    from sweeper.trial.context import TrialContext
     from sweeper.trial.run import run_trial
 
     (code,) = [block for block in blocks("python") if "class NoisyStart" in block]
@@ -40,7 +41,9 @@ def test_the_defense_of_the_readme_is_found_trained_and_checked(
         (trial,) = expand(sweep)
         store = Store(tmp_path / "out")
         store.prepare()
-        result = run_trial(trial, data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True)
+        result = run_trial(
+            trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True)
+        )
         assert (result.status, trial.defense_label) == ("finished", "noisy_start")
     finally:
         monkeypatch.undo()

@@ -22,6 +22,7 @@ from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial
 from sweeper.trial import provenance, sources
+from sweeper.trial.context import TrialContext
 from sweeper.trial.run import run_trial
 
 DEFENSE = """
@@ -113,7 +114,7 @@ def recorded(package: Path, tiny: Path, tmp_path: Path) -> tuple[Store, dict[str
     store = Store(tmp_path / "out")
     store.prepare()
     for trial in trials.values():
-        run_trial(trial, data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True)
+        run_trial(trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True))
     return store, trials, package
 
 
@@ -141,7 +142,7 @@ def test_what_other_code_made_is_told_and_only_that_is_made_anew(recorded: Any, 
     assert keys == [mine.target_id]
     store.forget(keys)
     assert (store.status(mine).word, store.status(other).word) == ("to do", "done")
-    run_trial(mine, data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True)
+    run_trial(mine, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True))
     # The gathered table is of before, the part is newer
     assert sources.made_otherwise(list(trials.values()), store.recorded_sources()) == []
 

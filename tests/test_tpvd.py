@@ -26,6 +26,7 @@ from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial
+from sweeper.trial.context import TrialContext
 from sweeper.trial.run import run_trial
 
 TWINS = """
@@ -127,7 +128,9 @@ def planned(tmp_path: Path) -> tuple[Store, dict[str, Trial]]:
 
 
 def train(store: Store, trial: Trial) -> None:
-    run_trial(trial, data_dir=store.storage.root, store=store, device=torch.device("cpu"), raise_errors=True)
+    run_trial(
+        trial, TrialContext(data_dir=store.storage.root, store=store, device=torch.device("cpu"), raise_errors=True)
+    )
 
 
 def weights_path(store: Store, trial: Trial) -> Path:

@@ -29,8 +29,11 @@ from sweeper.sweep import components
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial
-from sweeper.trial import run as trial_module
-from sweeper.trial.run import record_failure, run_trial
+from sweeper.trial import attack as trial_attack
+from sweeper.trial import target as trial_target
+from sweeper.trial.context import TrialContext
+from sweeper.trial.failures import record_failure
+from sweeper.trial.run import run_trial
 
 TIMES = ["load_time_s", "first_step_time_s", "train_time_s", "seconds_per_step", "started_at", "attack_time_s"]
 
@@ -43,7 +46,8 @@ def run(sweep_path: Path, out: Path, *overrides: str, only: int | None = None) -
     store.prepare()
     store.write_sweep(sweep, expand(sweep))
     results = [
-        run_trial(trial, data_dir=out, store=store, device=torch.device("cpu"), raise_errors=False) for trial in trials
+        run_trial(trial, TrialContext(data_dir=out, store=store, device=torch.device("cpu"), raise_errors=False))
+        for trial in trials
     ]
     store.gather()
     return store, trials, results
@@ -195,7 +199,7 @@ def test_what_is_recorded_is_not_done_again(finished: Any, monkeypatch: pytest.M
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("trained or attacked again")
 
-    monkeypatch.setattr(trial_module, "fit", refuse)
+    monkeypatch.setattr(trial_target, "fit", refuse)
     monkeypatch.setattr(Threshold, "run", refuse)
     _, _, results = run(path, store.storage.root)
     assert [(result.status, result.trained, result.attacks_run) for result in results] == [("finished", False, 0)] * 2
@@ -207,7 +211,7 @@ def test_adding_an_attack_trains_nothing_and_compares_anew(
 ) -> None:
     out = tmp_path / "out"
     run(tiny, out, "attacks=[threshold]", only=1)
-    monkeypatch.setattr(trial_module, "fit", None)
+    monkeypatch.setattr(trial_target, "fit", None)
     overrides = "attacks=[threshold, {name: trained_attackers, attackers: [knn], search: none}]"
     store, trials, (result,) = run(tiny, out, overrides, only=1)
     assert (result.status, result.trained, result.attacks_run) == ("finished", False, 1)
@@ -339,7 +343,9 @@ def test_errors_are_raised_for_a_debugger(tiny: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(train.PlainGradient, "step", lambda self, images, labels: 1 / 0)
     trial = expand(load_sweep(str(tiny)))[0]
     with pytest.raises(ZeroDivisionError):
-        run_trial(trial, data_dir=tmp_path, store=Store(tmp_path), device=torch.device("cpu"), raise_errors=True)
+        run_trial(
+            trial, TrialContext(data_dir=tmp_path, store=Store(tmp_path), device=torch.device("cpu"), raise_errors=True)
+        )
 
 
 def test_a_killed_process_leaves_a_failed_row(tiny: Path, tmp_path: Path) -> None:
@@ -509,8 +515,8 @@ def test_a_target_whose_files_were_lost_fails_with_a_row(
 ) -> None:
     store, trials, _ = run(tiny, tmp_path / "out", "attacks=[]", only=1)
     store.storage.delete(f"parts/outputs/{trials[0].target_id}.parquet")
-    monkeypatch.setattr(trial_module, "fit", lambda **arguments: 1 / 0)
-    result = run_trial(trials[0], data_dir=tmp_path, store=store, device=torch.device("cpu"))
+    monkeypatch.setattr(trial_target, "fit", lambda **arguments: 1 / 0)
+    result = run_trial(trials[0], TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu")))
     assert (result.status, store.status(trials[0]).word) == ("failed", "failed")
     assert [(failure.target_id, failure.cause) for failure in store.failures()] == [(trials[0].target_id, "error")]
 
@@ -531,7 +537,7 @@ def test_what_runs_out_of_gpu_memory_before_the_first_attack_is_told_apart(
     def fails(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr(trial_module, "_white_box", fails)
+    monkeypatch.setattr(trial_attack, "_white_box", fails)
     store, _, (result,) = run(tiny, tmp_path / "out", "attacks=[threshold]", only=1)
     assert (result.status, result.cause) == ("failed", cause)
     assert {(failure.attack, failure.cause) for failure in store.failures()} == {
@@ -557,7 +563,7 @@ def test_the_demos_decoder_beats_both_controls_at_the_layer_that_tells_least(
     store = Store(tmp_path)
     store.prepare()
     store.write_sweep(sweep, [trial])
-    run_trial(trial, data_dir=tmp_path, store=store, device=torch.device("cpu"))
+    run_trial(trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu")))
     store.gather()
     (last,) = (row for _, row in table(store, "reconstructions").iterrows())
     assert last["layer"] == "prediction"

@@ -369,6 +369,7 @@ def trial(
         )
     import torch
 
+    from sweeper.trial.context import TrialContext
     from sweeper.trial.run import run_trial
 
     check_datasets(found, data, download=False)
@@ -378,11 +379,13 @@ def trial(
     out.print(f"{found[0].target_id} {found[0].title}", highlight=False)
     result = run_trial(
         found[0],
-        data_dir=data,
-        store=store,
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        on_progress=lambda progress: out.print(f"{progress.fraction:4.0%} {progress.what}", highlight=False),
-        raise_errors=True,
+        TrialContext(
+            data_dir=data,
+            store=store,
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            on_progress=lambda progress: out.print(f"{progress.fraction:4.0%} {progress.what}", highlight=False),
+            raise_errors=True,
+        ),
     )
     did = "trained" if result.trained else "was trained before"
     out.print(
@@ -799,7 +802,7 @@ class _Runner:
         with _working("starting Ray"):
             from sweeper.cluster import run as cluster
             from sweeper.results.launches import Launch
-            from sweeper.trial.run import NO_CHECKPOINTS
+            from sweeper.trial.context import NO_CHECKPOINTS
             from sweeper.workers.worker import Settings
 
             if self._launch is None:

@@ -64,7 +64,7 @@ from sweeper.results.launches import CLAIMS, Launch, Running, check_shared
 from sweeper.results.store import Store
 from sweeper.storage.storage import Storage, StorageError
 from sweeper.sweep.trial import Trial
-from sweeper.trial.run import record_failure
+from sweeper.trial.failures import record_failure
 from sweeper.workers.allocator import ALLOCATOR_ENVIRONMENT
 from sweeper.workers.nodes import clear_unused, in_use, node_folder
 from sweeper.workers.outcomes import Outcome, Progress

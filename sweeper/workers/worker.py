@@ -192,7 +192,7 @@ def _outcome(parcel: Parcel, storage: Storage, attempt: int, ending: Ending) -> 
             attempts.end(storage, parcel.target_id)
         return outcome
     from sweeper.results.store import Store
-    from sweeper.trial.run import record_failure
+    from sweeper.trial.failures import record_failure
 
     causes: dict[str, Cause] = {"raised": "error", "died": "process_died", "timed_out": "time_limit"}
     cause = causes[ending.how]
@@ -206,6 +206,7 @@ def _run(task: _Task, send: Send) -> Outcome:
 
     from models.performance import Performance
     from sweeper.results.store import DamagedError, Store
+    from sweeper.trial.context import TrialContext
     from sweeper.trial.run import run_trial
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
@@ -228,14 +229,16 @@ def _run(task: _Task, send: Send) -> Outcome:
     try:
         result = run_trial(
             trial,
-            data_dir=task.settings.data_dir,
-            store=store,
-            device=device,
-            attempt=task.attempt,
-            staged=task.staged,
-            checkpoint_every_s=task.settings.checkpoint_every_s,
-            performance=Performance(chunk_size=task.settings.chunk_size),
-            on_progress=report,
+            TrialContext(
+                data_dir=task.settings.data_dir,
+                store=store,
+                device=device,
+                attempt=task.attempt,
+                staged=task.staged,
+                checkpoint_every_s=task.settings.checkpoint_every_s,
+                performance=Performance(chunk_size=task.settings.chunk_size),
+                on_progress=report,
+            ),
         )
         metrics: dict[str, float] = {}
         if task.settings.is_tracked:

@@ -1,0 +1,221 @@
+"""Attacks on the target of a trial, run one by one and recorded."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from safetensors.torch import load as load_weights
+
+from attacks.auditing import DEFAULT_DELTA, audit_membership
+from attacks.base import (
+    Attack,
+    AttackTarget,
+    ImageSet,
+    LayerReconstruction,
+    Membership,
+    MembershipScores,
+    ModelOutputs,
+    WhiteBox,
+)
+from attacks.metrics import example_folds, membership_metrics
+from models.datasets.base import ImageData, IntArray
+from models.seeds import Stream, numpy_generator, torch_seed
+from models.splits import COIN_SPLITS, Split
+from models.train import (
+    build_model,
+    fit,
+)
+from sweeper.results.store import BEST_OF, DamagedError, Store
+from sweeper.storage.storage import StorageError
+from sweeper.sweep import components
+from sweeper.sweep.trial import Trial
+from sweeper.trial.best_of import record_best_of
+from sweeper.trial.context import TrialContext
+from sweeper.trial.failures import cause_of, describe, record_failed_attack
+from sweeper.trial.rows import attack_row, reconstruction_columns
+from sweeper.trial.target import outputs_of
+from sweeper.workers.outcomes import Cause, Progress
+
+logger = logging.getLogger(__name__)
+
+
+def run_attacks(
+    trial: Trial,
+    missing: Sequence[str],
+    target: AttackTarget | None,
+    split: Split,
+    context: TrialContext,
+) -> tuple[list[str], Cause | None]:
+    """Run the missing attacks one by one, then compare the membership ones; gives the errors' texts and the first cause."""
+    errors: list[str] = []
+    first_cause: Cause | None = None
+    for number, each in enumerate(missing):
+        attack = trial.attack_ids.get(each)
+        name = components.name_of("attack", attack) if attack else BEST_OF
+        context.on_progress(Progress(what=name, fraction=0.5 + 0.5 * number / len(missing)))
+        try:
+            if attack is None:
+                record_best_of(trial, each, context.store)
+                continue
+            started = time.perf_counter()
+            assert target is not None
+            attack.check_population(len(split.members), len(split.non_members))
+            results = attack.run(target, numpy_generator(trial.seed, Stream.ATTACK, int(each[:8], 16)))
+            _record_attack(trial, each, attack, results, context.store, time.perf_counter() - started)
+        except (StorageError, DamagedError):
+            raise
+        except Exception as error:
+            if context.raise_errors:
+                raise
+            logger.debug("attack %s on %s failed", name, trial.target_id, exc_info=True)
+            traceback.print_exc()
+            record_failed_attack(trial, each, context.store, describe(error), cause_of(error))
+            errors.append(f"{name}: {describe(error)}")
+            first_cause = first_cause or cause_of(error)
+    return errors, first_cause
+
+
+def attack_target(trial: Trial, data: ImageData, split: Split, context: TrialContext) -> AttackTarget:
+    """The recorded target as an attacker meets it; weights are loaded when an attack first asks for them."""
+    outputs = context.store.read_part("outputs", trial.target_id)
+    by_id = {example: row for row, example in enumerate(outputs.column("example_id").to_pylist())}
+    logits = np.asarray(outputs.column("logits").combine_chunks().flatten()).reshape(outputs.num_rows, -1)
+    position = np.concatenate([split.members, split.non_members])
+    rows = np.asarray([by_id[example] for example in data.example_id[position].tolist()])
+    population = Membership(
+        outputs=ModelOutputs(
+            example_id=data.example_id[position],
+            label=outputs.column("label").to_numpy()[rows],
+            values=logits[rows],
+        ),
+        is_member=np.arange(len(position)) < len(split.members),
+    )
+
+    def train_shadow() -> Membership:
+        shadow = fit(
+            architecture=trial.architecture,
+            defenses=trial.defenses,
+            training=trial.training,
+            data=data,
+            members=split.shadow_in,
+            test=split.shadow_out,
+            seed=trial.seed,
+            target_id=trial.target_id,
+            stream_index=1,
+            performance=context.performance,
+        )
+        index = np.concatenate([split.shadow_in, split.shadow_out])
+        return Membership(
+            outputs=outputs_of(shadow.model, data, index), is_member=np.arange(len(index)) < len(split.shadow_in)
+        )
+
+    return AttackTarget(
+        population=population,
+        half=example_folds(
+            population.outputs.example_id, population.is_member, 2, numpy_generator(trial.seed, Stream.ATTACK)
+        ),
+        train_shadow=train_shadow if len(split.shadow_in) else None,
+        white_box=_white_box(trial, data, split, context),
+    )
+
+
+def _white_box(trial: Trial, data: ImageData, split: Split, context: TrialContext) -> WhiteBox:
+    """Activations of the target and of an untrained twin, and disjoint images to attack with.
+
+    The attacker's images are the shadow data where the split keeps some, else a random half of the
+    non-members; the other half is then what is reported on as non-members (and, under `official`, as test).
+    """
+    attacker = np.concatenate([split.shadow_in, split.shadow_out])
+    non_members, test = split.non_members, split.test
+    if len(attacker) == 0:
+        shuffled = numpy_generator(trial.seed, Stream.SPLIT, 1).permutation(split.non_members)
+        attacker, non_members = np.sort(shuffled[: len(shuffled) // 2]), np.sort(shuffled[len(shuffled) // 2 :])
+        if trial.split == "official":
+            test = non_members
+
+    def build(stream: Stream) -> torch.nn.Module:
+        model = build_model(trial.architecture, trial.defenses, data.info, torch_seed(trial.seed, stream))
+        return model.to(context.device).eval()
+
+    @lru_cache(maxsize=1)
+    def trained() -> Any:
+        model = build(Stream.INIT)
+        model.load_state_dict(load_weights(context.store.read_weights(trial.target_id)))
+        return model
+
+    @lru_cache(maxsize=1)
+    def untrained() -> Any:
+        return build(Stream.UNTRAINED)
+
+    def images(index: IntArray) -> ImageSet:
+        return ImageSet(
+            example_id=data.example_id[index], images=data.images[torch.from_numpy(index).to(data.images.device)]
+        )
+
+    return WhiteBox(
+        cut_points=build(Stream.INIT).stage_names,  # type: ignore[arg-type]
+        activations=lambda batch, cut: trained().activations(batch, cut),
+        untrained_activations=lambda batch, cut: untrained().activations(batch, cut),
+        attacker=images(attacker),
+        members=images(split.members),
+        non_members=images(non_members),
+        test=images(test),
+    )
+
+
+def _record_attack(
+    trial: Trial,
+    each: str,
+    attack: Attack,
+    results: Sequence[MembershipScores] | Sequence[LayerReconstruction],
+    store: Store,
+    attack_time_s: float,
+) -> None:
+    name = components.name_of("attack", attack)
+    base = attack_row(trial, each, name, attack.family, components.configuration("attack", attack))
+    base |= {"status": "finished", "attack_time_s": attack_time_s}
+    base |= {"uses_target_membership_labels": attack.uses_target_membership_labels}
+    membership = [result for result in results if isinstance(result, MembershipScores)]
+    layers = [result for result in results if isinstance(result, LayerReconstruction)]
+    is_audited = trial.split in COIN_SPLITS and not attack.uses_target_membership_labels
+    delta = store.read_part("trials", trial.target_id).column("delta")[0].as_py() if is_audited else None
+    rows = []
+    for index, result in enumerate(membership):
+        rng = numpy_generator(trial.seed, Stream.ATTACK, int(each[:8], 16) + 1 + index)
+        metrics = membership_metrics(result.is_member, result.score, rng, result.fold)
+        rows.append(base | {"score_name": result.name} | metrics.columns())
+        if is_audited:
+            audit = audit_membership(result, rng, DEFAULT_DELTA if delta is None else delta)
+            rows[-1] |= {"epsilon_lower_bound": audit.epsilon_lower_bound, "audit_delta": audit.delta}
+    scores = None
+    if membership:
+        n_each = [len(result.score) for result in membership]
+        n_rows = sum(n_each)
+        scores = {
+            "target_id": [trial.target_id] * n_rows,
+            "attack_id": [each] * n_rows,
+            "score_name": [result.name for result in membership for _ in result.score],
+            "example_id": np.concatenate([result.example_id for result in membership]),
+            "is_member": np.concatenate([result.is_member for result in membership]),
+            "score": np.concatenate([result.score for result in membership]),
+            "fold": _concatenated([result.fold for result in membership], n_each, pa.int64()),
+            "selection_score": _concatenated([result.selection_score for result in membership], n_each, pa.float64()),
+        }
+    key = {"target_id": trial.target_id, "attack_id": each}
+    reconstructions = [key | reconstruction_columns(result) for result in layers] if layers else None
+    store.write_attack(trial.target_id, each, rows or [base], scores, reconstructions)
+
+
+def _concatenated(values: Sequence[npt.NDArray[Any] | None], n_each: Sequence[int], kind: pa.DataType) -> pa.Array:
+    """One column; nulls in place of what an attack does not have."""
+    pairs = zip(values, n_each, strict=True)
+    return pa.concat_arrays([pa.nulls(n, kind) if value is None else pa.array(value, kind) for value, n in pairs])

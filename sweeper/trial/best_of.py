@@ -1,0 +1,76 @@
+"""The best of a target's membership attacks, as papers report it and chosen honestly."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from attacks.base import (
+    AttackError,
+    MembershipScores,
+)
+from attacks.selection import best_of
+from models.seeds import Stream, numpy_generator
+from sweeper.results.store import BEST_OF, BEST_OF_REVISION, Store
+from sweeper.sweep import components
+from sweeper.sweep.trial import Trial
+from sweeper.trial.rows import attack_row
+
+
+def _membership_ids(trial: Trial) -> list[str]:
+    return [each for each, attack in trial.attack_ids.items() if attack.family == "membership"]
+
+
+def best_of_config(trial: Trial) -> dict[str, Any]:
+    return {"name": BEST_OF, "revision": BEST_OF_REVISION, "candidates": sorted(_membership_ids(trial))}
+
+
+def record_best_of(trial: Trial, own_id: str, store: Store) -> None:
+    """Compare all membership scores of the target: the papers' maximum, and the honest selection beside it.
+
+    Raises:
+        AttackError: one of the attacks it compares failed.
+    """
+    membership = _membership_ids(trial)
+    if not all(store.has_attack(trial.target_id, each) for each in membership):
+        raise AttackError("an attack that it compares has failed")
+    candidates: dict[str, MembershipScores] = {}
+    uses_labels: dict[str, bool] = {}
+    for each in membership:
+        frame = store.read_part("scores", f"{trial.target_id}.{each}").to_pandas()
+        attack = trial.attack_ids[each]
+        for score_name, rows in frame.groupby("score_name", sort=False):
+            key = f"{components.name_of('attack', attack)}/{score_name}"
+            key = key if key not in candidates else f"{key}@{each[:6]}"
+            uses_labels[key] = attack.uses_target_membership_labels
+            candidates[key] = MembershipScores(
+                name=str(score_name),
+                example_id=rows["example_id"].to_numpy(),
+                is_member=rows["is_member"].to_numpy(),
+                score=rows["score"].to_numpy(),
+                fold=_known(rows["fold"], np.int64),
+                selection_score=_known(rows["selection_score"], np.float64),
+            )
+    started = time.perf_counter()
+    best = best_of(candidates, numpy_generator(trial.seed, Stream.ATTACK, int(own_id[:8], 16)))
+    row = attack_row(trial, own_id, BEST_OF, "membership", best_of_config(trial))
+    row |= {
+        "status": "finished",
+        "score_name": best.selected[0],
+        "selected_scores": list(best.selected),
+        "uses_target_membership_labels": any(uses_labels[selected] for selected in best.selected),
+        "candidates": list(candidates),
+        "paper_protocol_auc": best.paper_protocol_auc,
+        "paper_protocol_score": best.paper_protocol_score,
+        "attack_time_s": time.perf_counter() - started,
+    }
+    store.write_attack(trial.target_id, own_id, [row | best.metrics.columns()], None, None)
+
+
+def _known(column: pd.Series, dtype: npt.DTypeLike) -> npt.NDArray[Any] | None:
+    """A column of scores; None where the attack has none."""
+    return None if column.isna().all() else column.to_numpy(dtype)

@@ -1,0 +1,71 @@
+"""Failures are rows too: what went wrong in a trial, recorded."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.train import (
+    DivergedError,
+)
+from sweeper.results.store import BEST_OF, Store
+from sweeper.sweep import components
+from sweeper.sweep.trial import Trial
+from sweeper.trial.best_of import best_of_config
+from sweeper.trial.rows import attack_row, trial_row
+from sweeper.workers.outcomes import Cause
+
+
+def record_failure(trial: Trial, store: Store, attempt: int, error: str, cause: Cause) -> None:
+    """Record a trial that ended without saying so: its process was killed, or its node was lost.
+
+    Raises:
+        StorageError: the store cannot be written.
+    """
+    row = trial_row(trial, datetime.datetime.now(datetime.UTC), attempt, torch.device("cpu"))
+    row |= {"device": None, "machine": None, "threads": None}  # those of the process that died are not known
+    record_as_failed(trial, store, row, error, cause)
+
+
+def record_as_failed(trial: Trial, store: Store, row: dict[str, Any], error: str, cause: Cause) -> None:
+    """A failed row for the target, or, where that is finished, for each attack that is missing."""
+    status = store.status(trial)
+    if status.target != "finished":
+        store.write_failed_target(trial.target_id, row | {"status": "failed", "error": error, "cause": cause})
+        return
+    for each in status.missing_attacks:
+        record_failed_attack(trial, each, store, error, cause)
+
+
+def record_failed_attack(trial: Trial, each: str, store: Store, error: str, cause: Cause) -> None:
+    attack = trial.attack_ids.get(each)
+    if attack is None:
+        row = attack_row(trial, each, BEST_OF, "membership", best_of_config(trial))
+    else:
+        name = components.name_of("attack", attack)
+        row = attack_row(trial, each, name, attack.family, components.configuration("attack", attack))
+    store.write_failed_attack(trial.target_id, each, row | {"status": "failed", "error": error, "cause": cause})
+
+
+# What CUDA's libraries say where PyTorch's own allocator was not the one to fail.
+_LIBRARY_OUT_OF_MEMORY = re.compile(r"CUDA error: out of memory|CU(BLAS|DNN|SOLVER)_STATUS_ALLOC_FAILED")
+
+
+def cause_of(error: Exception) -> Cause:
+    if isinstance(error, DivergedError):
+        return "diverged"
+    if isinstance(error, torch.OutOfMemoryError) or _LIBRARY_OUT_OF_MEMORY.search(str(error)):
+        return "gpu_memory"
+    return "error"
+
+
+def describe(error: Exception) -> str:
+    """The error's kind and text, and where in our code it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"

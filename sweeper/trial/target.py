@@ -1,0 +1,93 @@
+"""The target of a trial: its data, its training, its outputs on every example."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+
+import torch
+from safetensors.torch import save as save_weights
+
+from attacks.base import (
+    ModelOutputs,
+)
+from models.datasets.base import Dataset, ImageData, IntArray
+from models.splits import Split
+from models.train import (
+    Checkpoint,
+    EpochRecord,
+    TrainedTarget,
+    fit,
+    predict,
+)
+from sweeper.results import checkpoints
+from sweeper.results.store import PARAMETERS
+from sweeper.sweep.trial import Trial, canonical_json
+from sweeper.trial import provenance, sources
+from sweeper.trial.context import TrialContext
+from sweeper.workers.outcomes import Progress
+from sweeper.workers.staging import load_staged
+
+logger = logging.getLogger(__name__)
+
+
+def load_data(dataset: Dataset, context: TrialContext) -> ImageData:
+    """The dataset on the device."""
+    data = load_staged(dataset, context.staged) if context.staged is not None else None
+    return (data or dataset.load(context.data_dir)).to(context.device)
+
+
+def train_target(trial: Trial, data: ImageData, split: Split, context: TrialContext) -> TrainedTarget:
+    """Train the target, from its checkpoint where there is one."""
+    # What a checkpoint must agree in beside the target's identity, for the rest of the training to give the same.
+    code = provenance.training_code(sources.of_target(trial))
+    owner = {"target_id": trial.target_id, "dataset_sha256": data.sha256, "code": code}
+    owner["device"] = data.images.device.type
+    last_checkpoint = time.monotonic()
+
+    def checkpoint(taken: Checkpoint) -> None:
+        nonlocal last_checkpoint
+        context.store.write_checkpoint(trial.target_id, checkpoints.to_bytes(taken, owner))
+        last_checkpoint = time.monotonic()
+
+    resume = None
+    content = context.store.read_checkpoint(trial.target_id)
+    if content is not None:
+        try:
+            resume = checkpoints.from_bytes(content, owner, data.images.device)
+            logger.info("going on after epoch %d", len(resume.history))
+        except checkpoints.CheckpointError as error:
+            logger.warning("the checkpoint is not used: %s", error)
+
+    def report(record: EpochRecord, epochs: int) -> None:
+        measured = {name: value for name, value in asdict(record).items() if isinstance(value, float)}
+        what = f"epoch {record.epoch}/{epochs}"
+        context.on_progress(Progress(what=what, fraction=0.5 * record.epoch / epochs, metrics=measured))
+
+    return fit(
+        architecture=trial.architecture,
+        defenses=trial.defenses,
+        training=trial.training,
+        data=data,
+        members=split.members,
+        test=split.test,
+        seed=trial.seed,
+        target_id=trial.target_id,
+        performance=context.performance,
+        on_epoch=report,
+        on_checkpoint=checkpoint,
+        is_checkpoint_due=lambda: time.monotonic() - last_checkpoint >= context.checkpoint_every_s,
+        resume=resume,
+    )
+
+
+def outputs_of(model: torch.nn.Module, data: ImageData, index: IntArray) -> ModelOutputs:
+    logits, labels = predict(model, data, index)
+    return ModelOutputs(example_id=data.example_id[index], label=labels.numpy(), values=logits.numpy())
+
+
+def weights_of(model: torch.nn.Module) -> bytes:
+    """All that the model holds, and which of it are parameters: TPVD is over these alone."""
+    names = [name for name, _ in model.named_parameters()]
+    return save_weights(model.state_dict(), metadata={PARAMETERS: canonical_json(names)})
