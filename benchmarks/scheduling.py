@@ -76,7 +76,7 @@ def run(
     trials: Sequence[Any], folder: Path, attempt: Callable[..., Any] | None = None, gpus: float = 0.0
 ) -> tuple[float, Any]:
     """Seconds that the connected Ray takes for the trials, and the store with the results."""
-    from sweeper.cluster import run as cluster
+    from sweeper.cluster import datasets, resources, run
     from sweeper.results.launches import Launch
     from sweeper.results.store import Store
     from sweeper.workers.scheduling import Resources, Retries
@@ -87,20 +87,20 @@ def run(
     more = {} if attempt is None else {"attempt": attempt}
     with Launch(store.storage) as launch:
         settings = Settings(launch_id=launch.id, store=str(folder), data_dir=folder)
-        cluster.stage_datasets(trials, settings, is_cluster=False)
+        datasets.stage_datasets(trials, settings, is_cluster=False)
         started = time.perf_counter()
-        ended = cluster.run_trials(
+        ended = run.run_trials(
             trials,
             store=store,
             launch=launch,
             settings=settings,
-            resources=cluster.resolve(Resources(cpus={None: 1.0}, gpus={None: gpus}), trials),
+            resources=resources.resolve(Resources(cpus={None: 1.0}, gpus={None: gpus}), trials),
             retries=Retries(),
             on_event=lambda event: None,
             **more,
         )
         seconds = time.perf_counter() - started
-        cluster.clear_staged(launch.id, is_cluster=False)
+        datasets.clear_staged(launch.id, is_cluster=False)
     assert ended.is_over
     return seconds, store
 
@@ -335,7 +335,7 @@ from sweeper.sweep.preflight import resolve_trials
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
-from sweeper import cluster
+import sweeper.cluster.run  # sets what Ray reads when it is imported
 count, folder = int(sys.argv[2]), Path(sys.argv[3])
 found = {"trials": count, "rss_start_mib": bench.rss_mib()}
 def step(name, began):

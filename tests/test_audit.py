@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from sweeper.audit import attack as auditing
 from sweeper.audit.attack import ATTACK_NAMES
-from sweeper.cli.commands import app
+from sweeper.cli import app
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 KEYS = [

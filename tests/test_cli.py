@@ -19,8 +19,7 @@ import torch
 from s3_server import KEY, SECRET, S3Server, start_s3_server
 from typer.testing import CliRunner
 
-from sweeper.cli import commands as cli
-from sweeper.cli.commands import app
+from sweeper.cli import app
 from sweeper.errors import UserError
 from sweeper.results.store import Store
 from sweeper.storage.storage import Storage, StorageError
@@ -54,10 +53,10 @@ def test_help_starts_quickly_because_it_imports_little() -> None:
 
 
 def test_shell_completion_offers_sweeps_and_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeper.cli.commands import _complete_attack, _complete_sweep
+    from sweeper.cli.options import complete_attack, complete_sweep
 
-    assert _complete_sweep("lo") == ["lomurno2022"]
-    assert _complete_attack("mod") == ["modified_entropy"]
+    assert complete_sweep("lo") == ["lomurno2022"]
+    assert complete_attack("mod") == ["modified_entropy"]
     environment = {"_SWEEPER_COMPLETE": "complete_bash", "COMP_WORDS": "sweeper launch lo", "COMP_CWORD": "2"}
     result = CliRunner().invoke(app, [], prog_name="sweeper", env=environment)
     assert "lomurno2022" in result.stdout
@@ -175,11 +174,11 @@ def test_a_report_that_cannot_be_written_is_explained(tiny: Path, tmp_path: Path
 def test_names_are_whole_on_a_narrow_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    from sweeper.cli import commands as cli
+    from sweeper.cli import machine
     from sweeper.sweep import components
 
     narrow = Console(width=width, record=True, file=io.StringIO())
-    monkeypatch.setattr(cli, "out", narrow)
+    monkeypatch.setattr(machine, "out", narrow)
     assert sweeper("ls").exit_code == 0
     lines = narrow.export_text().splitlines()
     for kind in components.KINDS:
@@ -338,13 +337,13 @@ def here(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     command = ["launch", tiny, "--set", "attacks=[threshold]", "--out", tmp_path / "out"]
     store, ran = Store(tmp_path / "out"), []
 
-    def run(self: Any, pending: list[Trial], n_trials: int) -> tuple[list[str], bool]:
+    def run(self: Any, pending: list[Trial], n_trials: int) -> tuple[list[str], bool, str | None]:
         for trial in pending:
             ran.append(trial.target_id)
             run_trial(trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu")))
-        return [], True
+        return [], True, None
 
-    monkeypatch.setattr(cli._Runner, "run", run)
+    monkeypatch.setattr("sweeper.launch._Runner.run", run)
     assert sweeper(*command).exit_code == 0
     ran.clear()
     return SimpleNamespace(command=command, store=store, ran=ran)
@@ -398,7 +397,7 @@ def test_a_report_that_cannot_be_written_makes_no_wrong_input_of_a_launch(here: 
 def test_results_that_cannot_be_written_are_reported_on_as_last_gathered(
     here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli.os, "access", lambda path, mode: False)
+    monkeypatch.setattr("sweeper.cli.results.os.access", lambda path, mode: False)
     monkeypatch.setattr(Store, "gather", None)
     result = sweeper("report", here.store.storage.root, "--to", tmp_path / "mine")
     assert result.exit_code == 0, result.output
@@ -438,7 +437,6 @@ def test_a_tracking_uri_that_is_none_is_refused(tiny: Path, monkeypatch: pytest.
 def test_gpus_that_cannot_be_used_and_were_not_asked_for_are_left_alone(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeper.cluster import run as cluster
 
     def unusable() -> None:
         raise OSError("PyTorch cannot use the GPUs of this. With --gpus-per-trial 0 trials run on CPUs.")
@@ -449,9 +447,9 @@ def test_gpus_that_cannot_be_used_and_were_not_asked_for_are_left_alone(
         asked.append(resources.gpus)
         raise UserError("far enough")
 
-    monkeypatch.setattr(cluster, "check_own_gpus", unusable)
-    monkeypatch.setattr(cluster, "connect", lambda address, verbose: contextlib.nullcontext())
-    monkeypatch.setattr(cluster, "resolve", resolve)
+    monkeypatch.setattr("sweeper.cluster.resources.check_own_gpus", unusable)
+    monkeypatch.setattr("sweeper.cluster.connection.connect", lambda address, verbose: contextlib.nullcontext())
+    monkeypatch.setattr("sweeper.cluster.resources.resolve", resolve)
     result = sweeper("launch", tiny, "--out", tmp_path / "out")
     assert "trials run on CPUs. Now they do." in result.stderr
     sweeper("launch", tiny, "--out", tmp_path / "out", "--gpus-per-trial", "1")

@@ -11,9 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
+from ray import tune
 
 from models.datasets.base import DatasetError
-from sweeper.cluster import run as cluster
+from sweeper.cluster import connection, datasets, internals, resources, trackers, watcher
+from sweeper.cluster import run as cluster_run
 from sweeper.errors import UserError
 from sweeper.results import attempts, launches
 from sweeper.results.launches import Launch
@@ -27,13 +30,13 @@ from sweeper.workers.worker import Settings
 
 
 def run(tiny: Path, out: Path, fit: Any, monkeypatch: pytest.MonkeyPatch, **retries: int) -> tuple[Any, ...]:
-    monkeypatch.setattr(cluster, "_fit", fit)
-    monkeypatch.setattr(cluster, "_trainable", lambda *args: None)
+    monkeypatch.setattr(cluster_run, "run_tune", fit)
+    monkeypatch.setattr(cluster_run, "_trainable", lambda *args: None)
     trials, events = expand(load_sweep(str(tiny))), []
     store = Store(out)
     store.prepare()
     with Launch(store.storage) as launch:
-        ended = cluster.run_trials(
+        ended = cluster_run.run_trials(
             trials,
             store=store,
             launch=launch,
@@ -182,7 +185,7 @@ def test_what_another_launch_ends_is_told_once_and_not_run(
 ) -> None:
     out = tmp_path / "out"
     now = [0.0]
-    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(cluster_run.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Launch, "claim", lambda self, target_id: "theirs")
     settled = ["finished", "failed"]
 
@@ -208,7 +211,7 @@ def test_what_another_launch_ends_is_told_once_and_not_run(
 def test_a_tracker_that_fails_is_left_out_and_ends_nothing() -> None:
     heard: list[str] = []
 
-    class Tracker(cluster.tune.Callback):  # type: ignore[misc]
+    class Tracker(tune.Callback):  # type: ignore[misc]
         def setup(self, **info: Any) -> None:
             heard.append("setup")
 
@@ -217,7 +220,7 @@ def test_a_tracker_that_fails_is_left_out_and_ends_nothing() -> None:
             raise ConnectionError("nobody there at https://me:p%40ss@host")
 
     warnings: list[str] = []
-    tracker = cluster._Forgiving(Tracker(), "MLflow", warnings.append, secrets=("me", "p%40ss"))
+    tracker = trackers._Forgiving(Tracker(), "MLflow", warnings.append, secrets=("me", "p%40ss"))
     tracker.warn = threading.RLock()  # as what a terminal needs, it cannot be pickled, and Tune pickles its callbacks
     pickle.dumps(tracker)
     tracker.setup()
@@ -263,14 +266,14 @@ def test_a_node_that_is_lost_is_told_once_and_one_that_was_stopped_is_not(monkey
 
     warnings: list[str] = []
     lost, idle = (
-        cluster.NodeDeathInfo.Reason.Value(name) for name in ("UNEXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE")
+        internals.NodeDeathInfo.Reason.Value(name) for name in ("UNEXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE")
     )
-    monkeypatch.setattr(cluster, "_LOOK_AT_NODES_EVERY_S", 0.0)
-    callback = cluster._LostNodes(warnings.append)
+    monkeypatch.setattr(watcher, "_LOOK_AT_NODES_EVERY_S", 0.0)
+    callback = watcher.LostNodes(warnings.append)
     first = [node("head"), node("a"), node("b"), node("before", lost)]
     later = [node("head"), node("a", lost), node("b", idle), node("before", lost)]
     for nodes in (first, later, later):
-        monkeypatch.setattr(cluster.ray, "nodes", lambda nodes=nodes: nodes)
+        monkeypatch.setattr(watcher.ray, "nodes", lambda nodes=nodes: nodes)
         callback.on_step_end(0, [])
     assert warnings == ["Node a (10.0.0.7) was lost; what ran there goes on elsewhere."]
 
@@ -282,7 +285,7 @@ def test_mlflow_is_told_of_runs_by_name_and_of_what_attacks_measured(
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server would take seconds
     warnings: list[str] = []
     uri = f"file:{tmp_path}"
-    tracker = cluster._tracker("mlflow", uri, "study", warnings.append)
+    tracker = trackers.tracker("mlflow", uri, "study", warnings.append)
 
     class Trial(SimpleNamespace):
         def __str__(self) -> str:
@@ -310,11 +313,11 @@ def test_a_dataset_that_breaks_while_it_is_read_is_explained(tmp_path: Path, mon
     def broken(*args: Any) -> None:
         raise DatasetError("scans/train/a/7.png is no image.")
 
-    monkeypatch.setattr(cluster, "_stage_here", broken)
+    monkeypatch.setattr(datasets, "stage_here", broken)
     settings = Settings(launch_id="0" * 16, store=str(tmp_path), data_dir=tmp_path)
     trials = expand(load_sweep("demo"))[:1]
     with pytest.raises(UserError, match="is no image"):
-        cluster.stage_datasets(trials, settings, is_cluster=False)
+        datasets.stage_datasets(trials, settings, is_cluster=False)
 
 
 def test_workers_that_cannot_begin_stop_the_launch(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,19 +334,19 @@ def test_workers_that_cannot_begin_stop_the_launch(tiny: Path, tmp_path: Path, m
 
 @pytest.mark.parametrize("address", ["nowhere", "host:port", "127.0.0.1"])
 def test_an_address_that_is_none_is_explained(address: str) -> None:
-    with pytest.raises(UserError, match="HOST:PORT"), cluster.connect(address, verbose=False):
+    with pytest.raises(UserError, match="HOST:PORT"), connection.connect(address, verbose=False):
         pass
 
 
 def test_a_private_ray_takes_a_folder_that_is_short_enough_for_its_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", "/short")
-    assert cluster._folder_for_sockets() is None
+    assert connection._folder_for_sockets() is None
     monkeypatch.setenv("TMPDIR", "/" + 60 * "x")
-    assert cluster._folder_for_sockets() == "/tmp/ray"
+    assert connection._folder_for_sockets() == "/tmp/ray"
     monkeypatch.setenv("RAY_TMPDIR", "/" + 60 * "y")
     with pytest.raises(UserError, match=r"RAY_TMPDIR is /y+, whose path is too long"):
-        cluster._folder_for_sockets()
+        connection._folder_for_sockets()
 
 
 @pytest.mark.parametrize(
@@ -360,9 +363,9 @@ def test_only_a_cluster_whose_kinds_of_nodes_were_named_may_grow(
     kinds: dict[str, str] | None, may_grow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = {"monitor_pid": 1} | ({"autoscaler_report": {"node_type_mapping": kinds}} if kinds else {})
-    monkeypatch.setattr(cluster.internal_kv, "_internal_kv_get", lambda key: json.dumps(report).encode())
-    monkeypatch.setattr(cluster, "is_autoscaler_v2", lambda fetch_from_server: False)
-    assert cluster._may_grow() is may_grow
+    monkeypatch.setattr(internals.internal_kv, "_internal_kv_get", lambda key: json.dumps(report).encode())
+    monkeypatch.setattr(internals, "is_autoscaler_v2", lambda fetch_from_server: False)
+    assert resources.can_grow() is may_grow
 
 
 @pytest.mark.parametrize(("nodes", "may_grow"), [(2, True), (3, False)])
@@ -372,28 +375,28 @@ def test_a_cluster_of_all_the_machines_there_are_does_not_grow(
     monkeypatch.setenv("HOME", str(tmp_path))
     kinds = "{head: {resources: {}, max_workers: 0}, machine: {resources: {}, max_workers: 2}}"
     (tmp_path / "ray_bootstrap_config.yaml").write_text(f"max_workers: 2\navailable_node_types: {kinds}\n")
-    monkeypatch.setattr(cluster, "_node_resources", lambda: [{"CPU": 4.0}] * nodes)
-    monkeypatch.setattr(cluster, "is_autoscaler_v2", lambda fetch_from_server: True)
-    assert cluster._may_grow() is may_grow
+    monkeypatch.setattr(resources, "_node_resources", lambda: [{"CPU": 4.0}] * nodes)
+    monkeypatch.setattr(internals, "is_autoscaler_v2", lambda fetch_from_server: True)
+    assert resources.can_grow() is may_grow
     request = Resources(gpus={None: 8.0}), expand(load_sweep("demo"))[:1]
     if may_grow:
         warnings: list[str] = []
-        cluster.resolve(*request, warn=warnings.append)
+        resources.resolve(*request, warn=warnings.append)
         assert "waiting for the autoscaler" in warnings[0]
     else:
         with pytest.raises(UserError, match="No node can run a trial"):
-            cluster.resolve(*request)
+            resources.resolve(*request)
 
 
 def test_cpus_follow_the_share_of_a_gpu_that_each_architecture_asks_for(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = expand(load_sweep(str(tiny), ["architectures=[lin_cnn, lin_lstm, lomurno_cnn]", "attacks=[]"]))
-    monkeypatch.setattr(cluster, "_node_resources", lambda: [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}])
-    monkeypatch.setattr(cluster, "_may_grow", lambda: False)
+    monkeypatch.setattr(resources, "_node_resources", lambda: [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}])
+    monkeypatch.setattr(resources, "can_grow", lambda: False)
 
     def cpus(asked: Resources) -> dict[str, float]:
-        found = cluster.resolve(asked, trials)
+        found = resources.resolve(asked, trials)
         return {trial.architecture_label: found.cpus_of(trial) for trial in trials}
 
     shares: dict[str | None, Any] = {"lin_lstm": 0.25, "lomurno_cnn": 0.0}
@@ -424,17 +427,17 @@ def test_gpus_that_pytorch_cannot_use_are_told(
     if pretend:
         monkeypatch.setenv(worker.PRETEND_GPUS, "1")
     monkeypatch.setattr(worker.subprocess, "run", lambda *args, **more: SimpleNamespace(stdout=f"{usable}\n".encode()))
-    monkeypatch.setattr(cluster, "_node_resources", lambda: [{"CPU": 2.0, "GPU": float(declared)}])
+    monkeypatch.setattr(resources, "_node_resources", lambda: [{"CPU": 2.0, "GPU": float(declared)}])
     trials = expand(load_sweep("demo"))[:1]
     launch_id = secrets.token_hex(8)
     settings = Settings(launch_id=launch_id, store=str(tmp_path), data_dir=tmp_path)
     try:
         if is_told:
             with pytest.raises(UserError, match=f"has {declared} GPUs of .*, where PyTorch can use {usable}"):
-                cluster.stage_datasets(trials, settings, is_cluster=False, uses_gpus=True)
-        cluster.stage_datasets(trials, settings, is_cluster=False, uses_gpus=not is_told)
+                datasets.stage_datasets(trials, settings, is_cluster=False, uses_gpus=True)
+        datasets.stage_datasets(trials, settings, is_cluster=False, uses_gpus=not is_told)
     finally:
-        cluster.clear_staged(launch_id, is_cluster=False)
+        datasets.clear_staged(launch_id, is_cluster=False)
 
 
 def test_what_was_cut_short_in_another_launch_is_no_end(tiny: Path, tmp_path: Path) -> None:
@@ -455,19 +458,19 @@ def test_a_cluster_that_asks_for_a_token_is_given_the_users(has_token: bool, mon
 
     def client(address: str) -> None:
         asked.append(address)
-        raise cluster.ray.exceptions.AuthenticationError("InvalidAuthToken")
+        raise ray.exceptions.AuthenticationError("InvalidAuthToken")
 
     def enable(warn_if_disabled: bool) -> bool:
         return has_token
 
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    monkeypatch.setattr(cluster, "GcsClient", client)
-    monkeypatch.setattr(cluster.authentication_token_setup, "maybe_enable_token_auth_if_token_available", enable)
+    monkeypatch.setattr(internals, "GcsClient", client)
+    monkeypatch.setattr(internals.authentication_token_setup, "maybe_enable_token_auth_if_token_available", enable)
     if has_token:
-        cluster._bring_token("10.0.0.7:6379")
+        connection._bring_token("10.0.0.7:6379")
     else:
         with pytest.raises(UserError, match=r"10\.0\.0\.7:6379 asks for its token, and there is none here"):
-            cluster._bring_token("10.0.0.7:6379")
+            connection._bring_token("10.0.0.7:6379")
     assert asked == ["10.0.0.7:6379"]
-    cluster._bring_token("auto")  # Ray sees to that itself
+    connection._bring_token("auto")  # Ray sees to that itself
     assert len(asked) == 1

@@ -21,7 +21,7 @@ import typer
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from sweeper.cli.commands import app
+from sweeper.cli import app
 
 ROOT = Path(__file__).parents[1]
 LAUNCHER_FILES = ("cluster.yaml", "deploy/cluster-local.yaml")

@@ -35,7 +35,7 @@ from typer.testing import CliRunner
 
 from models.splits import SPLITS
 from models.train import Checkpoint, Training
-from sweeper.cli.commands import app
+from sweeper.cli import app
 from sweeper.cli.display import status_view
 from sweeper.errors import UserError, printable
 from sweeper.results import attempts, checkpoints, launches

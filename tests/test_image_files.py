@@ -20,7 +20,7 @@ from models.datasets.cifar10 import Cifar10
 from models.datasets.digits import Digits
 from models.datasets.image_folder import ImageFolder
 from models.datasets.parquet_images import ParquetImages
-from sweeper.cli.commands import app
+from sweeper.cli import app
 
 APPLE_DOUBLE = bytes.fromhex("00051607 00020000 4d6163204f532058") + bytes(66)
 """The header of the files that macOS puts beside others where a disk cannot hold its metadata."""

@@ -25,7 +25,7 @@ from attacks.base import AttackTarget
 from attacks.membership.threshold import Threshold
 from sweeper.audit import attack as auditing
 from sweeper.audit.outputs import StoredOutputs, read_outputs
-from sweeper.cli.commands import app
+from sweeper.cli import app
 from sweeper.errors import UserError
 
 BASE = Path(__file__).parent / "data" / "cases" / "outputs.parquet"

@@ -22,7 +22,12 @@ import torch
 from PIL import Image
 from s3_server import KEY, SECRET, Fault, S3Server, start_s3_server
 
-from sweeper.cluster import run as cluster
+from sweeper.cluster import connection
+from sweeper.cluster.datasets import clear_staged, stage_datasets
+from sweeper.cluster.events import Ended, Event
+from sweeper.cluster.internals import ForgetfulScheduler
+from sweeper.cluster.resources import resolve
+from sweeper.cluster.run import run_trials
 from sweeper.errors import UserError
 from sweeper.results.launches import Launch, Running, living
 from sweeper.results.store import Store
@@ -76,8 +81,8 @@ class Watched:
     """Trials on a Ray of its own, as `launch` runs them, and what was seen of them."""
 
     store: Store
-    events: list[cluster.Event]
-    ended: cluster.Ended
+    events: list[Event]
+    ended: Ended
 
 
 def run_on(trials: list[Trial], out: Path, resources: Resources, **more: Any) -> Watched:
@@ -86,18 +91,18 @@ def run_on(trials: list[Trial], out: Path, resources: Resources, **more: Any) ->
     store.prepare()
     with Launch(store.storage) as launch:
         own = Settings(launch_id=launch.id, store=str(out.absolute()), data_dir=out)
-        cluster.stage_datasets(trials, own, is_cluster=False)
-        ended = cluster.run_trials(
+        stage_datasets(trials, own, is_cluster=False)
+        ended = run_trials(
             trials,
             store=store,
             launch=launch,
             settings=own,
-            resources=cluster.resolve(resources, trials),
+            resources=resolve(resources, trials),
             retries=Retries(failures=0),
             on_event=events.append,
             **more,
         )
-        cluster.clear_staged(launch.id, is_cluster=False)
+        clear_staged(launch.id, is_cluster=False)
     return Watched(store=store, events=events, ended=ended)
 
 
@@ -118,22 +123,22 @@ def needing(gpu_memory: float, notes: Path) -> Any:
 def test_gpu_shares_are_packed_and_impossible_requests_are_refused(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choose, kept = cluster._Forgetful.choose_trial_to_run, []
+    choose, kept = ForgetfulScheduler.choose_trial_to_run, []
 
     def watch(self: Any, controller: Any) -> Any:
         chosen = choose(self, controller)
         kept.append(len(controller.get_trials()))
         return chosen
 
-    monkeypatch.setattr(cluster._Forgetful, "choose_trial_to_run", watch)
+    monkeypatch.setattr(ForgetfulScheduler, "choose_trial_to_run", watch)
     monkeypatch.setenv(PRETEND_GPUS, "1")
     # Work enough that the second process, which may start seconds after the first, still finds some
     trials = expand(load_sweep(str(tiny), ["attacks=[]", "seeds=[0, 1, 2]", "training.epochs=150"]))
     ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     try:
-        assert cluster.resolve(Resources(), trials).gpus == {None: 1}
+        assert resolve(Resources(), trials).gpus == {None: 1}
         with pytest.raises(UserError, match="No node can run a trial of lomurno_cnn with 2 CPUs and 2 GPUs"):
-            cluster.resolve(Resources(gpus={None: 2.0}), trials)
+            resolve(Resources(gpus={None: 2.0}), trials)
         watched = run_on(trials, tmp_path / "out", Resources(gpus={None: 0.5}, cpus={None: 1.0}))
         packed = run_on(
             trials,
@@ -513,7 +518,7 @@ def is_descendant(pid: int) -> bool:
 
 @pytest.mark.skipif(shutil.which("ss") is None, reason="needs ss to list sockets")
 def test_a_private_ray_listens_on_the_loopback_interface_alone() -> None:
-    with cluster.connect(None, verbose=False):
+    with connection.connect(None, verbose=False):
         ray.get(ray.remote(num_cpus=0)(lambda: None).remote())  # a worker is there
         sockets = own_sockets()
         port = ray.get_runtime_context().gcs_address.rpartition(":")[2]

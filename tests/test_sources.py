@@ -15,7 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sweeper.cli.commands import app
+from sweeper.cli import app
 from sweeper.results.store import Store
 from sweeper.sweep import components
 from sweeper.sweep.expand import expand

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli import commands as cli
+from sweeper.cli.console import print_json
 
 STREAMS = {"<&-": 0, ">&-": 1, "2>&-": 2}
 COMMANDS = {"--version": (0, b"", 1), "launch --time-limit x": (2, b"Error: --time-limit: got 'x'", 2)}
@@ -52,7 +52,9 @@ def test_no_file_takes_the_place_of_a_closed_stream_here_or_in_a_child(closed: s
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_characters_that_cannot_be_encoded_are_replaced(encoding: str) -> None:
-    code = "import sys; from sweeper import cli; cli._tell('dp · ε'); cli._warn('dp · ε'); sys.stdout.write('ε')"
+    code = (
+        "import sys; from sweeper.cli.console import tell, warn; tell('dp · ε'); warn('dp · ε'); sys.stdout.write('ε')"
+    )
     result = python(f"-c {shlex.quote(code)}", PYTHONIOENCODING=encoding)
     assert result.returncode == 0, result.stderr
     expected = "dp · ε".encode(encoding, "replace").decode(encoding)
@@ -64,7 +66,7 @@ def test_characters_that_cannot_be_encoded_are_replaced(encoding: str) -> None:
 def test_json_loses_no_character(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
     monkeypatch.setattr(sys, "stdout", stream)
-    cli._print_json({"title": "dp · ε"})
+    print_json({"title": "dp · ε"})
     stream.flush()
     assert json.loads(stream.buffer.getvalue().decode(encoding)) == {"title": "dp · ε"}
 

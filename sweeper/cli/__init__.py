@@ -1,5 +1,5 @@
 """The command line: commands, and what the terminal shows. Only this package prints."""
 
-from sweeper.cli.commands import app, main
+from sweeper.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -19,7 +19,7 @@ from sweeper.errors import printable
 from sweeper.sweep.trial import Trial
 
 if TYPE_CHECKING:
-    from sweeper.cluster.run import Event
+    from sweeper.cluster.events import Event
     from sweeper.results.status import SweepStatus
 
 RECENT = 6

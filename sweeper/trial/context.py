@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,7 @@ import torch
 
 from models.performance import Performance
 from sweeper.results.store import Store
-from sweeper.workers.outcomes import Progress
-
-NO_CHECKPOINTS = math.inf
+from sweeper.workers.outcomes import NO_CHECKPOINTS, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+NO_CHECKPOINTS = math.inf
+"""As the seconds between two checkpoints: none is written."""
 
 Cause = Literal["error", "diverged", "gpu_memory", "time_limit", "process_died", "worker_lost", "store"]
 """Why an attempt failed; the column `cause` of the tables.

@@ -11,10 +11,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TYPE_CHECKING
 
-from sweeper.sweep.trial import Trial
 from sweeper.workers.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from sweeper.sweep.trial import Trial
 
 AUTO = "auto"
 GPU_HEADROOM = 1.2

@@ -1,0 +1,206 @@
+"""`sweeper launch`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from sweeper.cli.console import (
+    err,
+    out,
+    print_damaged,
+    print_left_out,
+    print_report,
+    tell,
+    user_errors,
+)
+from sweeper.cli.options import DataDir, Only, OutDir, Overrides, SweepName, amounts_of, check_trackers, seconds
+from sweeper.cli.plan import CheckReporter, print_plan
+from sweeper.launch import LaunchResult
+
+if TYPE_CHECKING:
+    from sweeper.cluster.events import Event
+    from sweeper.sweep.trial import Trial
+
+
+@user_errors
+def launch(
+    sweep: SweepName = "demo",
+    data: DataDir = Path("data"),
+    out_dir: OutDir = None,
+    overrides: Overrides = None,
+    only: Only = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Join the running Ray cluster at HOST:PORT (or `auto`), of which this machine is a node.",
+            envvar="SWEEPER_RAY_ADDRESS",
+        ),
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Use this machine alone, whatever else is set (the default).")
+    ] = False,
+    gpus_per_trial: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N|auto|ARCH=N",
+            help="GPUs of each trial; 0.25 packs four on one, auto measures one trial and packs by it, resnet18=0.5 is for "
+            "one architecture. Repeatable. \\[default: 1 where there are any]",
+            show_default=False,
+        ),
+    ] = None,
+    cpus_per_trial: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N|ARCH=N",
+            help="CPUs of each trial. Repeatable. \\[default: 1, or a GPU's share]",
+            show_default=False,
+        ),
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time. \\[default: as many as fit]")
+    ] = None,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Examples private gradients work on at once; less takes less memory. \\[default: what fits]"
+        ),
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often a trial that failed is tried again.")] = 1,
+    worker_retries: Annotated[
+        int, typer.Option(min=0, help="How often a trial is started again whose worker or node was lost.")
+    ] = 10,
+    time_limit: Annotated[
+        str, typer.Option(metavar="TIME|none", help="An attempt that takes longer is killed: 90s, 30m, 24h.")
+    ] = "24h",
+    checkpoint_every: Annotated[
+        str, typer.Option(metavar="TIME|none", help="A long training leaves a checkpoint so often, to go on from.")
+    ] = "60s",
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Also write TensorBoard events into this folder. Needs tensorboardX.")
+    ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(metavar="URI", help="Also log to this MLflow tracking URI. Needs mlflow-skinny.")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch missing public datasets into --data.")] = False,
+    redo_changed: Annotated[
+        bool,
+        typer.Option(
+            "--redo-changed",
+            help="Delete, and make anew, what was recorded by other code of its components than today's.",
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Ray says.")] = False,
+) -> None:
+    """Run a sweep: train every target, attack it, record it, report on it.
+
+    What is recorded already is not done again: the same command finishes what is missing, and adding an attack to the
+    file trains nothing anew. Exit code 0: all finished; 1: some failed or are left, or there is no report; 2: wrong input.
+    """
+    from sweeper import launch as launching
+    from sweeper.workers.scheduling import Resources, Retries
+
+    check_trackers(tensorboard, mlflow)
+    options = launching.LaunchOptions(
+        data=data,
+        out=out_dir,
+        overrides=overrides or (),
+        only=only or (),
+        address=None if local or address == "local" else address,
+        resources=Resources(
+            cpus=amounts_of(cpus_per_trial, "--cpus-per-trial", lowest=0.1),
+            gpus=amounts_of(gpus_per_trial, "--gpus-per-trial", lowest=0.0),
+            max_concurrent=max_concurrent,
+            chunk_size=chunk_size,
+        ),
+        retries=Retries(failures=retries, losses=worker_retries),
+        time_limit_s=seconds(time_limit, "--time-limit"),
+        checkpoint_every_s=seconds(checkpoint_every, "--checkpoint-every"),
+        tensorboard=tensorboard,
+        mlflow=mlflow,
+        download=download,
+        redo_changed=redo_changed,
+        verbose=verbose,
+    )
+    reporter = TerminalReporter(verbose=verbose)
+    prepared = launching.prepare(sweep, options, reporter)
+    prepared = launching.forget_other_code(prepared, redo=redo_changed, dry_run=dry_run, reporter=reporter)
+    n_trials, n_pending = len(prepared.trials), len(prepared.pending)
+    tell(
+        f"[bold]{prepared.sweep.name}[/bold]: {n_trials} trials, {n_trials - n_pending} done, {n_pending} to run; "
+        f"results in {escape(prepared.store.location)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if prepared.sweep.expected:
+        tell(f"Expected: {escape(prepared.sweep.expected)}", highlight=False, soft_wrap=True)
+    if dry_run:
+        print_plan(prepared.resolved, {key: status.word for key, status in prepared.statuses.items()})
+        return
+    _conclude(launching.launch(prepared, options, reporter))
+
+
+def _conclude(result: LaunchResult) -> None:
+    """Say how a launch ended; exit with 1 unless all is done and reported."""
+    if result.stopped is not None:
+        err.print(Text.assemble(("Stopped: ", "bold red"), result.stopped), soft_wrap=True, highlight=False)
+    for line in result.failed:
+        err.print(Text.assemble(("failed ", "red"), line), soft_wrap=True)
+    print_left_out(result.left_out, result.location)
+    if result.report is not None:
+        print_report(result.report, result.location)
+    if result.problem is not None:
+        what = "No report: " if result.tables is not None else ""
+        err.print(Text.assemble((what, "bold red"), result.problem), soft_wrap=True, highlight=False)
+    if result.tables is not None and result.n_done < result.n_trials:
+        err.print(
+            f"{result.n_done} of {result.n_trials} trials are finished, {result.n_failed} failed, {result.n_left} are left. The same "
+            f"command {'goes on from here' if result.n_left else 'tries the failed ones again'}.",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if not result.is_whole:
+        raise typer.Exit(1)
+
+
+class TerminalReporter(CheckReporter):
+    """Shows a launch in the terminal: a live table, or a line for each trial where the output is no terminal."""
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self._verbose = verbose
+
+    def tell(self, text: str) -> None:
+        tell(text, highlight=False, markup=False)
+
+    def damaged(self, problems: Sequence[str]) -> None:
+        print_damaged(problems)
+
+    @contextlib.contextmanager
+    def running(self, trials: Sequence[Trial], n_done: int) -> Iterator[Callable[[Event], None]]:
+        from sweeper.cli.display import STOPPING, SweepDisplay
+
+        display = SweepDisplay({trial.target_id: trial for trial in trials}, n_done)
+        shown = out.is_terminal and not self._verbose
+        live = Live(display, console=out, refresh_per_second=4, transient=True) if shown else None
+
+        def on_event(event: Event) -> None:
+            line = display.update(event)
+            if event.kind == "stopping" and live is None:
+                os.write(2, f"{STOPPING}.\n".encode())  # no other output may be begun where another is interrupted
+            if line is not None and live is None:
+                tell(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
+
+        with live or contextlib.nullcontext():
+            yield on_event
+        elsewhere = f", {display.elsewhere} by others" if display.elsewhere else ""
+        tell(f"{display.finished} finished, {display.failed} failed{elsewhere}", highlight=False)

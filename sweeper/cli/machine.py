@@ -1,0 +1,89 @@
+"""What there is: `sweeper ls` for components, `sweeper doctor` for this machine."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from sweeper import __version__
+from sweeper.cli.console import out, user_errors
+from sweeper.cli.options import DataDir
+
+
+@user_errors
+def list_components() -> None:
+    """List the defenses, attacks, datasets, architectures and sweeps there are, each with its source."""
+    from sweeper.sweep import components
+    from sweeper.sweep.load import load_sweep, packaged_sweeps
+
+    for kind in components.KINDS:
+        rows = []
+        for name in sorted(components.names(kind)):
+            cls = components.component_class(kind, name)
+            rows.append((name, (cls.__doc__ or "").strip().splitlines()[0], cls.source))
+        _print_list(f"{kind}s", rows)
+    _print_list("sweeps", [(name, (sweep := load_sweep(name)).summary, sweep.paper) for name in packaged_sweeps()])
+
+
+@user_errors
+def doctor(data: DataDir = Path("data")) -> None:
+    """Say what this machine has: Python, PyTorch and CUDA, Ray, GPUs, datasets, disk; and how to get what is missing."""
+    from importlib.metadata import version
+
+    import torch
+
+    from models.datasets.base import DatasetError
+    from sweeper.sweep import components
+    from sweeper.trial import provenance
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    good, missing, note = Text("ok", style="green"), Text("missing", style="yellow"), Text("note", style="cyan")
+    table.add_row(good, "sweeper", __version__)
+    table.add_row(good, "Python", sys.version.split()[0])
+    table.add_row(good, "PyTorch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
+    table.add_row(good, "Ray", version("ray"))
+    table.add_row(good, "Opacus", version("opacus"))
+    table.add_row(good, "processor", f"{provenance.processor()}, {provenance.cpu_count()} CPUs")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            memory = torch.cuda.get_device_properties(index).total_memory / 2**30
+            table.add_row(good, f"GPU {index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
+    else:
+        table.add_row(
+            note, "GPU", "none seen; trials run on CPUs. With a GPU: install its driver, then check `nvidia-smi`."
+        )
+    for name in sorted(components.names("dataset")):
+        cls = components.component_class("dataset", name)
+        try:
+            dataset = cls()
+        except TypeError:
+            table.add_row(note, name, "needs a `folder` in the sweep file; see `sweeper ls`")
+            continue
+        try:
+            dataset.open(data, download=False)
+            table.add_row(good, name, f"found ({cls.source})")
+        except DatasetError as error:
+            table.add_row(missing, name, str(error))
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    table.add_row(
+        good if free > 5 else missing,
+        "free disk",
+        f"{free:.0f} GiB here" + ("" if free > 5 else "; make room, 5 GiB at least"),
+    )
+    out.print(table)
+
+
+def _print_list(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
+    """Names with what they are and where they come from, one line each."""
+    from sweeper.cli.display import Column, Rows
+
+    out.print(Text(title, "bold"))
+    out.print(Rows([Column(), Column(least=30), Column(least=20, style="dim")], rows, indent=2))

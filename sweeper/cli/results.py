@@ -1,0 +1,88 @@
+"""Commands on a results folder: `sweeper report`, `sweeper status` and `sweeper logs`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from sweeper.cli.console import err, out, print_damaged, print_json, print_left_out, print_report, user_errors, warn
+from sweeper.cli.launch import TerminalReporter
+from sweeper.cli.options import Results
+from sweeper.errors import UserError
+
+
+@user_errors
+def report(
+    results: Results,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder for the report. \\[default: RESULTS/report]")] = None,
+) -> None:
+    """Gather results, finished or not; make tables, figures and one self-contained report.html.
+
+    Those of an object store are gathered there and copied to results/NAME, and so is the report.
+    """
+    from sweeper.launch import copy_folder, report_on
+    from sweeper.results.store import Store
+
+    store = Store(results)
+    folder = store.storage.root if store.storage.is_local else copy_folder(_last_name(results))
+    damaged: tuple[str, ...] = ()
+    # Without parts only the gathered tables were passed on, and they will do.
+    if store.storage.is_local and (folder / "parts").is_dir() and not os.access(folder, os.W_OK):
+        warn(f"{folder} cannot be written, so this is of the tables as they were last gathered.")
+    elif not store.storage.is_local or (folder / "parts").is_dir():
+        gathered = store.gather(folder)
+        damaged = gathered.damaged
+        print_damaged(damaged)
+        print_left_out(gathered.left_out, store.location)
+    print_report(report_on(folder, to, store, TerminalReporter()), store.location)
+    if damaged:
+        err.print("Launch the sweep again to make anew what the damaged files held.", highlight=False)
+        raise typer.Exit(1)
+
+
+@user_errors
+def status(
+    results: Results,
+    as_json: Annotated[bool, typer.Option("--json", help="One object on stdout, and nothing else.")] = False,
+) -> None:
+    """How a sweep stands, from its results alone: counts, what runs where, rate, time left, failures by cause."""
+    from sweeper.results.status import read_status
+    from sweeper.results.store import Store
+
+    store = Store(results)
+    found = read_status(store)
+    if as_json:
+        print_json(found.as_json())
+        return
+    from sweeper.cli.display import status_view
+
+    out.print(status_view(found, store.location))
+
+
+@user_errors
+def logs(
+    results: Results,
+    target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or the beginning of one.")],
+) -> None:
+    """Print what a trial printed, all its attempts one after the other: epochs, warnings, tracebacks of failures."""
+    from sweeper.results import attempts
+    from sweeper.storage.storage import Storage
+
+    storage = Storage(results)
+    found = [name for name in storage.entries(attempts.LOGS) if name.startswith(target_id)]
+    if len(found) != 1:
+        raise UserError(
+            f"{len(found)} of the trials with a log in {storage.location} have an id that begins with '{target_id}'. `sweeper plan` "
+            "lists the ids; a trial has a log when it was started."
+        )
+    sys.stdout.write(storage.read(f"{attempts.LOGS}/{found[0]}").decode(errors="replace"))
+
+
+def _last_name(uri: str) -> str:
+    """What the local copy of an object store's results is called."""
+    return PurePosixPath(urlsplit(uri).path).name or urlsplit(uri).netloc.rpartition("@")[2]

@@ -1,0 +1,136 @@
+"""Everything here that depends on private parts of Ray and Ray Tune, read at Ray 2.60.0.
+
+Each piece says which public behavior it stands in for. After an upgrade of Ray, read this file against the new version.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._common.utils import get_default_ray_temp_dir
+from ray._private.authentication import authentication_token_setup
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.core.generated.common_pb2 import NodeDeathInfo  # type: ignore[attr-defined]  # generated
+from ray.experimental import internal_kv
+from ray.job_config import JobConfig
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import FIFOScheduler
+
+EXPECTED_DEATHS = (
+    NodeDeathInfo.Reason.Value("EXPECTED_TERMINATION"),
+    NodeDeathInfo.Reason.Value("AUTOSCALER_DRAIN_IDLE"),
+)
+"""Why a node may leave without being lost: it was stopped, or an autoscaler had no use for it. `ray.nodes()` gives the number
+of the reason, and has no public name for it."""
+
+
+class DriversPaths(JobConfig):
+    """A job whose workers look for modules in the working directory only where the driver does.
+
+    Without it Ray puts its own working directory first on every worker's path. There is no public option.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:  # where this is true, Ray leaves the path as it is
+        return not {"", str(Path.cwd())} & set(sys.path)
+
+
+class SilentReporter(TrialProgressCallback):
+    """Tune's own reporter replaced by one that prints nothing.
+
+    Tune adds its reporter unless a callback of this class is there; it would print what each trial reports, and keep it all.
+    """
+
+
+class ForgetfulScheduler(FIFOScheduler):
+    """Runs trials in the order they come, and makes Tune forget each that has ended.
+
+    By itself Tune keeps all trials until its run ends, and looks through them at every step, so that a sweep takes time by the
+    square of its length. There is no public way to drop a trial.
+    """
+
+    def __init__(self, *, keeps_files: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._keeps_files = keeps_files
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        its = tune_controller._tune_controller
+        ended = {each for each in its._stopped_trials | its._failed_trials if each not in its._trial_to_actor}
+        ended -= set(its._trials[-1:])  # with none left it would read back its own snapshot in the end
+        if ended:
+            its._trials[:] = [each for each in its._trials if each not in ended]
+            for trials in (its._stopped_trials, its._failed_trials, its._live_trials, its._trials_to_cache):
+                trials -= ended
+            waiting = its._actor_manager._pending_actors_to_enqueued_actor_tasks
+            for gone in waiting.keys() - its._actor_manager._pending_actors_to_attrs.keys():
+                del waiting[gone]
+            for trial in ended:
+                its._trial_metadata.pop(trial.trial_id, None)
+                if not self._keeps_files:
+                    shutil.rmtree(trial.local_path, ignore_errors=True)
+        return super().choose_trial_to_run(tune_controller)
+
+
+def reason_of_loss(trial: Any) -> str:
+    """The last line of what Ray says of a lost worker.
+
+    Stands in for `Trial.get_error`, which reads a file that is only copied to its place later.
+    """
+    try:
+        lines = Path(trial.local_path, "error.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except (OSError, TypeError):
+        lines = []
+    return lines[-1].strip() if lines else "no reason given"
+
+
+def show_logs_of_nodes(shown: bool) -> None:
+    """Whether this driver prints what nodes publish to every driver, among it the last lines of a dead raylet's log.
+
+    `log_to_driver=False` leaves these lines in.
+    """
+    ray._private.worker._worker_logs_enabled = shown
+
+
+def stay_on_loopback(stays: bool) -> None:
+    """Whether a Ray that is started here listens on 127.0.0.1 alone.
+
+    Ray binds it where it takes it that there will be no second node; on Linux it asks only this constant.
+    """
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = not stays
+
+
+def default_folder() -> str:
+    """Where Ray keeps its files if nothing else is said: RAY_TMPDIR, TMPDIR or /tmp, and `ray` in it."""
+    return str(get_default_ray_temp_dir())
+
+
+def asks_for_token(address: str) -> bool:
+    """Whether the cluster at HOST:PORT refuses a client without a token. `ray.init` does not ask before it fails."""
+    try:
+        GcsClient(address=address)
+    except ray.exceptions.AuthenticationError:
+        return True
+    return False
+
+
+def use_own_token() -> bool:
+    """Use this user's token, as `ray start` does unasked; False if there is none."""
+    logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)  # it warns of being safe
+    return bool(authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False))
+
+
+def autoscaler_is_v2() -> bool:
+    """Whether the connected cluster runs the second version of the autoscaler, which always may start nodes."""
+    return bool(is_autoscaler_v2(fetch_from_server=True))
+
+
+def autoscaler_report() -> dict[str, Any]:
+    """What the first version of the autoscaler last said of itself; empty where none has. `ray status` prints the same."""
+    status: bytes | None = internal_kv._internal_kv_get(b"__autoscaling_status")
+    return json.loads(status or "{}").get("autoscaler_report") or {}

@@ -1,0 +1,177 @@
+"""Turns Tune's callbacks into ends of the schedule and into events."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import ray
+from ray import tune
+
+from sweeper.cluster.events import Event
+from sweeper.cluster.internals import EXPECTED_DEATHS, SilentReporter, reason_of_loss
+from sweeper.results import attempts
+from sweeper.results.launches import Launch, Running
+from sweeper.results.store import Store
+from sweeper.storage.storage import StorageError
+from sweeper.trial.failures import record_failure
+from sweeper.workers.outcomes import Outcome
+from sweeper.workers.scheduling import Schedule
+
+_STORE_FAILURES = 3
+"""So many attempts in a row that could not write their results stop the launch, if it cannot write there either."""
+
+
+_LOST_BEFORE_ANY_WORK = 20
+"""So many workers more than twice those at work, lost in a row with no sign of work between them, stop the launch too."""
+
+
+_LOOK_AT_NODES_EVERY_S = 2.0
+
+
+class LostNodes(tune.Callback):
+    """Says of each node that was lost, once, that it was."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._alive: dict[str, str] = {}
+        self._looked_at = -math.inf
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._looked_at < _LOOK_AT_NODES_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        for node in ray.nodes():
+            if node["Alive"]:
+                self._alive[node["NodeID"]] = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+                continue
+            name = self._alive.pop(node["NodeID"], None)
+            if name is not None and node.get("DeathReason") not in EXPECTED_DEATHS:
+                self._warn(f"Node {name} was lost; what ran there goes on elsewhere.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _UnderWay:
+    began: float
+    stage: str = "starting"
+    fraction: float = 0.0
+    node: str = ""
+
+
+class Watcher(SilentReporter):
+    """Turns Tune's callbacks into the schedule's ends and our events."""
+
+    def __init__(self, schedule: Schedule, store: Store, launch: Launch, on_event: Callable[[Event], None]) -> None:
+        super().__init__()
+        self._schedule, self._store, self._launch, self._on_event = schedule, store, launch, on_event
+        self._running: dict[str, _UnderWay] = {}
+        self._store_failures = 0
+        self._lost_in_a_row = 0
+        self.is_stopping = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks too
+
+    def running(self) -> tuple[Running, ...]:
+        """What runs now; called from another thread."""
+        now = time.monotonic()
+        return tuple(
+            Running(
+                target_id=target_id,
+                title=self._schedule.trials[target_id].title,
+                stage=each.stage,
+                fraction=each.fraction,
+                seconds=now - each.began,
+                node=each.node,
+            )
+            for target_id, each in list(self._running.items())
+        )
+
+    def stopping(self) -> None:
+        """A Ctrl-C was heard."""
+        self.is_stopping = True
+        self._on_event(Event(kind="stopping", target_id=""))
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        target_id = trial.config["target_id"]
+        self._running[target_id] = _UnderWay(began=time.monotonic())
+        self._on_event(Event(kind="started", target_id=target_id))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        target_id, what = trial.config["target_id"], str(result.get("what") or "")
+        self._lost_in_a_row = 0
+        if not result.get("ended"):
+            fraction = float(result.get("fraction", 0.0))
+            before = self._running.get(target_id, _UnderWay(began=time.monotonic()))
+            node = str(result.get("hostname") or "")  # Tune's own, as are all that stand beside ours
+            self._running[target_id] = replace(before, stage=what, fraction=fraction, node=node)
+            self._on_event(Event(kind="progress", target_id=target_id, what=what, fraction=fraction))
+            return
+        self._running.pop(target_id, None)
+        if result["cause"] == "store":
+            self._store_failures += 1
+            if self._store_failures >= _STORE_FAILURES and not self._can_write():
+                self._schedule.stop(what)
+            self._lost(target_id, what)
+            return
+        self._store_failures = 0
+        outcome = Outcome(
+            target_id=target_id, cause=result["cause"], error=what, gpu_memory_peak=result["gpu_memory_peak"]
+        )
+        final = self._schedule.ended(outcome)
+        kind: Literal["finished", "failed", "retried"] = "finished" if outcome.cause is None else "failed"
+        self._end(target_id, kind if final else "retried", what)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        target_id = trial.config["target_id"]
+        reason = reason_of_loss(trial)
+        self._running.pop(target_id, None)
+        if target_id in self._schedule.out:
+            self._lost_in_a_row += 1
+            if self._lost_in_a_row >= _LOST_BEFORE_ANY_WORK + 2 * len(self._schedule.out):
+                self._schedule.stop(f"workers end before they begin to work: {reason}")
+            self._lost(target_id, f"its worker or node was lost: {reason}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Nothing more: what came of it was reported."""
+
+    def _can_write(self) -> bool:
+        """Whether the store can be written from here: then it is one node that cannot."""
+        try:
+            self._store.prepare()
+        except StorageError:
+            return False
+        return True
+
+    def all_lost(self, reason: str) -> None:
+        """All that runs was lost at once."""
+        self._running.clear()
+        for target_id in list(self._schedule.out):
+            self._lost(target_id, reason)
+
+    def _lost(self, target_id: str, reason: str) -> None:
+        final = self._schedule.lost(target_id)
+        if final:
+            try:
+                trial = self._schedule.trials[target_id]
+                record_failure(
+                    trial, self._store, attempts.count(self._store.storage, target_id), reason, "worker_lost"
+                )
+            except StorageError as error:
+                self._schedule.stop(str(error))
+        self._end(target_id, "failed" if final else "retried", reason)
+
+    def _end(self, target_id: str, kind: Literal["finished", "failed", "retried"], what: str) -> None:
+        if kind != "retried":
+            with contextlib.suppress(StorageError):  # a claim that is left behind dies with this launch
+                self._launch.release(target_id)
+        self._on_event(Event(kind=kind, target_id=target_id, what=what))

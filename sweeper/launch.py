@@ -1,0 +1,427 @@
+"""`launch`: a sweep, from its file to its report. The command line calls it, and so can a script or a notebook."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.errors import UserError, reason_of, sentence, unknown_name
+from sweeper.workers.outcomes import NO_CHECKPOINTS
+from sweeper.workers.scheduling import Resources, Retries
+
+if TYPE_CHECKING:
+    from sweeper.cluster.events import Event
+    from sweeper.results.launches import Launch
+    from sweeper.results.store import Gathered, Status, Store
+    from sweeper.sweep.expand import Sweep
+    from sweeper.sweep.preflight import ResolvedTrial
+    from sweeper.sweep.trial import Trial
+
+_ROUNDS = 3
+"""How often one launch repairs damaged results, before it leaves that to the next launch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """How to run a sweep. Nothing here changes what is measured, but for the device's arithmetic."""
+
+    data: Path = Path("data")
+    """The folder that holds the datasets."""
+    out: str | Path | None = None
+    """Where results go: a folder or a URI; `results/NAME` where None."""
+    overrides: Sequence[str] = ()
+    """`key=value` with dotted keys, as `--set` takes them."""
+    only: Sequence[str] = ()
+    """Patterns of the trials to run, as `--only` takes them; none runs all."""
+    address: str | None = None
+    """HOST:PORT of a running Ray cluster, or `auto`; None for this machine alone."""
+    resources: Resources = field(default_factory=Resources)
+    retries: Retries = field(default_factory=Retries)
+    time_limit_s: float | None = 86400.0
+    """An attempt at a trial that takes longer is killed."""
+    checkpoint_every_s: float | None = 60.0
+    tensorboard: Path | None = None
+    mlflow: str | None = None
+    download: bool = False
+    """Fetch missing public datasets."""
+    redo_changed: bool = False
+    """Delete and make anew what other code of its components recorded."""
+    verbose: bool = False
+    """Show what Ray says."""
+
+
+class Reporter:
+    """What a launch tells its caller. This one says nothing; override what you want to hear."""
+
+    def tell(self, text: str) -> None:
+        """A line about progress, as plain text."""
+
+    def warn(self, text: str) -> None:
+        """Something that the user may want to change."""
+
+    def working(self, what: str) -> contextlib.AbstractContextManager[object]:
+        """`what` is under way for the duration of the block."""
+        return contextlib.nullcontext()
+
+    def running(
+        self, trials: Sequence[Trial], n_done: int
+    ) -> contextlib.AbstractContextManager[Callable[[Event], None]]:
+        """Trials run for the duration of the block; the value is called with each event."""
+        return contextlib.nullcontext(lambda event: None)
+
+    def damaged(self, problems: Sequence[str]) -> None:
+        """Damaged files were set aside; what they held is made anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A sweep that was read and checked, and what of it is on record."""
+
+    sweep: Sweep
+    everything: Sequence[Trial]
+    """All trials of the sweep."""
+    resolved: Sequence[ResolvedTrial]
+    """The chosen trials, and what each resolves to."""
+    store: Store
+    statuses: Mapping[str, Status]
+    """By target id."""
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The chosen trials."""
+        return [each.trial for each in self.resolved]
+
+    @property
+    def pending(self) -> list[Trial]:
+        """The chosen trials that are not done."""
+        return [trial for trial in self.trials if not self.statuses[trial.target_id].done]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchResult:
+    """How a launch ended, and where its results are."""
+
+    location: str
+    """The results folder or its URI."""
+    n_trials: int
+    statuses: Mapping[str, Status]
+    """By target id, at the end."""
+    failed: tuple[str, ...] = ()
+    """One line for each trial that failed: its id, its title and the error."""
+    stopped: str | None = None
+    """Why the launch stopped early; None where it did not, or was interrupted."""
+    damaged: tuple[str, ...] = ()
+    """Files that are damaged still."""
+    left_out: int = 0
+    """Recorded targets of other versions of this sweep."""
+    tables: Path | None = None
+    """The folder with the gathered tables; None where they could not be gathered, for `problem`."""
+    report: Path | None = None
+    """The HTML report; None where there is none, for `problem`."""
+    problem: str | None = None
+
+    @property
+    def n_done(self) -> int:
+        return sum(status.word == "done" for status in self.statuses.values())
+
+    @property
+    def n_failed(self) -> int:
+        return sum(status.word == "failed" for status in self.statuses.values())
+
+    @property
+    def n_left(self) -> int:
+        return self.n_trials - self.n_done - self.n_failed
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every trial is done, nothing is damaged, and the report is written."""
+        return self.n_done == self.n_trials and not self.damaged and self.problem is None
+
+
+def prepare(sweep: str, options: LaunchOptions, reporter: Reporter | None = None) -> Prepared:
+    """Read and check a sweep, a packaged one or a YAML file, and look up what of it is on record. Nothing runs.
+
+    Raises:
+        UserError: the sweep, an option or the data are wrong.
+    """
+    from sweeper.results.store import Store
+    from sweeper.sweep.preflight import check_datasets
+
+    reporter = reporter or Reporter()
+
+    def check_first(trials: list[Trial]) -> None:
+        if (
+            options.address is None and not options.download
+        ):  # each node is asked for its own; what is missing is fetched last
+            check_datasets(trials, options.data, download=False)
+
+    loaded, everything, resolved = resolve_sweep(sweep, options, reporter, check_first)
+    trials = [each.trial for each in resolved]
+    known = {trial.architecture_label for trial in trials}
+    for label in (*options.resources.cpus, *options.resources.gpus):
+        if label is not None and label not in known:
+            raise unknown_name("architecture of this sweep", label, known)
+    if options.download:
+        check_datasets(trials, options.data, download=True)
+    store = Store(options.out or f"results/{loaded.name}")
+    return Prepared(
+        sweep=loaded, everything=everything, resolved=resolved, store=store, statuses=store.statuses(trials)
+    )
+
+
+def resolve_sweep(
+    sweep: str,
+    options: LaunchOptions,
+    reporter: Reporter,
+    check_first: Callable[[list[Trial]], None] = lambda trials: None,
+) -> tuple[Sweep, list[Trial], list[ResolvedTrial]]:
+    """The checked sweep, all its trials, and the chosen ones with what they resolve to.
+
+    `check_first` is called with the chosen trials before they are resolved, which takes longer than to look for their data.
+    """
+    with reporter.working("reading the sweep"):
+        from sweeper.sweep.expand import expand, select
+        from sweeper.sweep.load import load_sweep
+
+        loaded = load_sweep(sweep, options.overrides)
+        everything = expand(loaded)
+        trials = select(everything, options.only)
+    check_first(trials)
+    with reporter.working("checking the sweep"):
+        from sweeper.sweep.preflight import resolve_trials, twins_left_out
+
+        resolved, warnings = resolve_trials(trials, options.data)
+        if warning := twins_left_out(trials, everything):
+            warnings.append(warning)
+    for warning in warnings:
+        reporter.warn(warning)
+    return loaded, everything, resolved
+
+
+def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | None = None) -> LaunchResult:
+    """Run what is missing of a sweep on Ray, gather the results, and write the report.
+
+    What is recorded already is not done again. Ctrl-C and SIGTERM end a launch early, with everything that was finished kept.
+
+    Raises:
+        UserError: the sweep, an option or the data are wrong, or Ray cannot be reached.
+    """
+    from sweeper.storage.storage import StorageError
+
+    reporter = reporter or Reporter()
+    prepared = prepare(sweep, options, reporter) if isinstance(sweep, str) else sweep
+    trials, store, statuses = prepared.trials, prepared.store, prepared.statuses
+    store.prepare()
+    if options.tensorboard is not None:
+        try:
+            options.tensorboard.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"--tensorboard {options.tensorboard}: {sentence(reason_of(error))} Name another folder."
+            raise UserError(text) from None
+    store.write_sweep(prepared.sweep, prepared.everything)
+    pending = [trial for trial in trials if not statuses[trial.target_id].done]
+    failed: list[str] = []
+    stopped = None
+    copy = copy_folder(prepared.sweep.name)
+    _take_sigterm_as_interrupt()
+    with contextlib.ExitStack() as stack:
+        runner = _Runner(stack, store, options, reporter)
+        for _ in range(_ROUNDS):
+            is_over = True
+            if pending:
+                new_failed, is_over, stopped = runner.run(pending, len(trials))
+                failed += new_failed
+            try:
+                with reporter.working("gathering the results"):
+                    gathered = store.gather(copy)
+                    statuses = store.statuses(trials)
+            except (StorageError, OSError) as error:
+                return LaunchResult(
+                    location=store.location,
+                    n_trials=len(trials),
+                    statuses=statuses,
+                    failed=tuple(failed),
+                    stopped=stopped,
+                    problem=f"The results cannot be gathered: {sentence(reason_of(error))} What was recorded is kept; the same "
+                    "command goes on from there.",
+                )
+            reporter.damaged(gathered.damaged)
+            if not gathered.damaged or not is_over:
+                break
+            # What the damaged files held is missing now.
+            pending = [trial for trial in trials if not statuses[trial.target_id].done]
+            if not pending:
+                break
+    return _conclude(prepared, statuses, gathered, tuple(failed), stopped, reporter)
+
+
+def _conclude(
+    prepared: Prepared,
+    statuses: Mapping[str, Status],
+    gathered: Gathered,
+    failed: tuple[str, ...],
+    stopped: str | None,
+    reporter: Reporter,
+) -> LaunchResult:
+    """Tidy up after the trials, and report on what there is."""
+    from sweeper.storage.storage import StorageError
+
+    store = prepared.store
+    with contextlib.suppress(StorageError):  # it only tidies up
+        store.clear_done({target_id for target_id, status in statuses.items() if status.done})
+    result = LaunchResult(
+        location=store.location,
+        n_trials=len(prepared.trials),
+        statuses=statuses,
+        failed=failed,
+        stopped=stopped,
+        damaged=gathered.damaged,
+        left_out=gathered.left_out,
+        tables=gathered.folder,
+    )
+    if result.n_left == result.n_trials:
+        return result
+    try:
+        return replace(result, report=report_on(gathered.folder, None, store, reporter))
+    except UserError as error:
+        return replace(result, problem=str(error))
+
+
+def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter) -> Path:
+    """Write the report on a folder of gathered tables, and copy it beside results that lie in an object store.
+
+    Raises:
+        UserError: the tables cannot be used, or the report cannot be written.
+    """
+    from analysis.load import ResultsError
+    from analysis.report.write import write_report
+
+    def copy(name: str, path: Path) -> None:
+        if not store.storage.is_local:
+            store.storage.write(f"report/{name}", path)
+
+    try:
+        with reporter.working("writing the report"):
+            return write_report(tables, to, copy)
+    except ResultsError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(
+            f"The report cannot be written: {reason_of(error)}. Name another folder with `sweeper report --to`."
+        ) from None
+
+
+def copy_folder(name: str) -> Path:
+    """Where an object store's tables are gathered to, to report from: never where a sweep's own results are."""
+    folder = Path("results") / name
+    return folder.with_name(f"{name}-copy") if (folder / "parts").exists() else folder
+
+
+def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter: Reporter) -> Prepared:
+    """Say which records were made by other code of their components than today's; with `redo` delete them."""
+    from sweeper.trial.sources import made_otherwise
+
+    trials, store = prepared.trials, prepared.store
+    keys = made_otherwise(trials, store.recorded_sources())
+    if not keys:
+        return prepared
+    counts = Counter("attacks" if "." in key else "targets" for key in keys)
+    what = " and ".join(f"{counts[kind]} {kind}" for kind in ("targets", "attacks") if counts[kind])
+    title = {trial.target_id: trial.title for trial in trials}[keys[0].partition(".")[0]]
+    if not redo:
+        reporter.warn(
+            f"{what} on record were made by other code than there is now, the first of them {keys[0]} ({title}). They are kept, "
+            "and tables will mix both codes. To make them anew launch with --redo-changed, which deletes them; or raise the `revision` "
+            "of what you have edited, or name another folder with --out, and they stay beside the new ones."
+        )
+        return prepared
+    if not dry_run:
+        store.forget(keys)
+    reporter.tell(f"{what} of other code {'would be' if dry_run else 'are'} made anew.")
+    return replace(prepared, statuses=store.statuses(trials))
+
+
+def _take_sigterm_as_interrupt() -> None:
+    """Take SIGTERM as Ctrl-C: what is finished is kept, and what is left is said."""
+    if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+class _Runner:
+    """Ray, and this process as one that works on the results: both begun when a trial is to run, and kept until the end."""
+
+    def __init__(self, stack: contextlib.ExitStack, store: Store, options: LaunchOptions, reporter: Reporter) -> None:
+        self._stack, self._store, self._options, self._reporter = stack, store, options, reporter
+        self._launch: Launch | None = None
+
+    def run(self, pending: list[Trial], n_trials: int) -> tuple[list[str], bool, str | None]:
+        """Run trials; gives the failures, whether all came to an end, and if not, why, if there is a reason."""
+        options, reporter = self._options, self._reporter
+        with reporter.working("starting Ray"):
+            from sweeper.cluster import connection, datasets, resources
+            from sweeper.cluster.run import run_trials
+            from sweeper.cluster.trackers import Loggers
+            from sweeper.results.launches import Launch
+            from sweeper.workers.worker import Settings
+
+            if self._launch is None:
+                self._launch = self._stack.enter_context(Launch(self._store.storage))
+                self._stack.enter_context(connection.connect(options.address, options.verbose))
+                _take_sigterm_as_interrupt()  # again, for Ray takes it
+                self._stack.callback(datasets.clear_staged, self._launch.id, is_cluster=options.address is not None)
+            asked = options.resources
+            if options.address is None and not asked.gpus:
+                try:
+                    resources.check_own_gpus()
+                except OSError as error:
+                    reporter.warn(f"{error} Now they do.")
+                    asked = replace(asked, gpus={None: 0.0})
+            granted = resources.resolve(asked, pending, reporter.warn)
+        settings = Settings(
+            launch_id=self._launch.id,
+            store=self._store.storage.uri,
+            data_dir=options.data.absolute(),
+            chunk_size=granted.chunk_size,
+            time_limit_s=options.time_limit_s,
+            checkpoint_every_s=options.checkpoint_every_s or NO_CHECKPOINTS,
+            is_tracked=options.tensorboard is not None or options.mlflow is not None,
+        )
+        with reporter.working("decoding the datasets, once on each node"):
+            shipped = datasets.stage_datasets(
+                pending,
+                settings,
+                is_cluster=options.address is not None,
+                uses_gpus=any(granted.gpus_of(trial) for trial in pending),
+                warn=reporter.warn,
+            )
+        for other in self._launch.others:
+            reporter.tell(f"Also at work on these results: {other.name}; trials are shared.")
+        titles = {trial.target_id: trial.title for trial in pending}
+        failed: list[str] = []
+        with reporter.running(pending, n_trials - len(pending)) as on_event:
+
+            def note(event: Event) -> None:
+                if event.kind == "failed":
+                    failed.append(f"{event.target_id} {titles[event.target_id]}: {event.what}")
+                on_event(event)
+
+            ended = run_trials(
+                pending,
+                store=self._store,
+                launch=self._launch,
+                settings=settings,
+                resources=granted,
+                retries=options.retries,
+                on_event=note,
+                shipped=shipped,
+                loggers=Loggers(tensorboard=options.tensorboard, mlflow=options.mlflow),
+                warn=reporter.warn,
+                verbose=options.verbose,
+            )
+        return failed, ended.is_over, ended.stopped
