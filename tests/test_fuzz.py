@@ -39,6 +39,7 @@ from sweeper.cli import app
 from sweeper.cli.display import status_view
 from sweeper.errors import UserError, printable
 from sweeper.results import attempts, checkpoints, launches
+from sweeper.results import layout
 from sweeper.results.schema import SCHEMAS
 from sweeper.results.status import SweepStatus, read_status
 from sweeper.results.store import Store
@@ -1003,7 +1004,7 @@ def test_what_is_no_file_is_not_listed_and_gives_way(tmp_path: Path) -> None:
 def test_hostile_notes_of_launches_and_attempts_count_for_nothing(content: bytes, tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     storage.write("attempts/0123456789abcdef.json", content)
-    storage.write(f"{launches.FOLDER}/fedcba9876543210.json", content)
+    storage.write(f"{layout.LAUNCHES}/fedcba9876543210.json", content)
     assert attempts.count(storage, "0123456789abcdef") == 0
     for launch in launches.living(storage):
         assert (launch.host + launch.started_at).isprintable()

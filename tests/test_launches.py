@@ -15,7 +15,9 @@ import pytest
 from s3_server import S3Server, start_s3_server
 
 from sweeper.results import attempts
-from sweeper.results.launches import CLAIMS, DEAD_AFTER_S, FOLDER, Launch, Running, living
+from sweeper.results import layout
+from sweeper.results.launches import DEAD_AFTER_S, Launch, Running, living
+from sweeper.results.layout import CLAIMS, LAUNCHES
 from sweeper.storage.storage import Storage
 
 __all__ = ["start_s3_server"]  # a fixture
@@ -34,7 +36,7 @@ def another_machine(storage: Storage, launch_id: str = "fedcba9876543210", **cha
     """The file of a launch on another machine; gives its name."""
     content = {"launch_id": launch_id, "process": "elsewhere:1:1:1", "host": "far", "pid": 1}
     content |= {"started_at": "2020-01-01T00:00:00+00:00", "running": []}
-    storage.write(f"{FOLDER}/{launch_id}.json", json.dumps(content | changes).encode())
+    storage.write(f"{LAUNCHES}/{launch_id}.json", json.dumps(content | changes).encode())
     return launch_id
 
 
@@ -48,7 +50,7 @@ def test_a_claim_keeps_others_away_until_it_is_released(storage: Storage) -> Non
         first.release(ID)
         assert second.claim(ID) == "ours"
     assert not storage.entries(CLAIMS)
-    assert not storage.entries(FOLDER)
+    assert not storage.entries(LAUNCHES)
 
 
 def test_a_launch_that_ends_gives_up_its_claims(storage: Storage) -> None:
@@ -85,13 +87,13 @@ def test_the_age_of_another_machine_s_launch_is_told_by_the_store_s_clock(tmp_pa
     storage = Storage(tmp_path / "out")
     other = another_machine(storage)
     storage.write(f"{CLAIMS}/{ID}", other.encode())
-    path = tmp_path / "out" / FOLDER / f"{other}.json"
+    path = tmp_path / "out" / LAUNCHES / f"{other}.json"
 
     def aged(by_s: float) -> Any:
         """A launch of ours on a store whose clock is off, next to one whose file is so much older."""
         launch = Launch(storage)
         launch._beat()
-        ours = tmp_path / "out" / FOLDER / f"{launch.id}.json"
+        ours = tmp_path / "out" / LAUNCHES / f"{launch.id}.json"
         now = ours.stat().st_mtime + skew_s
         os.utime(ours, (now, now))
         os.utime(path, (now - by_s, now - by_s))
@@ -99,7 +101,7 @@ def test_the_age_of_another_machine_s_launch_is_told_by_the_store_s_clock(tmp_pa
         return launch
 
     assert aged(DEAD_AFTER_S - 5).claim(ID) == "theirs"
-    for file in (tmp_path / "out" / FOLDER).iterdir():
+    for file in (tmp_path / "out" / LAUNCHES).iterdir():
         if file != path:
             file.unlink()
     assert aged(DEAD_AFTER_S + 5).claim(ID) == "ours"
@@ -124,11 +126,11 @@ def test_heartbeats_tell_what_runs(storage: Storage, monkeypatch: pytest.MonkeyP
 )
 def test_a_damaged_launch_file_is_nobody(tmp_path: Path, content: bytes) -> None:
     storage = Storage(tmp_path / "out")
-    storage.write(f"{FOLDER}/{ID}.json", content)
+    storage.write(f"{LAUNCHES}/{ID}.json", content)
     with Launch(storage) as launch:
         assert launch.others == ()
         assert launch.claim(ID) == "ours"
-    assert not storage.entries(FOLDER), "who ends clears what the dead left"
+    assert not storage.entries(LAUNCHES), "who ends clears what the dead left"
 
 
 def test_a_store_that_does_not_answer_for_a_while_ends_no_launch(
@@ -139,7 +141,7 @@ def test_a_store_that_does_not_answer_for_a_while_ends_no_launch(
     monkeypatch.setattr("sweeper.results.launches.HEARTBEAT_S", 0.02)
     storage = Storage(tmp_path / "out")
     with Launch(storage) as launch:
-        name, write, failed = f"{FOLDER}/{launch.id}.json", storage.write, []
+        name, write, failed = f"{LAUNCHES}/{launch.id}.json", storage.write, []
 
         def refuse(*args: Any) -> None:
             failed.append(args)
@@ -160,7 +162,7 @@ def test_starts_are_counted_over_launches_until_the_trial_ends(storage: Storage)
     assert attempts.count(storage, ID) == 0
     assert [attempts.begin(storage, ID) for _ in range(3)] == [1, 2, 3]
     assert attempts.count(Storage(storage.uri), ID) == 3
-    storage.write(f"{attempts.FOLDER}/{ID}.json", b"{damaged")
+    storage.write(f"{layout.ATTEMPTS}/{ID}.json", b"{damaged")
     assert attempts.begin(storage, ID) == 1
     attempts.end(storage, ID)
     attempts.end(storage, ID)
@@ -170,7 +172,7 @@ def test_starts_are_counted_over_launches_until_the_trial_ends(storage: Storage)
 def test_who_ends_clears_the_claims_of_the_dead_and_leaves_those_of_the_living(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "out")
     dead = another_machine(storage, "dead" * 4)
-    path = tmp_path / "out" / FOLDER / f"{dead}.json"
+    path = tmp_path / "out" / LAUNCHES / f"{dead}.json"
     os.utime(path, (path.stat().st_mtime - 2 * DEAD_AFTER_S,) * 2)
     alive = another_machine(storage)
     for target_id, owner in (("a" * 16, dead), ("b" * 16, alive), ("c" * 16, "nobody")):
@@ -178,13 +180,13 @@ def test_who_ends_clears_the_claims_of_the_dead_and_leaves_those_of_the_living(t
     with Launch(storage):
         pass
     assert list(storage.entries(CLAIMS)) == ["b" * 16]
-    assert list(storage.entries(FOLDER)) == [f"{alive}.json"]
+    assert list(storage.entries(LAUNCHES)) == [f"{alive}.json"]
 
 
 def test_what_another_launch_says_in_the_future_is_no_reason_to_live_for_ever(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "out")
     other = another_machine(storage)
-    (newest,) = (entry.modified for entry in storage.entries(FOLDER).values())
+    (newest,) = (entry.modified for entry in storage.entries(LAUNCHES).values())
     assert [each.launch_id for each in living(storage)] == [other]
     assert living(storage, now=newest + timedelta(seconds=DEAD_AFTER_S + 1)) == []
 
@@ -192,7 +194,7 @@ def test_what_another_launch_says_in_the_future_is_no_reason_to_live_for_ever(tm
 def test_a_launch_that_was_silent_for_a_while_has_its_claims_again(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "out")
     other = another_machine(storage)
-    path = tmp_path / "out" / FOLDER / f"{other}.json"
+    path = tmp_path / "out" / LAUNCHES / f"{other}.json"
     with Launch(storage) as ours:
         os.utime(path, (path.stat().st_mtime - 2 * DEAD_AFTER_S,) * 2)
         storage.write(f"{CLAIMS}/{ID}", other.encode())

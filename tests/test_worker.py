@@ -16,6 +16,7 @@ from PIL import Image
 from s3_server import S3Server, start_s3_server
 
 from sweeper.results import attempts
+from sweeper.results import layout
 from sweeper.results.status import read_status
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
@@ -73,7 +74,7 @@ def test_an_attempt_records_reports_and_logs(
     assert store.status(trial).done
     assert [each.what for each in progress] == ["loading", "epoch 1/2", "epoch 2/2", "threshold", "best_of"]
     assert {"train_loss", "train_accuracy"} <= progress[1].metrics.keys()
-    log = store.storage.read(attempts.log_name(trial.target_id)).decode()
+    log = store.storage.read(layout.log(trial.target_id)).decode()
     assert log.startswith(f"--- attempt 1 at {trial.target_id} ({trial.title}), ")
     assert "epoch 2/2: train_loss" in log
     assert log.splitlines()[-1] == "--- ended: finished"
@@ -107,7 +108,7 @@ def test_attempts_are_counted_into_the_row(tiny: Path, tmp_path: Path) -> None:
         assert outcome.cause == "diverged"
         row = store.read_part("trials", f"{trial.target_id}.failed").to_pylist()[0]
         assert (row["attempts"], row["cause"]) == (number, "diverged")
-    assert "DivergedError" in store.storage.read(attempts.log_name(trial.target_id)).decode()
+    assert "DivergedError" in store.storage.read(layout.log(trial.target_id)).decode()
     assert read_status(store).causes == {"diverged": 1}
 
 
@@ -121,7 +122,7 @@ def test_a_log_goes_on_on_another_node(tiny: Path, tmp_path: Path, s3_server: S3
     shutil.rmtree(node_folder(LAUNCH))
     shutil.copytree(tmp_path / "first node", node_folder(LAUNCH), dirs_exist_ok=True)
     attempt(trial, store)  # on the first again
-    log = store.storage.read(attempts.log_name(trial.target_id)).decode()
+    log = store.storage.read(layout.log(trial.target_id)).decode()
     assert [line.split()[2] for line in log.splitlines() if line.startswith("--- attempt")] == ["1", "2", "3"]
 
 
@@ -151,7 +152,7 @@ def test_the_log_of_a_running_trial_can_be_read_in_an_object_store(
 def test_a_log_that_is_no_file_makes_place(what: str, tiny: Path, tmp_path: Path) -> None:
     trial = expand(load_sweep(str(tiny), ["attacks=[]"]))[0]
     store = prepared(tmp_path / "out", [trial])
-    log = store.storage.root / attempts.log_name(trial.target_id)
+    log = store.storage.root / layout.log(trial.target_id)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("of somebody")
     log.mkdir() if what == "a folder" else log.symlink_to(elsewhere)
@@ -167,11 +168,11 @@ def test_an_attempt_out_of_time_is_a_failed_row_and_goes_on_from_its_checkpoint(
     attempt(expand(load_sweep(str(tiny), ["attacks=[]"]))[1], store)  # the fork server's start is not in the time limit
     outcome, _ = attempt(trial, store, time_limit_s=0.7, checkpoint_every_s=0.0)
     assert (outcome.cause, store.status(trial).word) == ("time_limit", "failed")
-    log = store.storage.read(attempts.log_name(trial.target_id)).decode()
+    log = store.storage.read(layout.log(trial.target_id)).decode()
     assert log.splitlines()[-1] == "--- ended: time_limit: it was killed at its time limit of 0.7 seconds"
     outcome, _ = attempt(trial, store)
     assert outcome.cause is None
-    assert "going on after epoch" in store.storage.read(attempts.log_name(trial.target_id)).decode()
+    assert "going on after epoch" in store.storage.read(layout.log(trial.target_id)).decode()
     assert store.read_part("trials", trial.target_id).column("attempts").to_pylist() == [2]
     assert store.status(trial).done
 

@@ -6,14 +6,57 @@ It depends on the seed, the initialization and the optimizer, and is no guarante
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from attacks.comparisons.base import ComparedTarget, Comparison, TargetLabel
+
 FloatTensor = npt.NDArray[np.floating]
 
 SKETCH_SIZE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tpvd(Comparison):
+    """TPVD: how far a mechanism moved the weights from the twin's, which has the same seed, and from those of another seed."""
+
+    table: ClassVar[str] = "tpvd"
+    source: ClassVar[str] = "Lin, Bao, Li, Si & Chu 2020, section 4.5.3"
+
+    def groups(self, targets: Sequence[TargetLabel]) -> Iterator[tuple[str, ...]]:
+        """A target, its twin, and the twin's next seed in the order of seeds (after the last the first), if there is one."""
+        known = {target.target_id: target for target in targets}
+        cells: dict[str, list[TargetLabel]] = {}
+        for target in targets:
+            if not target.is_private:
+                cells.setdefault(target.cell_id, []).append(target)
+        following: dict[str, str] = {}
+        for cell in cells.values():
+            ids = [each.target_id for each in sorted(cell, key=lambda each: (each.seed, each.target_id))]
+            following |= dict(zip(ids, ids[1:] + ids[:1], strict=True)) if len(ids) > 1 else {}
+        for target in targets:
+            if target.twin_id in known:
+                other = following.get(target.twin_id)
+                yield (target.target_id, target.twin_id, *([other] if other else []))
+
+    def run(self, group: Sequence[ComparedTarget], rng: np.random.Generator) -> list[Mapping[str, Any]]:
+        ours, twin, *others = (target.parameters() for target in group)
+        differences = value_differences(ours, twin)
+        return [
+            {
+                "target_id": group[0].target_id,
+                "twin_id": group[1].target_id,
+                "tpvd": tpvd(differences),
+                "tensors": [{"parameter": name, "value_difference": each} for name, each in differences.items()],
+                "displacement_sketch": displacement_sketch(ours, twin),
+                "other_init_twin_id": group[2].target_id if others else None,
+                "tpvd_other_init": tpvd(value_differences(ours, others[0])) if others else None,
+            }
+        ]
 
 
 def value_differences(weights: Mapping[str, FloatTensor], twin: Mapping[str, FloatTensor]) -> dict[str, float | None]:

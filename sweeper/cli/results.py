@@ -70,17 +70,17 @@ def logs(
     target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or the beginning of one.")],
 ) -> None:
     """Print what a trial printed, all its attempts one after the other: epochs, warnings, tracebacks of failures."""
-    from sweeper.results import attempts
+    from sweeper.results import layout
     from sweeper.storage.storage import Storage
 
     storage = Storage(results)
-    found = [name for name in storage.entries(attempts.LOGS) if name.startswith(target_id)]
+    found = [name for name in storage.entries(layout.LOGS) if name.startswith(target_id)]
     if len(found) != 1:
         raise UserError(
             f"{len(found)} of the trials with a log in {storage.location} have an id that begins with '{target_id}'. `sweeper plan` "
             "lists the ids; a trial has a log when it was started."
         )
-    sys.stdout.write(storage.read(f"{attempts.LOGS}/{found[0]}").decode(errors="replace"))
+    sys.stdout.write(storage.read(f"{layout.LOGS}/{found[0]}").decode(errors="replace"))
 
 
 def _last_name(uri: str) -> str:

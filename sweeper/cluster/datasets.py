@@ -162,7 +162,7 @@ def stage_late(parcel: Parcel, settings: Settings, shipped: Shipped) -> str | No
     """Stage a trial's dataset on a node that has joined since the launch; gives what is wrong."""
     try:
         check_shared(Storage(settings.store), settings.launch_id)
-        stage_here(parcel.open().dataset, settings, shipped.get(parcel.staged_name))
+        stage_here(unit.dataset, settings, shipped.get(parcel.staged_name))
     except (UserError, DatasetError, OSError) as error:
         return reason_of(error)
     return None

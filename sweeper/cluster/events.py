@@ -14,7 +14,7 @@ class Event:
     comes from the handler of a signal.
     """
 
-    kind: Literal["started", "progress", "finished", "failed", "retried", "elsewhere", "stopping"]
+    kind: Literal["started", "progress", "finished", "failed", "retried", "elsewhere", "added", "stopping"]
     target_id: str
     what: str = ""
     fraction: float = 0.0

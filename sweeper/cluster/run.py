@@ -21,9 +21,12 @@ from sweeper.cluster.resources import Window
 from sweeper.cluster.trackers import Loggers
 from sweeper.cluster.tune import Feeder, run_tune
 from sweeper.cluster.watcher import Watcher
-from sweeper.results.launches import CLAIMS, Launch
+from sweeper.results.comparisons import DueComparisons, state, states
+from sweeper.results.launches import Launch
+from sweeper.results.layout import CLAIMS
 from sweeper.results.store import Store
 from sweeper.storage.storage import StorageError
+from sweeper.sweep.comparisons import ComparisonTask
 from sweeper.sweep.trial import Trial
 from sweeper.workers.nodes import in_use, node_folder
 from sweeper.workers.outcomes import Outcome, Progress
@@ -35,15 +38,15 @@ REPORT_EVERY_S = 1.0
 
 
 _LOT = 500
-"""Trials that travel to workers as one object."""
+"""Units of work that travel to workers as one object."""
 
 
 _PAUSE_AFTER_STORE_FAILURE_S, _LONGEST_PAUSE_S = 10.0, 600.0
 """A worker waits so long after an attempt that could record nothing, twice as long after the next."""
 
 
-def run_trials(
-    trials: Sequence[Trial],
+def run_units(
+    units: Sequence[Trial | ComparisonTask],
     *,
     store: Store,
     launch: Launch,
@@ -51,27 +54,48 @@ def run_trials(
     resources: Resources,
     retries: Retries,
     on_event: Callable[[Event], None],
+    due: DueComparisons | None = None,
     shipped: Shipped | None = None,
     loggers: Loggers | None = None,
     attempt: Callable[..., Outcome] = attempt_trial,
     warn: Callable[[str], None] = lambda text: None,
     verbose: bool = False,
 ) -> Ended:
-    """Run `trials` to the end, or until Ctrl-C; what came of each is in the store.
+    """Run trials and comparisons to the end, or until Ctrl-C; what came of each is in the store.
 
-    `resources` are those that `resolve` gave; `attempt` makes one attempt at a trial, on a worker.
+    Comparisons of `due` are run as soon as their targets are finished. `resources` are those that `resolve` gave; `attempt`
+    makes one attempt at a unit of work, on a worker.
     """
     if not verbose:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    by_id = {trial.target_id: trial for trial in trials}
+    by_id = {unit.target_id: unit for unit in units}
+
+    def add(tasks: Sequence[ComparisonTask]) -> None:
+        for task in tasks:
+            if task.comparison_id not in by_id:
+                by_id[task.comparison_id] = task
+                on_event(Event(kind="added", target_id=task.comparison_id, what=task.title))
+        schedule.add(tasks)
+
+    def tell(event: Event) -> None:
+        on_event(event)
+        if due is not None and event.kind in ("finished", "failed", "elsewhere"):
+            try:
+                add(due.ended(event.target_id))
+            except StorageError as error:
+                schedule.stop(str(error))
+
+    def is_done(target_id: str) -> bool:
+        unit = by_id[target_id]
+        return state(store, unit) == "done" if isinstance(unit, ComparisonTask) else store.status(unit).done
 
     def claim(target_id: str) -> Literal["ours", "theirs", "done", "unknown"]:
         try:
             if launch.claim(target_id) == "theirs":
                 return "theirs"
-            if launch.met_others and store.status(by_id[target_id]).done:
+            if launch.met_others and is_done(target_id):
                 launch.release(target_id)
-                on_event(Event(kind="elsewhere", target_id=target_id))
+                tell(Event(kind="elsewhere", target_id=target_id))
                 return "done"
         except StorageError as error:
             schedule.stop(str(error))
@@ -79,31 +103,45 @@ def run_trials(
         return "ours"
 
     def settled(target_ids: Collection[str]) -> list[str]:
+        theirs = [by_id[target_id] for target_id in target_ids]
         try:
             claimed = store.storage.entries(CLAIMS)
-            statuses = store.statuses([by_id[target_id] for target_id in target_ids])
-            failed = [each for each, status in statuses.items() if status.word == "failed" and each not in claimed]
+            statuses = store.statuses([unit for unit in theirs if not isinstance(unit, ComparisonTask)])
+            words: dict[str, str] = {each: status.word for each, status in statuses.items()}
+            words |= states(store, [unit for unit in theirs if isinstance(unit, ComparisonTask)])
+            failed = [each for each, word in words.items() if word == "failed" and each not in claimed]
             cut_short = store.cut_short(failed)
         except StorageError:  # asked again soon
             return []
-        ended = [each for each, status in statuses.items() if status.done]
+        ended = [each for each, word in words.items() if word == "done"]
         ended += [each for each in failed if each not in cut_short]
         for target_id in ended:
-            on_event(Event(kind="elsewhere", target_id=target_id))
+            tell(Event(kind="elsewhere", target_id=target_id))
         return ended
 
     window = Window(resources, lambda: schedule.smallest_gpus)
-    schedule = Schedule(trials, resources=resources, retries=retries, claim=claim, settled=settled, window=window)
-    watcher = Watcher(schedule, store, launch, on_event)
+    schedule = Schedule(units, resources=resources, retries=retries, claim=claim, settled=settled, window=window)
+    watcher = Watcher(schedule, store, launch, tell)
     launch.report(watcher.running)
-    function = _trainable(trials, settings, shipped or {}, attempt)
-    positions = {trial.target_id: position for position, trial in enumerate(trials)}
+    if due is not None:
+        add(due.due())
+    function = _trainable(units, settings, shipped or {}, attempt)
+    positions = {unit.target_id: position for position, unit in enumerate(units)}
+
+    def place(target_id: str) -> dict[str, Any]:
+        """Where a worker finds the unit: at a position of the lots that all share, or in a lot of its own."""
+        if target_id in positions:
+            return {"position": positions[target_id]}
+        return {"position": 0, "lot": ray.put(pack([by_id[target_id]], staged_name))}
+
     interrupted = False
+    first = next(iter(by_id.values()), None)
+    name = first.members[0].sweep if isinstance(first, ComparisonTask) else first.sweep if first else "sweep"
     with in_use(node_folder(settings.launch_id)) as folder:
         while not schedule.is_over and not interrupted:
             try:
-                feeder = Feeder(schedule, positions)
-                run_tune(function, feeder, watcher, loggers or Loggers(), trials[0].sweep, folder, warn, verbose)
+                feeder = Feeder(schedule, place)
+                run_tune(function, feeder, watcher, loggers or Loggers(), name, folder, warn, verbose)
                 # A Ctrl-C that Tune heard before we could leaves trials behind.
                 interrupted = watcher.is_stopping or not feeder.is_finished or bool(schedule.out)
             except RuntimeError as error:
@@ -119,10 +157,10 @@ def run_trials(
 
 
 def _trainable(
-    trials: Sequence[Trial], settings: Settings, shipped: Shipped, attempt: Callable[..., Outcome]
+    units: Sequence[Trial | ComparisonTask], settings: Settings, shipped: Shipped, attempt: Callable[..., Outcome]
 ) -> Callable[[dict[str, Any]], None]:
-    """What a worker does for each trial. It travels by value, and must refer to nothing that imports PyTorch."""
-    lots = [ray.put(pack(trials[start : start + _LOT], staged_name)) for start in range(0, len(trials), _LOT)]
+    """What a worker does for each unit of work. It travels by value, and must refer to nothing that imports PyTorch."""
+    lots = [ray.put(pack(units[start : start + _LOT], staged_name)) for start in range(0, len(units), _LOT)]
     lot_size, report_every_s = _LOT, REPORT_EVERY_S
     pause_s, longest_pause_s = _PAUSE_AFTER_STORE_FAILURE_S, _LONGEST_PAUSE_S
     received: dict[int, list[Parcel]] = {}
@@ -131,7 +169,10 @@ def _trainable(
     def train_and_attack(config: dict[str, Any]) -> None:
         nonlocal failures_in_a_row
         number, position = divmod(config["position"], lot_size)
-        if number not in received:  # one lot is kept, for the next trial is mostly of the same
+        if "lot" in config:
+            number = -1
+            received[number] = ray.get(config["lot"])
+        elif number not in received:  # one lot is kept, for the next trial is mostly of the same
             received.clear()
             received[number] = ray.get(lots[number])
         parcel = received[number][position]
@@ -146,7 +187,7 @@ def _trainable(
                 last_report = time.monotonic()
 
         problem = None
-        if not (node_folder(settings.launch_id) / parcel.staged_name).exists():  # this node has joined since the launch
+        if parcel.staged_name and not (node_folder(settings.launch_id) / parcel.staged_name).exists():  # this node has joined since the launch
             from sweeper.cluster.datasets import stage_late
 
             problem = stage_late(parcel, settings, shipped)

@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -86,9 +86,9 @@ def _acknowledge_interrupts(acknowledge: Callable[[], None]) -> None:
 class Feeder(Searcher):
     """Gives Tune the schedule's next trial whenever it has room for one."""
 
-    def __init__(self, schedule: Schedule, positions: Mapping[str, int]) -> None:
+    def __init__(self, schedule: Schedule, place: Callable[[str], dict[str, Any]]) -> None:
         super().__init__()
-        self._schedule, self._positions = schedule, positions
+        self._schedule, self._place = schedule, place
         self.is_finished = False
         self.is_interrupted: Callable[[], bool] = lambda: False
         self.on_begin: Callable[[], None] | None = None
@@ -111,11 +111,11 @@ class Feeder(Searcher):
         ticket = self._schedule.next()
         if ticket is None:
             return None
-        trial = self._schedule.trials[ticket.target_id]
+        trial = self._schedule.units[ticket.target_id]
         title = re.sub(r"[^A-Za-z0-9_.+=-]+", "_", trial.title)
         return {
             "target_id": ticket.target_id,
-            "position": self._positions[ticket.target_id],
+            **self._place(ticket.target_id),
             "cpus": ticket.cpus,
             "gpus": ticket.gpus,
             # For trackers

@@ -18,7 +18,7 @@ from sweeper.results import attempts
 from sweeper.results.launches import Launch, Running
 from sweeper.results.store import Store
 from sweeper.storage.storage import StorageError
-from sweeper.trial.failures import record_failure
+from sweeper.trial.units import record_lost_unit
 from sweeper.workers.outcomes import Outcome
 from sweeper.workers.scheduling import Schedule
 
@@ -85,7 +85,7 @@ class Watcher(SilentReporter):
         return tuple(
             Running(
                 target_id=target_id,
-                title=self._schedule.trials[target_id].title,
+                title=self._schedule.units[target_id].title,
                 stage=each.stage,
                 fraction=each.fraction,
                 seconds=now - each.began,
@@ -162,8 +162,8 @@ class Watcher(SilentReporter):
         final = self._schedule.lost(target_id)
         if final:
             try:
-                trial = self._schedule.trials[target_id]
-                record_failure(
+                trial = self._schedule.units[target_id]
+                record_lost_unit(
                     trial, self._store, attempts.count(self._store.storage, target_id), reason, "worker_lost"
                 )
             except StorageError as error:

@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweeper.errors import printable
+from sweeper.results.layout import CLAIMS, LAUNCHES
 from sweeper.storage.storage import Storage, StorageError
 
-FOLDER = "launches"
-CLAIMS = "claims"
 HEARTBEAT_S = 5.0
 DEAD_AFTER_S = 60.0
 """A launch on another machine is taken for dead when its file is older than this, next to a file written just now."""
@@ -115,7 +114,7 @@ class Launch:
             for target_id in sorted(self._claimed):
                 self._storage.delete(f"{CLAIMS}/{target_id}")
             self._clear_dead()
-            self._storage.delete(f"{FOLDER}/{self.id}.json")
+            self._storage.delete(f"{LAUNCHES}/{self.id}.json")
 
     def report(self, running: Callable[[], tuple[Running, ...]]) -> None:
         """Have each heartbeat tell what `running` gives; it is called from another thread."""
@@ -158,14 +157,14 @@ class Launch:
         for name in self._storage.entries(CLAIMS):
             with contextlib.suppress(FileNotFoundError):  # given up just now
                 claims[name] = self._storage.read(f"{CLAIMS}/{name}").decode(errors="replace")
-        files = [name for name in self._storage.entries(FOLDER) if name.endswith(".json")]
+        files = [name for name in self._storage.entries(LAUNCHES) if name.endswith(".json")]
         alive = {each.launch_id for each in living(self._storage)}
         for name, owner in claims.items():
             if owner not in alive:
                 self._storage.delete(f"{CLAIMS}/{name}")
         for name in files:
             if name.removesuffix(".json") not in alive:
-                self._storage.delete(f"{FOLDER}/{name}")
+                self._storage.delete(f"{LAUNCHES}/{name}")
 
     def _is_alive(self, launch_id: str) -> bool:
         if launch_id in self._dead:
@@ -184,7 +183,7 @@ class Launch:
 
     def _beat(self) -> None:
         content = asdict(self._info) | {"running": [asdict(each) for each in self._running()]}
-        self._storage.write(f"{FOLDER}/{self.id}.json", json.dumps(content).encode())
+        self._storage.write(f"{LAUNCHES}/{self.id}.json", json.dumps(content).encode())
         self._look_around()
 
     def _look_around(self) -> None:
@@ -201,7 +200,7 @@ def check_shared(storage: Storage, launch_id: str) -> None:
         StorageError: the launch is not there.
     """
     for _ in range(_LOOKS):  # a mounted folder may lag behind
-        if storage.exists(f"{FOLDER}/{launch_id}.json"):
+        if storage.exists(f"{LAUNCHES}/{launch_id}.json"):
             return
         time.sleep(_PAUSE_BETWEEN_LOOKS_S)
     raise StorageError(
@@ -216,14 +215,14 @@ def living(storage: Storage, now: datetime | None = None) -> list[LaunchInfo]:
     Raises:
         StorageError: the store cannot be read.
     """
-    entries = {name: entry for name, entry in storage.entries(FOLDER).items() if name.endswith(".json")}
+    entries = {name: entry for name, entry in storage.entries(LAUNCHES).items() if name.endswith(".json")}
     newest = max((entry.modified for entry in entries.values()), default=None)
     now = now or newest
     process = _Process()
     found = []
     for name, entry in sorted(entries.items()):
         try:
-            info = _read_info(json.loads(storage.read(f"{FOLDER}/{name}")), name.removesuffix(".json"))
+            info = _read_info(json.loads(storage.read(f"{LAUNCHES}/{name}")), name.removesuffix(".json"))
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             continue  # it ended just now, or is no launch's
         if info.process.startswith(process.machine + ":"):

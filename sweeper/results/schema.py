@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _KEY = ("target_id", pa.string(), "Hash of everything that makes the target; joins all tables")
 _ATTACK_KEY = ("attack_id", pa.string(), "Hash of the attack's configuration; with target_id it names one run attack")
+_COMPARISON_KEY = ("comparison_id", pa.string(), "Hash of the comparison's configuration and of its targets")
 
 _CAUSES = (
     "Why it failed: error (an exception), diverged (the loss is no number), gpu_memory (out of memory on the GPU), "
@@ -289,9 +290,33 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ),
         ],
     ),
+    "comparisons": (
+        "One row per comparison of a group of targets: what compared which of them, and whether it finished.",
+        [
+            ("schema_version", pa.int32(), "Version of these tables"),
+            _COMPARISON_KEY,
+            ("comparison", pa.string(), "Name of the comparison, such as tpvd"),
+            ("config", pa.string(), "The comparison's configuration as JSON, defaults spelled out"),
+            (
+                "members",
+                pa.list_(pa.string()),
+                "target_id of each target of the group, the one it is named after first",
+            ),
+            ("status", pa.string(), "finished or failed"),
+            ("error", pa.string(), "What went wrong; null where finished"),
+            ("cause", pa.string(), _CAUSES),
+            ("compare_time_s", pa.float64(), "Seconds that it took; null where failed"),
+            (
+                "component_sha256",
+                pa.string(),
+                "SHA-256 over the source files of the comparison and all they import of ours",
+            ),
+        ],
+    ),
     "tpvd": (
         "One row per target with a mechanism whose twin is finished too: how far the mechanism moved the weights.",
         [
+            _COMPARISON_KEY,
             _KEY,
             ("twin_id", pa.string(), "target_id of the twin, as in trials"),
             (
@@ -313,7 +338,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "other_init_twin_id",
                 pa.string(),
-                "target_id of the undefended target of the next finished seed (after the last one the first): the twin's training "
+                "target_id of the undefended target of the next seed (after the last one the first): the twin's training "
                 "with another initialization, other members and batches; null where there is one seed",
             ),
             (
@@ -390,7 +415,7 @@ def markdown() -> str:
         "",
         f"Schema version {SCHEMA_VERSION}. Written from `sweeper/results/schema.py`; a test keeps them equal.",
         "Every table is one file, `RESULTS/NAME.parquet`, gathered when a sweep ends and by `sweeper report`.",
-        "While a sweep runs, the same rows stand in `RESULTS/parts/NAME/`, one file per target or attack.",
+        "While a sweep runs, the same rows stand in `RESULTS/parts/NAME/`, one file per target, attack or comparison.",
         "Weights are `RESULTS/weights/TARGET_ID.safetensors`. Null means: not measured or not defined.",
     ]
     for name, (purpose, columns) in _TABLES.items():

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sweeper.errors import UserError
-from sweeper.results.launches import FOLDER, LaunchInfo, living
+from sweeper.results.launches import LaunchInfo, living
+from sweeper.results.layout import LAUNCHES, QUARANTINE
 from sweeper.results.store import Failure, Store
 from sweeper.storage.storage import StorageError
 
@@ -86,21 +87,21 @@ def read_status(store: Store) -> SweepStatus:
         per_hour=per_hour,
         left_s=3600 * left / per_hour if per_hour else None,
         failures=failures,
-        quarantined=len(store.storage.entries("quarantine")),
+        quarantined=len(store.storage.entries(QUARANTINE)),
     )
 
 
 def _now(store: Store) -> datetime:
     """The store's clock, asked by a small file; where it cannot be written ours, or the last sign of any launch if later."""
-    name = f"{FOLDER}/clock-{secrets.token_hex(8)}"
+    name = f"{LAUNCHES}/clock-{secrets.token_hex(8)}"
     with contextlib.suppress(StorageError):
         store.storage.write(name, b"")
         try:
-            if entry := store.storage.entries(FOLDER).get(name.rpartition("/")[2]):
+            if entry := store.storage.entries(LAUNCHES).get(name.rpartition("/")[2]):
                 return entry.modified
         finally:
             store.storage.delete(name)
-    return max([datetime.now(UTC), *(entry.modified for entry in store.storage.entries(FOLDER).values())])
+    return max([datetime.now(UTC), *(entry.modified for entry in store.storage.entries(LAUNCHES).values())])
 
 
 def _per_hour(ended: list[datetime], now: datetime) -> float | None:

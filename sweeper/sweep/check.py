@@ -29,11 +29,14 @@ PART_KEYS = (
     "optimizers",
     "seeds",
     "attacks",
+    "comparisons",
     "max_train_examples",
     "max_test_examples",
 )
 
 
+_COMPARISONS = ["tpvd"]
+"""The comparisons of a sweep that names none."""
 _OPTIMIZER_FIELDS = ("learning_rate", "momentum")
 
 
@@ -113,6 +116,7 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
                     f"{path}: attack '{components.name_of('attack', attack)}' needs shadow data, which split '{split}' does "
                     f"not keep. Use split {', '.join(sorted(SPLITS_WITH_SHADOW_DATA))}, or leave the attack out."
                 )
+    comparisons = _build_all("comparison", _default(merged["comparisons"], _COMPARISONS), f"{path}.comparisons")
     return Part(
         name=name,
         datasets=_build_all("dataset", merged["datasets"], f"{path}.datasets", limits),
@@ -124,6 +128,7 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
         trainings=_build_trainings(_default(merged["training"], {}), merged["optimizers"], path),
         seeds=_seeds(merged["seeds"], f"{path}.seeds"),
         attacks=attacks,
+        comparisons=tuple(comparisons.values()),
     )
 
 
@@ -181,7 +186,7 @@ def _default_label(item: Any) -> str:
 
 
 def _build_all(kind: str, value: Any, path: str, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    if value == [] and kind == "attack":
+    if value == [] and kind in ("attack", "comparison"):
         return {}
     built = {}
     for label, reference in _labelled(value, path):

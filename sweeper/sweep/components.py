@@ -1,4 +1,4 @@
-"""Finds defenses, attacks, datasets and architectures by name, and builds them from untrusted values.
+"""Finds defenses, attacks, comparisons, datasets and architectures by name, and builds them from untrusted values.
 
 A component is one file that defines one frozen dataclass; the file's name is the name users type. Other
 installed packages add their own through entry points of the groups below. Nothing is registered by hand.
@@ -23,6 +23,7 @@ from sweeper.errors import UserError, sentence, shown, unknown_name
 KINDS: dict[str, tuple[str, ...]] = {
     "defense": ("models.defenses",),
     "attack": ("attacks.membership", "attacks.inversion"),
+    "comparison": ("attacks.comparisons",),
     "dataset": ("models.datasets",),
     "architecture": ("models.architectures",),
 }

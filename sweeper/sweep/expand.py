@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 from attacks.base import Attack
+from attacks.comparisons.base import Comparison
 from models.architectures.base import Architecture
 from models.datasets.base import Dataset
 from models.defenses.base import Defense
@@ -33,6 +34,7 @@ class Part:
     trainings: dict[str, Training]
     seeds: tuple[int, ...]
     attacks: tuple[Attack, ...]
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def size(self) -> int:
@@ -74,6 +76,7 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
                     known,
                     parts=tuple(dict.fromkeys(known.parts + trial.parts)),
                     attacks=tuple(dict.fromkeys(known.attacks + trial.attacks)),
+                    comparisons=tuple(dict.fromkeys(known.comparisons + trial.comparisons)),
                 )
             by_id[trial.target_id] = trial
     trials = list(by_id.values())
@@ -168,4 +171,5 @@ def _grid(sweep_name: str, part: Part, seed: int) -> Iterator[Trial]:
                             training=training,
                             seed=seed,
                             attacks=part.attacks,
+                            comparisons=part.comparisons,
                         )

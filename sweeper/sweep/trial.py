@@ -10,6 +10,7 @@ from functools import cache, cached_property
 from typing import Any
 
 from attacks.base import Attack
+from attacks.comparisons.base import Comparison
 from models.architectures.base import Architecture
 from models.datasets.base import Dataset
 from models.defenses.base import AccountedMechanism, Defense, Mechanism
@@ -26,7 +27,7 @@ class Trial:
     """One target to train, and the attacks to run on it.
 
     `target_id` is a hash of everything that makes the target, defaults spelled out, and of nothing else:
-    not the attacks, not labels, resources or paths. Two trials with one id would train the same weights.
+    not the attacks and comparisons, not labels, resources or paths. Two trials with one id would train the same weights.
     `parts` are the names of all parts of the sweep that have it.
     """
 
@@ -43,6 +44,7 @@ class Trial:
     training: Training
     seed: int
     attacks: tuple[Attack, ...]
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -59,6 +61,27 @@ class Trial:
     @cached_property
     def target_id(self) -> str:
         return identity(self.config)
+
+    @cached_property
+    def cell_id(self) -> str:
+        """The hash of everything but the seed: trials of one cell differ by their seed alone."""
+        config = self.config
+        del config["seed"]
+        return identity(config)
+
+    @property
+    def memory_kind(self) -> object:
+        """Equal for trials that need the same GPU memory."""
+        training = self.training
+        return (
+            self.dataset,
+            self.architecture,
+            tuple(type(defense) for defense in self.defenses),
+            training.optimizer,
+            training.batch_size,
+            training.precision,
+            self.attacks,
+        )
 
     @property
     def attack_ids(self) -> dict[str, Attack]:

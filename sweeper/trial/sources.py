@@ -15,6 +15,8 @@ from sweeper.sweep import components
 
 if TYPE_CHECKING:
     from attacks.base import Attack
+    from attacks.comparisons.base import Comparison
+    from sweeper.sweep.comparisons import ComparisonTask
     from sweeper.sweep.trial import Trial
 
 _OUR_PACKAGES = frozenset({"models", "attacks"})
@@ -46,8 +48,15 @@ def of_attack(attack: Attack | None) -> Sources:
     return _behind(_SELECTING if attack is None else tuple(sorted({*_ATTACKING, type(attack).__module__})))
 
 
-def made_otherwise(trials: Iterable[Trial], recorded: Mapping[str, str]) -> list[str]:
-    """Of `recorded`, hashes by target id or `target.attack`, the keys of those that today's code of `trials` did not make.
+def of_comparison(comparison: Comparison) -> Sources:
+    """What makes a comparison's rows."""
+    return _behind((type(comparison).__module__,))
+
+
+def made_otherwise(
+    trials: Iterable[Trial], recorded: Mapping[str, str], tasks: Iterable[ComparisonTask] = ()
+) -> list[str]:
+    """Of `recorded`, hashes by target id, `target.attack` or comparison id, the keys of what today's code did not make.
 
     Of a target that was made otherwise its attacks are not named too.
     """
@@ -61,6 +70,9 @@ def made_otherwise(trials: Iterable[Trial], recorded: Mapping[str, str]) -> list
             key = f"{target_id}.{each}"
             if recorded.get(key, now := of_attack(trial.attack_ids.get(each)).sha256) != now:
                 found.append(key)
+    for task in tasks:
+        if recorded.get(task.comparison_id, now := of_comparison(task.comparison).sha256) != now:
+            found.append(task.comparison_id)
     return found
 
 

@@ -11,12 +11,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TYPE_CHECKING
+from typing import Literal, Protocol
 
 from sweeper.workers.outcomes import Outcome
-
-if TYPE_CHECKING:
-    from sweeper.sweep.trial import Trial
 
 AUTO = "auto"
 GPU_HEADROOM = 1.2
@@ -24,6 +21,39 @@ GPU_HEADROOM = 1.2
 _LOOK_AGAIN_S = 5.0
 _CLAIMS_AT_ONCE = 20
 """So many trials are tried to be claimed before the launch sees to others that have ended meanwhile."""
+
+
+class Unit(Protocol):
+    """A unit of work: a trial, or a comparison of targets."""
+
+    @property
+    def target_id(self) -> str:
+        """Its id; of a comparison that of the comparison."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def defense_label(self) -> str: ...
+
+    @property
+    def dataset_label(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def architecture_label(self) -> str: ...
+
+    @property
+    def optimizer_label(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def memory_kind(self) -> object:
+        """Equal for units that need the same GPU memory; None where it uses no GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +70,12 @@ class Resources:
     max_concurrent: int | None = None
     chunk_size: int | None = None
 
-    def cpus_of(self, trial: Trial) -> float:
+    def cpus_of(self, trial: Unit) -> float:
         return self.cpus.get(trial.architecture_label, self.cpus.get(None, 1.0))
 
-    def gpus_of(self, trial: Trial) -> float | Literal["auto"]:
+    def gpus_of(self, trial: Unit) -> float | Literal["auto"]:
+        if trial.memory_kind is None:
+            return 0.0
         return self.gpus.get(trial.architecture_label, self.gpus.get(None, 0.0))
 
 
@@ -65,16 +97,16 @@ class Retries:
 
 
 class Schedule:
-    """The trials of one launch, from the line to their end.
+    """The units of work of one launch, from the line to their end.
 
     `claim` says of a target id whether this launch may run it now ("ours"), another one does ("theirs"), or it is done
     by now ("done"), or that the store does not answer ("unknown"); `settled` says which of many that others ran have ended.
-    `window` is the number of trials that may be out at a time.
+    `window` is the number of units that may be out at a time.
     """
 
     def __init__(
         self,
-        trials: Iterable[Trial],
+        units: Iterable[Unit],
         *,
         resources: Resources,
         retries: Retries,
@@ -83,10 +115,10 @@ class Schedule:
         window: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.trials = {trial.target_id: trial for trial in trials}
+        self.units = {unit.target_id: unit for unit in units}
         self._resources, self._retries = resources, retries
         self._claim, self._settled, self._window, self._clock = claim, settled, window, clock
-        self._line = deque(self.trials)
+        self._line = deque(self.units)
         self._theirs: deque[str] = deque()
         self._look_again = 0.0
         self._failures = Counter[str]()
@@ -111,6 +143,12 @@ class Schedule:
         measured = [kind.share for kind in list(self._kinds.values()) if kind.share is not None]
         return min([*fixed, *measured], default=1.0)
 
+    def add(self, units: Iterable[Unit]) -> None:
+        """Line up units that could not be done before; those that are known already are left as they are."""
+        new = {unit.target_id: unit for unit in units if unit.target_id not in self.units}
+        self.units |= new
+        self._line.extend(new)
+
     def stop(self, reason: str) -> None:
         """Hand out nothing more."""
         self.stopped = self.stopped or reason
@@ -123,14 +161,14 @@ class Schedule:
             self._look_at_theirs()
         for _ in range(min(len(self._line), _CLAIMS_AT_ONCE)):
             target_id = self._line.popleft()
-            ticket = self._ticket(self.trials[target_id])
+            ticket = self._ticket(self.units[target_id])
             if ticket is None:
                 continue
             whose = self._claim(target_id)
             if whose == "ours":
                 self.out[target_id] = ticket
                 return ticket
-            self._free_kind(self.trials[target_id])
+            self._free_kind(self.units[target_id])
             if whose == "unknown":
                 self._line.append(target_id)
                 break
@@ -151,7 +189,7 @@ class Schedule:
         ticket = self.out.pop(outcome.target_id, None)
         if ticket is None:  # its worker was taken for lost meanwhile
             return False
-        trial = self.trials[outcome.target_id]
+        trial = self.units[outcome.target_id]
         if outcome.gpu_memory_peak is not None and outcome.cause != "gpu_memory":
             self._measured(trial, outcome.gpu_memory_peak)
         self._free_kind(trial, holds=False)
@@ -173,20 +211,20 @@ class Schedule:
         """Take back a trial whose worker or node was lost; whether it is given up."""
         if self.out.pop(target_id, None) is None:
             return False
-        self._free_kind(self.trials[target_id])
+        self._free_kind(self.units[target_id])
         self._losses[target_id] += 1
         if self._losses[target_id] > self._retries.losses:
             return True
         self._line.append(target_id)
         return False
 
-    def _ticket(self, trial: Trial) -> Ticket | None:
+    def _ticket(self, trial: Unit) -> Ticket | None:
         """What the trial asks for; None where it is held until a trial of its kind has been measured."""
         asked = self._resources.gpus_of(trial)
         if asked != AUTO:
             gpus = float(asked)
         else:
-            kind = self._kinds.setdefault(_kind(trial), _Kind())
+            kind = self._kinds.setdefault(trial.memory_kind, _Kind())
             if kind.share is None and kind.holds:
                 if kind.probe not in (None, trial.target_id):
                     kind.held.append(trial.target_id)
@@ -196,18 +234,18 @@ class Schedule:
         gpus = max(gpus, self._gpus_after_failure.get(trial.target_id, 0.0))
         return Ticket(target_id=trial.target_id, cpus=self._resources.cpus_of(trial), gpus=gpus)
 
-    def _measured(self, trial: Trial, peak: float) -> None:
-        kind = self._kinds.get(_kind(trial))
+    def _measured(self, trial: Unit, peak: float) -> None:
+        kind = self._kinds.get(trial.memory_kind)
         if kind is not None and kind.share is None:
             kind.share = share_for(peak)
 
-    def _free_kind(self, trial: Trial, holds: bool = True) -> None:
+    def _free_kind(self, trial: Unit, holds: bool = True) -> None:
         """Let the others of its kind go on, if this trial was the one to be measured: with its share, or the next as probe.
 
         Where the trial ended and nothing was measured, they wait for no other (`holds` is false): each asks for a whole GPU
         until one of them is measured.
         """
-        kind = self._kinds.get(_kind(trial))
+        kind = self._kinds.get(trial.memory_kind)
         if kind is not None and kind.probe == trial.target_id:
             kind.probe = None
             kind.holds = holds
@@ -228,17 +266,3 @@ class _Kind:
     probe: str | None = None
     share: float | None = None
     held: list[str] = field(default_factory=list)
-
-
-def _kind(trial: Trial) -> object:
-    defenses = tuple(type(defense) for defense in trial.defenses)
-    training = trial.training
-    return (
-        trial.dataset,
-        trial.architecture,
-        defenses,
-        training.optimizer,
-        training.batch_size,
-        training.precision,
-        trial.attacks,
-    )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.errors import reason_of
-from sweeper.results import attempts
+from sweeper.results import attempts, layout
 from sweeper.storage.storage import Storage, StorageError
 from sweeper.workers.isolation import Ending, Send, run_in_child
 from sweeper.workers.nodes import in_use, node_folder
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.datasets.base import Dataset
+    from sweeper.sweep.comparisons import ComparisonTask
     from sweeper.sweep.trial import Trial
 
 PRETEND_GPUS = "SWEEPER_PRETEND_GPUS"
@@ -55,34 +56,34 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """A trial on its way to the child that runs it, closed: to open it is to import PyTorch."""
+    """A trial or comparison on its way to the child that runs it, closed: to open it is to import PyTorch."""
 
     target_id: str
     title: str
     staged_name: str
-    """Name of its dataset's file in the node's folder."""
+    """Name of its dataset's file in the node's folder; empty for a comparison, which needs none."""
     lot: bytes
     """The pickled trials of one lot, which share most of what they hold; all parcels of the lot have it."""
     position: int
 
-    def open(self) -> Trial:
-        """The trial. What is unpickled was pickled by the driver, and came by Ray, not from the store."""
-        trial: Trial = pickle.loads(self.lot)[self.position]
-        return trial
+    def open(self) -> Trial | ComparisonTask:
+        """The trial or comparison. What is unpickled was pickled by the driver, and came by Ray, not from the store."""
+        unit: Trial | ComparisonTask = pickle.loads(self.lot)[self.position]
+        return unit
 
 
-def pack(trials: Sequence[Trial], staged_name: Callable[[Dataset], str]) -> list[Parcel]:
-    """One lot of trials as parcels."""
-    lot = pickle.dumps(list(trials))
+def pack(units: Sequence[Trial | ComparisonTask], staged_name: Callable[[Dataset], str]) -> list[Parcel]:
+    """One lot of trials or comparisons as parcels."""
+    lot = pickle.dumps(list(units))
     return [
         Parcel(
-            target_id=trial.target_id,
-            title=trial.title,
-            staged_name=staged_name(trial.dataset),
+            target_id=unit.target_id,
+            title=unit.title,
+            staged_name="" if unit.memory_kind is None else staged_name(unit.dataset),
             lot=lot,
             position=position,
         )
-        for position, trial in enumerate(trials)
+        for position, unit in enumerate(units)
     ]
 
 
@@ -119,7 +120,7 @@ def attempt_trial(
             task = _Task(settings=settings, parcel=parcel, staged=staged, cpus=cpus, gpus=gpus, attempt=attempt)
             # Ray hides no GPU from a trial that asked for none.
             devices = os.environ.get("CUDA_VISIBLE_DEVICES") if gpus else ""
-            with _mirrored(log, storage, attempts.log_name(target_id)):
+            with _mirrored(log, storage, layout.log(target_id)):
                 ending = run_in_child(
                     _run,
                     task,
@@ -142,7 +143,7 @@ def _append(log: Path, line: str) -> None:
 
 def _open_log(storage: Storage, target_id: str, staged: Path) -> Path:
     """A file on this node for what the trial prints, which begins with what its other attempts have printed."""
-    log_name = attempts.log_name(target_id)
+    log_name = layout.log(target_id)
     if storage.is_local:
         log = storage.root / log_name
         if log.is_symlink() or (log.exists() and not log.is_file()):
@@ -192,11 +193,11 @@ def _outcome(parcel: Parcel, storage: Storage, attempt: int, ending: Ending) -> 
             attempts.end(storage, parcel.target_id)
         return outcome
     from sweeper.results.store import Store
-    from sweeper.trial.failures import record_failure
+    from sweeper.trial.units import record_lost_unit
 
     causes: dict[str, Cause] = {"raised": "error", "died": "process_died", "timed_out": "time_limit"}
     cause = causes[ending.how]
-    record_failure(parcel.open(), Store(storage.uri), attempt, ending.text, cause)
+    record_lost_unit(parcel.open(), Store(storage.uri), attempt, ending.text, cause)
     return Outcome(target_id=parcel.target_id, cause=cause, error=ending.text)
 
 
@@ -207,7 +208,7 @@ def _run(task: _Task, send: Send) -> Outcome:
     from models.performance import Performance
     from sweeper.results.store import DamagedError, Store
     from sweeper.trial.context import TrialContext
-    from sweeper.trial.run import run_trial
+    from sweeper.trial.units import metrics_of_unit, run_unit
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
 
@@ -227,7 +228,7 @@ def _run(task: _Task, send: Send) -> Outcome:
         torch.backends.cudnn.deterministic = True
     store = Store(task.settings.store)
     try:
-        result = run_trial(
+        result = run_unit(
             trial,
             TrialContext(
                 data_dir=task.settings.data_dir,
@@ -243,7 +244,7 @@ def _run(task: _Task, send: Send) -> Outcome:
         metrics: dict[str, float] = {}
         if task.settings.is_tracked:
             with contextlib.suppress(DamagedError):
-                metrics = store.metrics(trial)
+                metrics = metrics_of_unit(trial, store)
     except StorageError as error:
         return Outcome(target_id=trial.target_id, cause="store", error=str(error))
     return Outcome(

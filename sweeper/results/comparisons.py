@@ -1,0 +1,116 @@
+"""How the comparisons of a sweep stand, by what is on record of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
+
+from sweeper.results import layout
+from sweeper.results.layout import COMPARISONS, FAILED, SUFFIX, TENSORS
+from sweeper.results.store import Store
+from sweeper.sweep.comparisons import ComparisonTask, plan_comparisons
+from sweeper.sweep.trial import Trial
+
+State = Literal["done", "failed", "to do"]
+
+
+def states(store: Store, tasks: Iterable[ComparisonTask]) -> dict[str, State]:
+    """The state of each comparison, by its id. One that is older than the weights that it compared is to do again."""
+    tasks = list(tasks)
+    if not tasks:
+        return {}
+    weights = store.storage.entries(layout.WEIGHTS)
+    recorded = store.storage.entries(f"{layout.PARTS}/{COMPARISONS}")
+    results = {
+        table: store.storage.entries(f"{layout.PARTS}/{table}") for table in {task.comparison.table for task in tasks}
+    }
+    found: dict[str, State] = {}
+    for task in tasks:
+        key = task.comparison_id
+        rows = results[task.comparison.table].get(key + SUFFIX)
+        done = recorded.get(key + SUFFIX)
+        compared = [weights.get(trial.target_id + TENSORS) for trial in task.members]
+        is_current = done is not None and rows is not None and bool(done.size and rows.size)
+        is_current = is_current and all(each and rows and rows.modified >= each.modified for each in compared)
+        failed = recorded.get(key + FAILED + SUFFIX)
+        found[key] = "done" if is_current else "failed" if failed is not None and failed.size else "to do"
+    return found
+
+
+def state(store: Store, task: ComparisonTask) -> State:
+    """The state of one comparison."""
+    return states(store, [task])[task.comparison_id]
+
+
+class DueComparisons:
+    """Which comparisons are due while trials end: those whose targets are all finished, and that are not recorded.
+
+    Groups are planned over the targets that are finished or may still finish, so a target that fails leaves its groups, and
+    these are planned again without it.
+    """
+
+    def __init__(self, store: Store, trials: Iterable[Trial], finished: Collection[str], pending: Collection[str]) -> None:
+        self._store = store
+        self._finished, self._pending = set(finished), set(pending)
+        self._trials = [trial for trial in trials if trial.target_id in self._finished | self._pending]
+        self._given: set[str] = set()
+        self._plan()
+
+    def _plan(self) -> None:
+        self.planned = plan_comparisons(self._trials)
+        """All comparisons of the targets, recorded or not."""
+        self.states = states(self._store, self.planned)
+        """The state of each before this launch did anything, by id."""
+        self._waiting = {
+            task.comparison_id: task
+            for task in self.planned
+            if self.states[task.comparison_id] != "done" and task.comparison_id not in self._given
+        }
+
+    @property
+    def waiting(self) -> list[ComparisonTask]:
+        """Comparisons that were not yet due."""
+        return list(self._waiting.values())
+
+    def due(self) -> list[ComparisonTask]:
+        """Comparisons that are due now; each is given once."""
+        due = [
+            task for task in self._waiting.values() if all(trial.target_id in self._finished for trial in task.members)
+        ]
+        for task in due:
+            del self._waiting[task.comparison_id]
+            self._given.add(task.comparison_id)
+        return due
+
+    def ended(self, target_id: str) -> list[ComparisonTask]:
+        """Comparisons that are due now that a trial has ended, whether it finished or failed."""
+        if target_id not in self._pending:
+            return []
+        self._pending.discard(target_id)
+        if self._store.has_target(target_id):
+            self._finished.add(target_id)
+            concerned = any(target_id == trial.target_id for task in self._waiting.values() for trial in task.members)
+            return self.due() if concerned else []
+        self._trials = [trial for trial in self._trials if trial.target_id != target_id]
+        if any(target_id == trial.target_id for task in self.planned for trial in task.members):
+            self._plan()
+        return self.due()
+
+
+def write_comparisons_now(store: Store, tasks: Sequence[ComparisonTask]) -> None:
+    """Record which comparisons the sweep's targets have now; `gather` follows it."""
+    content = {
+        task.comparison_id: {"comparison": task.name, "table": task.comparison.table, "title": task.title}
+        for task in tasks
+    }
+    store.storage.write(layout.COMPARISONS_NOW, json.dumps(content).encode())
+
+
+def comparisons_now(store: Store) -> dict[str, str] | None:
+    """Ids of the comparisons that `write_comparisons_now` wrote last, with their titles; None where it never did, or is damaged."""
+    try:
+        content = json.loads(store.storage.read(layout.COMPARISONS_NOW))
+        return {key: str(each["title"]) for key, each in content.items() if layout.ID.fullmatch(key)}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None

@@ -1,0 +1,116 @@
+"""Gathers the parts of a results folder into one Parquet file for each table."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweeper.errors import UserError
+from sweeper.results import layout
+from sweeper.results.comparisons import comparisons_now
+from sweeper.results.layout import ATTACK_TABLES, COMPARED_TABLES, COMPARISONS, FAILED, SUFFIX
+from sweeper.results.schema import SCHEMAS
+from sweeper.results.store import Store
+from sweeper.storage.storage import replace_file
+
+_ROWS_AT_ONCE, _PARTS_AT_ONCE = 50_000, 500
+"""Rows and parts of a gathered table that are held in memory at most, and make one row group."""
+_STALE_S = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What came of gathering: the folder that holds the tables, targets left out, damaged files set aside."""
+
+    folder: Path
+    left_out: int
+    damaged: tuple[str, ...]
+
+
+def gather(store: Store, copy: Path | None = None) -> Gathered:
+    """Write each table as one file, from the parts that the sweep has now.
+
+    Rows stand in the order of the sweep. Parts are read in small lots, so memory stays flat. A damaged part is set
+    aside and left out. An object store's tables are written to the local folder `copy` and then stored.
+
+    Raises:
+        UserError: the folder holds no results.
+        StorageError: the store cannot be read or written.
+    """
+    folder = store.storage.root if store.storage.is_local else copy
+    assert folder is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".gather-*"):  # of a process that was killed
+        with contextlib.suppress(FileNotFoundError):  # of one that has ended just now
+            if time.time() - stale.stat().st_mtime > _STALE_S:
+                shutil.rmtree(stale, ignore_errors=True)
+    planned = store.planned()
+    recorded = set(store.keys("trials"))
+    if planned is None:
+        planned = _everything(store, recorded)
+    damaged: list[str] = []
+    for table in ("trials", "history", "outputs", *ATTACK_TABLES):
+        there = recorded if table == "trials" else set(store.keys(table))
+        _gather_table(store, table, _keys_in_order(table, planned, there), folder, damaged)
+    compared = comparisons_now(store)
+    for table in (COMPARISONS, *COMPARED_TABLES):
+        there = set(store.keys(table))
+        if compared is None:
+            compared = dict.fromkeys(sorted(key.removesuffix(FAILED) for key in there), "")
+        keys = [each for key in compared for each in (key, key + FAILED) if each in there]
+        _gather_table(store, table, keys, folder, damaged)
+    left_out = {key.removesuffix(FAILED) for key in recorded} - set(planned)
+    if not store.storage.is_local and store.storage.exists(layout.SWEEP):
+        (folder / layout.SWEEP).write_bytes(store.storage.read(layout.SWEEP))
+    return Gathered(folder=folder, left_out=len(left_out), damaged=tuple(damaged))
+
+
+def _everything(store: Store, recorded: set[str]) -> dict[str, list[str]]:
+    """What is on record as the plan, where the sweep's own is not there."""
+    if not recorded:
+        raise UserError(
+            f"{store.location} holds no results of a sweep. Name the folder that `sweeper launch` wrote to."
+        )
+    everything: dict[str, list[str]] = {key.removesuffix(FAILED): [] for key in sorted(recorded)}
+    for key in sorted({key.removesuffix(FAILED) for key in store.keys("attacks")}):
+        target, _, attack = key.partition(".")
+        everything.setdefault(target, []).append(attack)
+    return everything
+
+
+def _gather_table(store: Store, table: str, keys: Iterable[str], folder: Path, damaged: list[str]) -> None:
+    def write(path: Path) -> None:
+        waiting: list[pa.Table] = []
+        n_rows = 0
+        with pq.ParquetWriter(path, SCHEMAS[table], compression="zstd", write_page_checksum=True) as writer:
+            for _, rows in store.parts(table, keys, damaged):
+                waiting.append(rows)
+                n_rows += rows.num_rows
+                if n_rows >= _ROWS_AT_ONCE or len(waiting) >= _PARTS_AT_ONCE:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting, n_rows = [], 0
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting))
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".gather-") as temporary:
+        path = Path(temporary) / f"{table}{SUFFIX}"
+        write(path)
+        if not store.storage.is_local:
+            store.storage.write(path.name, path)
+        replace_file(path, folder / path.name)
+
+
+def _keys_in_order(table: str, planned: Mapping[str, Sequence[str]], there: set[str]) -> Iterator[str]:
+    """Keys of a table's parts in the order of the plan; a finished one before a failed one of the same."""
+    for target_id, attack_ids in planned.items():
+        found = [f"{target_id}.{each}" for each in attack_ids] if table in ATTACK_TABLES else [target_id]
+        for key in found:
+            yield from [each for each in (key, key + FAILED) if each in there][:1]

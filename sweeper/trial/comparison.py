@@ -1,0 +1,102 @@
+"""`run_comparison`: one comparison of recorded targets, from their records to its rows. No Ray."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import traceback
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+
+from sweeper.results import comparisons
+from sweeper.results.checkpoints import metadata_of
+from sweeper.results.schema import SCHEMA_VERSION
+from sweeper.results.store import PARAMETERS, Store
+from sweeper.storage.storage import StorageError
+from sweeper.sweep import components
+from sweeper.sweep.comparisons import ComparisonTask
+from sweeper.sweep.trial import canonical_json
+from sweeper.trial import sources
+from sweeper.trial.context import TrialContext
+from sweeper.trial.failures import describe
+from sweeper.trial.run import TrialResult
+from sweeper.workers.outcomes import Cause, Progress
+
+logger = logging.getLogger(__name__)
+
+
+class RecordedTarget:
+    """A target of the group, read from the store when it is asked for."""
+
+    def __init__(self, target_id: str, store: Store) -> None:
+        self.target_id, self._store = target_id, store
+
+    def parameters(self) -> dict[str, npt.NDArray[Any]]:
+        """The trained parameters by name.
+
+        Raises:
+            DamagedError: the weights are missing, or are not what was recorded.
+            ValueError: a version of the code wrote them that did not say which tensors are parameters.
+        """
+        weights = self._store.read_weights(self.target_id)
+        try:
+            arrays = load_arrays(weights)
+            return {name: arrays[name] for name in json.loads(metadata_of(weights)[PARAMETERS])}
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"the parameters of {self.target_id} cannot be told: {error}") from None
+
+
+def run_comparison(task: ComparisonTask, context: TrialContext) -> TrialResult:
+    """Run a comparison unless it is recorded, and record its rows. An error is recorded as a failed row.
+
+    Raises:
+        StorageError: the store cannot be read or written.
+    """
+    store, comparison_id = context.store, task.comparison_id
+    if comparisons.state(store, task) == "done":
+        return TrialResult(target_id=comparison_id, status="finished")
+    context.on_progress(Progress(what=task.name, fraction=0.0))
+    started = time.perf_counter()
+    group = [RecordedTarget(trial.target_id, store) for trial in task.members]
+    # The streams of attacks on one target derive from its seed; a group has several, and the id stands for them all.
+    rng = np.random.default_rng([int(comparison_id[:8], 16), int(comparison_id[8:], 16)])
+    try:
+        rows = task.comparison.run(group, rng)
+    except StorageError:
+        raise
+    except Exception as error:
+        if context.raise_errors:
+            raise
+        logger.debug("comparison %s failed", comparison_id, exc_info=True)
+        traceback.print_exc()
+        record_failed_comparison(task, store, describe(error), "error")
+        return TrialResult(target_id=comparison_id, status="failed", errors=(describe(error),), cause="error")
+    row = _row(task) | {"status": "finished", "compare_time_s": time.perf_counter() - started}
+    store.write_comparison(comparison_id, row, task.comparison.table, rows)
+    return TrialResult(target_id=comparison_id, status="finished")
+
+
+def record_failed_comparison(task: ComparisonTask, store: Store, error: str, cause: Cause) -> None:
+    """Record that a comparison failed.
+
+    Raises:
+        StorageError: the store cannot be written.
+    """
+    row = _row(task) | {"status": "failed", "error": error, "cause": cause}
+    store.write_failed_comparison(task.comparison_id, row)
+
+
+def _row(task: ComparisonTask) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "comparison_id": task.comparison_id,
+        "comparison": task.name,
+        "config": canonical_json(components.configuration("comparison", task.comparison)),
+        "members": [trial.target_id for trial in task.members],
+        "component_sha256": sources.of_comparison(task.comparison).sha256,
+    }
