@@ -31,6 +31,7 @@ from analysis.factor_study import (
     over_seeds,
     raw_level,
 )
+from analysis.measurements import GUESSING
 from analysis.statistics import (
     Estimate,
     TestResult,
@@ -306,6 +307,8 @@ def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
             if one.rows.empty and one.words != ALL:
                 continue
             units = over_seeds(one.rows)
+            if measure == "auc":  # below one half is noise, and ranks nothing
+                units = units.assign(auc=units["auc"].clip(lower=GUESSING))
             pair = [_rank_share(units, column) if one.ranked else units[column] for column in ("tpvd", measure)]
             found.append(
                 Correlation(

@@ -18,7 +18,7 @@ from analysis.blocks import adjusted, p_value
 from analysis.claims import ABOVE_ZERO, Claim, Vote, decide
 from analysis.factor_claims import _only, judge_factors
 from analysis.factor_study import FACTORS, FactorStudy, factor_study, over_seeds
-from analysis.factor_tests import Analysis, analyze, contrasts
+from analysis.factor_tests import ALL, Analysis, analyze, contrasts, tpvd_correlations
 from analysis.load import load
 from analysis.measurements import measure
 from analysis.statistics import estimate
@@ -315,6 +315,42 @@ def test_a_run_that_was_made_twice_counts_once(tmp_path: Path) -> None:
     assert clip.n_combinations == 16 - 4
     (sequence,) = analysis.influence("sequence").contrasts
     assert sequence.n_combinations == 16
+
+
+def test_runs_that_hardly_leave_their_initialization_are_not_taken_for_one(tmp_path: Path) -> None:
+    """SGD's steps are as long as the clip norm: alike are then only the ways from the twin, which went far."""
+    made = make_factor_rows(datasets=("mnist",), models=("lin_cnn",), n=3, ladder=False, quantiles=False)
+    for row in made["trials"]:
+        row["noise_unit"] = row["noise_unit"] and "clip_norm"
+    rng = np.random.default_rng(12)
+    way = rng.normal(size=256)
+    for row in made["tpvd"]:
+        row["displacement_sketch"] = list(way * (1 + 0.003 * rng.normal(size=256)))
+    results = load(write_factor_tables(tmp_path, made))
+    study = factor_study(results, measure(results))
+    assert study is not None
+    frame = study.frame[study.frame["clip"].notna()]
+    of_sgd = frame["optimizer"] == "sgd"
+    assert (frame.loc[of_sgd, "distinct_clip"] == frame.loc[of_sgd, "clip"]).all()
+    assert set(frame.loc[~of_sgd, "distinct_clip"]) == {0.8}
+    (clip,) = analyze(study, "accuracy").influence("clip").contrasts
+    assert clip.n_combinations == 4
+
+
+def test_aucs_below_one_half_are_not_ranked_where_tpvd_is_set_against_leakage(tmp_path: Path) -> None:
+    made = make_factor_rows(
+        datasets=("mnist",), models=("lin_cnn",), optimizers=("adam",), n=3, ladder=False, quantiles=False
+    )
+    distance = {row["target_id"]: row["tpvd"] for row in made["tpvd"]}
+    for row in made["attacks"]:
+        if row["attack"] == "best_of":
+            auc = 0.49 - 0.05 * distance.get(row["target_id"], 0.0)
+            row.update(auc=auc, auc_low=auc - 0.03, auc_high=auc + 0.03)
+    results = load(write_factor_tables(tmp_path, made))
+    study = factor_study(results, measure(results))
+    assert study is not None
+    found = [one.test for one in tpvd_correlations(study) if one.measure == "auc" and one.group == ALL]
+    assert [(test.p_value, test.note) for test in found] == [(None, "all values are the same")]
 
 
 def test_where_all_clip_norms_are_one_run_nothing_is_said_of_the_clip_norm(tmp_path: Path) -> None:
