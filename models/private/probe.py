@@ -48,27 +48,31 @@ def check_examples_apart(model: nn.Module, inputs: Tensor) -> None:
 
 
 def _check_apart(model: nn.Module, inputs: Tensor) -> None:
-    others = inputs.flip(0)
-    if inputs.dtype == torch.uint8:
-        others = 255 - others
-    elif inputs.is_floating_point():
-        others = 0.7 - 3 * others
-    others = torch.cat([inputs[:1], others[1:]])
     with _same_generators(inputs.device):
-        first, second = (_Run(model, values) for values in (inputs, others))
-        where = first.first_difference(second)
-        if not _close(first.outputs[:1], second.outputs[:1]):
-            raise ValueError(
-                f"the model mixes examples: what it gives for one depends on the others of the batch{where}. {_REMEDY}"
-            )
-        for name, gradients in first.gradients.items():
-            if not _close(gradients[:1], second.gradients[name][:1], scale=gradients):
+        first = _Run(model, inputs)
+        for others in _replacements(inputs.flip(0)):
+            second = _Run(model, torch.cat([inputs[:1], others[1:]]))
+            where = first.first_difference(second)
+            if not _close(first.outputs[:1], second.outputs[:1]):
                 raise ValueError(
-                    f"the model mixes examples: one's gradient of '{name}' depends on the others of the batch{where}. {_REMEDY}"
+                    f"the model mixes examples: what it gives for one depends on the others of the batch{where}. {_REMEDY}"
                 )
-        if not _close(first.later, second.later):
-            raise ValueError(f"the model keeps what it was given: what it gives next depends on it. {_REMEDY}")
+            for name, gradients in first.gradients.items():
+                if not _close(gradients[:1], second.gradients[name][:1], scale=gradients):
+                    raise ValueError(
+                        f"the model mixes examples: one's gradient of '{name}' depends on the others of the batch{where}. "
+                        f"{_REMEDY}"
+                    )
+            if not _close(first.later, second.later):
+                raise ValueError(f"the model keeps what it was given: what it gives next depends on it. {_REMEDY}")
         _check_one_by_one(model, inputs)
+
+
+def _replacements(others: Tensor) -> list[Tensor]:
+    """What the other examples become: something else, and something so large that a small share of it is seen too."""
+    if others.is_floating_point():
+        return [0.7 - 3 * others, 1000 * others]
+    return [255 - others] if others.dtype == torch.uint8 else [others]
 
 
 _REMEDY = (
