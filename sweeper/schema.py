@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _KEY = ("target_id", pa.string(), "Hash of everything that makes the target; joins all tables")
 _ATTACK_KEY = ("attack_id", pa.string(), "Hash of the attack's configuration; with target_id it names one run attack")
@@ -179,6 +179,12 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 "clip_norm",
                 pa.float64(),
                 "Clip norm at the end of the epoch (of all layers together where each has its own); null without mechanism",
+            ),
+            (
+                "clipped_fraction",
+                pa.float64(),
+                "Fraction of the epoch's gradients (noised ones, where noise comes first) above the clip norm; null without mechanism. "
+                "It is of private data, and no guarantee covers it",
             ),
             ("train_time_s", pa.float64(), "Seconds of training in this epoch, evaluation not counted"),
         ],

@@ -284,6 +284,28 @@ def test_clip_norms_that_all_gradients_exceed_are_one_run_under_adam(tmp_path: P
     assert ac["distinct_clip"].nunique() == 2
     trials = results.trials[results.trials["mechanism"] == "clip_then_noise"]
     assert trials["test_accuracy"].nunique() == 1
+    assert ca["clipped"].eq(1).all()
+
+
+def test_clip_norms_that_all_gradients_exceed_are_one_training_whatever_noise_each_run_drew(tmp_path: Path) -> None:
+    made = make_factor_rows(datasets=("mnist",), models=("lin_cnn",), n=3, ladder=False, quantiles=False)
+    for row in made["trials"]:
+        row["noise_unit"] = row["noise_unit"] and "clip_norm"
+    for row in made["history"]:
+        row["clipped_fraction"] = row["clip_norm"] and 1.0
+    results = load(write_factor_tables(tmp_path, made))
+    study = factor_study(results, measure(results))
+    assert study is not None
+    frame = study.frame[study.frame["clip"].notna()]
+    one = (frame["optimizer"] == "adam") & (frame["kind"] == "CA")  # AC's noise is in clip norms on each gradient
+    assert set(frame.loc[one, "distinct_clip"]) == {0.8}
+    assert (frame.loc[~one, "distinct_clip"] == frame.loc[~one, "clip"]).all()
+    for row in made["history"]:
+        row["clipped_fraction"] = row["clip_norm"] and 0.99 if row["epoch"] == 1 else row["clipped_fraction"]
+    results = load(write_factor_tables(tmp_path, made))
+    study = factor_study(results, measure(results))
+    assert study is not None
+    assert (study.frame["distinct_clip"].dropna() == study.frame["clip"].dropna()).all()
 
 
 def with_repeats(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -307,7 +329,7 @@ def test_a_run_that_was_made_twice_counts_once(tmp_path: Path) -> None:
     settings = over_seeds(study.grid)
     # 2 datasets, 2 optimizers, 2 noise scales, 2 clip norms, 2 sequences: of 8 pairs of CA under Adam 4 are one run
     assert len(settings) == 32 - 4
-    assert "12 of these trials are the run of a smaller clip norm once more" in study.note
+    assert "12 of these trials repeat the training of a smaller clip norm" in study.note
     assert "CA on MNIST, CNN, Adam" in study.note
     analysis = analyze(study, "accuracy")
     assert analysis.influence("sequence").h.n == 28
