@@ -103,7 +103,7 @@ _OPTIONAL: dict[str, dict[str, str]] = {
     ),
     "history": _columns(
         text="target_id",
-        number="epoch train_loss train_accuracy test_loss test_accuracy epsilon_spent train_time_s clip_norm",
+        number="epoch train_loss train_accuracy test_loss test_accuracy epsilon_spent train_time_s clip_norm clipped_fraction",
     ),
     "tpvd": _columns(text="target_id twin_id", number="tpvd tpvd_other_init", list="tensors displacement_sketch"),
 }

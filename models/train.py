@@ -92,6 +92,7 @@ class EpochRecord:
     test_accuracy: float | None
     epsilon_spent: float | None
     clip_norm: float | None
+    clipped_fraction: float | None
     train_time_s: float
 
 
@@ -247,6 +248,8 @@ def fit(
             model.train()
             loss_sum, n_right = torch.zeros((), device=device), torch.zeros((), device=device)
             n_seen = 0
+            if private is not None:
+                private.n_within.zero_()
             first_step_in_epoch_s = 0.0
             started = time.perf_counter()
             while step < plan.steps_until(epoch):
@@ -276,6 +279,7 @@ def fit(
                 test_accuracy=test_accuracy,
                 epsilon_spent=spent[epoch - 1],
                 clip_norm=None if private is None else float(torch.linalg.vector_norm(private.clip_norms)),
+                clipped_fraction=None if private is None or not n_seen else 1 - float(private.n_within) / n_seen,
                 train_time_s=epoch_time_s,
             )
             history.append(record)

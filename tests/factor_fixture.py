@@ -28,7 +28,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
         ("clipping", pa.string()),
         ("twin_id", pa.string()),
     ],
-    "history": [("clip_norm", pa.float64())],
+    "history": [("clip_norm", pa.float64()), ("clipped_fraction", pa.float64())],
     "attacks": [("epsilon_lower_bound", pa.float64())],
     "tpvd": [
         ("target_id", pa.string()),
@@ -192,6 +192,7 @@ def _add(
             "test_accuracy": None,
             "train_time_s": 1.0,
             "clip_norm": arm.get("max_grad_norm"),
+            "clipped_fraction": arm.get("max_grad_norm") and 0.7,
         }
         rows["history"].append(row)
     auc = means["auc"] + wobble["auc"]

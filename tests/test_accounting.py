@@ -153,7 +153,9 @@ def test_large_targets_are_reached_or_refused_with_what_can_be(accountant, targe
 
 
 def test_a_target_within_the_error_of_prv_is_too_small():
-    with pytest.raises(ValueError, match=r"epsilon 0.01 cannot be reached .* does not fall below 0.00.* Ask for more"):
+    with pytest.raises(
+        ValueError, match=r"epsilon 0.01 cannot be reached .* does not fall below 0.015 .* Ask for more"
+    ):
         find_noise_multiplier(0.01, 0.01, 1000, DELTA, "prv")
 
 
@@ -215,7 +217,22 @@ def test_a_smaller_delta_never_has_a_smaller_epsilon(noise_multiplier, sample_ra
             assert log_delta == pytest.approx(math.log(delta), abs=0.01)
 
 
+def test_what_is_hardly_ever_sampled_spends_nothing():
+    for accountant in ACCOUNTANTS:
+        for noise_multiplier in (0.03, 1.0, 50.0):
+            assert epsilon(noise_multiplier, 0.031, 16, 0.5, accountant) == 0  # in some batch with probability .396
+
+
+@pytest.mark.parametrize("sample_rate", [0.0011, 0.01])
+def test_an_epsilon_near_zero_is_monotone_too(sample_rate):
+    for noise_multiplier in (5.1, 40.0):
+        spent = [epsilon(noise_multiplier, sample_rate, 1, 10 ** (-exponent / 4), "prv") for exponent in range(1, 40)]
+        assert spent == sorted(spent)
+
+
 def test_a_small_delta_is_reached_like_any_other():
+    found = find_noise_multiplier(0.1, 0.1, 30_000, 1e-12, "prv")  # of which Rényi's answer is far off
+    assert 0.0999 <= epsilon(found, 0.1, 30_000, 1e-12, "prv") <= 0.1
     for delta in (1e-12, 1e-14, 1e-30):
         found = find_noise_multiplier(2.0, 0.01, 1000, delta, "prv")
         assert 1.998 <= epsilon(found, 0.01, 1000, delta, "prv") <= 2

@@ -19,7 +19,7 @@ from analysis.measure.measurements import measure
 from analysis.statistics.blocks import adjusted, p_value
 from analysis.statistics.estimates import estimate
 from analysis.studies.lin2020.claims import _only, judge_factors
-from analysis.studies.lin2020.influences import Analysis, analyze, contrasts
+from analysis.studies.lin2020.influences import ALL, Analysis, analyze, contrasts, tpvd_correlations
 from analysis.studies.lin2020.study import FACTORS, FactorStudy, factor_study, over_seeds
 from analysis.studies.lomurno2022.claims import ABOVE_ZERO, Claim, Vote, decide
 from sweeper.results.store import Store
@@ -286,6 +286,28 @@ def test_clip_norms_that_all_gradients_exceed_are_one_run_under_adam(tmp_path: P
     assert ac["distinct_clip"].nunique() == 2
     trials = results.trials[results.trials["mechanism"] == "clip_then_noise"]
     assert trials["test_accuracy"].nunique() == 1
+    assert ca["clipped"].eq(1).all()
+
+
+def test_clip_norms_that_all_gradients_exceed_are_one_training_whatever_noise_each_run_drew(tmp_path: Path) -> None:
+    made = make_factor_rows(datasets=("mnist",), models=("lin_cnn",), n=3, ladder=False, quantiles=False)
+    for row in made["trials"]:
+        row["noise_unit"] = row["noise_unit"] and "clip_norm"
+    for row in made["history"]:
+        row["clipped_fraction"] = row["clip_norm"] and 1.0
+    results = load(write_factor_tables(tmp_path, made))
+    study = factor_study(results, measure(results))
+    assert study is not None
+    frame = study.frame[study.frame["clip"].notna()]
+    one = (frame["optimizer"] == "adam") & (frame["kind"] == "CA")  # AC's noise is in clip norms on each gradient
+    assert set(frame.loc[one, "distinct_clip"]) == {0.8}
+    assert (frame.loc[~one, "distinct_clip"] == frame.loc[~one, "clip"]).all()
+    for row in made["history"]:
+        row["clipped_fraction"] = row["clip_norm"] and 0.99 if row["epoch"] == 1 else row["clipped_fraction"]
+    results = load(write_factor_tables(tmp_path, made))
+    study = factor_study(results, measure(results))
+    assert study is not None
+    assert (study.frame["distinct_clip"].dropna() == study.frame["clip"].dropna()).all()
 
 
 def with_repeats(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -309,7 +331,7 @@ def test_a_run_that_was_made_twice_counts_once(tmp_path: Path) -> None:
     settings = over_seeds(study.grid)
     # 2 datasets, 2 optimizers, 2 noise scales, 2 clip norms, 2 sequences: of 8 pairs of CA under Adam 4 are one run
     assert len(settings) == 32 - 4
-    assert "12 of these trials are the run of a smaller clip norm once more" in study.note
+    assert "12 of these trials repeat the training of a smaller clip norm" in study.note
     assert "CA on MNIST, CNN, Adam" in study.note
     analysis = analyze(study, "accuracy")
     assert analysis.influence("sequence").h.n == 28
@@ -317,6 +339,42 @@ def test_a_run_that_was_made_twice_counts_once(tmp_path: Path) -> None:
     assert clip.n_combinations == 16 - 4
     (sequence,) = analysis.influence("sequence").contrasts
     assert sequence.n_combinations == 16
+
+
+def test_runs_that_hardly_leave_their_initialization_are_not_taken_for_one(tmp_path: Path) -> None:
+    """SGD's steps are as long as the clip norm: alike are then only the ways from the twin, which went far."""
+    made = make_factor_rows(datasets=("mnist",), models=("lin_cnn",), n=3, ladder=False, quantiles=False)
+    for row in made["trials"]:
+        row["noise_unit"] = row["noise_unit"] and "clip_norm"
+    rng = np.random.default_rng(12)
+    way = rng.normal(size=256)
+    for row in made["tpvd"]:
+        row["displacement_sketch"] = list(way * (1 + 0.003 * rng.normal(size=256)))
+    results = load(write_factor_tables(tmp_path, made))
+    study = factor_study(results, measure(results))
+    assert study is not None
+    frame = study.frame[study.frame["clip"].notna()]
+    of_sgd = frame["optimizer"] == "sgd"
+    assert (frame.loc[of_sgd, "distinct_clip"] == frame.loc[of_sgd, "clip"]).all()
+    assert set(frame.loc[~of_sgd, "distinct_clip"]) == {0.8}
+    (clip,) = analyze(study, "accuracy").influence("clip").contrasts
+    assert clip.n_combinations == 4
+
+
+def test_aucs_below_one_half_are_not_ranked_where_tpvd_is_set_against_leakage(tmp_path: Path) -> None:
+    made = make_factor_rows(
+        datasets=("mnist",), models=("lin_cnn",), optimizers=("adam",), n=3, ladder=False, quantiles=False
+    )
+    distance = {row["target_id"]: row["tpvd"] for row in made["tpvd"]}
+    for row in made["attacks"]:
+        if row["attack"] == "best_of":
+            auc = 0.49 - 0.05 * distance.get(row["target_id"], 0.0)
+            row.update(auc=auc, auc_low=auc - 0.03, auc_high=auc + 0.03)
+    results = load(write_factor_tables(tmp_path, made))
+    study = factor_study(results, measure(results))
+    assert study is not None
+    found = [one.test for one in tpvd_correlations(study) if one.measure == "auc" and one.group == ALL]
+    assert [(test.p_value, test.note) for test in found] == [(None, "all values are the same")]
 
 
 def test_where_all_clip_norms_are_one_run_nothing_is_said_of_the_clip_norm(tmp_path: Path) -> None:

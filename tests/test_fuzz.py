@@ -38,8 +38,7 @@ from models.train import Checkpoint, Training
 from sweeper.cli import app
 from sweeper.cli.display import status_view
 from sweeper.errors import UserError, printable
-from sweeper.results import attempts, checkpoints, launches
-from sweeper.results import layout
+from sweeper.results import attempts, checkpoints, launches, layout
 from sweeper.results.schema import SCHEMAS
 from sweeper.results.status import SweepStatus, read_status
 from sweeper.results.store import Store

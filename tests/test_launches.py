@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from s3_server import S3Server, start_s3_server
 
-from sweeper.results import attempts
-from sweeper.results import layout
+from sweeper.results import attempts, layout
 from sweeper.results.launches import DEAD_AFTER_S, Launch, Running, living
 from sweeper.results.layout import CLAIMS, LAUNCHES
 from sweeper.storage.storage import Storage

@@ -118,6 +118,13 @@ def as_spark_hive(folder: Path) -> Path:
     return folder / "a"
 
 
+def as_hive_by_label(folder: Path) -> Path:
+    """Whose folders' names are numbers: the classes, and the membership of a part."""
+    table = changed(is_member=base()["is_member"].astype(int))
+    pq.write_to_dataset(pa.table(table), folder / "a", partition_cols=["label", "is_member"])
+    return folder / "a"
+
+
 def as_two_files(folder: Path) -> Path:
     (folder / "a").mkdir()
     for name, chosen in (("members", base()["is_member"]), ("others", ~base()["is_member"])):
@@ -172,6 +179,7 @@ SAME = [
     as_tensor_of_one_row,
     as_hive,
     as_spark_hive,
+    as_hive_by_label,
     as_two_files,
     as_pandas_index,
     as_shuffled_pandas_index,

@@ -53,6 +53,8 @@ def calls(function: Any) -> Calls:
 MIXING = {
     "mean": lambda m, x: m.last((h := m.first(x)) - h.mean(0)),
     "small share of the mean": lambda m, x: m.last((h := m.first(x)) - 0.05 * h.mean(0)),
+    "a ten-thousandth of the mean": lambda m, x: m.last((h := m.first(x)) - 1e-4 * h.mean(0)),
+    "the mean, beyond a large value": lambda m, x: m.last((h := m.first(x)) - (h.mean(0) if h.max() > 20 else 0)),
     "softmax over examples": lambda m, x: m.last(m.first(x).softmax(0)),
     "attention over examples": lambda m, x: m.last((h := m.first(x)) + (h @ h.T).softmax(1) @ h),
     "rolled": lambda m, x: m.last(m.first(x).roll(1, 0)),

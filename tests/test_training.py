@@ -22,6 +22,7 @@ from models.architectures.lin_lstm import LinLstm
 from models.architectures.lomurno_cnn import LomurnoCnn
 from models.datasets.base import DatasetInfo, ImageData
 from models.datasets.digits import Digits
+from models.defenses.clip_then_noise import ClipThenNoiseDefense
 from models.defenses.dp_sgd import DpSgd
 from models.defenses.dropout import Dropout
 from models.defenses.l2 import L2
@@ -418,6 +419,15 @@ def test_performance_settings_out_of_range_are_refused_by_name(name):
 
 
 # Steps, history, privacy
+
+
+@pytest.mark.parametrize(("max_grad_norm", "fraction"), [(1e-4, 1.0), (1e4, 0.0)])
+def test_the_fraction_of_gradients_that_were_clipped_is_recorded(max_grad_norm, fraction):
+    defense = ClipThenNoiseDefense(max_grad_norm=max_grad_norm, noise_scale=0.0)
+    target = fit_on(numbered(40), defense, architecture=Linear(), batch_size=8, epochs=2)
+    assert [record.clipped_fraction for record in target.history] == [fraction, fraction]
+    plain = fit_on(numbered(40), architecture=Linear(), batch_size=8, epochs=1)
+    assert plain.history[0].clipped_fraction is None
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,34 @@ def test_each_verdict_on_a_claim_errs_in_at_most_5_percent() -> None:
     assert [verdict_of(others + rng.standard_normal((12, 3))) for _ in range(1500)].count("held") / 1500 < limit
 
 
+@pytest.mark.parametrize("comparisons", [1, 12])
+def test_two_seeds_of_a_small_test_set_that_agree_by_chance_decide_nothing(comparisons: int) -> None:
+    """Accuracies on 100 examples are whole percents: differences that agree in two seeds say nothing of luck."""
+    rng = np.random.default_rng(1)
+    draws = (rng.binomial(100, 0.9, (1500, comparisons, 2)) - rng.binomial(100, 0.9, (1500, comparisons, 2))) / 100
+    found = [verdict_of(one) for one in draws]
+    limit = 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1500)
+    assert found.count("did not hold") / 1500 < limit
+    assert found.count("held") / 1500 < limit
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [(0.02, 0.02), (0.03, 0.03, 0.03), (0.9 - 0.8, 0.7 - 0.6), (0.43 - 0.41, 0.93 - 0.91)],
+    ids=["two", "three", "rounded alike", "rounded"],
+)
+def test_seeds_that_do_not_differ_give_no_interval_and_no_verdict(differences: tuple[float, ...]) -> None:
+    alike = estimate(differences)
+    assert alike is not None
+    assert (alike.low, alike.high, alike.at(0.5).low, sign(alike)) == (None, None, None, None)
+    assert verdicts.told(alike) not in ("higher", "lower")
+    claim = decide("A claim.", [Vote(words="x", judged=alike, claimed=(0.0, 1.0))])
+    assert (claim.verdict, claim.evidence) == (
+        "cannot be told",
+        (f"? x: +{alike.mean:.3f} (all {alike.n} seeds alike)",),
+    )
+
+
 def test_a_verdict_can_be_reached_either_way_and_shows_the_widened_intervals() -> None:
     near = np.array([-1.0, 0.0, 1.0]) * 0.01
     assert verdict_of(np.stack([near - 1, near - 2])) == "held"

@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 from s3_server import S3Server, start_s3_server
 
-from sweeper.results import attempts
-from sweeper.results import layout
+from sweeper.results import attempts, layout
 from sweeper.results.status import read_status
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand

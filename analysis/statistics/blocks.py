@@ -7,8 +7,6 @@ run, add nothing to their number.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from scipy.special import stdtr
 
 from analysis.statistics.estimates import CONFIDENCE, Estimate
@@ -25,8 +23,5 @@ def p_value(value: Estimate | None) -> float | None:
 
 
 def adjusted(value: Estimate, comparisons: int) -> Estimate:
-    """The interval over seeds, widened so that those of all comparisons hold together with 95 % (Bonferroni).
-
-    Without an interval where the seeds do not differ at all: that is chance, not certainty.
-    """
-    return value.at(1 - ALPHA / comparisons) if value.error else replace(value, low=None, high=None)
+    """The interval over seeds, widened so that those of all comparisons hold together with 95 % (Bonferroni)."""
+    return value.at(1 - ALPHA / comparisons)

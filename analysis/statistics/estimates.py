@@ -28,7 +28,7 @@ UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean with its 95 % interval; `low` and `high` are None where there is no interval.
+    """A mean with its 95 % interval; `low` and `high` are None where there is none: one seed, or seeds that are all alike.
 
     `n` is the number of seeds. `over` says what the interval covers: "seeds" is the t-interval over the
     seeds' values, so it holds what changes from one training run to another; "examples" is the interval
@@ -57,12 +57,21 @@ class Estimate:
         return self.low == self.bounds[0] or self.high == self.bounds[1]
 
     def at(self, confidence: float) -> Estimate:
-        """The same estimate with an interval of another confidence; without a standard error, as it is."""
+        """The same estimate with an interval of another confidence; without a standard error, as it is.
+
+        Seeds that do not differ at all leave none: with few of them, and accuracies that are counts, that is chance.
+        """
         if self.error is None:
             return self
+        if self.error == 0:
+            return replace(self, low=None, high=None)
         half = quantile((1 + confidence) / 2, self.df) * self.error
         low, high = max(self.bounds[0], self.mean - half), min(self.bounds[1], self.mean + half)
         return replace(self, low=low, high=high)
+
+
+_ROUNDING = 1e-14
+"""Values of about one that differ by less than this are alike: 0.43 − 0.41 and 0.93 − 0.91 are not the same number."""
 
 
 def quantile(probability: float, df: float = math.inf) -> float:
@@ -83,6 +92,8 @@ def estimate(values: Iterable[float | None], bounds: Bounds = UNBOUNDED) -> Esti
     if len(sample) == 1:
         return Estimate(mean=mean, low=None, high=None, n=1, bounds=bounds)
     error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    if error <= _ROUNDING * max(1.0, float(np.abs(sample).max())):
+        error = 0.0
     one = Estimate(mean=mean, low=None, high=None, n=len(sample), error=error, df=len(sample) - 1, bounds=bounds)
     return one.at(CONFIDENCE)
 

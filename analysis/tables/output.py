@@ -54,7 +54,9 @@ def estimate_text(value: Estimate | None, decimals: int, signed: bool = False) -
 
 
 def interval_text(value: Estimate, decimals: int, signed: bool = False, mean: bool = True) -> str:
-    """“−0.021 [−0.126, +0.084]”, or the ends alone."""
+    """“−0.021 [−0.126, +0.084]”, or the ends alone; the mean alone without an interval."""
+    if value.half_width is None:
+        return number(value.mean, decimals, signed)
     ends = f"[{number(value.low, decimals, signed)}, {number(value.high, decimals, signed)}]"
     return f"{number(value.mean, decimals, signed)} {ends}" if mean else ends
 

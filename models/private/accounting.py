@@ -31,6 +31,9 @@ PRV_ERROR = 0.01
 _MOST_PRV_EPSILON = 500.0
 """Beyond, Chernoff's bound is so far above ε that rounding may hide it, and no ε protects."""
 
+_LEAST_PRV_EPSILON = 1.5 * PRV_ERROR
+"""Below this and above 0 the composition gives its own error, which rounding makes unsteady."""
+
 _LEAST_DELTA = 1e-200
 _MOST_NOISE_MULTIPLIER = 1e5
 _ORDERS = np.array(RDPAccountant.DEFAULT_ALPHAS)
@@ -108,6 +111,8 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
         return 0.0
     # An upper bound where noise is beyond all use
     mechanism = Steps(min(noise_multiplier, _MOST_NOISE_MULTIPLIER), sample_rate, steps)
+    if _is_hardly_ever_sampled(mechanism, delta):
+        return 0.0
     by_rdp = float(_epsilon_by_order(mechanism, delta).min())
     if accountant == "rdp":
         return max(0.0, by_rdp)
@@ -118,12 +123,18 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
             "(a smaller epsilon), or accountant rdp"
         )
     try:
-        return composition.epsilon(mechanism, delta, _tilt(mechanism, delta), PRV_ERROR)
+        spent = composition.epsilon(mechanism, delta, _tilt(mechanism, delta), PRV_ERROR)
+        return max(_LEAST_PRV_EPSILON, spent) if spent else 0.0
     except ArithmeticError as error:
         raise ValueError(
             f"the prv accountant cannot account noise_multiplier {noise_multiplier:g}: {error}. Use more noise (a smaller "
             "epsilon), or accountant rdp"
         ) from error
+
+
+def _is_hardly_ever_sampled(mechanism: Steps, delta: float) -> bool:
+    """Whether an example is in no batch but with a probability of at most δ, so that ε is 0 whatever the noise."""
+    return mechanism.sample_rate < 1 and -math.expm1(mechanism.steps * math.log1p(-mechanism.sample_rate)) <= delta
 
 
 def _epsilon_by_order(mechanism: Steps, delta: float) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -172,8 +183,10 @@ def find_noise_multiplier(
     _check(sample_rate, steps, delta, accountant)
     if steps == 0:
         raise ValueError("steps is 0; no noise is needed for no step")
-    floor, most = (0.0, math.inf) if accountant == "rdp" else (PRV_ERROR, _MOST_PRV_EPSILON)
-    if not floor < epsilon_target <= most:
+    floor, least, most = 0.0, 0.0, math.inf
+    if accountant == "prv":
+        floor, least, most = PRV_ERROR, _LEAST_PRV_EPSILON, _MOST_PRV_EPSILON
+    if not least < epsilon_target <= most:
         raise ValueError(_unreachable(epsilon_target, sample_rate, steps, delta, accountant))
 
     def excess(noise_multiplier: float) -> float:
@@ -189,11 +202,11 @@ def find_noise_multiplier(
             start = find_noise_multiplier(max(epsilon_target, 1.2 * reach), sample_rate, steps, delta, "rdp")
         except ValueError:
             raise ValueError(_unreachable(epsilon_target, sample_rate, steps, delta, accountant)) from None
-        tilt = _tilt(Steps(start, sample_rate, steps), delta)
 
         def rough(noise_multiplier: float) -> float:
             """Of the same sign, but for a few parts in 10⁶ of the noise: how far δ at the target is above, in Gaussian deviations."""
             mechanism = Steps(noise_multiplier, sample_rate, steps)
+            tilt = _tilt(mechanism, delta)
             log_delta = composition.log_delta(mechanism, epsilon_target - floor, tilt)
             if log_delta is None:
                 coarse = max(PRV_ERROR, 1e-3 * epsilon_target)
@@ -247,7 +260,7 @@ def _unreachable(epsilon_target: float, sample_rate: float, steps: int, delta: f
     least = epsilon(_MOST_NOISE_MULTIPLIER, sample_rate, steps, delta, accountant)
     wanted = f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant"
     setting = f"over {steps} steps at sample rate {sample_rate:g} and delta {delta:g}"
-    if epsilon_target > max(least, PRV_ERROR if accountant == "prv" else 0.0):
+    if epsilon_target > max(least, _LEAST_PRV_EPSILON if accountant == "prv" else 0.0):
         most = epsilon(LEAST_NOISE_MULTIPLIER, sample_rate, steps, delta, "rdp")
         if accountant == "prv" and most > _MOST_PRV_EPSILON:
             return f"{wanted}, which goes up to {_MOST_PRV_EPSILON:g}. Ask for less, or use accountant rdp"

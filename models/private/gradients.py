@@ -71,6 +71,8 @@ class PrivateGradient:
         if self._example_noise_std is not None:  # noise that is drawn on the way would be repeated by a replay
             self._run_chunk = self._literal_chunk
         n_groups = self._tap.n_layers if rule.per_layer else 1
+        self.n_within = torch.zeros((), device=self._device)
+        """How many gradients were within the clip norm, of all steps since this was last set to zero."""
         self.clip_norms = torch.full((n_groups,), float(rule.initial_clip_norm), device=self._device)
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,6 +101,7 @@ class PrivateGradient:
         if run is self._run_whole:
             self.clip_norms = totals.pop().clone()
         loss_sum, n_right, n_within, variance, *sums = totals
+        self.n_within += n_within
         batch_size = self._expected_batch_size or max(1, count)
         scale = 1 / batch_size
         std = (variance + self._rule.noise_std(self.clip_norms).square()).sqrt()

@@ -157,7 +157,7 @@ def _read_file(file: Path, in_path: dict[str, str | None], is_a_part: bool) -> t
         if name in stored:
             continue
         if name in in_path:
-            table = table.append_column(name, pa.repeat(pa.scalar(in_path[name], pa.string()), n_rows))
+            table = table.append_column(name, pa.repeat(_scalar(name, in_path[name]), n_rows))
         elif is_a_part or len(ranges[name]) != n_rows:
             raise UserError(
                 f"{file}: '{name}' is pandas' index of a table of which this is a part. Write it as a column."
@@ -190,6 +190,13 @@ def _columns_in_path(path: Path) -> dict[str, str | None]:
     """The columns that a file's folders hold for all of its rows, as `is_member=true` does."""
     pairs = [part.split("=", 1) for part in path.parent.parts if "=" in part]
     return {unquote(name): None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for name, value in pairs}
+
+
+def _scalar(name: str, text: str | None) -> pa.Scalar:
+    """What a folder's name says of a column: text, but for a label that is written as a whole number."""
+    if name == "label" and text is not None and re.fullmatch(r"-?[0-9]{1,18}", text):
+        return pa.scalar(int(text), pa.int64())
+    return pa.scalar(text, pa.string())
 
 
 def _pandas_ranges(schema: pa.Schema) -> dict[str, range]:

@@ -29,8 +29,8 @@ def audit(
     form: Annotated[
         str,
         typer.Option(
-            help="log_odds or tensorflow_privacy: how the threshold scores are computed; the latter's ties where "
-            "answers are sure."
+            help="log_odds or tensorflow_privacy: how the threshold scores are computed; in the latter sure answers tie, and equal "
+            "answers can differ by rounding."
         ),
     ] = "log_odds",
     dtype: Annotated[

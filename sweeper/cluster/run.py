@@ -187,7 +187,9 @@ def _trainable(
                 last_report = time.monotonic()
 
         problem = None
-        if parcel.staged_name and not (node_folder(settings.launch_id) / parcel.staged_name).exists():  # this node has joined since the launch
+        if (
+            parcel.staged_name and not (node_folder(settings.launch_id) / parcel.staged_name).exists()
+        ):  # this node has joined since the launch
             from sweeper.cluster.datasets import stage_late
 
             problem = stage_late(parcel, settings, shipped)

@@ -26,6 +26,9 @@ def tracker(kind: Literal["tensorboard", "mlflow"], uri: str, name: str, warn: C
         from ray.tune.logger import TBXLoggerCallback
 
         return _Forgiving(TBXLoggerCallback(), "TensorBoard", warn)
+    os.environ.setdefault(
+        "MLFLOW_ALLOW_FILE_STORE", "true"
+    )  # else MLflow 3 refuses a folder, and says so after the start
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own are four minutes, and all waits
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 

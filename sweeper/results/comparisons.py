@@ -50,7 +50,9 @@ class DueComparisons:
     these are planned again without it.
     """
 
-    def __init__(self, store: Store, trials: Iterable[Trial], finished: Collection[str], pending: Collection[str]) -> None:
+    def __init__(
+        self, store: Store, trials: Iterable[Trial], finished: Collection[str], pending: Collection[str]
+    ) -> None:
         self._store = store
         self._finished, self._pending = set(finished), set(pending)
         self._trials = [trial for trial in trials if trial.target_id in self._finished | self._pending]

@@ -181,6 +181,12 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 pa.float64(),
                 "Clip norm at the end of the epoch (of all layers together where each has its own); null without mechanism",
             ),
+            (
+                "clipped_fraction",
+                pa.float64(),
+                "Fraction of the epoch's gradients (noised ones, where noise comes first) above the clip norm; null without mechanism. "
+                "It is of private data, and no guarantee covers it",
+            ),
             ("train_time_s", pa.float64(), "Seconds of training in this epoch, evaluation not counted"),
         ],
     ),

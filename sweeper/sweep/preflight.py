@@ -93,7 +93,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
     """
     describe = cache(lambda dataset: _describe(dataset, data_dir))
     build = cache(_model_and_cost)
-    probe = cache(_probe)
+    probed: set[object] = set()
     sizes = cache(_split_sizes)
     known: dict[object, ResolvedTrial] = {}
     resolved, warnings = [], []
@@ -113,7 +113,10 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
             if plan.rule is not None and sum(each.numel() for each in model.parameters()) <= _LARGEST_PROBED:
                 # Defenses that leave the model alone, as the same mechanism at several ε, share one probe.
                 editing = tuple(each for each in trial.defenses if type(each).edit_model is not Defense.edit_model)
-                probe(trial.architecture, editing, info)
+                shapes = trial.architecture, editing, info.image_shape, info.num_classes
+                if shapes not in probed:
+                    _probe(trial.architecture, editing, info)
+                    probed.add(shapes)
             guarantee = plan.accounting.guarantee(plan.steps) if plan.accounting else None
             for attack in trial.attacks:
                 attack.check_population(n_train, n_non_members)

@@ -105,7 +105,8 @@ def _initializations(study: FactorStudy) -> list[str]:
 
 
 def _side(change: Estimate) -> str:
-    return {1: "above zero", -1: "below zero", 0: "holds zero", None: "one seed"}[sign(change)]
+    without = "one seed" if change.n == 1 else "all seeds alike"
+    return {1: "above zero", -1: "below zero", 0: "holds zero", None: without}[sign(change)]
 
 
 def _factors(analysis: Analysis) -> str:

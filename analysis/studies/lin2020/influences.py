@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from analysis.measure.measurements import GUESSING
 from analysis.statistics.blocks import ALPHA, adjusted, p_value
 from analysis.statistics.estimates import (
     Estimate,
@@ -306,6 +307,8 @@ def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
             if one.rows.empty and one.words != ALL:
                 continue
             units = over_seeds(one.rows)
+            if measure == "auc":  # below one half is noise, and ranks nothing
+                units = units.assign(auc=units["auc"].clip(lower=GUESSING))
             pair = [_rank_share(units, column) if one.ranked else units[column] for column in ("tpvd", measure)]
             found.append(
                 Correlation(

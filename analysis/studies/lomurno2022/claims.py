@@ -2,9 +2,10 @@
 
 A claim is judged on differences between targets of the same dataset and seed. It held where the 95 % interval
 of every comparison lies on the claimed side. It did not hold where the interval of one lies on the other side,
-widened so that all intervals of the claim hold together. Otherwise it cannot be told, one seed included. Each
-verdict is then wrong with a probability of at most 5 %: that all of several intervals err is rarer than that
-one does, and that any of them errs is what Bonferroni's widening bounds.
+widened so that all intervals of the claim hold together. Otherwise it cannot be told, one seed and seeds
+that are all alike included. Each verdict is then wrong with a probability of at most 5 %: that all of
+several intervals err is rarer than that one does, and that any of them errs is what Bonferroni's widening
+bounds.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def _settled(vote: Vote, judged: Estimate, comparisons: int) -> Vote:
     """The vote with its sign and its intervals in words."""
     if not _has_interval(vote):
         mean = number(judged.mean, vote.decimals, signed=vote.claimed[0] <= 0)
-        return replace(vote, sign=None, words=f"{vote.words}: {mean}{vote.unit} (one seed)")
+        why = "one seed" if judged.n == 1 else f"all {judged.n} seeds alike"
+        return replace(vote, sign=None, words=f"{vote.words}: {mean}{vote.unit} ({why})")
     widened = judged.at(1 - (1 - CONFIDENCE) / comparisons)
     low, high = vote.claimed
     is_signed = low <= 0
