@@ -23,7 +23,7 @@ from sweeper.cli import commands as cli
 from sweeper.cli.commands import app
 from sweeper.errors import UserError
 from sweeper.results.store import Store
-from sweeper.storage.storage import Storage, StorageError
+from sweeper.storage import Storage, StorageError
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial

@@ -235,7 +235,7 @@ def launch(
     gpus = _amounts(gpus_per_trial, "--gpus-per-trial", lowest=0.0)
     _check_trackers(tensorboard, mlflow)
     from sweeper.results.store import Store
-    from sweeper.storage.storage import StorageError
+    from sweeper.storage import StorageError
     from sweeper.sweep.preflight import check_datasets
 
     def check_first(trials: list[Trial]) -> None:
@@ -557,7 +557,7 @@ def logs(
 ) -> None:
     """Print what a trial printed, all its attempts one after the other: epochs, warnings, tracebacks of failures."""
     from sweeper.results import attempts
-    from sweeper.storage.storage import Storage
+    from sweeper.storage import Storage
 
     storage = Storage(results)
     found = [name for name in storage.entries(attempts.LOGS) if name.startswith(target_id)]
@@ -900,7 +900,7 @@ def _tell_of_other_code(trials: Sequence[Trial], store: Store, *, redo: bool, on
 
 def _conclude(trials: Sequence[Trial], statuses: Mapping[str, Status], gathered: Gathered, store: Store) -> None:
     """Report on what a launch has left, say what that is, and exit with 1 unless it is all."""
-    from sweeper.storage.storage import StorageError
+    from sweeper.storage import StorageError
 
     with contextlib.suppress(StorageError):  # it only tidies up
         store.clear_done({target_id for target_id, status in statuses.items() if status.done})

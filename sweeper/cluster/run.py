@@ -62,7 +62,7 @@ from sweeper.errors import UserError, reason_of, sentence
 from sweeper.results import attempts
 from sweeper.results.launches import CLAIMS, Launch, Running, check_shared
 from sweeper.results.store import Store
-from sweeper.storage.storage import Storage, StorageError
+from sweeper.storage import Storage, StorageError
 from sweeper.sweep.trial import Trial
 from sweeper.trial.failures import record_failure
 from sweeper.workers.allocator import ALLOCATOR_ENVIRONMENT

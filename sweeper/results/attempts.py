@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from sweeper.storage.storage import Storage
+from sweeper.storage import Storage
 
 FOLDER = "attempts"
 LOGS = "logs"

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweeper.errors import printable
-from sweeper.storage.storage import Storage, StorageError
+from sweeper.storage import Storage, StorageError
 
 FOLDER = "launches"
 CLAIMS = "claims"

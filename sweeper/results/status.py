@@ -12,7 +12,7 @@ from typing import Any
 from sweeper.errors import UserError
 from sweeper.results.launches import FOLDER, LaunchInfo, living
 from sweeper.results.store import Failure, Store
-from sweeper.storage.storage import StorageError
+from sweeper.storage import StorageError
 
 _RATE_OVER = timedelta(hours=1)
 

@@ -46,7 +46,7 @@ from sweeper.errors import UserError
 from sweeper.results import attempts, launches
 from sweeper.results.checkpoints import metadata_of
 from sweeper.results.schema import SCHEMA_VERSION, SCHEMAS
-from sweeper.storage.storage import Storage, StorageError, replace_file
+from sweeper.storage import Storage, StorageError, replace_file
 from sweeper.sweep.expand import Sweep
 from sweeper.sweep.trial import Trial, attack_id, identity
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.errors import reason_of
 from sweeper.results import attempts
-from sweeper.storage.storage import Storage, StorageError
+from sweeper.storage import Storage, StorageError
 from sweeper.workers.isolation import Ending, Send, run_in_child
 from sweeper.workers.nodes import in_use, node_folder
 from sweeper.workers.outcomes import Cause, Outcome, Progress
