@@ -579,6 +579,11 @@ def test_a_listing_has_all_pages(s3: Storage, s3_server: S3Server) -> None:
     assert len(s3.entries("parts")) == 2500
 
 
+def test_names_that_no_method_takes_are_in_no_listing(s3: Storage, s3_server: S3Server) -> None:
+    s3_server.fill(s3.uri, ["parts/a", "parts/.", "parts/..", "parts/", "parts//b", "parts/../c", "parts/back\\slash"])
+    assert list(s3.entries("parts")) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [

@@ -47,9 +47,6 @@ class Files(Protocol):
 
     def write(self, name: str, content: bytes | Path) -> None: ...
 
-    def create(self, name: str, content: bytes) -> bool:
-        """Write a file unless it exists; returns whether it was written."""
-
     def delete(self, name: str) -> None:
         """Delete a file; a missing one is no error."""
 
@@ -64,8 +61,6 @@ class Files(Protocol):
 
         `temporary` keeps only names that `is_temporary`.
         """
-
-    def make_folder(self, folder: str) -> None: ...
 
     def problem(self, error: OSError) -> Problem: ...
 

@@ -39,6 +39,7 @@ class LocalFiles:
         _write(self.folder / name, content, replace_file)
 
     def create(self, name: str, content: bytes) -> bool:
+        """Write a file unless it exists; returns whether it was written."""
         return _write(self.folder / name, content, _link)
 
     def delete(self, name: str) -> None:

@@ -83,7 +83,7 @@ def is_text(name: str) -> bool:
 
 def is_file_name(name: str) -> bool:
     """Whether a name in a listing can be given to a `Storage`."""
-    return "\\" not in name and is_text(name)
+    return name not in (".", "..") and "\\" not in name and is_text(name)
 
 
 def is_temporary(name: str) -> bool:

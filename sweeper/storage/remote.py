@@ -2,6 +2,11 @@
 
 pyarrow's S3 starts threads that do not survive a fork, so nothing connects before the first use, and a process that
 forks must not have used a store before.
+
+Why not obstore, whose conditional puts would make `Storage.create` atomic (read at version 0.12.1): it uses Google's XML
+API, which gcp-storage-emulator and fake-gcs-server do not serve far enough to test it; it reads no AWS profiles and looks
+up no bucket's region; and one object with `//` or `/../` in its name, which anyone who can write to the bucket can make,
+breaks every listing of that folder.
 """
 
 from __future__ import annotations
@@ -59,13 +64,6 @@ class RemoteFiles:
         with _missing_bucket_told(), _signals_held_back():
             _put(filesystem, key, pieces)
 
-    def create(self, name: str, content: bytes) -> bool:
-        # Not atomic: of two within the same instants both can succeed, and the later content stays.
-        if self.size(name) is not None:
-            return False
-        self.write(name, content)
-        return True
-
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError), self._missing_files_told(name):
             self._filesystem().delete_file(self._key(name))
@@ -94,9 +92,6 @@ class RemoteFiles:
             for info in listing
             if info.is_file and is_file_name(info.base_name) and not (temporary and not is_temporary(info.base_name))
         }
-
-    def make_folder(self, folder: str) -> None:
-        pass  # a bucket has only names with slashes
 
     def problem(self, error: OSError) -> Problem:
         if error.errno is not None:

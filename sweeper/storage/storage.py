@@ -51,14 +51,12 @@ class Storage:
 
     def __init__(self, location: str | Path) -> None:
         place = parse(str(location))
-        self._files: Files
         if isinstance(place, Path):
-            self._folder: Path | None = place
-            self._files = LocalFiles(place)
+            self._local: LocalFiles | None = LocalFiles(place)
+            self._files: Files = self._local
             self.uri, self.location = str(place.absolute()), str(place)
         else:
-            self._folder = None
-            self._files = RemoteFiles(place)
+            self._local, self._files = None, RemoteFiles(place)
             self.uri, self.location = place.uri, place.shown
         self._patience_s: float | None = None
 
@@ -73,7 +71,7 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
-        return self._folder is not None
+        return self._local is not None
 
     @property
     def root(self) -> Path:
@@ -82,9 +80,9 @@ class Storage:
         Raises:
             UserError: the store is remote.
         """
-        if self._folder is None:
+        if self._local is None:
             raise UserError(f"{self.location} is no folder of this machine. Name a local folder for this.")
-        return self._folder
+        return self._local.folder
 
     def read(self, name: str) -> bytes:
         """The whole content, of one version of the file.
@@ -115,7 +113,12 @@ class Storage:
         guard it.
         """
         check_name(name)
-        return self._attempt("written", name, lambda: self._files.create(name, content))
+        if self._local is not None:
+            return self._attempt("written", name, partial(self._local.create, name, content))
+        if self.exists(name):
+            return False
+        self.write(name, content)
+        return True
 
     def delete(self, name: str) -> None:
         """Delete a file; a missing one counts as deleted."""
@@ -160,8 +163,9 @@ class Storage:
         probe = f".probe-{secrets.token_hex(8)}.tmp"
         self._patience_s = PREPARE_PATIENCE_S
         try:
-            for folder in folders:
-                self._attempt("written", folder, partial(self._files.make_folder, folder))
+            if self._local is not None:
+                for folder in folders:
+                    self._attempt("written", folder, partial(self._local.make_folder, folder))
             self.write(probe, b"probe")
             now = self._entries()[probe].modified  # the store's clock, which may not be ours
             if self.read(probe) != b"probe":
