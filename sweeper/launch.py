@@ -17,8 +17,11 @@ from sweeper.workers.scheduling import Resources, Retries
 
 if TYPE_CHECKING:
     from sweeper.cluster.events import Event
+    from sweeper.results.comparisons import DueComparisons, State
+    from sweeper.results.gather import Gathered
     from sweeper.results.launches import Launch
-    from sweeper.results.store import Gathered, Status, Store
+    from sweeper.results.store import Status, Store
+    from sweeper.sweep.comparisons import ComparisonTask
     from sweeper.sweep.expand import Sweep
     from sweeper.sweep.preflight import ResolvedTrial
     from sweeper.sweep.trial import Trial
@@ -70,9 +73,9 @@ class Reporter:
         return contextlib.nullcontext()
 
     def running(
-        self, trials: Sequence[Trial], n_done: int
+        self, units: Sequence[Trial | ComparisonTask], n_done: int
     ) -> contextlib.AbstractContextManager[Callable[[Event], None]]:
-        """Trials run for the duration of the block; the value is called with each event."""
+        """Trials and comparisons run for the duration of the block; the value is called with each event."""
         return contextlib.nullcontext(lambda event: None)
 
     def damaged(self, problems: Sequence[str]) -> None:
@@ -91,6 +94,8 @@ class Prepared:
     store: Store
     statuses: Mapping[str, Status]
     """By target id."""
+    due: DueComparisons
+    """The comparisons of those targets that are finished, or that a launch may finish."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -102,6 +107,14 @@ class Prepared:
         """The chosen trials that are not done."""
         return [trial for trial in self.trials if not self.statuses[trial.target_id].done]
 
+    def word(self, trial: Trial) -> str:
+        """How a chosen trial stands, in one word."""
+        return self.statuses[trial.target_id].word
+
+    def again(self, *, at_end: bool = False) -> Prepared:
+        """The same by what is on record now."""
+        return look_up(self.sweep, self.everything, self.resolved, self.store, at_end=at_end)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchResult:
@@ -112,6 +125,8 @@ class LaunchResult:
     n_trials: int
     statuses: Mapping[str, Status]
     """By target id, at the end."""
+    states: Mapping[str, State]
+    """Of the comparisons of the finished targets, by id, at the end."""
     failed: tuple[str, ...] = ()
     """One line for each trial that failed: its id, its title and the error."""
     stopped: str | None = None
@@ -139,9 +154,15 @@ class LaunchResult:
         return self.n_trials - self.n_done - self.n_failed
 
     @property
+    def n_compared(self) -> int:
+        """Comparisons that are recorded."""
+        return sum(state == "done" for state in self.states.values())
+
+    @property
     def is_whole(self) -> bool:
-        """Whether every trial is done, nothing is damaged, and the report is written."""
-        return self.n_done == self.n_trials and not self.damaged and self.problem is None
+        """Whether every trial and comparison is done, nothing is damaged, and the report is written."""
+        is_compared = self.n_compared == len(self.states)
+        return self.n_done == self.n_trials and is_compared and not self.damaged and self.problem is None
 
 
 def prepare(sweep: str, options: LaunchOptions, reporter: Reporter | None = None) -> Prepared:
@@ -170,8 +191,26 @@ def prepare(sweep: str, options: LaunchOptions, reporter: Reporter | None = None
     if options.download:
         check_datasets(trials, options.data, download=True)
     store = Store(options.out or f"results/{loaded.name}")
+    return look_up(loaded, everything, resolved, store)
+
+
+def look_up(
+    sweep: Sweep, everything: Sequence[Trial], resolved: Sequence[ResolvedTrial], store: Store, *, at_end: bool = False
+) -> Prepared:
+    """What of a sweep is on record. `at_end` plans comparisons over finished targets alone, for no other will finish."""
+    from sweeper.results.comparisons import DueComparisons
+
+    statuses = store.statuses(everything)
+    chosen = {each.trial.target_id for each in resolved}
+    finished = {target_id for target_id, status in statuses.items() if status.target == "finished"}
+    due = DueComparisons(store, everything, finished, set() if at_end else chosen - finished)
     return Prepared(
-        sweep=loaded, everything=everything, resolved=resolved, store=store, statuses=store.statuses(trials)
+        sweep=sweep,
+        everything=everything,
+        resolved=resolved,
+        store=store,
+        statuses={target_id: status for target_id, status in statuses.items() if target_id in chosen},
+        due=due,
     )
 
 
@@ -212,11 +251,13 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
     Raises:
         UserError: the sweep, an option or the data are wrong, or Ray cannot be reached.
     """
-    from sweeper.storage.storage import StorageError
+    from sweeper.results.comparisons import write_comparisons_now
+    from sweeper.results.gather import gather
+    from sweeper.storage import StorageError
 
     reporter = reporter or Reporter()
     prepared = prepare(sweep, options, reporter) if isinstance(sweep, str) else sweep
-    trials, store, statuses = prepared.trials, prepared.store, prepared.statuses
+    store = prepared.store
     store.prepare()
     if options.tensorboard is not None:
         try:
@@ -225,60 +266,63 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
             text = f"--tensorboard {options.tensorboard}: {sentence(reason_of(error))} Name another folder."
             raise UserError(text) from None
     store.write_sweep(prepared.sweep, prepared.everything)
-    pending = [trial for trial in trials if not statuses[trial.target_id].done]
     failed: list[str] = []
     stopped = None
-    copy = copy_folder(prepared.sweep.name)
     _take_sigterm_as_interrupt()
     with contextlib.ExitStack() as stack:
         runner = _Runner(stack, store, options, reporter)
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS):
             is_over = True
-            if pending:
-                new_failed, is_over, stopped = runner.run(pending, len(trials))
+            # What failed is tried again by this launch's first round, and by the next launch.
+            pending = [trial for trial in prepared.pending if not number or prepared.word(trial) != "failed"]
+            due = [
+                state
+                for state in prepared.due.states.values()
+                if state == "to do" or (not number and state == "failed")
+            ]
+            if number and not pending and not due:
+                break
+            if pending or due:
+                write_comparisons_now(store, prepared.due.planned)
+                new_failed, is_over, stopped = runner.run(pending, prepared)
                 failed += new_failed
             try:
                 with reporter.working("gathering the results"):
-                    gathered = store.gather(copy)
-                    statuses = store.statuses(trials)
+                    write_comparisons_now(store, prepared.again(at_end=True).due.planned)
+                    gathered = gather(store, copy_folder(prepared.sweep.name))
+                    ended = prepared.again(at_end=True)
+                    prepared = prepared.again()
             except (StorageError, OSError) as error:
                 return LaunchResult(
                     location=store.location,
-                    n_trials=len(trials),
-                    statuses=statuses,
+                    n_trials=len(prepared.trials),
+                    statuses=prepared.statuses,
+                    states={},
                     failed=tuple(failed),
                     stopped=stopped,
                     problem=f"The results cannot be gathered: {sentence(reason_of(error))} What was recorded is kept; the same "
                     "command goes on from there.",
                 )
             reporter.damaged(gathered.damaged)
-            if not gathered.damaged or not is_over:
+            if not is_over:
                 break
-            # What the damaged files held is missing now.
-            pending = [trial for trial in trials if not statuses[trial.target_id].done]
-            if not pending:
-                break
-    return _conclude(prepared, statuses, gathered, tuple(failed), stopped, reporter)
+    return _conclude(ended, gathered, tuple(failed), stopped, reporter)
 
 
 def _conclude(
-    prepared: Prepared,
-    statuses: Mapping[str, Status],
-    gathered: Gathered,
-    failed: tuple[str, ...],
-    stopped: str | None,
-    reporter: Reporter,
+    ended: Prepared, gathered: Gathered, failed: tuple[str, ...], stopped: str | None, reporter: Reporter
 ) -> LaunchResult:
     """Tidy up after the trials, and report on what there is."""
-    from sweeper.storage.storage import StorageError
+    from sweeper.storage import StorageError
 
-    store = prepared.store
+    store = ended.store
     with contextlib.suppress(StorageError):  # it only tidies up
-        store.clear_done({target_id for target_id, status in statuses.items() if status.done})
+        store.clear_done({target_id for target_id, status in ended.statuses.items() if status.done})
     result = LaunchResult(
         location=store.location,
-        n_trials=len(prepared.trials),
-        statuses=statuses,
+        n_trials=len(ended.trials),
+        statuses=ended.statuses,
+        states=ended.due.states,
         failed=failed,
         stopped=stopped,
         damaged=gathered.damaged,
@@ -325,15 +369,18 @@ def copy_folder(name: str) -> Path:
 
 def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter: Reporter) -> Prepared:
     """Say which records were made by other code of their components than today's; with `redo` delete them."""
+    from sweeper.results.sources import recorded_sources
     from sweeper.trial.sources import made_otherwise
 
     trials, store = prepared.trials, prepared.store
-    keys = made_otherwise(trials, store.recorded_sources())
+    comparisons = {task.comparison_id: task for task in prepared.due.planned}
+    keys = made_otherwise(trials, recorded_sources(store), comparisons.values())
     if not keys:
         return prepared
-    counts = Counter("attacks" if "." in key else "targets" for key in keys)
-    what = " and ".join(f"{counts[kind]} {kind}" for kind in ("targets", "attacks") if counts[kind])
-    title = {trial.target_id: trial.title for trial in trials}[keys[0].partition(".")[0]]
+    counts = Counter("attacks" if "." in key else "comparisons" if key in comparisons else "targets" for key in keys)
+    what = " and ".join(f"{counts[kind]} {kind}" for kind in ("targets", "attacks", "comparisons") if counts[kind])
+    titles = {trial.target_id: trial.title for trial in trials} | {key: task.title for key, task in comparisons.items()}
+    title = titles[keys[0].partition(".")[0]]
     if not redo:
         reporter.warn(
             f"{what} on record were made by other code than there is now, the first of them {keys[0]} ({title}). They are kept, "
@@ -344,7 +391,7 @@ def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter
     if not dry_run:
         store.forget(keys)
     reporter.tell(f"{what} of other code {'would be' if dry_run else 'are'} made anew.")
-    return replace(prepared, statuses=store.statuses(trials))
+    return prepared.again()
 
 
 def _take_sigterm_as_interrupt() -> None:
@@ -360,12 +407,12 @@ class _Runner:
         self._stack, self._store, self._options, self._reporter = stack, store, options, reporter
         self._launch: Launch | None = None
 
-    def run(self, pending: list[Trial], n_trials: int) -> tuple[list[str], bool, str | None]:
-        """Run trials; gives the failures, whether all came to an end, and if not, why, if there is a reason."""
+    def run(self, pending: list[Trial], prepared: Prepared) -> tuple[list[str], bool, str | None]:
+        """Run trials and comparisons; gives the failures, whether all came to an end, and if not, why, if there is a reason."""
         options, reporter = self._options, self._reporter
         with reporter.working("starting Ray"):
             from sweeper.cluster import connection, datasets, resources
-            from sweeper.cluster.run import run_trials
+            from sweeper.cluster.run import run_units
             from sweeper.cluster.trackers import Loggers
             from sweeper.results.launches import Launch
             from sweeper.workers.worker import Settings
@@ -402,17 +449,22 @@ class _Runner:
             )
         for other in self._launch.others:
             reporter.tell(f"Also at work on these results: {other.name}; trials are shared.")
-        titles = {trial.target_id: trial.title for trial in pending}
+        waiting = prepared.due.waiting
+        units: list[Trial | ComparisonTask] = [*pending, *waiting]
+        titles = {unit.target_id: unit.title for unit in units}
         failed: list[str] = []
-        with reporter.running(pending, n_trials - len(pending)) as on_event:
+        with reporter.running(units, len(prepared.trials) - len(pending)) as on_event:
 
             def note(event: Event) -> None:
+                if event.kind == "added":
+                    titles[event.target_id] = event.what
                 if event.kind == "failed":
                     failed.append(f"{event.target_id} {titles[event.target_id]}: {event.what}")
                 on_event(event)
 
-            ended = run_trials(
+            ended = run_units(
                 pending,
+                due=prepared.due,
                 store=self._store,
                 launch=self._launch,
                 settings=settings,

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from sweeper.cli import app
 from sweeper.errors import UserError
 from sweeper.results.store import Store
-from sweeper.storage.storage import Storage, StorageError
+from sweeper.storage import Storage, StorageError
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial

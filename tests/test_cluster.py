@@ -21,7 +21,7 @@ from sweeper.errors import UserError
 from sweeper.results import attempts, launches
 from sweeper.results.launches import Launch
 from sweeper.results.store import Store
-from sweeper.storage.storage import StorageError
+from sweeper.storage import StorageError
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.workers import worker

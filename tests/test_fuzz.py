@@ -42,7 +42,7 @@ from sweeper.results import attempts, checkpoints, launches, layout
 from sweeper.results.schema import SCHEMAS
 from sweeper.results.status import SweepStatus, read_status
 from sweeper.results.store import Store
-from sweeper.storage.storage import Storage
+from sweeper.storage import Storage
 from sweeper.sweep import components, yaml_file
 from sweeper.sweep.expand import Sweep, expand
 from sweeper.sweep.load import load_sweep, packaged_sweeps

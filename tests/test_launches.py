@@ -17,7 +17,7 @@ from s3_server import S3Server, start_s3_server
 from sweeper.results import attempts, layout
 from sweeper.results.launches import DEAD_AFTER_S, Launch, Running, living
 from sweeper.results.layout import CLAIMS, LAUNCHES
-from sweeper.storage.storage import Storage
+from sweeper.storage import Storage
 
 __all__ = ["start_s3_server"]  # a fixture
 ID = "0123456789abcdef"
@@ -135,7 +135,7 @@ def test_a_damaged_launch_file_is_nobody(tmp_path: Path, content: bytes) -> None
 def test_a_store_that_does_not_answer_for_a_while_ends_no_launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeper.storage.storage import StorageError
+    from sweeper.storage import StorageError
 
     monkeypatch.setattr("sweeper.results.launches.HEARTBEAT_S", 0.02)
     storage = Storage(tmp_path / "out")

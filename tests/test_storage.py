@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from s3_server import KEY, SECRET, Fault, S3Server, start_s3_server
 
 from sweeper.errors import UserError
+from sweeper.storage import Entry, Storage, StorageError, remote
 from sweeper.storage import storage as storage_module
-from sweeper.storage.storage import Entry, Storage, StorageError
 
 __all__ = ["start_s3_server"]  # the fixture `s3_server`
 
@@ -472,7 +472,7 @@ def everything(store: Storage, source: Path) -> None:
 def test_passing_errors_are_tried_again(
     s3: Storage, s3_server: S3Server, fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_module, "_REQUEST_TIMEOUT_S", 0.5)  # which a slow answer exceeds
+    monkeypatch.setattr(remote, "_REQUEST_TIMEOUT_S", 0.5)  # which a slow answer exceeds
     source = tmp_path / "source"
     source.write_bytes(LARGE[: 11 * 2**20] if fault.kind == "500" else LARGE[: 2**20])
     with s3_server.failing(fault):
@@ -510,7 +510,7 @@ def test_a_source_that_fails_midway_leaves_no_object(
     source = tmp_path / "source"
     source.write_bytes(b"1")
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "_pieces", pieces)
+        patch.setattr(remote, "_pieces", pieces)
         with pytest.raises(StorageError, match="the source is gone"):
             s3.write("a", source)
     assert s3.entries("") == {}
@@ -519,10 +519,10 @@ def test_a_source_that_fails_midway_leaves_no_object(
 def test_a_source_that_grows_meanwhile_is_refused(s3: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"1" * 100)
-    monkeypatch.setattr(storage_module, "_CHUNK_BYTES", 10)
+    monkeypatch.setattr(remote, "_CHUNK_BYTES", 10)
     for edit in (lambda: source.write_bytes(b"2" * 200), lambda: os.truncate(source, 20)):
         source.write_bytes(b"1" * 100)
-        pieces = s3._pieces("a", source)
+        pieces = remote._pieces(source)
         next(pieces)
         edit()
         with pytest.raises(StorageError, match="its size changed while it was read"):
@@ -532,13 +532,13 @@ def test_a_source_that_grows_meanwhile_is_refused(s3: Storage, monkeypatch: pyte
 def test_the_end_of_the_interpreter_completes_no_half_upload(s3: Storage) -> None:
     code = """
 import sys
-from sweeper.storage import Storage, _put
-store = Storage(sys.argv[1])
+from sweeper.storage import location, remote
+files = remote.RemoteFiles(location.parse(sys.argv[1]))
 def pieces():
     yield b"1" * 2**24
     raise KeyboardInterrupt
 try:
-    _put(store._remote(), store._key("half"), pieces())
+    remote._put(files._filesystem(), files._key("half"), pieces())
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -548,14 +548,14 @@ except KeyboardInterrupt:
 
 
 def test_an_interrupted_upload_is_finished_first(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = storage_module._put
+    put = remote._put
 
     def interrupted_put(*arguments: Any) -> None:
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.2)
         put(*arguments)
 
-    monkeypatch.setattr(storage_module, "_put", interrupted_put)
+    monkeypatch.setattr(remote, "_put", interrupted_put)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -577,6 +577,11 @@ def test_small_files_are_one_request(s3: Storage, s3_server: S3Server) -> None:
 def test_a_listing_has_all_pages(s3: Storage, s3_server: S3Server) -> None:
     s3_server.fill(s3.uri, [f"parts/{number:04}" for number in range(2500)])
     assert len(s3.entries("parts")) == 2500
+
+
+def test_names_that_no_method_takes_are_in_no_listing(s3: Storage, s3_server: S3Server) -> None:
+    s3_server.fill(s3.uri, ["parts/a", "parts/.", "parts/..", "parts/", "parts//b", "parts/../c", "parts/back\\slash"])
+    assert list(s3.entries("parts")) == ["a"]
 
 
 @pytest.mark.parametrize(

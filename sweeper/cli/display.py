@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,11 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import printable
-from sweeper.sweep.trial import Trial
 
 if TYPE_CHECKING:
     from sweeper.cluster.events import Event
     from sweeper.results.status import SweepStatus
+    from sweeper.sweep.comparisons import ComparisonTask
+    from sweeper.sweep.trial import Trial
 
 RECENT = 6
 SHOWN_RUNNING = 24
@@ -137,8 +138,9 @@ def _width(cell: str | Title) -> int:
 class SweepDisplay:
     """The state of a running sweep, fed with events; renders itself, or tells one line per finished trial."""
 
-    def __init__(self, trials: Mapping[str, Trial], done_before: int) -> None:
-        self._trials = trials
+    def __init__(self, units: Sequence[Trial | ComparisonTask], done_before: int) -> None:
+        self._titles = {unit.target_id: unit.title for unit in units}
+        self._are_trials_alone = all(unit.memory_kind is not None for unit in units)
         self._done_before = done_before
         self._started = time.monotonic()
         self._running: dict[str, tuple[float, str, float]] = {}
@@ -150,7 +152,7 @@ class SweepDisplay:
 
     @property
     def _total(self) -> int:
-        return len(self._trials) - self.elsewhere
+        return len(self._titles) - self.elsewhere
 
     def update(self, event: Event) -> str | None:
         """Take in an event; a line to log where a trial ended."""
@@ -165,6 +167,9 @@ class SweepDisplay:
         if event.kind == "elsewhere":
             self.elsewhere += 1
             return None
+        if event.kind == "added":
+            self._titles[target_id] = event.what
+            return None
         if event.kind == "progress":
             started = self._running.get(target_id, (now, "", 0.0))[0]
             self._running[target_id] = (started, event.what, event.fraction)
@@ -177,7 +182,7 @@ class SweepDisplay:
             self.failed += 1
         self._recent = [*self._recent, (event.kind, target_id, event.what, took)][-RECENT:]
         counted = self.finished + self.failed
-        line = f"[{counted}/{self._total}] {event.kind} {target_id} {self._trials[target_id].title} in {took}"
+        line = f"[{counted}/{self._total}] {event.kind} {target_id} {self._titles[target_id]} in {took}"
         line += f", {self._rate()}"
         return line + (f": {event.what}" if event.what else "")
 
@@ -189,7 +194,9 @@ class SweepDisplay:
             return f"{duration(elapsed)} so far"
         partial = sum(fraction for _, _, fraction in self._running.values())
         left = elapsed / (counted + partial) * max(0.0, self._total - counted - partial)
-        return f"{60 * counted / elapsed:.1f} trials/min, {duration(left)} left"
+        return (
+            f"{60 * counted / elapsed:.1f} {'trials' if self._are_trials_alone else 'done'}/min, {duration(left)} left"
+        )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         counted = self.finished + self.failed
@@ -197,7 +204,7 @@ class SweepDisplay:
         head.add_column(ratio=1)
         head.add_column(justify="right", no_wrap=True)
         bar = ProgressBar(total=max(1, self._total), completed=counted)
-        head.add_row(bar, f"{counted}/{self._total} trials")
+        head.add_row(bar, f"{counted}/{self._total} {'trials' if self._are_trials_alone else 'trials and comparisons'}")
         yield head
         summary = Text(f"{self.finished} finished", style="green")
         summary.append(f", {self.failed} failed", style="red" if self.failed else "dim")
@@ -227,10 +234,10 @@ class SweepDisplay:
 
         for kind, target_id, what, took in self._recent:
             mark, mark_style = _MARKS[kind]
-            title = Title(self._trials[target_id].title, mark, "dim", mark_style)
+            title = Title(self._titles[target_id], mark, "dim", mark_style)
             add_row(title, what.splitlines()[0] if what else "", None, took, "dim")
         for target_id, (started, what, fraction) in list(self._running.items())[:SHOWN_RUNNING]:
-            add_row(Title(self._trials[target_id].title, "  "), what, fraction, duration(time.monotonic() - started))
+            add_row(Title(self._titles[target_id], "  "), what, fraction, duration(time.monotonic() - started))
         yield table
         more = len(self._running) - SHOWN_RUNNING
         if more > 0:
@@ -247,6 +254,8 @@ def status_view(status: SweepStatus, results: str) -> RenderableType:
         if status.left and status.left_s is not None:
             head.append(f", about {duration(status.left_s)} left", style="not bold dim")
     parts: list[RenderableType] = [head]
+    if status.comparisons:
+        parts.append(Text(f"{status.compared} of {status.comparisons} comparisons done"))
     if not status.launches:
         how = "The same launch command goes on from here." if status.left or status.failed else "The sweep is finished."
         parts.append(Text(f"Nothing works on it now. {how}"))

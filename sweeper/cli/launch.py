@@ -29,6 +29,7 @@ from sweeper.launch import LaunchResult
 
 if TYPE_CHECKING:
     from sweeper.cluster.events import Event
+    from sweeper.sweep.comparisons import ComparisonTask
     from sweeper.sweep.trial import Trial
 
 
@@ -136,8 +137,10 @@ def launch(
     prepared = launching.prepare(sweep, options, reporter)
     prepared = launching.forget_other_code(prepared, redo=redo_changed, dry_run=dry_run, reporter=reporter)
     n_trials, n_pending = len(prepared.trials), len(prepared.pending)
+    n_comparisons = len(prepared.due.planned)
+    compared = f", {n_comparisons} comparisons, {prepared.due.n_done} done" if n_comparisons else ""
     tell(
-        f"[bold]{prepared.sweep.name}[/bold]: {n_trials} trials, {n_trials - n_pending} done, {n_pending} to run; "
+        f"[bold]{prepared.sweep.name}[/bold]: {n_trials} trials, {n_trials - n_pending} done, {n_pending} to run{compared}; "
         f"results in {escape(prepared.store.location)}",
         highlight=False,
         soft_wrap=True,
@@ -145,7 +148,7 @@ def launch(
     if prepared.sweep.expected:
         tell(f"Expected: {escape(prepared.sweep.expected)}", highlight=False, soft_wrap=True)
     if dry_run:
-        print_plan(prepared.resolved, {key: status.word for key, status in prepared.statuses.items()})
+        print_plan(prepared)
         return
     _conclude(launching.launch(prepared, options, reporter))
 
@@ -169,6 +172,15 @@ def _conclude(result: LaunchResult) -> None:
             soft_wrap=True,
             highlight=False,
         )
+    left = len(result.states) - result.n_compared
+    if left:
+        failing = sum(state == "failed" for state in result.states.values())
+        err.print(
+            f"{result.n_compared} of {len(result.states)} comparisons of finished targets are done, {failing} failed. The same "
+            "command tries the others again.",
+            soft_wrap=True,
+            highlight=False,
+        )
     if not result.is_whole:
         raise typer.Exit(1)
 
@@ -186,10 +198,10 @@ class TerminalReporter(CheckReporter):
         print_damaged(problems)
 
     @contextlib.contextmanager
-    def running(self, trials: Sequence[Trial], n_done: int) -> Iterator[Callable[[Event], None]]:
+    def running(self, units: Sequence[Trial | ComparisonTask], n_done: int) -> Iterator[Callable[[Event], None]]:
         from sweeper.cli.display import STOPPING, SweepDisplay
 
-        display = SweepDisplay({trial.target_id: trial for trial in trials}, n_done)
+        display = SweepDisplay(units, n_done)
         shown = out.is_terminal and not self._verbose
         live = Live(display, console=out, refresh_per_second=4, transient=True) if shown else None
 

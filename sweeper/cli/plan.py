@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +14,9 @@ from rich.text import Text
 from sweeper.cli.console import err, out, print_json, user_errors, warn, working
 from sweeper.cli.options import DataDir, Only, OutDir, Overrides, SweepName
 from sweeper.errors import UserError
-from sweeper.launch import LaunchOptions, Reporter, resolve_sweep
+from sweeper.launch import LaunchOptions, Prepared, Reporter, look_up, resolve_sweep
 
 if TYPE_CHECKING:
-    from sweeper.sweep.preflight import ResolvedTrial
     from sweeper.sweep.trial import Trial
 
 
@@ -49,9 +48,9 @@ def plan(
             err.print(Text.assemble(("Missing: ", "bold yellow"), problem), soft_wrap=True)
 
     options = LaunchOptions(data=data, overrides=overrides or (), only=only or ())
-    loaded, _, resolved = resolve_sweep(sweep, options, CheckReporter(), say_what_is_missing)
-    store = Store(out_dir or f"results/{loaded.name}")
-    words = {key: status.word for key, status in store.statuses([each.trial for each in resolved]).items()}
+    loaded, everything, resolved = resolve_sweep(sweep, options, CheckReporter(), say_what_is_missing)
+    prepared = look_up(loaded, everything, resolved, Store(out_dir or f"results/{loaded.name}"))
+    words = {key: status.word for key, status in prepared.statuses.items()}
     if as_json:
         print_json([each.as_json(words[each.trial.target_id]) for each in resolved])
         return
@@ -59,7 +58,7 @@ def plan(
     for name in ("paper", "cost", "expected"):
         if getattr(loaded, name):
             out.print(f"[dim]{name}:[/dim] {escape(getattr(loaded, name))}", highlight=False)
-    print_plan(resolved, words)
+    print_plan(prepared)
 
 
 @user_errors
@@ -108,7 +107,9 @@ def trial(
     )
 
 
-def print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> None:
+def print_plan(prepared: Prepared) -> None:
+    """A table of trials, and the comparisons in a line."""
+    resolved, words = prepared.resolved, {key: status.word for key, status in prepared.statuses.items()}
     from sweeper.cli.display import LEAST_TITLE, Column, Rows, Title, duration
     from sweeper.sweep import components
 
@@ -127,6 +128,13 @@ def print_plan(resolved: Sequence[ResolvedTrial], words: dict[str, str]) -> None
     columns += [Column(heading=name, justify="right") for name in ("members", "steps")]
     columns += [Column(heading="guarantee"), Column(heading="attacks", least=18), Column(heading="status")]
     out.print(Rows(columns, rows))
+    counts = Counter(task.name for task in prepared.due.planned)
+    if counts:
+        named = ", ".join(f"{count} {name}" for name, count in counts.items())
+        out.print(
+            f"{len(prepared.due.planned)} comparisons ({named}), {prepared.due.n_done} done; each runs when its targets are finished.",
+            highlight=False,
+        )
     left = [each.rough_cpu_seconds for each in resolved if words[each.trial.target_id] in ("to do", "failed")]
     out.print(
         f"{len(resolved)} trials, {sum(word == 'done' for word in words.values())} done. Rough cost of the trainings left on one "

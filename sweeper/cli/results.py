@@ -26,6 +26,7 @@ def report(
     Those of an object store are gathered there and copied to results/NAME, and so is the report.
     """
     from sweeper.launch import copy_folder, report_on
+    from sweeper.results.gather import gather
     from sweeper.results.store import Store
 
     store = Store(results)
@@ -35,7 +36,7 @@ def report(
     if store.storage.is_local and (folder / "parts").is_dir() and not os.access(folder, os.W_OK):
         warn(f"{folder} cannot be written, so this is of the tables as they were last gathered.")
     elif not store.storage.is_local or (folder / "parts").is_dir():
-        gathered = store.gather(folder)
+        gathered = gather(store, folder)
         damaged = gathered.damaged
         print_damaged(damaged)
         print_left_out(gathered.left_out, store.location)
@@ -71,7 +72,7 @@ def logs(
 ) -> None:
     """Print what a trial printed, all its attempts one after the other: epochs, warnings, tracebacks of failures."""
     from sweeper.results import layout
-    from sweeper.storage.storage import Storage
+    from sweeper.storage import Storage
 
     storage = Storage(results)
     found = [name for name in storage.entries(layout.LOGS) if name.startswith(target_id)]

@@ -16,7 +16,7 @@ from sweeper.cluster.resources import can_grow, check_own_gpus
 from sweeper.errors import UserError, reason_of, sentence
 from sweeper.results.launches import check_shared
 from sweeper.results.store import Store
-from sweeper.storage.storage import Storage
+from sweeper.storage import Storage
 from sweeper.sweep.trial import Trial
 from sweeper.workers.nodes import clear_unused, node_folder
 from sweeper.workers.staging import stage, staged_name
@@ -160,6 +160,8 @@ def _clear_node(launch_id: str) -> None:
 
 def stage_late(parcel: Parcel, settings: Settings, shipped: Shipped) -> str | None:
     """Stage a trial's dataset on a node that has joined since the launch; gives what is wrong."""
+    unit = parcel.open()
+    assert isinstance(unit, Trial)
     try:
         check_shared(Storage(settings.store), settings.launch_id)
         stage_here(unit.dataset, settings, shipped.get(parcel.staged_name))

@@ -25,7 +25,7 @@ from sweeper.results.comparisons import DueComparisons, state, states
 from sweeper.results.launches import Launch
 from sweeper.results.layout import CLAIMS
 from sweeper.results.store import Store
-from sweeper.storage.storage import StorageError
+from sweeper.storage import StorageError
 from sweeper.sweep.comparisons import ComparisonTask
 from sweeper.sweep.trial import Trial
 from sweeper.workers.nodes import in_use, node_folder
@@ -121,7 +121,7 @@ def run_units(
 
     window = Window(resources, lambda: schedule.smallest_gpus)
     schedule = Schedule(units, resources=resources, retries=retries, claim=claim, settled=settled, window=window)
-    watcher = Watcher(schedule, store, launch, tell)
+    watcher = Watcher(schedule, by_id, store, launch, tell)
     launch.report(watcher.running)
     if due is not None:
         add(due.due())
@@ -187,9 +187,9 @@ def _trainable(
                 last_report = time.monotonic()
 
         problem = None
-        if (
-            parcel.staged_name and not (node_folder(settings.launch_id) / parcel.staged_name).exists()
-        ):  # this node has joined since the launch
+        needs_dataset = bool(parcel.staged_name)
+        if needs_dataset and not (node_folder(settings.launch_id) / parcel.staged_name).exists():
+            # This node has joined since the launch.
             from sweeper.cluster.datasets import stage_late
 
             problem = stage_late(parcel, settings, shipped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,7 +17,9 @@ from sweeper.cluster.internals import EXPECTED_DEATHS, SilentReporter, reason_of
 from sweeper.results import attempts
 from sweeper.results.launches import Launch, Running
 from sweeper.results.store import Store
-from sweeper.storage.storage import StorageError
+from sweeper.storage import StorageError
+from sweeper.sweep.comparisons import ComparisonTask
+from sweeper.sweep.trial import Trial
 from sweeper.trial.units import record_lost_unit
 from sweeper.workers.outcomes import Outcome
 from sweeper.workers.scheduling import Schedule
@@ -68,8 +70,16 @@ class _UnderWay:
 class Watcher(SilentReporter):
     """Turns Tune's callbacks into the schedule's ends and our events."""
 
-    def __init__(self, schedule: Schedule, store: Store, launch: Launch, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        units: Mapping[str, Trial | ComparisonTask],
+        store: Store,
+        launch: Launch,
+        on_event: Callable[[Event], None],
+    ) -> None:
         super().__init__()
+        self._units = units
         self._schedule, self._store, self._launch, self._on_event = schedule, store, launch, on_event
         self._running: dict[str, _UnderWay] = {}
         self._store_failures = 0
@@ -162,9 +172,12 @@ class Watcher(SilentReporter):
         final = self._schedule.lost(target_id)
         if final:
             try:
-                trial = self._schedule.units[target_id]
                 record_lost_unit(
-                    trial, self._store, attempts.count(self._store.storage, target_id), reason, "worker_lost"
+                    self._units[target_id],
+                    self._store,
+                    attempts.count(self._store.storage, target_id),
+                    reason,
+                    "worker_lost",
                 )
             except StorageError as error:
                 self._schedule.stop(str(error))

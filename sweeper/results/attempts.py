@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from sweeper.results import layout
-from sweeper.storage.storage import Storage
+from sweeper.storage import Storage
 
 _MOST = 10**6
 """More starts than these nothing counts."""

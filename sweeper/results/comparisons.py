@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
@@ -71,6 +70,11 @@ class DueComparisons:
         }
 
     @property
+    def n_done(self) -> int:
+        """How many of the planned comparisons are recorded."""
+        return sum(state == "done" for state in self.states.values())
+
+    @property
     def waiting(self) -> list[ComparisonTask]:
         """Comparisons that were not yet due."""
         return list(self._waiting.values())
@@ -102,17 +106,4 @@ class DueComparisons:
 
 def write_comparisons_now(store: Store, tasks: Sequence[ComparisonTask]) -> None:
     """Record which comparisons the sweep's targets have now; `gather` follows it."""
-    content = {
-        task.comparison_id: {"comparison": task.name, "table": task.comparison.table, "title": task.title}
-        for task in tasks
-    }
-    store.storage.write(layout.COMPARISONS_NOW, json.dumps(content).encode())
-
-
-def comparisons_now(store: Store) -> dict[str, str] | None:
-    """Ids of the comparisons that `write_comparisons_now` wrote last, with their titles; None where it never did, or is damaged."""
-    try:
-        content = json.loads(store.storage.read(layout.COMPARISONS_NOW))
-        return {key: str(each["title"]) for key, each in content.items() if layout.ID.fullmatch(key)}
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+    store.write_comparisons_now([task.comparison_id for task in tasks])

@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 
 from sweeper.errors import UserError
 from sweeper.results import layout
-from sweeper.results.comparisons import comparisons_now
 from sweeper.results.layout import ATTACK_TABLES, COMPARED_TABLES, COMPARISONS, FAILED, SUFFIX
 from sweeper.results.schema import SCHEMAS
 from sweeper.results.store import Store
-from sweeper.storage.storage import replace_file
+from sweeper.storage import replace_file
 
 _ROWS_AT_ONCE, _PARTS_AT_ONCE = 50_000, 500
 """Rows and parts of a gathered table that are held in memory at most, and make one row group."""
@@ -60,11 +59,11 @@ def gather(store: Store, copy: Path | None = None) -> Gathered:
     for table in ("trials", "history", "outputs", *ATTACK_TABLES):
         there = recorded if table == "trials" else set(store.keys(table))
         _gather_table(store, table, _keys_in_order(table, planned, there), folder, damaged)
-    compared = comparisons_now(store)
+    compared = store.comparisons_now()
     for table in (COMPARISONS, *COMPARED_TABLES):
         there = set(store.keys(table))
         if compared is None:
-            compared = dict.fromkeys(sorted(key.removesuffix(FAILED) for key in there), "")
+            compared = sorted({key.removesuffix(FAILED) for key in there})
         keys = [each for key in compared for each in (key, key + FAILED) if each in there]
         _gather_table(store, table, keys, folder, damaged)
     left_out = {key.removesuffix(FAILED) for key in recorded} - set(planned)

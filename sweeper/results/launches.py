@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from sweeper.errors import printable
 from sweeper.results.layout import CLAIMS, LAUNCHES
-from sweeper.storage.storage import Storage, StorageError
+from sweeper.storage import Storage, StorageError
 
 HEARTBEAT_S = 5.0
 DEAD_AFTER_S = 60.0

@@ -11,9 +11,9 @@ from typing import Any
 
 from sweeper.errors import UserError
 from sweeper.results.launches import LaunchInfo, living
-from sweeper.results.layout import LAUNCHES, QUARANTINE
+from sweeper.results.layout import COMPARISONS, LAUNCHES, QUARANTINE
 from sweeper.results.store import Failure, Store
-from sweeper.storage.storage import StorageError
+from sweeper.storage import StorageError
 
 _RATE_OVER = timedelta(hours=1)
 
@@ -29,6 +29,10 @@ class SweepStatus:
     trials: int
     done: int
     failed: int
+    comparisons: int
+    """Comparisons that the sweep's targets have now."""
+    compared: int
+    """Of these the ones on record."""
     launches: tuple[LaunchInfo, ...]
     per_hour: float | None
     left_s: float | None
@@ -48,7 +52,9 @@ class SweepStatus:
     def as_json(self) -> dict[str, Any]:
         """Plain values for machines."""
         return {
-            **{name: getattr(self, name) for name in ("trials", "done", "failed", "left", "per_hour", "left_s")},
+            **{name: getattr(self, name) for name in ("trials", "done", "failed", "left", "comparisons", "compared")},
+            "per_hour": self.per_hour,
+            "left_s": self.left_s,
             "quarantined": self.quarantined,
             "causes": self.causes,
             "failures": [asdict(failure) for failure in self.failures],
@@ -67,6 +73,7 @@ def read_status(store: Store) -> SweepStatus:
     if planned is None:
         raise UserError(f"{store.location} holds no sweep. Name the folder or URI that `sweeper launch` writes to.")
     ended = store.ended(planned)
+    planned_comparisons = set(store.comparisons_now() or ())
     known = [
         each
         for each in store.failures()
@@ -83,6 +90,8 @@ def read_status(store: Store) -> SweepStatus:
         trials=len(planned),
         done=len(ended),
         failed=len(failed),
+        comparisons=len(planned_comparisons),
+        compared=len(planned_comparisons & set(store.keys(COMPARISONS))),
         launches=launches,
         per_hour=per_hour,
         left_s=3600 * left / per_hour if per_hour else None,

@@ -12,12 +12,11 @@ from datetime import datetime
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attacks.base import Attack
 from sweeper.errors import UserError
 from sweeper.results import layout
 from sweeper.results.layout import (
@@ -32,9 +31,13 @@ from sweeper.results.layout import (
     TARGET_TABLES,
 )
 from sweeper.results.schema import SCHEMA_VERSION, SCHEMAS
-from sweeper.storage.storage import Storage, StorageError
-from sweeper.sweep.expand import Sweep
-from sweeper.sweep.trial import Trial, attack_id, identity
+from sweeper.storage import Storage, StorageError
+from sweeper.sweep.identity import attack_id, identity
+
+if TYPE_CHECKING:
+    from attacks.base import Attack
+    from sweeper.sweep.expand import Sweep
+    from sweeper.sweep.trial import Trial
 
 _READERS = 16
 """Parts of an object store that are fetched at a time."""
@@ -331,6 +334,18 @@ class Store:
             },
         }
         self.storage.write(layout.SWEEP, json.dumps(content).encode())
+
+    def write_comparisons_now(self, comparison_ids: Sequence[str]) -> None:
+        """Record which comparisons the sweep's targets have now; `gather` follows it."""
+        self.storage.write(layout.COMPARISONS_NOW, json.dumps(list(comparison_ids)).encode())
+
+    def comparisons_now(self) -> list[str] | None:
+        """The comparisons that the sweep's targets have now; None where none were written, or the file is damaged."""
+        try:
+            ids = json.loads(self.storage.read(layout.COMPARISONS_NOW))
+            return list(ids) if all(ID.fullmatch(each) for each in ids) else None
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
+            return None
 
     def write_checkpoint(self, target_id: str, content: bytes) -> None:
         """Keep the latest checkpoint of a training; it is deleted when the target is recorded."""

@@ -9,7 +9,8 @@ from functools import cached_property
 from attacks.comparisons.base import Comparison, TargetLabel
 from models.defenses.base import Mechanism
 from sweeper.sweep import components
-from sweeper.sweep.trial import Trial, identity
+from sweeper.sweep.identity import identity
+from sweeper.sweep.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -17,6 +15,7 @@ from models.defenses.base import AccountedMechanism, Defense, Mechanism
 from models.defenses.none import NoDefense
 from models.train import Training
 from sweeper.sweep import components
+from sweeper.sweep.identity import attack_id, identity
 
 DEFAULT_ARCHITECTURE = "lomurno_cnn"
 """The architecture of a sweep that names none."""
@@ -122,21 +121,6 @@ class Trial:
         if (self.architecture_label, self.optimizer_label) != (DEFAULT_ARCHITECTURE, "sgd"):
             title += f" · {self.architecture_label} · {self.optimizer_label}"
         return title
-
-
-def canonical_json(config: object) -> str:
-    """One spelling for equal configurations: sorted keys, no blanks."""
-    return json.dumps(config, sort_keys=True, separators=(",", ":"))
-
-
-def identity(config: object) -> str:
-    """16 hexadecimal digits of the SHA-256 of a configuration's canonical JSON."""
-    return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:16]
-
-
-def attack_id(attack: Attack) -> str:
-    """The id of an attack's configuration."""
-    return identity(components.configuration("attack", attack))
 
 
 @cache

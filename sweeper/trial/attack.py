@@ -35,7 +35,7 @@ from models.train import (
     fit,
 )
 from sweeper.results.store import BEST_OF, DamagedError, Store
-from sweeper.storage.storage import StorageError
+from sweeper.storage import StorageError
 from sweeper.sweep import components
 from sweeper.sweep.trial import Trial
 from sweeper.trial.best_of import record_best_of

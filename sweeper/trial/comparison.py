@@ -17,10 +17,10 @@ from sweeper.results import comparisons
 from sweeper.results.checkpoints import metadata_of
 from sweeper.results.schema import SCHEMA_VERSION
 from sweeper.results.store import PARAMETERS, Store
-from sweeper.storage.storage import StorageError
+from sweeper.storage import StorageError
 from sweeper.sweep import components
 from sweeper.sweep.comparisons import ComparisonTask
-from sweeper.sweep.trial import canonical_json
+from sweeper.sweep.identity import canonical_json
 from sweeper.trial import sources
 from sweeper.trial.context import TrialContext
 from sweeper.trial.failures import describe

@@ -24,7 +24,8 @@ from models.train import (
 )
 from sweeper.results.schema import SCHEMA_VERSION
 from sweeper.sweep import components
-from sweeper.sweep.trial import Trial, canonical_json
+from sweeper.sweep.identity import canonical_json
+from sweeper.sweep.trial import Trial
 from sweeper.trial import provenance, sources
 
 # Rows

@@ -13,7 +13,7 @@ import numpy as np
 from models.datasets.base import ImageData
 from models.splits import SPLITS
 from sweeper.results.store import DamagedError, Store
-from sweeper.storage.storage import StorageError
+from sweeper.storage import StorageError
 from sweeper.sweep.trial import Trial
 from sweeper.trial.attack import attack_target, run_attacks
 from sweeper.trial.context import TrialContext

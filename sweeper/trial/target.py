@@ -23,7 +23,8 @@ from models.train import (
 )
 from sweeper.results import checkpoints
 from sweeper.results.store import PARAMETERS
-from sweeper.sweep.trial import Trial, canonical_json
+from sweeper.sweep.identity import canonical_json
+from sweeper.sweep.trial import Trial
 from sweeper.trial import provenance, sources
 from sweeper.trial.context import TrialContext
 from sweeper.workers.outcomes import Progress

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from models.datasets.base import Dataset, DatasetInfo, ImageData
 from sweeper.sweep import components
-from sweeper.sweep.trial import identity
+from sweeper.sweep.identity import identity
 
 
 def staged_name(dataset: Dataset) -> str:

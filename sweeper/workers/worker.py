@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.errors import reason_of
 from sweeper.results import attempts, layout
-from sweeper.storage.storage import Storage, StorageError
+from sweeper.storage import Storage, StorageError
 from sweeper.workers.isolation import Ending, Send, run_in_child
 from sweeper.workers.nodes import in_use, node_folder
 from sweeper.workers.outcomes import Cause, Outcome, Progress
@@ -79,7 +79,7 @@ def pack(units: Sequence[Trial | ComparisonTask], staged_name: Callable[[Dataset
         Parcel(
             target_id=unit.target_id,
             title=unit.title,
-            staged_name="" if unit.memory_kind is None else staged_name(unit.dataset),
+            staged_name=staged_name(dataset) if (dataset := getattr(unit, "dataset", None)) is not None else "",
             lot=lot,
             position=position,
         )
