@@ -89,7 +89,7 @@ def run(
         settings = Settings(launch_id=launch.id, store=str(folder), data_dir=folder)
         datasets.stage_datasets(trials, settings, is_cluster=False)
         started = time.perf_counter()
-        ended = run.run_trials(
+        ended = run.run_units(
             trials,
             store=store,
             launch=launch,
@@ -332,6 +332,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import scheduling as bench
 from sweeper.sweep.preflight import resolve_trials
+from sweeper.results.gather import gather
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
@@ -371,7 +372,7 @@ statuses = store.statuses(trials)
 step("statuses", began)
 store.write_sweep(sweep, trials)
 began = time.perf_counter()
-gathered = store.gather()
+gathered = gather(store)
 step("gather", began)
 import pyarrow.parquet as pq
 assert pq.read_metadata(gathered.folder / "trials.parquet").num_rows == count and not gathered.damaged

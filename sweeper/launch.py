@@ -18,9 +18,10 @@ from sweeper.workers.scheduling import Resources, Retries
 if TYPE_CHECKING:
     from sweeper.cluster.events import Event
     from sweeper.results.comparisons import DueComparisons, State
+    from sweeper.results.expected import Status
     from sweeper.results.gather import Gathered
     from sweeper.results.launches import Launch
-    from sweeper.results.store import Status, Store
+    from sweeper.results.store import Store
     from sweeper.sweep.comparisons import ComparisonTask
     from sweeper.sweep.expand import Sweep
     from sweeper.sweep.preflight import ResolvedTrial

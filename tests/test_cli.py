@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from sweeper.cli import app
 from sweeper.errors import UserError
+from sweeper.results.gather import gather
 from sweeper.results.store import Store
 from sweeper.storage import Storage, StorageError
 from sweeper.sweep.expand import expand
@@ -130,7 +131,7 @@ def test_the_gathered_tables_alone_are_enough_for_a_report(tiny: Path, tmp_path:
     out, passed_on = tmp_path / "out", tmp_path / "passed_on"
     trial = expand(load_sweep(str(tiny)))[0]
     sweeper("trial", tiny, trial.target_id, "--set", "attacks=[threshold]", "--out", out)
-    Store(out).gather()
+    gather(Store(out))
     passed_on.mkdir()
     for path in out.glob("*.parquet"):
         path.rename(passed_on / path.name)
@@ -300,7 +301,7 @@ def test_a_delta_above_one_over_n_is_warned_of(tiny: Path) -> None:
 def test_a_table_of_results_is_written_even_where_there_is_nothing_in_it(tiny: Path, tmp_path: Path) -> None:
     trial = expand(load_sweep(str(tiny)))[0]
     sweeper("trial", tiny, trial.target_id, "--set", "attacks=[]", "--out", tmp_path / "out")
-    Store(tmp_path / "out").gather()
+    gather(Store(tmp_path / "out"))
     assert (tmp_path / "out" / "scores.parquet").exists()
     assert sweeper("report", tmp_path / "out").exit_code == 0
 
@@ -354,7 +355,7 @@ def test_a_launch_makes_anew_what_is_damaged_but_not_without_end(
     again_and_again: bool, here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = min((here.store.storage.root / "parts" / "history").iterdir())
-    whole, gather = part.read_bytes(), Store.gather
+    whole = part.read_bytes()
     part.write_bytes(whole[:-9])
 
     def gather_damaged(self: Store, copy: Path | None = None) -> Any:
@@ -362,7 +363,7 @@ def test_a_launch_makes_anew_what_is_damaged_but_not_without_end(
         return gather(self, copy)
 
     if again_and_again:
-        monkeypatch.setattr(Store, "gather", gather_damaged)
+        monkeypatch.setattr("sweeper.results.gather.gather", gather_damaged)
     result = sweeper(*here.command)
     assert "is damaged and was set aside" in result.stderr
     if again_and_again:
@@ -377,7 +378,7 @@ def test_results_that_cannot_be_gathered_are_no_wrong_input(here: Any, monkeypat
     def full(self: Store, copy: Path | None = None) -> Any:
         raise StorageError("No space left on device. Make room there.")
 
-    monkeypatch.setattr(Store, "gather", full)
+    monkeypatch.setattr("sweeper.results.gather.gather", full)
     result = sweeper(*here.command)
     assert result.exit_code == 1
     assert "The results cannot be gathered: No space left on device." in result.stderr
@@ -398,7 +399,7 @@ def test_results_that_cannot_be_written_are_reported_on_as_last_gathered(
     here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweeper.cli.results.os.access", lambda path, mode: False)
-    monkeypatch.setattr(Store, "gather", None)
+    monkeypatch.setattr("sweeper.results.gather.gather", None)
     result = sweeper("report", here.store.storage.root, "--to", tmp_path / "mine")
     assert result.exit_code == 0, result.output
     assert "as they were last gathered" in result.stderr

@@ -36,7 +36,7 @@ def run(tiny: Path, out: Path, fit: Any, monkeypatch: pytest.MonkeyPatch, **retr
     store = Store(out)
     store.prepare()
     with Launch(store.storage) as launch:
-        ended = cluster_run.run_trials(
+        ended = cluster_run.run_units(
             trials,
             store=store,
             launch=launch,
@@ -194,7 +194,7 @@ def test_what_another_launch_ends_is_told_once_and_not_run(
         store = watcher._store
         statuses = {
             target_id: SimpleNamespace(done=word == "finished", word=word)
-            for target_id, word in zip(watcher._schedule.trials, settled, strict=True)
+            for target_id, word in zip(watcher._schedule.units, settled, strict=True)
         }
         monkeypatch.setattr(
             store, "statuses", lambda trials: {each.target_id: statuses[each.target_id] for each in trials}

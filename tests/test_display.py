@@ -52,7 +52,8 @@ def test_what_is_cut_of_a_name_is_its_middle() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_live_table_tells_seeds_apart_and_cuts_no_time(width: int) -> None:
     trials = {f"{number:016x}": SimpleNamespace(title=title) for number, title in enumerate(TITLES)}
-    display = SweepDisplay(trials, 3)  # type: ignore[arg-type]
+    units = [SimpleNamespace(target_id=key, title=each.title, memory_kind=1) for key, each in trials.items()]
+    display = SweepDisplay(units, 3)  # type: ignore[arg-type]
     times = {}
     for number, target_id in enumerate(trials):
         kind = ("finished", "failed", "progress")[min(number, 2)]
@@ -118,7 +119,7 @@ def test_the_status_cuts_no_id_and_no_number(width: int) -> None:
         for number in range(3)
     ]
     status = SweepStatus(
-        trials=12345, done=678, failed=3, launches=(launch,), per_hour=123.4, left_s=3723.0, failures=tuple(failures), quarantined=0
+        trials=12345, done=678, failed=3, comparisons=56, compared=7, launches=(launch,), per_hour=123.4, left_s=3723.0, failures=tuple(failures), quarantined=0
     )  # fmt: skip
     text = "\n".join(shown(status_view(status, "results/x"), width))
     for each in (*running, *failures):

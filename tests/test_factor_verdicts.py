@@ -22,6 +22,7 @@ from analysis.studies.lin2020.claims import _only, judge_factors
 from analysis.studies.lin2020.influences import ALL, Analysis, analyze, contrasts, tpvd_correlations
 from analysis.studies.lin2020.study import FACTORS, FactorStudy, factor_study, over_seeds
 from analysis.studies.lomurno2022.claims import ABOVE_ZERO, Claim, Vote, decide
+from sweeper.results.gather import gather
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
@@ -276,7 +277,7 @@ def test_clip_norms_that_all_gradients_exceed_are_one_run_under_adam(tmp_path: P
     store.write_sweep(sweep, expand(sweep))
     for trial in expand(sweep):
         run_trial(trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True))
-    store.gather()
+    gather(store)
     results = load(store.storage.root)
     study = factor_study(results, measure(results))
     assert study is not None

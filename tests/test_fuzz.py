@@ -39,6 +39,7 @@ from sweeper.cli import app
 from sweeper.cli.display import status_view
 from sweeper.errors import UserError, printable
 from sweeper.results import attempts, checkpoints, launches, layout
+from sweeper.results.gather import gather
 from sweeper.results.schema import SCHEMAS
 from sweeper.results.status import SweepStatus, read_status
 from sweeper.results.store import Store
@@ -742,7 +743,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     store.prepare()
     store.write_sweep(sweep, trials)
     assert [result.status for result in run(trials, store)] == ["finished"] * 2
-    store.gather()
+    gather(store)
     assert tables(store)["tpvd"].num_rows == 1
     one = trials[0].target_id
     store.storage.write(f"logs/{one}.log", b"it began\n")
@@ -958,7 +959,7 @@ def test_any_damage_to_a_store(finished: Finished, tmp_path_factory: Any, what: 
             assert result.status == "finished", result.errors
             trained |= {result.target_id} if result.trained else set()
             attacked |= {result.target_id} if result.attacks_run else set()
-        gathered = store.gather()
+        gathered = gather(store)
         if not gathered.damaged and all(each.done for each in store.statuses(finished.trials).values()):
             break
     else:

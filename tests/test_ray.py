@@ -27,8 +27,9 @@ from sweeper.cluster.datasets import clear_staged, stage_datasets
 from sweeper.cluster.events import Ended, Event
 from sweeper.cluster.internals import ForgetfulScheduler
 from sweeper.cluster.resources import resolve
-from sweeper.cluster.run import run_trials
+from sweeper.cluster.run import run_units
 from sweeper.errors import UserError
+from sweeper.results.gather import gather
 from sweeper.results.launches import Launch, Running, living
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
@@ -92,7 +93,7 @@ def run_on(trials: list[Trial], out: Path, resources: Resources, **more: Any) ->
     with Launch(store.storage) as launch:
         own = Settings(launch_id=launch.id, store=str(out.absolute()), data_dir=out)
         stage_datasets(trials, own, is_cluster=False)
-        ended = run_trials(
+        ended = run_units(
             trials,
             store=store,
             launch=launch,
@@ -554,7 +555,7 @@ def test_results_go_to_an_object_store_that_fails_and_stalls(
     for trial in trials:
         run_trial(trial, TrialContext(data_dir=tmp_path, store=here, device=torch.device("cpu")))
     here.write_sweep(load_sweep(str(tiny), ["attacks=[threshold]"]), trials)
-    here.gather()
+    gather(here)
     store = Store(there)
     for table in ("trials", "history", "outputs", "attacks", "scores"):
         assert comparable(Path("results/tiny"), table).equals(comparable(Path("here"), table)), table

@@ -16,6 +16,8 @@ import torch
 from typer.testing import CliRunner
 
 from sweeper.cli import app
+from sweeper.results.gather import gather
+from sweeper.results.sources import recorded_sources
 from sweeper.results.store import Store
 from sweeper.sweep import components
 from sweeper.sweep.expand import expand
@@ -120,7 +122,7 @@ def recorded(package: Path, tiny: Path, tmp_path: Path) -> tuple[Store, dict[str
 
 def test_what_other_code_made_is_told_and_only_that_is_made_anew(recorded: Any, tmp_path: Path, tiny: Path) -> None:
     store, trials, package = recorded
-    assert sources.made_otherwise(list(trials.values()), store.recorded_sources()) == []
+    assert sources.made_otherwise(list(trials.values()), recorded_sources(store)) == []
     (package / "defense.py").write_text((package / "defense.py").read_text() + "\nEDITED = True\n")
     forget_modules()
     trials = {label: trial for label, trial in trials_of(tiny).items() if label != "dp"}
@@ -138,13 +140,13 @@ def test_what_other_code_made_is_told_and_only_that_is_made_anew(recorded: Any, 
     assert pq.read_table(store.storage.root / "trials.parquet").num_rows == 2
     dry = CliRunner().invoke(app, [*command, "--redo-changed", "--dry-run"])
     assert "1 targets of other code would be made anew" in dry.stdout and "2 done" in dry.stdout
-    keys = sources.made_otherwise(list(trials.values()), store.recorded_sources())
+    keys = sources.made_otherwise(list(trials.values()), recorded_sources(store))
     assert keys == [mine.target_id]
     store.forget(keys)
     assert (store.status(mine).word, store.status(other).word) == ("to do", "done")
     run_trial(mine, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True))
     # The gathered table is of before, the part is newer
-    assert sources.made_otherwise(list(trials.values()), store.recorded_sources()) == []
+    assert sources.made_otherwise(list(trials.values()), recorded_sources(store)) == []
 
 
 def test_an_attack_of_other_code_leaves_its_target(recorded: Any) -> None:
@@ -157,9 +159,9 @@ def test_an_attack_of_other_code_leaves_its_target(recorded: Any) -> None:
     store._write(
         "attacks", key, rows.set_column(column, rows.schema.field(column), pa.array(["f" * 64] * rows.num_rows))
     )
-    assert sources.made_otherwise(list(trials.values()), store.recorded_sources()) == [key]
-    store.gather()
-    assert sources.made_otherwise(list(trials.values()), store.recorded_sources()) == [key]
+    assert sources.made_otherwise(list(trials.values()), recorded_sources(store)) == [key]
+    gather(store)
+    assert sources.made_otherwise(list(trials.values()), recorded_sources(store)) == [key]
     store.forget([key])
     status = store.status(mine)
     assert (status.target, status.missing_attacks) == ("finished", (attack,))

@@ -20,14 +20,17 @@ from safetensors.numpy import load_file, save
 from attacks.auditing import audit_membership
 from attacks.base import MembershipScores
 from attacks.comparisons.tpvd import displacement_sketch, tpvd, value_differences
-from sweeper.errors import UserError
+from sweeper.results.comparisons import DueComparisons, write_comparisons_now
+from sweeper.results.gather import gather
 from sweeper.results.schema import SCHEMAS
 from sweeper.results.store import Store
+from sweeper.sweep.comparisons import plan_comparisons
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial
+from sweeper.trial.comparison import run_comparison
 from sweeper.trial.context import TrialContext
-from sweeper.trial.run import run_trial
+from sweeper.trial.run import TrialResult, run_trial
 
 TWINS = """
 name: twins
@@ -146,8 +149,20 @@ def record_weights(store: Store, trial: Trial, content: bytes) -> None:
     pq.write_table(pa.Table.from_pylist([row], schema=SCHEMAS["trials"]), part)
 
 
+def compare(store: Store) -> list[TrialResult]:
+    """Run the comparisons that are due, as a launch does."""
+    (path,) = store.storage.root.parent.glob("*.yaml")
+    trials = expand(load_sweep(str(path)))
+    due = DueComparisons(store, trials, {each.target_id for each in trials if store.has_target(each.target_id)}, ())
+    write_comparisons_now(store, due.planned)
+    context = TrialContext(data_dir=store.storage.root, store=store, device=torch.device("cpu"))
+    return [run_comparison(task, context) for task in due.due()]
+
+
 def gathered(store: Store, table: str = "tpvd") -> pd.DataFrame:
-    store.gather()
+    if table in ("tpvd", "comparisons"):
+        compare(store)
+    gather(store)
     return pq.read_table(store.storage.root / f"{table}.parquet").to_pandas()
 
 
@@ -240,8 +255,9 @@ def test_damaged_weights_are_set_aside_and_their_target_is_to_be_trained_again(p
         train(store, trials[label])
     path = weights_path(store, trials["none"])
     path.write_bytes(damage or path.read_bytes()[:-1] + b"\0")  # a flipped byte is still valid safetensors
-    result = store.gather()
-    assert len(result.damaged) == 1 and path.name in result.damaged[0] and "set aside" in result.damaged[0]
+    (result,) = compare(store)
+    assert result.status == "failed"
+    assert path.name in result.errors[0] and "set aside" in result.errors[0]
     assert [each.name for each in (store.storage.root / "quarantine").iterdir()] == [f"weights.{path.name}"]
     assert store.status(trials["none"]).word == "to do"
     assert store.status(trials["ac"]).done
@@ -256,8 +272,8 @@ def test_records_from_before_weights_were_fingerprinted_still_count(planned: Any
         part = store.storage.root / "parts" / "trials" / f"{trials[label].target_id}.parquet"
         rows = pq.read_table(part).drop_columns(["weights_sha256", "cause"])
         pq.write_table(rows.replace_schema_metadata(rows.schema.metadata | {b"schema_version": b"2"}), part)
-    assert store.gather().damaged == ()
     assert len(gathered(store)) == 1
+    assert gather(store).damaged == ()
 
 
 def test_weights_of_another_model_are_named(planned: Any) -> None:
@@ -265,8 +281,46 @@ def test_weights_of_another_model_are_named(planned: Any) -> None:
     for label in ("ac", "none"):
         train(store, trials[label])
     record_weights(store, trials["none"], save({"other": np.ones(3, np.float32)}, {"parameters": '["other"]'}))
-    with pytest.raises(UserError, match=r"its twin, .* are not of one model: .*launch again"):
-        store.gather()
+    (failed,) = compare(store)
+    assert (failed.status, failed.cause) == ("failed", "error")
+    assert "the tensors ['conv1.weight'" in failed.errors[0] or "are in one of the two models only" in failed.errors[0]
+    assert gathered(store).empty
+    (row,) = gathered(store, "comparisons").to_dict("records")
+    assert (row["comparison"], row["status"], row["cause"]) == ("tpvd", "failed", "error")
+    assert list(row["members"]) == [trials["ac"].target_id, trials["none"].target_id]
+    assert "are in one of the two models only" in row["error"]
+
+
+def test_a_comparison_is_an_id_of_its_members_and_is_not_done_twice(planned: Any) -> None:
+    store, trials = planned
+    for label in ("ac", "none"):
+        train(store, trials[label])
+    (done,) = compare(store)
+    assert done.status == "finished"
+    assert compare(store) == []
+    (task,) = plan_comparisons([trials["none"], trials["ac"]])
+    assert task.comparison_id == done.target_id
+    assert [member.target_id for member in task.members] == [trials["ac"].target_id, trials["none"].target_id]
+    seeds = [dataclasses.replace(trials[label], seed=4) for label in ("none", "ac")]
+    tasks = plan_comparisons([trials["none"], trials["ac"], *seeds])
+    assert {len(each.members) for each in tasks} == {3}
+    assert done.target_id not in {each.comparison_id for each in tasks}, "another seed makes another group"
+    assert plan_comparisons([dataclasses.replace(trials["ac"], comparisons=()), trials["none"]]) == []
+
+
+def test_groups_wait_for_targets_that_may_still_finish_and_do_without_those_that_fail(planned: Any) -> None:
+    store, trials = planned
+    first, twin = trials["ac"], trials["none"]
+    other = dataclasses.replace(twin, seed=4)
+    train(store, first)
+    due = DueComparisons(store, [first, twin, other], {first.target_id}, {twin.target_id, other.target_id})
+    assert due.due() == []
+    assert [len(task.members) for task in due.waiting] == [3]
+    train(store, twin)
+    assert due.ended(twin.target_id) == []
+    (task,) = due.ended(other.target_id)  # which has failed
+    assert [member.target_id for member in task.members] == [first.target_id, twin.target_id]
+    assert due.ended(other.target_id) == []
 
 
 # The bound on ε

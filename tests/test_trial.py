@@ -21,10 +21,12 @@ from attacks.base import AttackTarget
 from attacks.inversion.layer_decoder import LayerDecoder
 from attacks.membership.threshold import Threshold
 from models import train
+from sweeper.results.expected import recorded_attacks
+from sweeper.results.gather import gather
 from sweeper.results.launches import Launch
 from sweeper.results.schema import SCHEMAS
 from sweeper.results.status import read_status
-from sweeper.results.store import DamagedError, Store, recorded_attacks
+from sweeper.results.store import DamagedError, Store
 from sweeper.sweep import components
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
@@ -49,7 +51,7 @@ def run(sweep_path: Path, out: Path, *overrides: str, only: int | None = None) -
         run_trial(trial, TrialContext(data_dir=out, store=store, device=torch.device("cpu"), raise_errors=False))
         for trial in trials
     ]
-    store.gather()
+    gather(store)
     return store, trials, results
 
 
@@ -269,7 +271,7 @@ def test_targets_of_an_earlier_version_are_kept_but_not_gathered(tiny: Path, tmp
     store, trials, _ = run(tiny, out, "attacks=[threshold]", "training.epochs=1", only=1)
     assert list(table(store, "trials")["target_id"]) == [trials[0].target_id]
     assert len(list((out / "parts" / "trials").iterdir())) == 2
-    assert store.gather().left_out == 1
+    assert gather(store).left_out == 1
 
 
 def test_a_failed_training_is_a_row_and_is_done_again(
@@ -354,7 +356,7 @@ def test_a_killed_process_leaves_a_failed_row(tiny: Path, tmp_path: Path) -> Non
     store.prepare()
     store.write_sweep(sweep, expand(sweep))
     record_failure(trial, store, attempt=2, error="the trial's process died", cause="process_died")
-    store.gather()
+    gather(store)
     row = table(store, "trials").iloc[0]
     assert (row["status"], row["attempts"], row["error"]) == ("failed", 2, "the trial's process died")
     assert row["cause"] == "process_died"
@@ -367,7 +369,7 @@ def test_a_process_killed_during_an_attack_leaves_failed_attacks(tiny: Path, tmp
     store = Store(out)
     store.write_sweep(sweep, expand(sweep))
     record_failure(expand(sweep)[0], store, attempt=2, error="the node was lost", cause="worker_lost")
-    store.gather()
+    gather(store)
     assert list(table(store, "trials")["status"]) == ["finished"]
     attacks = table(store, "attacks")
     assert set(attacks["status"]) == {"failed"}
@@ -391,7 +393,7 @@ def test_a_damaged_part_is_set_aside_and_what_it_held_is_done_again(
     column = pq.read_metadata(part).row_group(0).column(0)
     content[column.data_page_offset + column.total_compressed_size // 2] ^= 1  # only a checksum can tell
     part.write_bytes(content if damage == "flipped" else content[:-30])
-    gathered = store.gather()
+    gathered = gather(store)
     assert len(gathered.damaged) == 1 and part.name in gathered.damaged[0]
     assert [path.name for path in (store.storage.root / "quarantine").iterdir()] == [f"parts.{table_name}.{part.name}"]
     assert not store.status(trials[0]).done
@@ -564,7 +566,7 @@ def test_the_demos_decoder_beats_both_controls_at_the_layer_that_tells_least(
     store.prepare()
     store.write_sweep(sweep, [trial])
     run_trial(trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu")))
-    store.gather()
+    gather(store)
     (last,) = (row for _, row in table(store, "reconstructions").iterrows())
     assert last["layer"] == "prediction"
     assert last["mse_test"] < 0.8 * min(last["mse_constant"], last["mse_untrained"])

@@ -16,6 +16,7 @@ from PIL import Image
 from s3_server import S3Server, start_s3_server
 
 from sweeper.results import attempts, layout
+from sweeper.results.gather import gather
 from sweeper.results.status import read_status
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
@@ -196,7 +197,7 @@ def test_a_full_disk_is_the_store_s_failure_and_costs_nothing(
         assert store.status(trial).done
     for target_id in done:
         assert store.read_part("trials", target_id).column("attempts").to_pylist() == [1], "it was not trained again"
-    assert store.gather().damaged == ()
+    assert gather(store).damaged == ()
 
 
 def test_a_staged_dataset_is_the_dataset_and_is_used_in_its_place(tmp_path: Path, tiny: Path) -> None:

@@ -7,8 +7,9 @@ import re
 import pyarrow as pa
 
 from sweeper.results import layout
+from sweeper.results.expected import BEST_OF, recorded_attacks
 from sweeper.results.schema import SCHEMAS
-from sweeper.results.store import BEST_OF, Store, recorded_attacks
+from sweeper.results.store import Store
 from sweeper.sweep.trial import Trial
 
 _MEASURED = {

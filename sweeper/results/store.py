@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,50 +31,28 @@ from sweeper.results.layout import (
 )
 from sweeper.results.schema import SCHEMA_VERSION, SCHEMAS
 from sweeper.storage import Storage, StorageError
-from sweeper.sweep.identity import attack_id, identity
 
 if TYPE_CHECKING:
-    from attacks.base import Attack
     from sweeper.sweep.expand import Sweep
     from sweeper.sweep.trial import Trial
 
+
+from sweeper.results.expected import Status, judge, recorded_attacks, table_of, wanted_parts
+
 _READERS = 16
 """Parts of an object store that are fetched at a time."""
+
+
 PARAMETERS = "parameters"
 """Key in the weights' metadata of the JSON list of those tensors that are parameters."""
+
+
 _MOST_ROWS_PER_BYTE = 8
 """A part that claims more is damaged: rows differ by their ids or losses, so that real ones take a byte and more."""
 
 
 class DamagedError(Exception):
     """A file of the store cannot be read. It is set aside, so that what it held counts as missing and is made anew."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """What the store says of one trial."""
-
-    target: str
-    """`finished`, `failed` or `missing`."""
-    missing_attacks: tuple[str, ...]
-    """Ids of the attacks, and of their comparison, that are not recorded as finished."""
-    failed_attacks: tuple[str, ...]
-
-    @property
-    def done(self) -> bool:
-        return self.target == "finished" and not self.missing_attacks
-
-    @property
-    def word(self) -> str:
-        """One word for a person: done, failed, partial or to do."""
-        if self.done:
-            return "done"
-        if self.target == "failed" or self.failed_attacks:
-            return "failed"
-        return "partial" if self.target == "finished" else "to do"
-
-
-_status = cache(Status)  # of 100,000 trials most have the same one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +103,10 @@ class Store:
         """The status of one trial, by a look at its own files."""
         target_id = trial.target_id
         have = {("weights", target_id)} if self.storage.has_content(layout.weights(target_id)) else set()
-        for table, key in _wanted(trial):
+        for table, key in wanted_parts(trial):
             if self.storage.has_content(layout.part(table, key)):
                 have.add((table, key))
-        return _judge(trial, lambda table, key: (table, key) in have)
+        return judge(trial, lambda table, key: (table, key) in have)
 
     def statuses(self, trials: Iterable[Trial]) -> dict[str, Status]:
         """The status of each trial, by target id; one listing of each folder for all of them.
@@ -139,7 +116,7 @@ class Store:
         by_id = {trial.target_id: trial for trial in trials}
         bits: dict[tuple[str, str], int] = {}
         for example in {trial.attacks: trial for trial in by_id.values()}.values():
-            for table, key in _wanted(example):
+            for table, key in wanted_parts(example):
                 bits.setdefault((table, key.partition(".")[2]), 1 << len(bits))
         bits["weights", ""] = 1 << len(bits)
         found = dict.fromkeys(by_id, 0)
@@ -149,7 +126,7 @@ class Store:
                 if target_id in found and (table, rest) in bits:
                     found[target_id] |= bits[table, rest]
         return {
-            target_id: _judge(trial, lambda table, key: bool(found[target_id] & bits[table, key.partition(".")[2]]))  # noqa: B023
+            target_id: judge(trial, lambda table, key: bool(found[target_id] & bits[table, key.partition(".")[2]]))  # noqa: B023
             for target_id, trial in by_id.items()
         }
 
@@ -330,7 +307,7 @@ class Store:
                 each: table
                 for trial in {trial.attacks: trial for trial in trials}.values()
                 for each in recorded_attacks(trial)
-                if (table := _kept(trial, each))
+                if (table := table_of(trial, each))
             },
         }
         self.storage.write(layout.SWEEP, json.dumps(content).encode())
@@ -452,66 +429,6 @@ class Store:
         content = io.BytesIO()
         pq.write_table(rows, content, compression="zstd", write_page_checksum=True)
         self.storage.write(layout.part(table, key), content.getvalue())
-
-
-def _kept(trial: Trial, each: str) -> str | None:
-    """The table that keeps what one recorded attack measured of each example or layer."""
-    attack = trial.attack_ids.get(each)
-    return None if attack is None else {"membership": "scores", "inversion": "reconstructions"}[attack.family]
-
-
-def _wanted(trial: Trial) -> Iterator[tuple[str, str]]:
-    """Table and key of every part that says something of the trial's status."""
-    target_id = trial.target_id
-    yield from ((table, target_id) for table in TARGET_TABLES)
-    yield "trials", target_id + FAILED
-    for each in recorded_attacks(trial):
-        yield "attacks", f"{target_id}.{each}"
-        yield "attacks", f"{target_id}.{each}{FAILED}"
-        if kept := _kept(trial, each):
-            yield kept, f"{target_id}.{each}"
-
-
-def _judge(trial: Trial, has: Callable[[str, str], bool]) -> Status:
-    """The status of a trial by the parts that are there.
-
-    A row says that all the rest of its record is there; a part that was deleted or set aside since is made anew.
-    """
-    target_id = trial.target_id
-    target = "missing"
-    if has("weights", target_id) and all(has(table, target_id) for table in TARGET_TABLES):
-        target = "finished"
-    elif has("trials", target_id + FAILED):
-        target = "failed"
-    missing = []
-    for each in recorded_attacks(trial):
-        kept = _kept(trial, each)
-        if not has("attacks", f"{target_id}.{each}") or (kept and not has(kept, f"{target_id}.{each}")):
-            missing.append(each)
-    failed = tuple(each for each in missing if has("attacks", f"{target_id}.{each}{FAILED}"))
-    return _status(target, tuple(missing), failed)
-
-
-BEST_OF = "best_of"
-BEST_OF_REVISION = 2
-"""As an attack's revision: it goes up when the same candidates would give other results."""
-
-
-def best_of_id(candidate_ids: Iterable[str]) -> str:
-    """The id of the comparison of these membership attacks."""
-    return identity({"name": BEST_OF, "revision": BEST_OF_REVISION, "candidates": sorted(candidate_ids)})
-
-
-def recorded_attacks(trial: Trial) -> list[str]:
-    """Ids of all records under a trial's attacks: the attacks themselves, and the comparison of the membership ones."""
-    return list(_recorded_attacks(trial.attacks))
-
-
-@cache
-def _recorded_attacks(attacks: tuple[Attack, ...]) -> tuple[str, ...]:
-    ids = tuple(attack_id(attack) for attack in attacks)
-    membership = [each for each, attack in zip(ids, attacks, strict=True) if attack.family == "membership"]
-    return (*ids, best_of_id(membership)) if membership else ids
 
 
 def _first_line(error: Exception) -> str:

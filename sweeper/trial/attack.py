@@ -34,7 +34,8 @@ from models.train import (
     build_model,
     fit,
 )
-from sweeper.results.store import BEST_OF, DamagedError, Store
+from sweeper.results.expected import BEST_OF
+from sweeper.results.store import DamagedError, Store
 from sweeper.storage import StorageError
 from sweeper.sweep import components
 from sweeper.sweep.trial import Trial

@@ -15,7 +15,8 @@ from attacks.base import (
 )
 from attacks.selection import best_of
 from models.seeds import Stream, numpy_generator
-from sweeper.results.store import BEST_OF, BEST_OF_REVISION, Store
+from sweeper.results.expected import BEST_OF, BEST_OF_REVISION
+from sweeper.results.store import Store
 from sweeper.sweep import components
 from sweeper.sweep.trial import Trial
 from sweeper.trial.rows import attack_row

@@ -13,7 +13,8 @@ import torch
 from models.train import (
     DivergedError,
 )
-from sweeper.results.store import BEST_OF, Store
+from sweeper.results.expected import BEST_OF
+from sweeper.results.store import Store
 from sweeper.sweep import components
 from sweeper.sweep.trial import Trial
 from sweeper.trial.best_of import best_of_config

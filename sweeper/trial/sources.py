@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper.results.store import recorded_attacks
+from sweeper.results.expected import recorded_attacks
 from sweeper.sweep import components
 
 if TYPE_CHECKING:

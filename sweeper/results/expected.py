@@ -1,0 +1,107 @@
+"""What is to be recorded of a trial, and how it stands by what of that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from sweeper.results.layout import (
+    FAILED,
+    TARGET_TABLES,
+)
+from sweeper.sweep.identity import attack_id, identity
+
+if TYPE_CHECKING:
+    from attacks.base import Attack
+    from sweeper.sweep.trial import Trial
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the store says of one trial."""
+
+    target: str
+    """`finished`, `failed` or `missing`."""
+    missing_attacks: tuple[str, ...]
+    """Ids of the attacks, and of their comparison, that are not recorded as finished."""
+    failed_attacks: tuple[str, ...]
+
+    @property
+    def done(self) -> bool:
+        return self.target == "finished" and not self.missing_attacks
+
+    @property
+    def word(self) -> str:
+        """One word for a person: done, failed, partial or to do."""
+        if self.done:
+            return "done"
+        if self.target == "failed" or self.failed_attacks:
+            return "failed"
+        return "partial" if self.target == "finished" else "to do"
+
+
+_status = cache(Status)  # of 100,000 trials most have the same one
+
+
+def table_of(trial: Trial, each: str) -> str | None:
+    """The table that keeps what one recorded attack measured of each example or layer."""
+    attack = trial.attack_ids.get(each)
+    return None if attack is None else {"membership": "scores", "inversion": "reconstructions"}[attack.family]
+
+
+def wanted_parts(trial: Trial) -> Iterator[tuple[str, str]]:
+    """Table and key of every part that says something of the trial's status."""
+    target_id = trial.target_id
+    yield from ((table, target_id) for table in TARGET_TABLES)
+    yield "trials", target_id + FAILED
+    for each in recorded_attacks(trial):
+        yield "attacks", f"{target_id}.{each}"
+        yield "attacks", f"{target_id}.{each}{FAILED}"
+        if kept := table_of(trial, each):
+            yield kept, f"{target_id}.{each}"
+
+
+def judge(trial: Trial, has: Callable[[str, str], bool]) -> Status:
+    """The status of a trial by the parts that are there.
+
+    A row says that all the rest of its record is there; a part that was deleted or set aside since is made anew.
+    """
+    target_id = trial.target_id
+    target = "missing"
+    if has("weights", target_id) and all(has(table, target_id) for table in TARGET_TABLES):
+        target = "finished"
+    elif has("trials", target_id + FAILED):
+        target = "failed"
+    missing = []
+    for each in recorded_attacks(trial):
+        kept = table_of(trial, each)
+        if not has("attacks", f"{target_id}.{each}") or (kept and not has(kept, f"{target_id}.{each}")):
+            missing.append(each)
+    failed = tuple(each for each in missing if has("attacks", f"{target_id}.{each}{FAILED}"))
+    return _status(target, tuple(missing), failed)
+
+
+BEST_OF = "best_of"
+
+
+BEST_OF_REVISION = 2
+"""As an attack's revision: it goes up when the same candidates would give other results."""
+
+
+def best_of_id(candidate_ids: Iterable[str]) -> str:
+    """The id of the comparison of these membership attacks."""
+    return identity({"name": BEST_OF, "revision": BEST_OF_REVISION, "candidates": sorted(candidate_ids)})
+
+
+def recorded_attacks(trial: Trial) -> list[str]:
+    """Ids of all records under a trial's attacks: the attacks themselves, and the comparison of the membership ones."""
+    return list(_recorded_attacks(trial.attacks))
+
+
+@cache
+def _recorded_attacks(attacks: tuple[Attack, ...]) -> tuple[str, ...]:
+    ids = tuple(attack_id(attack) for attack in attacks)
+    membership = [each for each, attack in zip(ids, attacks, strict=True) if attack.family == "membership"]
+    return (*ids, best_of_id(membership)) if membership else ids
