@@ -118,9 +118,8 @@ def test_the_status_cuts_no_id_and_no_number(width: int) -> None:
         Failure(target_id=f"f{number:015x}", attack_id=None, attack="layer_decoder", cause="error", error="no 12345678")
         for number in range(3)
     ]
-    status = SweepStatus(
-        trials=12345, done=678, failed=3, comparisons=56, compared=7, launches=(launch,), per_hour=123.4, left_s=3723.0, failures=tuple(failures), quarantined=0
-    )  # fmt: skip
+    counts = {"trials": 12345, "done": 678, "failed": 3, "comparisons": 56, "compared": 7, "quarantined": 0}
+    status = SweepStatus(**counts, launches=(launch,), per_hour=123.4, left_s=3723.0, failures=tuple(failures))
     text = "\n".join(shown(status_view(status, "results/x"), width))
     for each in (*running, *failures):
         assert each.target_id in text
