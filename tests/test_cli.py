@@ -53,6 +53,21 @@ def test_help_starts_quickly_because_it_imports_little() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 
+def test_commands_that_only_read_import_no_pytorch(tmp_path: Path) -> None:
+    store = Store(tmp_path / "out")
+    store.prepare()
+    store.storage.write("sweep.json", b'{"targets": {}, "name": "none"}')
+    store.storage.write("logs/0123456789abcdef.log", b"printed")
+    for command in (["ls"], ["--help"], ["status", str(tmp_path / "out")], ["logs", str(tmp_path / "out"), "0123"]):
+        code = (
+            f"import sys; sys.argv = ['sweeper', *{command!r}]\nfrom sweeper.cli import main\ntry: main()\n"
+            "except SystemExit as end: assert not end.code\n"
+            "heavy = {'torch', 'ray', 'pandas', 'sklearn', 'scipy', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+        )
+        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stderr)
+
+
 def test_shell_completion_offers_sweeps_and_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
     from sweeper.cli.options import complete_attack, complete_sweep
 

@@ -46,7 +46,8 @@ from sweeper.results.store import Store
 from sweeper.storage import Storage
 from sweeper.sweep import components, yaml_file
 from sweeper.sweep.expand import Sweep, expand
-from sweeper.sweep.load import load_sweep, packaged_sweeps
+from sweeper.sweep.load import load_sweep
+from sweeper.sweep.packaged import packaged_sweeps
 from sweeper.sweep.preflight import resolve_trials
 from sweeper.sweep.trial import Trial
 from sweeper.sweep.yaml_file import parse_yaml

@@ -14,7 +14,8 @@ from models.train import LEARNING_RATES, fit
 from sweeper.errors import UserError
 from sweeper.sweep import components
 from sweeper.sweep.expand import expand
-from sweeper.sweep.load import load_sweep, packaged_sweeps
+from sweeper.sweep.load import load_sweep
+from sweeper.sweep.packaged import packaged_sweeps
 from sweeper.sweep.preflight import resolve_trials
 from sweeper.sweep.trial import Trial
 
@@ -24,6 +25,13 @@ def written(tmp_path: Path, text: str, *overrides: str, only: tuple[str, ...] = 
     path = tmp_path / "written.yaml"
     path.write_text(text, encoding="utf-8")
     return expand(load_sweep(str(path), overrides), only)
+
+
+@pytest.mark.parametrize("kind", sorted(components.KINDS))
+def test_what_is_read_from_a_components_file_is_what_its_class_says(kind: str) -> None:
+    for name in components.names(kind):
+        cls = components.component_class(kind, name)
+        assert components.description(kind, name) == ((cls.__doc__ or "").strip().splitlines()[0], cls.source)
 
 
 @pytest.mark.parametrize("name", sorted(packaged_sweeps()))

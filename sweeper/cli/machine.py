@@ -19,15 +19,14 @@ from sweeper.cli.options import DataDir
 def list_components() -> None:
     """List the defenses, attacks, datasets, architectures and sweeps there are, each with its source."""
     from sweeper.sweep import components
-    from sweeper.sweep.load import load_sweep, packaged_sweeps
+    from sweeper.sweep.packaged import packaged_sweeps
+    from sweeper.sweep.yaml_file import parse_yaml
 
     for kind in components.KINDS:
-        rows = []
-        for name in sorted(components.names(kind)):
-            cls = components.component_class(kind, name)
-            rows.append((name, (cls.__doc__ or "").strip().splitlines()[0], cls.source))
+        rows = [(name, *components.description(kind, name)) for name in sorted(components.names(kind))]
         _print_list(f"{kind}s", rows)
-    _print_list("sweeps", [(name, (sweep := load_sweep(name)).summary, sweep.paper) for name in packaged_sweeps()])
+    sweeps = {name: parse_yaml(path.read_text(encoding="utf-8"), str(path)) for name, path in packaged_sweeps().items()}
+    _print_list("sweeps", [(name, sweep.get("summary", ""), sweep.get("paper", "")) for name, sweep in sweeps.items()])
 
 
 @user_errors

@@ -18,10 +18,9 @@ _OLDEST_MLFLOW = 3
 
 
 def complete_sweep(incomplete: str) -> list[str]:
-    folder = Path(__file__).parents[1] / "sweep" / "sweeps"
-    names = [path.stem for path in sorted(folder.glob("*.yaml"))] + [
-        str(path) for path in sorted(Path().glob("*.yaml"))
-    ]
+    from sweeper.sweep.packaged import packaged_sweeps
+
+    names = [*packaged_sweeps(), *(str(path) for path in sorted(Path().glob("*.yaml")))]
     return [name for name in names if name.startswith(incomplete)]
 
 

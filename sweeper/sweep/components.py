@@ -6,6 +6,7 @@ installed packages add their own through entry points of the groups below. Nothi
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -14,6 +15,7 @@ import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -67,6 +69,29 @@ def component_class(kind: str, name: str) -> type[Any]:
             f"{module_name} must define exactly one {kind}: a frozen dataclass with a `source`; it defines {len(own)}."
         )
     return own[0]
+
+
+def description(kind: str, name: str) -> tuple[str, str]:
+    """What a component is, in one line, and its source. Read from its file, for to import it is to import PyTorch."""
+    module_name, _, attribute = names(kind)[name].partition(":")
+    package, _, last = module_name.rpartition(".")
+    if not attribute and package in KINDS[kind]:
+        path = Path(importlib.import_module(package).__path__[0], f"{last}.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and (source := _constant(node, "source")) is not None:
+                return (ast.get_docstring(node) or "").partition("\n")[0], source
+    cls = component_class(kind, name)
+    return (cls.__doc__ or "").strip().partition("\n")[0], cls.source
+
+
+def _constant(node: ast.ClassDef, name: str) -> str | None:
+    """The text that a class gives one of its attributes."""
+    for each in node.body:
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and each.target.id == name:
+            return (
+                each.value.value if isinstance(each.value, ast.Constant) and isinstance(each.value.value, str) else None
+            )
+    return None
 
 
 @cache

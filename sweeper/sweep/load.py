@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UserError, shown, unknown_name
 from sweeper.sweep.check import PART_KEYS, TEXT_KEYS, check_sweep
 from sweeper.sweep.expand import Sweep
+from sweeper.sweep.packaged import packaged_sweeps
 from sweeper.sweep.yaml_file import MOST_CHARACTERS, MOST_LEVELS, parse_yaml
-
-
-def packaged_sweeps() -> dict[str, Path]:
-    """The sweeps that come with the package, by name."""
-    folder = Path(str(resources.files("sweeper.sweep") / "sweeps"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def load_sweep(reference: str, overrides: Sequence[str] = ()) -> Sweep:
