@@ -1,0 +1,59 @@
+"""How long the commands take that a person waits for, beside a Python that starts and imports what the command line is made of.
+
+Each command runs several times in a process of its own, and the median counts. Exits with 1 where a command that only reads takes
+longer than the bar.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+BAR_S = 1.0
+"""For commands that only read."""
+
+
+def seconds(command: list[str], repeats: int) -> float:
+    """The median time of a command."""
+    took = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three runs of each command instead of nine")
+    repeats = 3 if parser.parse_args().quick else 9
+    from sweeper.results.store import Store
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "results")
+        store.prepare()
+        store.storage.write("sweep.json", b'{"name": "none", "targets": {}}')
+        store.storage.write("logs/0123456789abcdef.log", b"printed\n")
+        results = str(store.storage.root)
+        bare = seconds([sys.executable, "-c", "import typer, rich.table"], repeats)
+        print(f"Python with typer and rich: {bare:.2f} s")
+        slow = []
+        for arguments in (["--help"], ["ls"], ["status", results], ["logs", results, "0123"], ["plan", "demo"]):
+            took = seconds([sys.executable, "-m", "sweeper.cli", *arguments], repeats)
+            print(f"sweeper {arguments[0]}: {took:.2f} s, {took / bare:.1f} times as long")
+            if took > BAR_S and arguments[0] != "plan":
+                slow.append(arguments[0])
+    if slow:
+        print(f"Slower than {BAR_S:g} s: {', '.join(slow)}")
+    return 1 if slow else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
