@@ -77,6 +77,19 @@ def test_launch_runs_all_and_is_quiet_and_again_does_nothing(tiny: Path, tmp_pat
     assert "2 done, 0 to run" in again.stdout
 
 
+def test_the_launch_from_python_that_the_readme_shows(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "LaunchOptions" in block
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3 of 3 trials are done; the report is"), "and nothing else is said"
+    assert (tmp_path / "results" / "from_python" / "report" / "report.html").is_file()
+
+
 @dataclass(frozen=True)
 class Watched:
     """Trials on a Ray of its own, as `launch` runs them, and what was seen of them."""

@@ -76,8 +76,9 @@ def description(kind: str, name: str) -> tuple[str, str]:
     module_name, _, attribute = names(kind)[name].partition(":")
     package, _, last = module_name.rpartition(".")
     if not attribute and package in KINDS[kind]:
-        path = Path(importlib.import_module(package).__path__[0], f"{last}.py")
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        paths = [Path(folder, f"{last}.py") for folder in importlib.import_module(package).__path__]
+        text = next((path.read_text(encoding="utf-8") for path in paths if path.is_file()), "")
+        for node in ast.parse(text).body:
             if isinstance(node, ast.ClassDef) and (source := _constant(node, "source")) is not None:
                 return (ast.get_docstring(node) or "").partition("\n")[0], source
     cls = component_class(kind, name)
