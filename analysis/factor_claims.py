@@ -38,6 +38,7 @@ from analysis.factor_test_tables import QUANTITIES
 from analysis.factor_tests import (
     ALL,
     LEAKS,
+    UNSIZED,
     WITHIN_CELLS,
     Analysis,
     Correlation,
@@ -297,18 +298,17 @@ def _normal(levels: list[tuple[Dependent, Normality]]) -> list[Vote]:
 
 
 def _only(analysis: Analysis, named: Iterable[str], what: str, rate: str) -> Claim:
-    """The named factors must be shown to matter, the others be shown not to: see `Influence` for both."""
+    """The named factors must be shown to matter, the others be shown not to: see `MARGINS` for both."""
     told = sum(one.p_value is not None for one in analysis.influences)
     votes = []
     for one in analysis.influences:
         is_named = one.factor in named
         words = f"{one.factor}: {_influence_words(one, told)}" + ("" if is_named else " (the paper: does not matter)")
-        matters, negligible = one.differs() and not one.is_negligible(), one.is_negligible()
         found: int | None = None
         if one.p_value is not None and is_named:
-            found = 1 if matters else -1 if one.is_negligible(told) else 0
+            found = 1 if one.exceeds() else -1 if one.is_negligible(told) else 0
         elif one.p_value is not None:
-            found = 1 if negligible else -1 if one.differs(told) else 0
+            found = 1 if one.is_negligible() else -1 if one.exceeds(told) else 0
         votes.append(Vote(sign=found, words=words))
     claim = decide(f"Of the factors, only {naming.listing(list(named))} matter for {what}.", votes)
     return _with_notes(claim, [rate] if told else [])
@@ -329,8 +329,12 @@ def _influence_words(one: Influence, comparisons: int) -> str:
         words += f", [{number(wide.low, 3)}, {number(wide.high, 3)}] for all {comparisons} factors at once"
     if one.is_negligible():
         return f"{words}; all intervals within ±{one.margin:g}, in every slice"
+    if one.exceeds():
+        return f"{words}; beyond ±{one.margin:g}" + ("" if one.exceeds(comparisons) else ", but not for all at once")
+    if one.p_value < ALPHA:
+        words += f"; {UNSIZED}, ±{one.margin:g}"
     outside = [(name, part) for name, part in largest.slices if not _within(part, one.margin)]
-    if not one.differs() and outside:
+    if outside:
         name, part = max(outside, key=lambda item: abs(item[1].mean) if item[1] else 0.0)
         words += f"; not shown to stay within ±{one.margin:g}: with {name} {estimate_text(part, 3, signed=True)}"
     return words

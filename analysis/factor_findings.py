@@ -9,7 +9,7 @@ from analysis.blocks import ALPHA
 from analysis.factor_claims import shared_rates, track_words
 from analysis.factor_study import AC, QUANTILES, SEQUENCES, FactorStudy, kind_name, mean_over_seeds, ordered, paired
 from analysis.factor_test_tables import QUANTITIES
-from analysis.factor_tests import MARGINS, Analysis, Influence, analyze, leak, p_phrase
+from analysis.factor_tests import MARGINS, UNSIZED, Analysis, Influence, analyze, leak, p_phrase
 from analysis.findings import Finding
 from analysis.statistics import Estimate, sign
 from analysis.table_output import estimate_text, number
@@ -102,7 +102,7 @@ def _side(change: Estimate) -> str:
 def _factors(analysis: Analysis) -> str:
     quantity = QUANTITIES[analysis.dependent]
     by_answer = {
-        answer: [one for one in analysis.influences if one.p_value is not None and one.answer == answer]
+        answer: [one for one in analysis.influences if one.p_value is not None and one.conclusion == answer]
         for answer in _ANSWERS
     }
     if not any(by_answer.values()):
@@ -122,7 +122,11 @@ def _factors(analysis: Analysis) -> str:
 _ANSWERS = {
     "matters": ("matters", "matter"),
     "does not matter": ("does not matter", "do not matter"),
-    "not shown": ("is shown neither to matter nor not to", "are shown neither to matter nor not to"),
+    f"cannot be told: {UNSIZED}": (
+        "has an effect that is not shown to exceed the margin",
+        "have effects that are not shown to exceed the margin",
+    ),
+    "cannot be told": ("is shown neither to matter nor not to", "are shown neither to matter nor not to"),
 }
 
 

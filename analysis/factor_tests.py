@@ -4,7 +4,7 @@ Source: Lin et al. 2020, Section 6 (Shapiro–Wilk, Mann–Whitney U, Kruskal–
 tests is a setting, its seeds averaged; both U and H are reported where the paper shows the first alone; every test has
 its effect size. No conclusion rests on U and H, which bury a factor under the differences that the other factors make:
 levels of a factor are compared on matched settings, on blocks of seeds, with Holm's adjustment over the factors, and
-that a factor does not matter is concluded from a margin of equivalence alone.
+that a factor matters or not is concluded from a margin alone, beyond or within which the differences are shown to lie.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ from analysis.statistics import (
 Dependent = Literal["accuracy", "train_accuracy", "loss"]
 
 MARGINS: dict[Dependent, float] = {"accuracy": 0.02, "train_accuracy": 0.02, "loss": 0.05}
-"""A factor that moves a mean by less than this does not matter.
+"""A factor that moves a mean by no more than this does not matter, however surely it moves it.
+
+It matters where two of its levels are shown to differ by more, over all combinations of the other factors. It does not
+where all its levels are shown to differ by less, over all combinations and within each level of each other factor.
 
 Two points of accuracy are less than the smallest gain that the paper's abstract reports on average, 3 points. 0.05 nats
 of loss are a factor of 1.05 in the probability of the true class.
@@ -77,13 +80,16 @@ class Contrast:
     n_combinations: int
 
 
+UNSIZED = "an effect is there, but not shown to exceed the margin"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Influence:
     """One factor's tests.
 
     `u` compares the second of two levels with the first; None where there are more. `p_value` is that of the
-    contrasts, two-sided, adjusted for their number; `p_holm` also for the number of factors (Holm). `note` says why
-    there are none.
+    contrasts being zero, `p_margin` that of their being within the margin, both two-sided and adjusted for their
+    number; `p_holm` and `p_margin_holm` also for the number of factors (Holm). `note` says why there are none.
     """
 
     factor: str
@@ -93,12 +99,14 @@ class Influence:
     contrasts: tuple[Contrast, ...]
     p_value: float | None
     p_holm: float | None
+    p_margin: float | None
+    p_margin_holm: float | None
     margin: float
     note: str = ""
 
-    def differs(self, comparisons: int = 1) -> bool:
-        """Whether two levels differ on average, at 0.05 over all comparisons (Bonferroni)."""
-        return self.p_value is not None and self.p_value * comparisons < ALPHA
+    def exceeds(self, comparisons: int = 1) -> bool:
+        """Whether two levels are shown to differ by more than the margin, at 0.05 over all comparisons (Bonferroni)."""
+        return self.p_margin is not None and self.p_margin * comparisons < ALPHA
 
     def is_negligible(self, comparisons: int = 1) -> bool:
         """Whether all levels are shown to differ by less than the margin, overall and in each slice, at 0.05 likewise.
@@ -109,11 +117,21 @@ class Influence:
         return bool(found) and all(_lies_within(each, self.margin, comparisons) for each in found)
 
     @property
-    def answer(self) -> Literal["matters", "does not matter", "not shown"]:
+    def answer(self) -> Literal["matters", "does not matter", "cannot be told"]:
         """What may be concluded of this factor among all."""
         if self.is_negligible():
             return "does not matter"
-        return "matters" if self.p_holm is not None and self.p_holm < ALPHA else "not shown"
+        return "matters" if self.p_margin_holm is not None and self.p_margin_holm < ALPHA else "cannot be told"
+
+    @property
+    def has_unsized_effect(self) -> bool:
+        """Whether it cannot be told, though the levels are shown not to be alike."""
+        return self.answer == "cannot be told" and self.p_holm is not None and self.p_holm < ALPHA
+
+    @property
+    def conclusion(self) -> str:
+        """The answer, with what is known where there is none."""
+        return f"{self.answer}: {UNSIZED}" if self.has_unsized_effect else self.answer
 
     @property
     def largest(self) -> Contrast | None:
@@ -158,7 +176,9 @@ def analyze(study: FactorStudy, dependent: Dependent) -> Analysis:
         values = list(groups.values())
         u = mann_whitney(values[1], values[0]) if len(values) == 2 else None
         tested.append((factor, tuple(groups), u, kruskal_wallis(values), contrasts(study, factor, dependent)))
+    margin = MARGINS[dependent]
     p_values = [_smallest(found) for *_, found in tested]
+    p_margins = [_smallest(found, margin) for *_, found in tested]
     influences = [
         Influence(
             factor=factor,
@@ -168,10 +188,14 @@ def analyze(study: FactorStudy, dependent: Dependent) -> Analysis:
             contrasts=found,
             p_value=p,
             p_holm=p_holm,
-            margin=MARGINS[dependent],
+            p_margin=p_margin,
+            p_margin_holm=p_margin_holm,
+            margin=margin,
             note="" if p is not None else _why_untested(levels, found),
         )
-        for (factor, levels, u, h, found), p, p_holm in zip(tested, p_values, holm(p_values), strict=True)
+        for (factor, levels, u, h, found), p, p_holm, p_margin, p_margin_holm in zip(
+            tested, p_values, holm(p_values), p_margins, holm(p_margins), strict=True
+        )
     ]
     return Analysis(dependent=dependent, normality=tuple(normality), influences=tuple(influences))
 
@@ -215,9 +239,9 @@ def contrasts(study: FactorStudy, factor: str, dependent: Dependent) -> tuple[Co
     return tuple(found)
 
 
-def _smallest(found: tuple[Contrast, ...]) -> float | None:
-    """The smallest p-value of the contrasts, adjusted for their number; None where none has one."""
-    known = [p for one in found if (p := p_value(one.difference)) is not None]
+def _smallest(found: tuple[Contrast, ...], margin: float = 0.0) -> float | None:
+    """The smallest p-value of a contrast within ±`margin`, adjusted for their number; None where none has one."""
+    known = [p for one in found if (p := p_value(one.difference, margin)) is not None]
     return min(1.0, len(found) * min(known)) if known else None
 
 

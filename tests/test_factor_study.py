@@ -269,7 +269,7 @@ def test_factor_tests_are_scipys_on_the_settings_of_the_grid(tmp_path: Path) -> 
     table = sheet(study, "lin_table10")
     assert sheets.shown(entry(table, "h", "model")) == "one level only"
     assert entry(table, "n", "sequence") == len(settings)
-    assert entry(table, "answer", "sequence") == sequence.answer
+    assert entry(table, "answer", "sequence") == sequence.conclusion
     assert row_of(sheet(study, "lin_table8"), "noise", "0.5")[3] == len(settings) // 2
 
 
