@@ -28,7 +28,7 @@ from analysis.measurements import (
 from analysis.statistics import CONFIDENCE, Bounds, Estimate, estimate
 from analysis.table_output import interval_text, number
 from analysis.tables import estimate_in, inversion_settings, layers, time_ratios
-from analysis.verdicts import judged_changes, judged_inversion
+from analysis.verdicts import judged_changes, judged_inversion, why_no_decoder
 
 Verdict = Literal["held", "did not hold", "cannot be told"]
 
@@ -209,9 +209,6 @@ def _l2_on_mnist(measured: Measurements) -> list[Vote]:
     return _each(measured, [("l2", label) for label in _PRIVATE], "auc", BELOW_ZERO, datasets=("mnist",))
 
 
-_NO_DECODER = "no decoder beats both controls, so nothing was measured"
-
-
 def _closer_is_easier(measured: Measurements) -> list[Vote]:
     settings = inversion_settings(measured)
     if not settings:
@@ -230,7 +227,7 @@ def _closer_is_easier(measured: Measurements) -> list[Vote]:
         steps = (by_layer[deeper] - by_layer[nearer])[supported].rename("value").reset_index()
         rise, _ = average_over_datasets(steps, "value")
         if rise is None:
-            votes.append(Vote(words=f"{words}: {_NO_DECODER}"))
+            votes.append(Vote(words=f"{words}: {why_no_decoder(measured, settings[0])}"))
             continue
         votes.append(Vote(judged=rise, claimed=ABOVE_ZERO, words=words, decimals=4))
     return votes
@@ -253,7 +250,7 @@ def _mse_votes(measured: Measurements, labels: tuple[str, ...], names: list[str]
             rows = changes[(changes["layer"] == layer) & (changes["defense"] == label)]
             change, _ = average_over_datasets(rows, "value", PERCENT_CHANGE)
             if change is None:
-                votes.append(Vote(words=f"{words}: {_NO_DECODER}"))
+                votes.append(Vote(words=f"{words}: {why_no_decoder(measured, settings[0])}"))
                 continue
             votes.append(Vote(judged=change, claimed=claimed, words=words, decimals=1, unit="\u00a0%"))
     return votes

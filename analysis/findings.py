@@ -22,6 +22,7 @@ from analysis.verdicts import (
     judged_changes,
     may_be_lowest,
     told,
+    why_no_decoder,
 )
 
 
@@ -262,10 +263,8 @@ def _inversion(measured: Measurements) -> list[str]:
     judged = changes[changes["defense"].isin(private)]
     supported = [layer for layer in names if layer in set(judged["layer"])]
     if not supported:
-        return [
-            "No decoder beats both controls, the mean image and an untrained target, at any cut point: nothing was "
-            "measured, so there is no verdict."
-        ]
+        why = why_no_decoder(measured, settings[0])
+        return [f"{why[0].upper()}{why[1:]} at any cut point, so there is no verdict."]
     last = supported[-1]
     found = {
         defense: change
@@ -284,9 +283,7 @@ def _inversion(measured: Measurements) -> list[str]:
         sentences.append(f"{naming.display(defense)} changes it by {size}\u00a0%: {words}{beside}.")
     where = f"At {naming.display(last)}, the last cut point"
     if last != names[-1]:
-        where += (
-            f" at which a decoder beats both controls (at {naming.display(names[-1])} none does: nothing was measured)"
-        )
+        where += f" at which a decoder is shown to beat both controls (at {naming.display(names[-1])} none is, so there is no verdict)"
     return [f"{where}, against the baseline’s reconstruction MSE on test images:", *sentences]
 
 
