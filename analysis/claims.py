@@ -113,6 +113,7 @@ def _settled(vote: Vote, judged: Estimate, comparisons: int) -> Vote:
     if not _has_interval(vote):
         mean = number(judged.mean, vote.decimals, signed=vote.claimed[0] <= 0)
         why = "one seed" if judged.n == 1 else f"all {judged.n} seeds alike"
+        why = "too few examples" if judged.few_examples else why
         return replace(vote, sign=None, words=f"{vote.words}: {mean}{vote.unit} ({why})")
     widened = judged.at(1 - (1 - CONFIDENCE) / comparisons)
     low, high = vote.claimed

@@ -10,7 +10,14 @@ import pandas as pd
 from analysis import composition, naming, paper
 from analysis.figure_tradeoff import front
 from analysis.load import Results
-from analysis.measurements import GUESSING, PERCENT_CHANGE, Measurements, Setting, average_over_datasets
+from analysis.measurements import (
+    FEWEST_EXAMPLES,
+    GUESSING,
+    PERCENT_CHANGE,
+    Measurements,
+    Setting,
+    average_over_datasets,
+)
 from analysis.recipes import mixed, unequal
 from analysis.statistics import Estimate, quantile
 from analysis.table_output import estimate_text, interval_text, number
@@ -208,7 +215,13 @@ def _guessing(measured: Measurements) -> list[str]:
         if unclear:
             parts.append(f"not shown against {_names(unclear)}")
         if alone:
-            parts.append(f"cannot be told against {_names(alone)} (no interval over examples was recorded)")
+            few = [defense for defense in alone if measured.has_few_examples(setting, dataset, defense)]
+            others = [defense for defense in alone if defense not in few]
+            if few:
+                why = f"fewer than {FEWEST_EXAMPLES} members or non-members"
+                parts.append(f"cannot be told against {_names(few)} ({why})")
+            if others:
+                parts.append(f"cannot be told against {_names(others)} (no interval over examples was recorded)")
         sentences.append(f"{measured.row_label(setting, dataset)}: {'; '.join(parts)}.")
     if not sentences:
         return ["No membership attack has a finished best_of row, so this was not measured."]

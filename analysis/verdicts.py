@@ -71,6 +71,8 @@ def may_be_lowest(measured: Measurements, setting: Setting, dataset: str, defens
 
 def told(change: Estimate, above: str = "higher", below: str = "lower") -> str:
     """What an interval of a difference between two defenses says, in words."""
+    if change.few_examples:
+        return "too few examples to tell"
     if change.n == 1:
         return "one seed, so nothing tells this from the luck of one run"
     found = sign(change)

@@ -24,10 +24,12 @@ from analysis.claims import BELOW_ZERO, Claim, Vote, decide, judge
 from analysis.figure_tradeoff import front
 from analysis.findings import summarize
 from analysis.load import load
-from analysis.measurements import Measurements, measure
+from analysis.measurements import Measurements, _panel, measure
 from analysis.naming import latex_label
 from analysis.report import write_report
+from analysis.shared_examples import Correlations
 from analysis.statistics import auc_influence, estimate, holm, p_above, seeds_and_examples, sign
+from attacks.metrics import membership_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +53,7 @@ def set_auc(rows: Rows, defense: str, values: Sequence[float], half: float = 0.0
         _, data, label, seed = row["target_id"].split("-")
         if row["attack"] == "best_of" and (data, label) == (dataset, defense):
             value = values[int(seed)]
-            row.update(auc=value, auc_low=value - half, auc_high=value + half)
+            row.update(auc=value, auc_low=value - half, auc_high=value + half, n_members=1000, n_non_members=1000)
 
 
 def set_accuracy(rows: Rows, defense: str, values: Sequence[float]) -> None:
@@ -208,6 +210,48 @@ def test_without_scores_seeds_are_taken_to_share_all_luck_and_defenses_none(tmp_
     assert found is not None and change is not None and found.error is not None
     assert found.error == pytest.approx(0.05 / stats.norm.ppf(0.975))
     assert change.error == pytest.approx(np.sqrt(2) * found.error)
+
+
+@pytest.mark.parametrize("side", [2, 3, 9, 10])
+def test_with_fewer_than_ten_examples_a_side_no_auc_beats_guessing(tmp_path: Path, side: int) -> None:
+    """Two members above two non-members are one order of six, three above three one of twenty."""
+    rows = make_rows(defenses=("baseline", "l2"), n=side)
+    set_auc(rows, "baseline", (1.0, 1.0, 1.0), half=0.0)
+    for row in rows["attacks"]:
+        if row["attack"] == "best_of" and "baseline" in row["target_id"]:
+            row.update(auc_low=0.025 ** (1 / side), n_members=side, n_non_members=side)
+    measured = measured_from(rows, tmp_path / "a")
+    (setting,) = measured.settings
+    p = measured.p_guessing(setting, "digits", "baseline")
+    change = measured.risk_difference(setting, "digits", "l2", "baseline")
+    words = sentences(rows, tmp_path / "b", "Does the attacker beat guessing?")
+    assert change is not None
+    if side < 10:
+        assert (p, change.low, sign(change), verdicts.told(change)) == (None, None, None, "too few examples to tell")
+        assert "cannot be told against Baseline and L2 (fewer than 10 members or non-members)" in words
+        claim = decide("A claim.", [Vote(words="x", judged=change, claimed=BELOW_ZERO)])
+        assert (claim.verdict, claim.evidence[0][-18:]) == ("cannot be told", "(too few examples)")
+        return
+    assert p is not None
+    assert p < 0.001
+    assert "yes against Baseline" in words
+
+
+@pytest.mark.parametrize("side", [10, 30])
+def test_an_auc_of_few_examples_beats_guessing_as_rarely_as_a_table_of_many_demands(tmp_path: Path, side: int) -> None:
+    """By the estimated errors alone, 16 in 1000 p-values of ten a side are below 0.0025."""
+    rng = np.random.default_rng(side)
+    measured = measured_from(make_rows(defenses=("baseline",), seeds=(0,), n=side), tmp_path)
+    frame = pd.concat([measured.frame] * 2000, ignore_index=True).assign(defense=[str(n) for n in range(2000)])
+    drawn = [membership_metrics(np.arange(2 * side) < side, rng.standard_normal(2 * side), rng) for _ in range(2000)]
+    for name in ("auc", "auc_low", "auc_high"):
+        frame[name] = [getattr(one, name) for one in drawn]
+    panel = _panel(frame, Correlations(frames={}), ("", ""))
+    covariances = [panel.covariance([place], guessing=True) for place in range(2000)]
+    found = [p_above([auc], one, 0.5) for auc, one in zip(panel.auc, covariances, strict=True) if one is not None]
+    assert len(found) == 2000
+    for level in (0.05, 0.0025):
+        assert np.mean(np.array(found) < level) < level + 3 * np.sqrt(level * (1 - level) / 2000)
 
 
 # --- an AUC below one half ----------------------------------------------------------------------
