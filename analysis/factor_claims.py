@@ -345,7 +345,7 @@ def _within(part: Estimate | None, margin: float) -> bool:
 
 
 def _tracks_within(correlations: list[Correlation]) -> list[Vote]:
-    """A vote of each cell in which something leaks; where nothing does, there is nothing for TPVD to go with."""
+    """A vote of each cell in which something is shown to leak; where nothing is, there is nothing for TPVD to go with."""
     found = [
         (one.group, one.test)
         for one in correlations
@@ -365,7 +365,7 @@ def _tracks_across(correlations: list[Correlation]) -> list[Vote]:
 
 
 def _no_leak(one: Correlation) -> str:
-    return f"no leak is shown that TPVD could track (mean AUC over seeds {estimate_text(one.leak.auc, 3)})"
+    return f"no leak is shown that TPVD could track (mean AUC {estimate_text(one.leak.auc, 3)})"
 
 
 def track_words(study: FactorStudy) -> list[str]:

@@ -149,8 +149,8 @@ def _guessing(study: FactorStudy) -> list[str]:
         if len(known):
             above = int((known["auc_low"] > 0.5).sum())
             parts.append(
-                f"mean AUC over seeds {estimate_text(leak(rows).auc, 3)}; the AUC’s interval over examples lies above 0.5 for "
-                f"{above} of {len(known)} targets"
+                f"mean AUC over seeds and examples {estimate_text(leak(study, rows).auc, 3)}; the AUC’s interval over examples "
+                f"lies above 0.5 for {above} of {len(known)} targets"
             )
         if len(bounds):
             positive = int((bounds > 0).sum())

@@ -9,10 +9,11 @@ that a factor matters or not is concluded from a margin alone, beyond or within 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from analysis.blocks import ALPHA, adjusted, p_value
@@ -31,16 +32,18 @@ from analysis.factor_study import (
     over_seeds,
     raw_level,
 )
-from analysis.measurements import GUESSING
+from analysis.measurements import FRACTION, GUESSING, guessing_errors, standard_errors
 from analysis.statistics import (
     Estimate,
     TestResult,
+    Values,
     estimate,
     holm,
     kruskal_wallis,
     mann_whitney,
+    p_above,
+    seeds_and_examples,
     shapiro_wilk,
-    sign,
     spearman,
 )
 
@@ -265,18 +268,20 @@ LEAKS = {
 class Leak:
     """The mean AUC over seeds, that of a seed being over its targets, which share members and so are not independent.
 
-    `shown` says whether its 95 % interval lies above 0.5, None where there is none. Of `known` targets that have an
-    interval over examples, `above` have theirs above 0.5.
+    Its interval is over seeds and examples. `p_value` is one-sided, of all AUCs being 0.5, as it is in `beats_guessing`
+    of the first paper's verdicts, adjusted for the leaks that are judged together (Holm); None with one seed, without
+    an interval over examples, or with too few of them. Of `known` targets that have an interval over examples, `above`
+    have theirs above 0.5.
     """
 
     auc: Estimate | None
+    p_value: float | None
     above: int
     known: int
 
     @property
     def shown(self) -> bool | None:
-        above = sign(self.auc, 0.5) if p_value(self.auc) is not None else None
-        return None if above is None else above == 1
+        return None if self.p_value is None else self.p_value < ALPHA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,9 +332,8 @@ def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
             words = f"{kind_name(kind)}, ranked likewise"
             groups.append(_Group(words=words, rows=rows[rows["kind"] == kind], ranked=True, kind=kind))
         groups += [_Group(words=cell_name(cell), rows=study.at(cell, rows), ranked=False, cell=cell) for cell in cells]
-        for one in groups:
-            if one.rows.empty and one.words != ALL:
-                continue
+        groups = [one for one in groups if len(one.rows) or one.words == ALL]
+        for one, leaked in zip(groups, _leaks(study, groups), strict=True):
             units = over_seeds(one.rows)
             if measure == "auc":  # below one half is noise, and ranks nothing
                 units = units.assign(auc=units["auc"].clip(lower=GUESSING))
@@ -339,7 +343,7 @@ def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
                     measure=measure,
                     group=one.words,
                     test=spearman(list(pair[0]), list(pair[1])),
-                    leak=leak(one.rows),
+                    leak=leaked,
                     kind=one.kind,
                     cell=one.cell,
                 )
@@ -347,19 +351,54 @@ def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
     return found
 
 
+def _leaks(study: FactorStudy, groups: list[_Group]) -> list[Leak]:
+    """The leak of each group; those of all settings and of each cell, on which verdicts rest, are judged together."""
+    leaks = [leak(study, one.rows) for one in groups]
+    judged = [one.words == ALL or one.cell is not None for one in groups]
+    adjusted = holm([one.p_value if counts else None for one, counts in zip(leaks, judged, strict=True)])
+    return [replace(one, p_value=p) if counts else one for one, p, counts in zip(leaks, adjusted, judged, strict=True)]
+
+
 def _rank_share(rows: pd.DataFrame, column: str) -> pd.Series:
     ranks: Any = rows.groupby(list(CELL))[column]
     return (ranks.rank() - 0.5) / ranks.transform("size")
 
 
-def leak(rows: pd.DataFrame) -> Leak:
+def leak(study: FactorStudy, rows: pd.DataFrame) -> Leak:
     """Whether membership attacks got anything from these targets at all: else there is nothing for TPVD to track."""
-    intervals = rows[rows["auc_low"].notna() & rows["auc_high"].notna()]
+    attacked = rows[rows["auc"].notna()]
+    intervals = attacked[attacked["auc_low"].notna() & attacked["auc_high"].notna()]
+    by_seed = attacked.groupby("seed")["auc"].mean()
+    covariance = _covariance_of_seeds(study, attacked)
     return Leak(
-        auc=estimate(rows.groupby("seed")["auc"].mean()),
+        auc=estimate(by_seed) if covariance is None else seeds_and_examples(by_seed, covariance, FRACTION),
+        p_value=None if covariance is None or len(by_seed) < 2 else p_above(by_seed, covariance, GUESSING),
         above=int((intervals["auc_low"] > 0.5).sum()),
         known=len(intervals),
     )
+
+
+def _covariance_of_seeds(study: FactorStudy, rows: pd.DataFrame) -> Values | None:
+    """Of the mean AUCs of each seed, in order, by the choice of examples; None where a target has no standard error.
+
+    Where the scores of two targets cannot be set side by side, those on one dataset are taken to share all luck.
+    """
+    errors = np.fmax(standard_errors(rows), guessing_errors(rows))
+    errors[np.isnan(standard_errors(rows))] = np.nan
+    if not len(rows) or np.isnan(errors).any():
+        return None
+    panels = list(zip(rows["panel"], rows["dataset"], strict=True))
+    of_dataset = rows["dataset"].to_numpy()
+    correlation = np.equal.outer(of_dataset, of_dataset).astype(float)
+    for panel in set(panels):
+        places = np.array([place for place, one in enumerate(panels) if one == panel])
+        here = rows.iloc[places]
+        between = study.correlations.between(panel, list(here["target_id"]), list(here["dataset"]))
+        correlation[np.ix_(places, places)] = between
+    of_seed = pd.get_dummies(rows["seed"]).to_numpy(dtype=float)
+    weights = of_seed / of_seed.sum(axis=0) * errors[:, None]
+    covariance: Values = weights.T @ correlation @ weights
+    return covariance
 
 
 def p_text(value: float | None) -> str:
