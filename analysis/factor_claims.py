@@ -6,6 +6,9 @@ said to have held with a probability of 5 % at most, however many votes there ar
 interval that is adjusted for the number of votes (Bonferroni) lies on the other side; the claim did not hold where one
 vote is against it, so a true claim is said not to have held with a probability of 5 % at most. Tests without such an
 interval vote by their p-values likewise. Nothing votes for a claim by not being significant.
+
+Intervals take seeds as independent and near normal. The tests of normality and of rank correlation take settings as
+independent, though those of one seed share their members: their rates hold only so far as that does.
 """
 
 from __future__ import annotations
