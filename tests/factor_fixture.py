@@ -202,6 +202,7 @@ def _add(
         row |= {"target_id": target, "epsilon_lower_bound": None}
         if row["attack"] == "best_of":
             row |= {"auc": auc, "auc_low": auc - 0.03, "auc_high": auc + 0.03, "paper_protocol_auc": auc + 0.01}
+            row |= {"n_members": 800, "n_non_members": 800}
             row |= {"tpr_at_fpr_0.01": max(0.0, 0.01 + (auc - 0.5) / 4 + wobble["loss"])}
         elif row["score_name"] == "loss":
             row["epsilon_lower_bound"] = max(0.0, 6 * (auc - 0.52))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from analysis_fixture import Rows, make_rows, write_tables
 from factor_fixture import make_factor_rows, write_factor_tables
@@ -17,12 +18,13 @@ from scipy import stats
 from analysis.figures import style
 from analysis.load import load
 from analysis.measure.measurements import measure
+from analysis.measure.shared_examples import Correlations
 from analysis.report.write import write_report
-from analysis.statistics.estimates import Estimate
+from analysis.statistics.estimates import Estimate, estimate, sign
 from analysis.studies.lin2020.claims import judge_factors, track_words
 from analysis.studies.lin2020.figures import training_setting
 from analysis.studies.lin2020.findings import summarize_factors
-from analysis.studies.lin2020.influences import analyze, leak, p_phrase, tpvd_correlations
+from analysis.studies.lin2020.influences import _Group, _leaks, analyze, leak, p_phrase, tpvd_correlations
 from analysis.studies.lin2020.study import FactorStudy, factor_study, mean_over_seeds, paired
 from analysis.studies.lin2020.tables import LOSS_LEVEL, epochs_to_loss, factor_sheets
 from analysis.studies.lomurno2022.claims import Claim
@@ -270,7 +272,7 @@ def test_factor_tests_are_scipys_on_the_settings_of_the_grid(tmp_path: Path) -> 
     table = sheet(study, "lin_table10")
     assert sheets.shown(entry(table, "h", "model")) == "one level only"
     assert entry(table, "n", "sequence") == len(settings)
-    assert entry(table, "answer", "sequence") == sequence.answer
+    assert entry(table, "answer", "sequence") == sequence.conclusion
     assert row_of(sheet(study, "lin_table8"), "noise", "0.5")[3] == len(settings) // 2
 
 
@@ -370,13 +372,62 @@ def test_a_leak_is_shown_over_seeds_and_not_over_targets_that_share_members(tmp_
     for row in best:
         auc = {"0": 0.53, "1": 0.49, "2": 0.49}[row["target_id"][-1]]
         row.update(auc=auc, auc_low=auc - 0.02, auc_high=auc + 0.02)
-    frame = study_of(rows, tmp_path).frame
-    found = leak(frame)
+    study = study_of(rows, tmp_path)
+    frame = study.frame
+    found = leak(study, frame)
     assert (found.above, found.known, found.shown) == (len(frame) // 3, len(frame), False)
     frame["auc"] = 0.55 + 0.002 * frame["seed"]
-    assert leak(frame).shown is True
-    assert leak(frame[frame["seed"] == 0]).shown is None
-    assert leak(frame[:0]).shown is None
+    assert leak(study, frame).shown is True
+    assert leak(study, frame[frame["seed"] == 0]).shown is None
+    assert leak(study, frame[:0]).shown is None
+
+
+def test_seeds_that_happen_to_agree_show_no_leak_that_their_examples_do_not(tmp_path: Path) -> None:
+    """AUCs of .53 and a little in every seed, each with an interval of ±.06 over examples: over seeds alone, a leak."""
+    rows = make_factor_rows(**SMALL)
+    for row in rows["attacks"]:
+        if row["attack"] == "best_of":
+            auc = 0.53 + 0.0005 * int(row["target_id"][-1])
+            row.update(auc=auc, auc_low=auc - 0.06, auc_high=auc + 0.06)
+    rows["scores"] = []  # so that seeds are taken to share their examples
+    study = study_of(rows, tmp_path)
+    over_seeds_alone = estimate(study.frame.groupby("seed")["auc"].mean())
+    assert over_seeds_alone is not None
+    assert (over_seeds_alone.low or 0) > 0.528
+    found = leak(study, study.frame[study.frame["dataset"] == "mnist"])
+    assert found.shown is False
+    assert found.p_value == pytest.approx(stats.norm.sf(0.0305 / (0.06 / stats.norm.ppf(0.975))), rel=0.02)
+
+
+def test_a_study_without_leaks_rarely_shows_one_in_any_of_its_cells() -> None:
+    """Twelve cells of three seeds that share half of their luck by examples: one by one, many studies show a leak."""
+    rng = np.random.default_rng(22)
+    places = [(f"data{cell}", seed, arm) for cell in range(12) for seed in range(3) for arm in range(4)]
+    base = pd.DataFrame(places, columns=["dataset", "seed", "arm"]).assign(model="m", optimizer="o", panel="p")
+    base["target_id"] = [f"{a}-{b}-{c}" for a, b, c in places]
+    base = base.assign(attacked_members=800, attacked_non_members=800, kind="CA", setting=base["arm"].astype(str))
+    same_seed = np.equal.outer(base["seed"][:12].to_numpy(), base["seed"][:12].to_numpy())
+    correlation = 0.2 + 0.6 * same_seed + 0.2 * np.eye(12)
+    frames = {
+        ("p", f"data{cell}"): pd.DataFrame(correlation, *[base["target_id"][12 * cell : 12 * cell + 12]] * 2)
+        for cell in range(12)
+    }
+    cells = tuple((f"data{cell}", "m", "o") for cell in range(12))
+    factor = np.linalg.cholesky(correlation)
+    alone, together = [], []
+    for _ in range(60):
+        luck = (rng.standard_normal((12, 12)) @ factor.T).ravel()
+        rows = base.assign(auc=0.5 + 0.0153 * luck)
+        rows = rows.assign(auc_low=rows["auc"] - 0.03, auc_high=rows["auc"] + 0.03)
+        study = FactorStudy(
+            frame=rows, grid=rows, compared=rows, history=rows[:0], cells=cells, note="", pure=True,
+            correlations=Correlations(frames=frames),
+        )  # fmt: skip
+        groups = [_Group(words="", rows=study.at(cell), ranked=False, cell=cell) for cell in cells]
+        alone.append(any(sign(estimate(one.rows.groupby("seed")["auc"].mean()), 0.5) == 1 for one in groups))
+        together.append(any(one.shown for one in _leaks(study, groups)))
+    assert np.mean(alone) > 0.3
+    assert np.mean(together) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
 
 
 # --- claims -----------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def test_an_effect_that_is_not_significant_is_no_effect_that_does_not_matter() -
             effects = {"dataset": 0.15, "noise": 0.05, "sequence": 0.1}
             study = simulated(rng, effects, factors=factors, n_seeds=n_seeds, deviation=0.05)
             found = analyze(study, "accuracy").influence("noise")
-            assert found.answer in ("matters", "not shown"), n_trials
+            assert found.answer in ("matters", "cannot be told"), n_trials
 
 
 def test_the_claim_that_only_two_factors_matter_can_hold_and_can_fail() -> None:
@@ -218,20 +218,64 @@ def test_the_claim_that_only_two_factors_matter_can_hold_and_can_fail() -> None:
     assert only(idle).verdict == "did not hold"
 
 
+@pytest.mark.parametrize(("effect", "matters"), [(0.015, False), (0.02, False), (0.035, True)])
+def test_an_effect_matters_only_where_it_is_shown_to_exceed_the_margin(effect: float, matters: bool) -> None:
+    """Effects below and at the margin of .02 that every test finds: a test of zero would say that they matter."""
+    rng = np.random.default_rng(20)
+    effects = {"dataset": 0.3, "sequence": 0.1, "noise": effect}
+    analyses = [
+        analyze(
+            simulated(rng, effects, factors=("dataset", "noise", "sequence"), n_seeds=4, deviation=0.004), "accuracy"
+        )
+        for _ in range(40)
+    ]
+    found = [analysis.influence("noise") for analysis in analyses]
+    assert np.mean([(one.p_holm or 0.0) < 0.05 for one in found]) > 0.9
+    says_so = np.mean([one.answer == "matters" for one in found])
+    refuted = np.mean([only(analysis).verdict == "did not hold" for analysis in analyses])
+    if matters:
+        assert min(says_so, refuted) > 0.5
+        return
+    limit = 0.05 + 3 * np.sqrt(0.05 * 0.95 / 40)
+    assert max(says_so, refuted) < limit
+    assert np.mean([one.answer == "does not matter" for one in found]) < (1 if effect < 0.02 else limit)
+    unsized = [one for one in found if one.answer == "cannot be told"]
+    assert unsized
+    assert unsized[0].conclusion == "cannot be told: an effect is there, but not shown to exceed the margin"
+
+
+def test_the_p_value_of_a_margin_is_below_a_level_where_the_interval_lies_beyond_the_margin() -> None:
+    rng = np.random.default_rng(21)
+    beyond = 0
+    for _ in range(400):
+        found = estimate(rng.normal(0.04, 0.02, 4))
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        p = p_value(found, 0.02)
+        assert p is not None
+        is_beyond = found.low > 0.02 or found.high < -0.02
+        assert (p < 0.05) == is_beyond
+        beyond += is_beyond
+    assert 40 < beyond < 360
+    at_margin = [p_value(estimate(rng.normal(0.02, 0.02, 4)), 0.02) for _ in range(2000)]
+    assert np.mean([p is not None and p < 0.05 for p in at_margin]) < 0.05
+
+
 def test_effects_that_cancel_on_average_do_not_make_a_factor_irrelevant() -> None:
     rng = np.random.default_rng(8)
     study = simulated(rng, {"dataset": 0.3}, deviation=0.002)
     grid = study.grid
     grid["accuracy"] += 0.1 * np.where(grid["model"] == "lin_cnn", 1, -1) * (grid["noise"] == 0.5)
     found = analyze(study, "accuracy").influence("noise")
-    assert found.answer == "not shown"
+    assert found.answer == "cannot be told"
     assert "with model" in next(words for words in only(analyze(study, "accuracy")).evidence if "noise" in words)
 
 
 def test_with_one_seed_no_factor_is_judged() -> None:
     study = simulated(np.random.default_rng(9), {"dataset": 3.0}, n_seeds=1)
     analysis = analyze(study, "accuracy")
-    assert {one.answer for one in analysis.influences} == {"not shown"}
+    assert {one.answer for one in analysis.influences} == {"cannot be told"}
     assert "fewer than 2 seeds" in analysis.influence("noise").note
     assert only(analysis).verdict == "cannot be told"
 
@@ -388,7 +432,7 @@ def test_where_all_clip_norms_are_one_run_nothing_is_said_of_the_clip_norm(tmp_p
     study = factor_study(results, measure(results))
     assert study is not None
     found = analyze(study, "accuracy").influence("clip")
-    assert found.answer == "not shown"
+    assert found.answer == "cannot be told"
     assert found.note == "no two levels are different runs of the same combination"
 
 

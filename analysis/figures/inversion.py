@@ -63,7 +63,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     shown_datasets = [dataset for dataset in measured.datasets if dataset in set(rows["dataset"])]
     supported = [all(works.get((dataset, str(shown), layer), False) for dataset in shown_datasets) for layer in names]
     name_shown = naming.plot_text(str(shown))
-    # Pale where the decoder does not beat both controls; the legend has the full color
+    # Pale where the decoder is not shown to beat both controls; the legend has the full color
     colors = ["#56B4E9" if one else "#dceefa" for one in supported]
     axes.bar(place, heights, width=0.62, color=colors, edgecolor="#1b6a97", linewidth=0.8)
     axes.bar([0], [0], color="#56B4E9", edgecolor="#1b6a97", linewidth=0.8, label=name_shown)
@@ -106,7 +106,8 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     )
     if silent:
         caption += (
-            f" Pale: at {naming.listing(silent)} the decoder does not beat both controls; no verdict rests on it."
+            f" Pale: at {naming.listing(silent)} the decoder is not shown to beat both controls"
+            f"{', which takes more than one seed' if rows['seed'].nunique() == 1 else ''}; no verdict rests on it."
         )
     return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))
 

@@ -45,7 +45,7 @@ def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
     """Figure 6: accuracy against the change of inversion MSE and of attack AUC, colored by training time.
 
     As in the paper, averaged over datasets, and with the papers' "best of" AUC, which counts as 0.5 below that.
-    Deviations: the cut point is the last one at which a decoder beats both controls; markers tell the defenses
+    Deviations: the cut point is the last one at which a decoder is shown to beat both controls; markers tell the defenses
     apart; 95 % intervals over seeds are drawn.
     """
     name, title = "figure6", "Figure 6. Accuracy against inversion, membership inference and training time"
@@ -60,7 +60,7 @@ def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
     at_least_guessing = frame.assign(paper_protocol_auc=frame["paper_protocol_auc"].clip(lower=GUESSING))
     auc_changes = against_baseline(at_least_guessing, measured.baseline, "paper_protocol_auc", "percent")
     mse = judged_changes(measured, setting)
-    # The last cut point at which a decoder beats both controls: the paper has the prediction layer
+    # The last cut point at which a decoder is shown to beat both controls: the paper has the prediction layer
     supported = set() if mse is None else set(mse.loc[mse["defense"] != measured.baseline, "layer"])
     last = [layer for layer in layers(measured, setting) if layer in supported][-1:]
 
@@ -108,7 +108,11 @@ def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
             hollow = replace(look, color="white")
             legend.setdefault(defense, handle(hollow))
         if not shown:
-            unmeasured = "No reconstructions" if measured.inversion.empty else "No decoder beats both controls"
+            one_seed = not measured.inversion.empty and measured.inversion["seed"].nunique() == 1
+            silent = (
+                "One seed shows nothing\nof a decoder" if one_seed else "No decoder is shown\nto beat both controls"
+            )
+            unmeasured = "No reconstructions" if measured.inversion.empty else silent
             say(axes, unmeasured if which == "mse" else "No membership attack")
             continue
         axes.axvline(0, color="#999999", linewidth=0.9, zorder=1)

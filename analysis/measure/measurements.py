@@ -39,6 +39,9 @@ GUESSING = 0.5
 """The AUC of an attacker who guesses. A mean below it is noise, not privacy: wherever defenses are ranked or
 compared by their risk it counts as this."""
 
+FEWEST_EXAMPLES = 10
+"""Members, and non-members, below which an AUC supports no verdict: its interval over examples is asymptotic."""
+
 FRACTION: Bounds = (0.0, 1.0)
 FRACTION_CHANGE: Bounds = (-1.0, 1.0)
 NOT_NEGATIVE: Bounds = (0.0, np.inf)
@@ -72,7 +75,8 @@ class Setting:
 class _Panel:
     """The AUCs (n,) of one setting and dataset, and how the choice of examples moves them together.
 
-    `places` says where a defense's seed stands in them. `errors` are standard errors, NaN where none was recorded.
+    `places` says where a defense's seed stands in them. `errors` are standard errors, NaN where none was recorded
+    and where there are too `few` examples for one. `guessing` are those of an attacker who guesses.
     """
 
     places: dict[str, dict[int, int]]
@@ -80,11 +84,18 @@ class _Panel:
     low: Values
     high: Values
     errors: Values
+    guessing: Values
+    few: npt.NDArray[np.bool_]
     correlation: Values
 
-    def covariance(self, places: list[int]) -> Values | None:
-        """Of the AUCs at `places`, by the choice of examples; None where one has no standard error."""
-        errors = self.errors[places]
+    def covariance(self, places: list[int], guessing: bool = False) -> Values | None:
+        """Of the AUCs at `places`, by the choice of examples; None where one has no standard error.
+
+        With `guessing` no error is below that of an attacker who guesses: estimated ones are too small where few
+        examples happen to be well in order, and those are the ones that would be taken for a leak.
+        """
+        errors = np.fmax(self.errors, self.guessing) if guessing else self.errors
+        errors = np.where(np.isnan(self.errors), np.nan, errors)[places]
         if np.isnan(errors).any():
             return None
         covariance: Values = np.outer(errors, errors) * self.correlation[np.ix_(places, places)]
@@ -96,14 +107,38 @@ def _panel(rows: pd.DataFrame, correlations: Correlations, key: tuple[str, str])
     for place, (defense, seed) in enumerate(zip(rows["defense"], rows["seed"], strict=True)):
         places.setdefault(str(defense), {})[int(seed)] = place
     auc, low, high = (rows[column].to_numpy(dtype=float) for column in ("auc", "auc_low", "auc_high"))
+    few = few_examples(rows)
     return _Panel(
         places=places,
         auc=auc,
         low=low,
         high=high,
-        errors=(high - low) / (2 * quantile((1 + CONFIDENCE) / 2)),
+        errors=standard_errors(rows),
+        guessing=guessing_errors(rows),
+        few=few,
         correlation=correlations.between(key, list(rows["target_id"]), list(rows["defense"])),
     )
+
+
+def few_examples(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Whether each target's AUC is of fewer than `FEWEST_EXAMPLES` members or non-members; False where that is not known."""
+    counts = rows[["attacked_members", "attacked_non_members"]].to_numpy(dtype=float)
+    found: npt.NDArray[np.bool_] = (counts < FEWEST_EXAMPLES).any(axis=1)
+    return found
+
+
+def standard_errors(rows: pd.DataFrame) -> Values:
+    """Of each target's AUC by the choice of examples; NaN where none was recorded or there are too few examples."""
+    width = (rows["auc_high"] - rows["auc_low"]).to_numpy(dtype=float)
+    errors: Values = np.where(few_examples(rows), np.nan, width / (2 * quantile((1 + CONFIDENCE) / 2)))
+    return errors
+
+
+def guessing_errors(rows: pd.DataFrame) -> Values:
+    """Of the AUC of an attacker who guesses, exactly (Mann & Whitney 1947); 0 where the number of examples is not known."""
+    members, others = (rows[name].to_numpy(dtype=float) for name in ("attacked_members", "attacked_non_members"))
+    errors: Values = np.nan_to_num(np.sqrt((members + others + 1) / (12 * members * others)))
+    return errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +147,8 @@ class Measurements:
 
     `frame` has one row per finished target: the columns of `trials` that matter, the setting, and from the
     target's best_of row `auc` (honest: the score is chosen on each half and measured on the other),
-    `auc_low`, `auc_high`, `paper_protocol_auc` (the maximum over all scores on the very data it is reported
+    `auc_low`, `auc_high`, the numbers of members and non-members that it is of (`attacked_members`,
+    `attacked_non_members`), `paper_protocol_auc` (the maximum over all scores on the very data it is reported
     on), `advantage`, the true positive rates, and `score_key`. Where no best_of row finished, they are null.
     `inversion` has one row per finished target and layer, of one inversion attack. `correlations` says how the
     AUCs of targets go together by the examples that they share.
@@ -154,7 +190,7 @@ class Measurements:
             return None
         covariance = panel.covariance(places)
         if covariance is None:
-            return estimate(panel.auc[places], FRACTION)
+            return _without_examples(panel.auc[places], panel.few[places], FRACTION)
         found = seeds_and_examples(panel.auc[places], covariance, FRACTION)
         if len(places) > 1:
             return found
@@ -178,16 +214,21 @@ class Measurements:
         values = first - second + max(GUESSING - first.mean(), 0.0) - max(GUESSING - second.mean(), 0.0)
         both = panel.covariance(places)
         if both is None:
-            return estimate(values, FRACTION_CHANGE)
+            return _without_examples(values, panel.few[places], FRACTION_CHANGE)
         covariance = both[:n, :n] + both[n:, n:] - both[:n, n:] - both[n:, :n]
         return seeds_and_examples(values, covariance, FRACTION_CHANGE)
 
     def p_guessing(self, setting: Setting, dataset: str, defense: str) -> float | None:
-        """One-sided p-value that every seed's AUC is 0.5; None where no interval over examples was recorded."""
+        """One-sided p-value that every seed's AUC is 0.5; None without an interval over examples, or with too few of them."""
         panel = self._panels.get((setting.key, dataset))
         places = [] if panel is None else list(panel.places.get(defense, {}).values())
-        covariance = None if panel is None or not places else panel.covariance(places)
+        covariance = None if panel is None or not places else panel.covariance(places, guessing=True)
         return None if panel is None or covariance is None else p_above(panel.auc[places], covariance, GUESSING)
+
+    def has_few_examples(self, setting: Setting, dataset: str, defense: str) -> bool:
+        """Whether some AUC of a cell is of too few examples to be judged."""
+        rows = self.of(setting, dataset, defense)
+        return bool(few_examples(rows[rows["auc"].notna()]).any())
 
     @cached_property
     def _panels(self) -> dict[tuple[str, str], _Panel]:
@@ -215,6 +256,14 @@ class Measurements:
         """How a row is called: the dataset, with the setting where there are several."""
         shown = naming.display(dataset)
         return f"{shown} ({setting.label})" if setting.label else shown
+
+
+def _without_examples(values: Values, few: npt.NDArray[np.bool_], bounds: Bounds) -> Estimate | None:
+    """The mean over seeds with their t-interval; of too few examples with none, for seeds may share these."""
+    found = estimate(values, bounds)
+    if found is None or not few.any():
+        return found
+    return replace(found, low=None, high=None, error=None, few_examples=True)
 
 
 def bounds_of(column: str, change: Change | None = None) -> Bounds:
@@ -366,8 +415,12 @@ def _best_of(attacks: pd.DataFrame) -> pd.DataFrame:
     best["n_candidates"] = [0 if value is None else len(value) for value in best["candidates"]]
     best = best.sort_values("n_candidates", kind="stable").drop_duplicates("target_id", keep="last")
     single = done[(done["family"] == "membership") & (done["attack"] != "best_of")]
-    rows = best[["target_id", "score_name", "n_candidates", *_MEMBERSHIP]].rename(
-        columns={"score_name": "selected_score"}
+    rows = best[["target_id", "score_name", "n_candidates", "n_members", "n_non_members", *_MEMBERSHIP]].rename(
+        columns={
+            "score_name": "selected_score",
+            "n_members": "attacked_members",
+            "n_non_members": "attacked_non_members",
+        }
     )
     where = single.groupby("target_id").indices
     scores = single[["attack_id", "attack", "score_name"]].astype(str).to_numpy()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtr
 
 from analysis.measure.measurements import FRACTION_CHANGE, Measurements, Setting, against_baseline
 from analysis.statistics.estimates import Estimate, estimate, holm, sign
@@ -70,6 +71,8 @@ def may_be_lowest(measured: Measurements, setting: Setting, dataset: str, defens
 
 def told(change: Estimate, above: str = "higher", below: str = "lower") -> str:
     """What an interval of a difference between two defenses says, in words."""
+    if change.few_examples:
+        return "too few examples to tell"
     if change.n == 1:
         return "one seed, so nothing tells this from the luck of one run"
     found = sign(change)
@@ -79,22 +82,38 @@ def told(change: Estimate, above: str = "higher", below: str = "lower") -> str:
 
 
 def decoder_works(measured: Measurements, setting: Setting) -> dict[tuple[str, str, str], bool]:
-    """Whether the decoder beats both controls, by dataset, defense and layer: the mean image and an untrained target.
+    """Whether the decoder is shown to beat both controls, by dataset, defense and layer: mean image and untrained target.
 
-    It does where its error on test images lies below the smaller of both, with the 95 % interval over seeds where
-    there are several. Where a control was not measured, it is not shown to.
+    It is where its error on test images lies below the smaller of both, by Student's one-sided test over seeds,
+    adjusted for all reconstructions of the report together (Holm 1979): the probability that even one decoder is
+    wrongly said to work is at most 0.05. One seed, seeds that are all alike, or a control that was not measured
+    show nothing.
     """
     if measured.inversion.empty:
         return {}
-    rows = measured.inversion[measured.inversion["setting"] == setting.key]
-    controls = rows[["mse_constant", "mse_untrained"]].min(axis=1, skipna=False)
-    margins = rows.assign(margin=rows["mse_test"] - controls)
-    works = {}
-    for (dataset, defense, layer), cell in margins.groupby(["dataset", "defense", "layer"]):
-        margin = None if cell["margin"].isna().any() else estimate(cell["margin"])
-        highest = None if margin is None else margin.mean if margin.high is None else margin.high
-        works[str(dataset), str(defense), str(layer)] = highest is not None and highest < 0
-    return works
+    controls = measured.inversion[["mse_constant", "mse_untrained"]].min(axis=1, skipna=False)
+    margins = measured.inversion.assign(margin=measured.inversion["mse_test"] - controls)
+    cells = list(margins.groupby(["setting", "dataset", "defense", "layer"])["margin"])
+    adjusted = holm([_p_below_zero(margin) for _, margin in cells])
+    return {
+        (str(dataset), str(defense), str(layer)): p is not None and p < ERROR_RATE
+        for ((key, dataset, defense, layer), _), p in zip(cells, adjusted, strict=True)
+        if key == setting.key
+    }
+
+
+def _p_below_zero(margins: pd.Series) -> float | None:
+    """One-sided p-value over seeds of a mean of zero or above; None where the seeds do not say how much is luck."""
+    found = None if margins.isna().any() else estimate(margins)
+    return None if found is None or not found.error else float(stdtr(found.df, found.mean / found.error))
+
+
+def why_no_decoder(measured: Measurements, setting: Setting) -> str:
+    """Why no decoder of `setting` is shown to work, in words that stand within a sentence."""
+    seeds = measured.inversion.loc[measured.inversion["setting"] == setting.key, "seed"].nunique()
+    if seeds == 1:
+        return "one seed shows nothing of what a decoder can do"
+    return "no decoder is shown to beat both controls, the mean image and an untrained target"
 
 
 def judged_inversion(measured: Measurements, setting: Setting) -> pd.DataFrame:
@@ -111,7 +130,7 @@ def judged_inversion(measured: Measurements, setting: Setting) -> pd.DataFrame:
 def judged_changes(measured: Measurements, setting: Setting) -> pd.DataFrame | None:
     """Per target and layer `value`: the change of the error against the baseline in percent, where it supports a verdict.
 
-    It does where the decoder beats both controls on one of the two. None without a baseline or reconstructions.
+    It does where the decoder is shown to beat both controls on one of the two. None without a baseline or reconstructions.
     """
     if measured.baseline is None or measured.inversion.empty:
         return None

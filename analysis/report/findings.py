@@ -11,7 +11,14 @@ from analysis import naming
 from analysis.figures.tradeoff import front
 from analysis.load import Results
 from analysis.measure import composition
-from analysis.measure.measurements import GUESSING, PERCENT_CHANGE, Measurements, Setting, average_over_datasets
+from analysis.measure.measurements import (
+    FEWEST_EXAMPLES,
+    GUESSING,
+    PERCENT_CHANGE,
+    Measurements,
+    Setting,
+    average_over_datasets,
+)
 from analysis.measure.recipes import mixed, unequal
 from analysis.measure.verdicts import (
     ERROR_RATE,
@@ -20,6 +27,7 @@ from analysis.measure.verdicts import (
     judged_changes,
     may_be_lowest,
     told,
+    why_no_decoder,
 )
 from analysis.statistics.estimates import Estimate, quantile
 from analysis.studies.lomurno2022 import numbers as paper
@@ -209,7 +217,13 @@ def _guessing(measured: Measurements) -> list[str]:
         if unclear:
             parts.append(f"not shown against {_names(unclear)}")
         if alone:
-            parts.append(f"cannot be told against {_names(alone)} (no interval over examples was recorded)")
+            few = [defense for defense in alone if measured.has_few_examples(setting, dataset, defense)]
+            others = [defense for defense in alone if defense not in few]
+            if few:
+                why = f"fewer than {FEWEST_EXAMPLES} members or non-members"
+                parts.append(f"cannot be told against {_names(few)} ({why})")
+            if others:
+                parts.append(f"cannot be told against {_names(others)} (no interval over examples was recorded)")
         sentences.append(f"{measured.row_label(setting, dataset)}: {'; '.join(parts)}.")
     if not sentences:
         return ["No membership attack has a finished best_of row, so this was not measured."]
@@ -264,10 +278,8 @@ def _inversion(measured: Measurements) -> list[str]:
     judged = changes[changes["defense"].isin(private)]
     supported = [layer for layer in names if layer in set(judged["layer"])]
     if not supported:
-        return [
-            "No decoder beats both controls, the mean image and an untrained target, at any cut point: nothing was "
-            "measured, so there is no verdict."
-        ]
+        why = why_no_decoder(measured, settings[0])
+        return [f"{why[0].upper()}{why[1:]} at any cut point, so there is no verdict."]
     last = supported[-1]
     found = {
         defense: change
@@ -286,9 +298,7 @@ def _inversion(measured: Measurements) -> list[str]:
         sentences.append(f"{naming.display(defense)} changes it by {size}\u00a0%: {words}{beside}.")
     where = f"At {naming.display(last)}, the last cut point"
     if last != names[-1]:
-        where += (
-            f" at which a decoder beats both controls (at {naming.display(names[-1])} none does: nothing was measured)"
-        )
+        where += f" at which a decoder is shown to beat both controls (at {naming.display(names[-1])} none is, so there is no verdict)"
     return [f"{where}, against the baseline’s reconstruction MSE on test images:", *sentences]
 
 

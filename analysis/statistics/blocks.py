@@ -15,11 +15,14 @@ ALPHA = 1 - CONFIDENCE
 """The probability with which a verdict may be wrong."""
 
 
-def p_value(value: Estimate | None) -> float | None:
-    """Two-sided p-value of a mean of zero over seeds (Student's t); None where the seeds do not say how much is luck."""
+def p_value(value: Estimate | None, margin: float = 0.0) -> float | None:
+    """Two-sided p-value of a mean within ±`margin` over seeds (Student's t): below 0.05 where the interval lies beyond it.
+
+    None where the seeds do not say how much is luck.
+    """
     if value is None or not value.error:
         return None
-    return 2 * float(stdtr(value.df, -abs(value.mean) / value.error))
+    return 2 * float(stdtr(value.df, -max(0.0, abs(value.mean) - margin) / value.error))
 
 
 def adjusted(value: Estimate, comparisons: int) -> Estimate:

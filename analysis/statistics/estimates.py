@@ -34,7 +34,8 @@ class Estimate:
     seeds' values, so it holds what changes from one training run to another; "examples" is the interval
     that the attack gave for its one run, so it holds the choice of examples only; "both" holds both
     (`seeds_and_examples`). `error` is the standard error and `df` its degrees of freedom, from which `at`
-    makes intervals of other confidence. No interval leaves `bounds`.
+    makes intervals of other confidence. No interval leaves `bounds`. `few_examples` says that there is none because
+    the values are of too few examples.
     """
 
     mean: float
@@ -45,6 +46,7 @@ class Estimate:
     error: float | None = None
     df: float = math.inf
     bounds: Bounds = UNBOUNDED
+    few_examples: bool = False
 
     @property
     def half_width(self) -> float | None:

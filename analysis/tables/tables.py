@@ -85,9 +85,10 @@ HONEST_AUC = Quantity(key="auc", name="Honest", unit="fraction", decimals=3)
 MSE_CHANGE = Quantity(key="mse_change", name="Change of reconstruction MSE", unit="percent", decimals=1, signed=True)
 
 UNSUPPORTED = (
-    "† Neither decoder, of the defense or of the baseline, beats both controls there (the mean image and an untrained "
-    "target) on every dataset: nothing was measured, and no verdict rests on it."
+    "† Neither decoder, of the defense or of the baseline, is shown to beat both controls there (the mean image and an "
+    "untrained target) on every dataset, by a test over seeds that holds for all decoders together: no verdict rests on it."
 )
+ONE_SEED = "† One seed shows nothing of what a decoder can do: no verdict rests on it."
 _NO_TRIAL = "No trial finished, so there is nothing to show."
 _NO_BASELINE = (
     "No baseline finished (a defense labeled baseline, no_defense, none or undefended), "
@@ -188,7 +189,7 @@ def mse_changes(measured: Measurements, setting: Setting) -> pd.DataFrame | None
 def inversion_table(measured: Measurements) -> Table:
     """Table 4: percentage change of the reconstruction MSE against the baseline, averaged over datasets.
 
-    A cell is supported where, on every dataset, the decoder of the defense or of the baseline beats both controls.
+    A cell is supported where, on every dataset, the decoder of the defense or of the baseline is shown to beat both controls.
     """
     defenses = [defense for defense in measured.defenses if defense != measured.baseline]
     lines: list[Line] = []
@@ -236,7 +237,7 @@ def inversion_table(measured: Measurements) -> Table:
         names = naming.listing([naming.display(d) for d in measured.datasets if d in left_out])
         notes.append(f"{names}: left out, for not every defense has reconstructions there.")
     if any(cell.ours and not cell.supported for line in lines for cell in line.cells):
-        notes.append(UNSUPPORTED)
+        notes.append(ONE_SEED if measured.inversion["seed"].nunique() == 1 else UNSUPPORTED)
     missing = "No reconstructions were recorded." if measured.inversion.empty else _NO_BASELINE
     title = "Table 4. Change of reconstruction MSE against the baseline by layer (percent, higher is better)"
     table = _table(measured, "table4", title, lines, notes, missing=missing)

@@ -6,6 +6,9 @@ said to have held with a probability of 5 % at most, however many votes there ar
 interval that is adjusted for the number of votes (Bonferroni) lies on the other side; the claim did not hold where one
 vote is against it, so a true claim is said not to have held with a probability of 5 % at most. Tests without such an
 interval vote by their p-values likewise. Nothing votes for a claim by not being significant.
+
+Intervals take seeds as independent and near normal. The tests of normality and of rank correlation take settings as
+independent, though those of one seed share their members: their rates hold only so far as that does.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from analysis.studies.lin2020 import numbers as lin2020
 from analysis.studies.lin2020.influences import (
     ALL,
     LEAKS,
+    UNSIZED,
     WITHIN_CELLS,
     Analysis,
     Correlation,
@@ -298,18 +302,17 @@ def _normal(levels: list[tuple[Dependent, Normality]]) -> list[Vote]:
 
 
 def _only(analysis: Analysis, named: Iterable[str], what: str, rate: str) -> Claim:
-    """The named factors must be shown to matter, the others be shown not to: see `Influence` for both."""
+    """The named factors must be shown to matter, the others be shown not to: see `MARGINS` for both."""
     told = sum(one.p_value is not None for one in analysis.influences)
     votes = []
     for one in analysis.influences:
         is_named = one.factor in named
         words = f"{one.factor}: {_influence_words(one, told)}" + ("" if is_named else " (the paper: does not matter)")
-        matters, negligible = one.differs() and not one.is_negligible(), one.is_negligible()
         found: int | None = None
         if one.p_value is not None and is_named:
-            found = 1 if matters else -1 if one.is_negligible(told) else 0
+            found = 1 if one.exceeds() else -1 if one.is_negligible(told) else 0
         elif one.p_value is not None:
-            found = 1 if negligible else -1 if one.differs(told) else 0
+            found = 1 if one.is_negligible() else -1 if one.exceeds(told) else 0
         votes.append(Vote(sign=found, words=words))
     claim = decide(f"Of the factors, only {naming.listing(list(named))} matter for {what}.", votes)
     return _with_notes(claim, [rate] if told else [])
@@ -330,8 +333,12 @@ def _influence_words(one: Influence, comparisons: int) -> str:
         words += f", [{number(wide.low, 3)}, {number(wide.high, 3)}] for all {comparisons} factors at once"
     if one.is_negligible():
         return f"{words}; all intervals within ±{one.margin:g}, in every slice"
+    if one.exceeds():
+        return f"{words}; beyond ±{one.margin:g}" + ("" if one.exceeds(comparisons) else ", but not for all at once")
+    if one.p_value < ALPHA:
+        words += f"; {UNSIZED}, ±{one.margin:g}"
     outside = [(name, part) for name, part in largest.slices if not _within(part, one.margin)]
-    if not one.differs() and outside:
+    if outside:
         name, part = max(outside, key=lambda item: abs(item[1].mean) if item[1] else 0.0)
         words += f"; not shown to stay within ±{one.margin:g}: with {name} {estimate_text(part, 3, signed=True)}"
     return words
@@ -342,7 +349,7 @@ def _within(part: Estimate | None, margin: float) -> bool:
 
 
 def _tracks_within(correlations: list[Correlation]) -> list[Vote]:
-    """A vote of each cell in which something leaks; where nothing does, there is nothing for TPVD to go with."""
+    """A vote of each cell in which something is shown to leak; where nothing is, there is nothing for TPVD to go with."""
     found = [
         (one.group, one.test)
         for one in correlations
@@ -362,7 +369,7 @@ def _tracks_across(correlations: list[Correlation]) -> list[Vote]:
 
 
 def _no_leak(one: Correlation) -> str:
-    return f"no leak is shown that TPVD could track (mean AUC over seeds {estimate_text(one.leak.auc, 3)})"
+    return f"no leak is shown that TPVD could track (mean AUC {estimate_text(one.leak.auc, 3)})"
 
 
 def track_words(study: FactorStudy) -> list[str]:

@@ -10,7 +10,7 @@ from analysis.statistics.blocks import ALPHA
 from analysis.statistics.estimates import Estimate, sign
 from analysis.studies.lin2020 import numbers as lin2020
 from analysis.studies.lin2020.claims import shared_rates, track_words
-from analysis.studies.lin2020.influences import MARGINS, Analysis, Influence, analyze, leak, p_phrase
+from analysis.studies.lin2020.influences import MARGINS, UNSIZED, Analysis, Influence, analyze, leak, p_phrase
 from analysis.studies.lin2020.study import (
     AC,
     QUANTILES,
@@ -112,7 +112,7 @@ def _side(change: Estimate) -> str:
 def _factors(analysis: Analysis) -> str:
     quantity = QUANTITIES[analysis.dependent]
     by_answer = {
-        answer: [one for one in analysis.influences if one.p_value is not None and one.answer == answer]
+        answer: [one for one in analysis.influences if one.p_value is not None and one.conclusion == answer]
         for answer in _ANSWERS
     }
     if not any(by_answer.values()):
@@ -132,7 +132,11 @@ def _factors(analysis: Analysis) -> str:
 _ANSWERS = {
     "matters": ("matters", "matter"),
     "does not matter": ("does not matter", "do not matter"),
-    "not shown": ("is shown neither to matter nor not to", "are shown neither to matter nor not to"),
+    f"cannot be told: {UNSIZED}": (
+        "has an effect that is not shown to exceed the margin",
+        "have effects that are not shown to exceed the margin",
+    ),
+    "cannot be told": ("is shown neither to matter nor not to", "are shown neither to matter nor not to"),
 }
 
 
@@ -155,8 +159,8 @@ def _guessing(study: FactorStudy) -> list[str]:
         if len(known):
             above = int((known["auc_low"] > 0.5).sum())
             parts.append(
-                f"mean AUC over seeds {estimate_text(leak(rows).auc, 3)}; the AUC’s interval over examples lies above 0.5 for "
-                f"{above} of {len(known)} targets"
+                f"mean AUC over seeds and examples {estimate_text(leak(study, rows).auc, 3)}; the AUC’s interval over examples "
+                f"lies above 0.5 for {above} of {len(known)} targets"
             )
         if len(bounds):
             positive = int((bounds > 0).sum())

@@ -4,28 +4,31 @@ Source: Lin et al. 2020, Section 6 (Shapiro–Wilk, Mann–Whitney U, Kruskal–
 tests is a setting, its seeds averaged; both U and H are reported where the paper shows the first alone; every test has
 its effect size. No conclusion rests on U and H, which bury a factor under the differences that the other factors make:
 levels of a factor are compared on matched settings, on blocks of seeds, with Holm's adjustment over the factors, and
-that a factor does not matter is concluded from a margin of equivalence alone.
+that a factor matters or not is concluded from a margin alone, beyond or within which the differences are shown to lie.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
-from analysis.measure.measurements import GUESSING
+from analysis.measure.measurements import FRACTION, GUESSING, guessing_errors, standard_errors
 from analysis.statistics.blocks import ALPHA, adjusted, p_value
 from analysis.statistics.estimates import (
     Estimate,
     TestResult,
+    Values,
     estimate,
     holm,
     kruskal_wallis,
     mann_whitney,
+    p_above,
+    seeds_and_examples,
     shapiro_wilk,
-    sign,
     spearman,
 )
 from analysis.studies.lin2020.study import (
@@ -47,7 +50,10 @@ from analysis.studies.lin2020.study import (
 Dependent = Literal["accuracy", "train_accuracy", "loss"]
 
 MARGINS: dict[Dependent, float] = {"accuracy": 0.02, "train_accuracy": 0.02, "loss": 0.05}
-"""A factor that moves a mean by less than this does not matter.
+"""A factor that moves a mean by no more than this does not matter, however surely it moves it.
+
+It matters where two of its levels are shown to differ by more, over all combinations of the other factors. It does not
+where all its levels are shown to differ by less, over all combinations and within each level of each other factor.
 
 Two points of accuracy are less than the smallest gain that the paper's abstract reports on average, 3 points. 0.05 nats
 of loss are a factor of 1.05 in the probability of the true class.
@@ -77,13 +83,16 @@ class Contrast:
     n_combinations: int
 
 
+UNSIZED = "an effect is there, but not shown to exceed the margin"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Influence:
     """One factor's tests.
 
     `u` compares the second of two levels with the first; None where there are more. `p_value` is that of the
-    contrasts, two-sided, adjusted for their number; `p_holm` also for the number of factors (Holm). `note` says why
-    there are none.
+    contrasts being zero, `p_margin` that of their being within the margin, both two-sided and adjusted for their
+    number; `p_holm` and `p_margin_holm` also for the number of factors (Holm). `note` says why there are none.
     """
 
     factor: str
@@ -93,12 +102,14 @@ class Influence:
     contrasts: tuple[Contrast, ...]
     p_value: float | None
     p_holm: float | None
+    p_margin: float | None
+    p_margin_holm: float | None
     margin: float
     note: str = ""
 
-    def differs(self, comparisons: int = 1) -> bool:
-        """Whether two levels differ on average, at 0.05 over all comparisons (Bonferroni)."""
-        return self.p_value is not None and self.p_value * comparisons < ALPHA
+    def exceeds(self, comparisons: int = 1) -> bool:
+        """Whether two levels are shown to differ by more than the margin, at 0.05 over all comparisons (Bonferroni)."""
+        return self.p_margin is not None and self.p_margin * comparisons < ALPHA
 
     def is_negligible(self, comparisons: int = 1) -> bool:
         """Whether all levels are shown to differ by less than the margin, overall and in each slice, at 0.05 likewise.
@@ -109,11 +120,21 @@ class Influence:
         return bool(found) and all(_lies_within(each, self.margin, comparisons) for each in found)
 
     @property
-    def answer(self) -> Literal["matters", "does not matter", "not shown"]:
+    def answer(self) -> Literal["matters", "does not matter", "cannot be told"]:
         """What may be concluded of this factor among all."""
         if self.is_negligible():
             return "does not matter"
-        return "matters" if self.p_holm is not None and self.p_holm < ALPHA else "not shown"
+        return "matters" if self.p_margin_holm is not None and self.p_margin_holm < ALPHA else "cannot be told"
+
+    @property
+    def has_unsized_effect(self) -> bool:
+        """Whether it cannot be told, though the levels are shown not to be alike."""
+        return self.answer == "cannot be told" and self.p_holm is not None and self.p_holm < ALPHA
+
+    @property
+    def conclusion(self) -> str:
+        """The answer, with what is known where there is none."""
+        return f"{self.answer}: {UNSIZED}" if self.has_unsized_effect else self.answer
 
     @property
     def largest(self) -> Contrast | None:
@@ -158,7 +179,9 @@ def analyze(study: FactorStudy, dependent: Dependent) -> Analysis:
         values = list(groups.values())
         u = mann_whitney(values[1], values[0]) if len(values) == 2 else None
         tested.append((factor, tuple(groups), u, kruskal_wallis(values), contrasts(study, factor, dependent)))
+    margin = MARGINS[dependent]
     p_values = [_smallest(found) for *_, found in tested]
+    p_margins = [_smallest(found, margin) for *_, found in tested]
     influences = [
         Influence(
             factor=factor,
@@ -168,10 +191,14 @@ def analyze(study: FactorStudy, dependent: Dependent) -> Analysis:
             contrasts=found,
             p_value=p,
             p_holm=p_holm,
-            margin=MARGINS[dependent],
+            p_margin=p_margin,
+            p_margin_holm=p_margin_holm,
+            margin=margin,
             note="" if p is not None else _why_untested(levels, found),
         )
-        for (factor, levels, u, h, found), p, p_holm in zip(tested, p_values, holm(p_values), strict=True)
+        for (factor, levels, u, h, found), p, p_holm, p_margin, p_margin_holm in zip(
+            tested, p_values, holm(p_values), p_margins, holm(p_margins), strict=True
+        )
     ]
     return Analysis(dependent=dependent, normality=tuple(normality), influences=tuple(influences))
 
@@ -215,9 +242,9 @@ def contrasts(study: FactorStudy, factor: str, dependent: Dependent) -> tuple[Co
     return tuple(found)
 
 
-def _smallest(found: tuple[Contrast, ...]) -> float | None:
-    """The smallest p-value of the contrasts, adjusted for their number; None where none has one."""
-    known = [p for one in found if (p := p_value(one.difference)) is not None]
+def _smallest(found: tuple[Contrast, ...], margin: float = 0.0) -> float | None:
+    """The smallest p-value of a contrast within ±`margin`, adjusted for their number; None where none has one."""
+    known = [p for one in found if (p := p_value(one.difference, margin)) is not None]
     return min(1.0, len(found) * min(known)) if known else None
 
 
@@ -241,18 +268,20 @@ LEAKS = {
 class Leak:
     """The mean AUC over seeds, that of a seed being over its targets, which share members and so are not independent.
 
-    `shown` says whether its 95 % interval lies above 0.5, None where there is none. Of `known` targets that have an
-    interval over examples, `above` have theirs above 0.5.
+    Its interval is over seeds and examples. `p_value` is one-sided, of all AUCs being 0.5, as it is in `beats_guessing`
+    of the first paper's verdicts, adjusted for the leaks that are judged together (Holm); None with one seed, without
+    an interval over examples, or with too few of them. Of `known` targets that have an interval over examples, `above`
+    have theirs above 0.5.
     """
 
     auc: Estimate | None
+    p_value: float | None
     above: int
     known: int
 
     @property
     def shown(self) -> bool | None:
-        above = sign(self.auc, 0.5) if p_value(self.auc) is not None else None
-        return None if above is None else above == 1
+        return None if self.p_value is None else self.p_value < ALPHA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,9 +332,8 @@ def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
             words = f"{kind_name(kind)}, ranked likewise"
             groups.append(_Group(words=words, rows=rows[rows["kind"] == kind], ranked=True, kind=kind))
         groups += [_Group(words=cell_name(cell), rows=study.at(cell, rows), ranked=False, cell=cell) for cell in cells]
-        for one in groups:
-            if one.rows.empty and one.words != ALL:
-                continue
+        groups = [one for one in groups if len(one.rows) or one.words == ALL]
+        for one, leaked in zip(groups, _leaks(study, groups), strict=True):
             units = over_seeds(one.rows)
             if measure == "auc":  # below one half is noise, and ranks nothing
                 units = units.assign(auc=units["auc"].clip(lower=GUESSING))
@@ -315,7 +343,7 @@ def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
                     measure=measure,
                     group=one.words,
                     test=spearman(list(pair[0]), list(pair[1])),
-                    leak=leak(one.rows),
+                    leak=leaked,
                     kind=one.kind,
                     cell=one.cell,
                 )
@@ -323,19 +351,54 @@ def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
     return found
 
 
+def _leaks(study: FactorStudy, groups: list[_Group]) -> list[Leak]:
+    """The leak of each group; those of all settings and of each cell, on which verdicts rest, are judged together."""
+    leaks = [leak(study, one.rows) for one in groups]
+    judged = [one.words == ALL or one.cell is not None for one in groups]
+    adjusted = holm([one.p_value if counts else None for one, counts in zip(leaks, judged, strict=True)])
+    return [replace(one, p_value=p) if counts else one for one, p, counts in zip(leaks, adjusted, judged, strict=True)]
+
+
 def _rank_share(rows: pd.DataFrame, column: str) -> pd.Series:
     ranks: Any = rows.groupby(list(CELL))[column]
     return (ranks.rank() - 0.5) / ranks.transform("size")
 
 
-def leak(rows: pd.DataFrame) -> Leak:
+def leak(study: FactorStudy, rows: pd.DataFrame) -> Leak:
     """Whether membership attacks got anything from these targets at all: else there is nothing for TPVD to track."""
-    intervals = rows[rows["auc_low"].notna() & rows["auc_high"].notna()]
+    attacked = rows[rows["auc"].notna()]
+    intervals = attacked[attacked["auc_low"].notna() & attacked["auc_high"].notna()]
+    by_seed = attacked.groupby("seed")["auc"].mean()
+    covariance = _covariance_of_seeds(study, attacked)
     return Leak(
-        auc=estimate(rows.groupby("seed")["auc"].mean()),
+        auc=estimate(by_seed) if covariance is None else seeds_and_examples(by_seed, covariance, FRACTION),
+        p_value=None if covariance is None or len(by_seed) < 2 else p_above(by_seed, covariance, GUESSING),
         above=int((intervals["auc_low"] > 0.5).sum()),
         known=len(intervals),
     )
+
+
+def _covariance_of_seeds(study: FactorStudy, rows: pd.DataFrame) -> Values | None:
+    """Of the mean AUCs of each seed, in order, by the choice of examples; None where a target has no standard error.
+
+    Where the scores of two targets cannot be set side by side, those on one dataset are taken to share all luck.
+    """
+    errors = np.fmax(standard_errors(rows), guessing_errors(rows))
+    errors[np.isnan(standard_errors(rows))] = np.nan
+    if not len(rows) or np.isnan(errors).any():
+        return None
+    panels = list(zip(rows["panel"], rows["dataset"], strict=True))
+    of_dataset = rows["dataset"].to_numpy()
+    correlation = np.equal.outer(of_dataset, of_dataset).astype(float)
+    for panel in set(panels):
+        places = np.array([place for place, one in enumerate(panels) if one == panel])
+        here = rows.iloc[places]
+        between = study.correlations.between(panel, list(here["target_id"]), list(here["dataset"]))
+        correlation[np.ix_(places, places)] = between
+    of_seed = pd.get_dummies(rows["seed"]).to_numpy(dtype=float)
+    weights = of_seed / of_seed.sum(axis=0) * errors[:, None]
+    covariance: Values = weights.T @ correlation @ weights
+    return covariance
 
 
 def p_text(value: float | None) -> str:

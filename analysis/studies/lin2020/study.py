@@ -7,7 +7,7 @@ trials in which every level of a factor met the same levels of the others, so th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise, product
 from math import prod
 from typing import Any
@@ -18,6 +18,7 @@ import pandas as pd
 from analysis import naming
 from analysis.load import Results
 from analysis.measure.measurements import Measurements
+from analysis.measure.shared_examples import Correlations
 from analysis.statistics.estimates import Estimate, estimate
 from analysis.studies.lin2020 import numbers as lin2020
 
@@ -78,7 +79,8 @@ class FactorStudy:
     `epsilon_lower_bound`. Its `distinct_clip` is the smallest clip norm with which the same run was made (see
     `SAME_RUN`), and `setting` names all that differs within a dataset, model and optimizer but the seed. `grid` holds
     the rows that the factor analysis is made of, `compared` those and the sequence trials of datasets, models and
-    optimizers that the grid leaves out. `history` has a row per target and epoch.
+    optimizers that the grid leaves out. `history` has a row per target and epoch. `correlations` says how the AUCs of targets go
+    together by the examples that they share, within the `panel` of a row, which is a split, model and optimizer.
     """
 
     frame: pd.DataFrame
@@ -88,6 +90,7 @@ class FactorStudy:
     cells: tuple[Cell, ...]
     note: str
     pure: bool
+    correlations: Correlations = field(default_factory=lambda: Correlations(frames={}))
 
     def levels(self, factor: str, frame: pd.DataFrame | None = None) -> list[Any]:
         """The levels of `factor` in `frame` (default: the grid), in the paper's order."""
@@ -162,6 +165,7 @@ def factor_study(results: Results, measured: Measurements) -> FactorStudy | None
         cells=tuple(cells),
         note=" ".join(words),
         pure=results.reconstructions.empty and not first_paper,
+        correlations=measured.correlations,
     )
 
 
@@ -186,6 +190,7 @@ def _kind(mechanism: Any, clipping: Any) -> str | None:
 
 def _frame(results: Results, measured: Measurements) -> pd.DataFrame:
     rows = measured.frame.copy()
+    rows["panel"] = rows["setting"]
     rows["kind"] = [_kind(*pair) for pair in zip(rows["mechanism"], rows["clipping"], strict=True)]
     twins = set(rows["twin_id"].dropna())
     normal = rows["kind"].isna() & (rows["target_id"].isin(twins) | (rows["defense"] == measured.baseline))

@@ -135,11 +135,12 @@ def influences_table(analysis: Analysis, name: str, title: str) -> Sheet:
             "buried under what the others do, so nothing is concluded from them.",
             "The matched difference is between two levels over all combinations of the other factors, averaged within a "
             "seed; interval and p are Student’s over seeds. Of more than two levels the largest difference is shown, and p "
-            "is adjusted for their number. Holm’s p is adjusted for the factors of this table: below 0.05 the factor "
-            f"matters. It does not matter where every 95 % interval lies within ±{margin:g}, over all combinations and within "
-            f"each level of each other factor: a margin that was set beforehand ({lin2020.MARGIN_IN_WORDS[analysis.dependent]}). "
-            "Else neither is shown. A factor without any effect is said to matter, or one that moves the mean by the margin "
-            "not to, with a probability of 5 % at most.",
+            "is adjusted for their number; Holm’s p also for the factors of this table. Below 0.05 there is an effect, which need "
+            f"not matter. A factor matters where it is shown to move the mean by more than {margin:g}: the interval, adjusted "
+            f"likewise, lies beyond ±{margin:g} on one side. It does not matter where every 95 % interval lies within, over all "
+            "combinations and within each level of each other factor. Else it cannot be told. The margin was set beforehand "
+            f"({lin2020.MARGIN_IN_WORDS[analysis.dependent]}). A factor that moves the mean by the margin or less is said to "
+            "matter, or one that moves it by the margin or more not to, with a probability of 5 % at most.",
         ),
         missing="" if analysis.normality else _NO_TRIALS,
     )
@@ -149,7 +150,7 @@ def _matched(one: Influence, decimals: int) -> tuple[Entry, ...]:
     largest = one.largest
     if largest is None or largest.difference is None:
         none = Number(value=None)
-        return "", Number(value=None, text=one.note), none, none, none, none, one.answer
+        return "", Number(value=None, text=one.note), none, none, none, none, one.conclusion
     difference = largest.difference
     text = number(difference.mean, decimals, signed=True)
     if difference.low is not None and difference.high is not None:
@@ -162,7 +163,7 @@ def _matched(one: Influence, decimals: int) -> tuple[Entry, ...]:
         Number(value=difference.high),
         _p(one.p_value, one.p_holm),
         _p(one.p_holm),
-        one.answer,
+        one.conclusion,
     )
 
 

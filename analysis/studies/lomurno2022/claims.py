@@ -25,7 +25,7 @@ from analysis.measure.measurements import (
     against_baseline,
     average_over_datasets,
 )
-from analysis.measure.verdicts import judged_changes, judged_inversion
+from analysis.measure.verdicts import judged_changes, judged_inversion, why_no_decoder
 from analysis.statistics.estimates import CONFIDENCE, Bounds, Estimate, estimate
 from analysis.studies.lomurno2022 import numbers as paper
 from analysis.tables.output import interval_text, number
@@ -114,6 +114,7 @@ def _settled(vote: Vote, judged: Estimate, comparisons: int) -> Vote:
     if not _has_interval(vote):
         mean = number(judged.mean, vote.decimals, signed=vote.claimed[0] <= 0)
         why = "one seed" if judged.n == 1 else f"all {judged.n} seeds alike"
+        why = "too few examples" if judged.few_examples else why
         return replace(vote, sign=None, words=f"{vote.words}: {mean}{vote.unit} ({why})")
     widened = judged.at(1 - (1 - CONFIDENCE) / comparisons)
     low, high = vote.claimed
@@ -210,9 +211,6 @@ def _l2_on_mnist(measured: Measurements) -> list[Vote]:
     return _each(measured, [("l2", label) for label in _PRIVATE], "auc", BELOW_ZERO, datasets=("mnist",))
 
 
-_NO_DECODER = "no decoder beats both controls, so nothing was measured"
-
-
 def _closer_is_easier(measured: Measurements) -> list[Vote]:
     settings = inversion_settings(measured)
     if not settings:
@@ -231,7 +229,7 @@ def _closer_is_easier(measured: Measurements) -> list[Vote]:
         steps = (by_layer[deeper] - by_layer[nearer])[supported].rename("value").reset_index()
         rise, _ = average_over_datasets(steps, "value")
         if rise is None:
-            votes.append(Vote(words=f"{words}: {_NO_DECODER}"))
+            votes.append(Vote(words=f"{words}: {why_no_decoder(measured, settings[0])}"))
             continue
         votes.append(Vote(judged=rise, claimed=ABOVE_ZERO, words=words, decimals=4))
     return votes
@@ -254,7 +252,7 @@ def _mse_votes(measured: Measurements, labels: tuple[str, ...], names: list[str]
             rows = changes[(changes["layer"] == layer) & (changes["defense"] == label)]
             change, _ = average_over_datasets(rows, "value", PERCENT_CHANGE)
             if change is None:
-                votes.append(Vote(words=f"{words}: {_NO_DECODER}"))
+                votes.append(Vote(words=f"{words}: {why_no_decoder(measured, settings[0])}"))
                 continue
             votes.append(Vote(judged=change, claimed=claimed, words=words, decimals=1, unit="\u00a0%"))
     return votes
