@@ -14,6 +14,7 @@ from analysis_fixture import Rows, make_rows, write_tables
 from factor_fixture import make_factor_rows, write_factor_tables
 from scipy import stats
 
+from analysis.claims import Claim
 from analysis.figures import style
 from analysis.load import load
 from analysis.measure.measurements import measure
@@ -25,7 +26,6 @@ from analysis.studies.lin2020.findings import summarize_factors
 from analysis.studies.lin2020.influences import analyze, leak, p_phrase, tpvd_correlations
 from analysis.studies.lin2020.study import FactorStudy, factor_study, mean_over_seeds, paired
 from analysis.studies.lin2020.tables import LOSS_LEVEL, epochs_to_loss, factor_sheets
-from analysis.studies.lomurno2022.claims import Claim
 from analysis.tables import sheets
 
 SMALL: dict[str, Any] = {"datasets": ("mnist", "svhn"), "models": ("lin_cnn",), "n": 3}

@@ -14,6 +14,7 @@ import torch
 from factor_fixture import make_factor_rows, write_factor_tables
 from scipy import stats
 
+from analysis.claims import ABOVE_ZERO, Claim, Vote, decide
 from analysis.load import load
 from analysis.measure.measurements import measure
 from analysis.statistics.blocks import adjusted, p_value
@@ -21,7 +22,6 @@ from analysis.statistics.estimates import estimate
 from analysis.studies.lin2020.claims import _only, judge_factors
 from analysis.studies.lin2020.influences import Analysis, analyze, contrasts
 from analysis.studies.lin2020.study import FACTORS, FactorStudy, factor_study, over_seeds
-from analysis.studies.lomurno2022.claims import ABOVE_ZERO, Claim, Vote, decide
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep

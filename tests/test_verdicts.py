@@ -15,6 +15,7 @@ import pytest
 from analysis_fixture import Rows, area, make_rows, write_tables
 from scipy import stats
 
+from analysis.claims import BELOW_ZERO, Claim, Vote, decide
 from analysis.figures.tradeoff import front
 from analysis.load import load
 from analysis.measure import recipes, verdicts
@@ -23,8 +24,9 @@ from analysis.naming import latex_label
 from analysis.report import write as report_module
 from analysis.report.findings import summarize
 from analysis.report.write import write_report
-from analysis.statistics.estimates import auc_influence, estimate, holm, p_above, seeds_and_examples, sign
-from analysis.studies.lomurno2022.claims import BELOW_ZERO, Claim, Vote, decide, judge
+from analysis.statistics.estimates import auc_influence, estimate, p_above, seeds_and_examples, sign
+from analysis.statistics.tests import holm
+from analysis.studies.lomurno2022.claims import judge
 from analysis.tables import output as table_output
 from analysis.tables import tables
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.measure.measurements import FRACTION_CHANGE, Measurements, Setting, against_baseline
-from analysis.statistics.estimates import Estimate, estimate, holm, sign
+from analysis.statistics.estimates import Estimate, estimate, sign
+from analysis.statistics.tests import holm
 
 ERROR_RATE = 0.05
 """Of each table of verdicts: the probability that anything in it is said wrongly is at most this."""

@@ -1,11 +1,6 @@
 """What Lin et al. (2020) claimed, judged by the numbers of these results.
 
-How sure a verdict is. A claim is made of votes, one of each comparison that bears on it. A vote is for the claim where
-its 95 % interval over seeds lies on the claimed side; the claim held where all votes are for it, so a false claim is
-said to have held with a probability of 5 % at most, however many votes there are. A vote is against the claim where the
-interval that is adjusted for the number of votes (Bonferroni) lies on the other side; the claim did not hold where one
-vote is against it, so a true claim is said not to have held with a probability of 5 % at most. Tests without such an
-interval vote by their p-values likewise. Nothing votes for a claim by not being significant.
+`analysis.claims` has the rule by which votes become verdicts. Votes are over seeds.
 """
 
 from __future__ import annotations
@@ -18,8 +13,10 @@ from functools import partial
 import pandas as pd
 
 from analysis import naming
+from analysis.claims import ABOVE_ZERO, BELOW_ZERO, Claim, Vote, decide
 from analysis.statistics.blocks import ALPHA, adjusted
-from analysis.statistics.estimates import Bounds, Estimate, TestResult, estimate, spearman
+from analysis.statistics.estimates import Bounds, Estimate, estimate
+from analysis.statistics.tests import TestResult, spearman
 from analysis.studies.lin2020 import numbers as lin2020
 from analysis.studies.lin2020.influences import (
     ALL,
@@ -49,7 +46,6 @@ from analysis.studies.lin2020.study import (
 )
 from analysis.studies.lin2020.tables import accuracy_gain, adaptive_cells, ladders, loss_reduction
 from analysis.studies.lin2020.test_tables import QUANTITIES
-from analysis.studies.lomurno2022.claims import ABOVE_ZERO, BELOW_ZERO, Claim, Vote, decide
 from analysis.tables.output import estimate_text, number
 
 _TRACKS = "a larger TPVD goes with a lower honest AUC"

@@ -16,17 +16,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis.statistics.blocks import ALPHA, adjusted, p_value
-from analysis.statistics.estimates import (
-    Estimate,
-    TestResult,
-    estimate,
-    holm,
-    kruskal_wallis,
-    mann_whitney,
-    shapiro_wilk,
-    sign,
-    spearman,
-)
+from analysis.statistics.estimates import Estimate, estimate, sign
+from analysis.statistics.tests import TestResult, holm, kruskal_wallis, mann_whitney, shapiro_wilk, spearman
 from analysis.studies.lin2020.study import (
     CELL,
     FACTORS,

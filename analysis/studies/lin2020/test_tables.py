@@ -6,7 +6,7 @@ Source: Lin et al. 2020, Tables 8–11. Deviations: see `factor_tests`.
 from __future__ import annotations
 
 from analysis import naming
-from analysis.statistics.estimates import TestResult
+from analysis.statistics.tests import TestResult
 from analysis.studies.lin2020 import numbers as lin2020
 from analysis.studies.lin2020.influences import (
     LEAKS,

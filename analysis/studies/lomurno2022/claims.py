@@ -1,21 +1,16 @@
 """What Lomurno & Matteucci (2022) claimed, judged by the numbers of these results.
 
-A claim is judged on differences between targets of the same dataset and seed. It held where the 95 % interval
-of every comparison lies on the claimed side. It did not hold where the interval of one lies on the other side,
-widened so that all intervals of the claim hold together. Otherwise it cannot be told, one seed included. Each
-verdict is then wrong with a probability of at most 5 %: that all of several intervals err is rarer than that
-one does, and that any of them errs is what Bonferroni's widening bounds.
+Each claim is judged on differences between targets of the same dataset and seed; `analysis.claims` has the rule.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
 
 from analysis import naming
+from analysis.claims import ABOVE_ZERO, BELOW_ZERO, Claim, Vote, decide
 from analysis.measure.measurements import (
     FRACTION_CHANGE,
     PERCENT_CHANGE,
@@ -25,50 +20,18 @@ from analysis.measure.measurements import (
     average_over_datasets,
 )
 from analysis.measure.verdicts import judged_changes, judged_inversion
-from analysis.statistics.estimates import CONFIDENCE, Bounds, Estimate, estimate
+from analysis.statistics.estimates import Bounds, Estimate, estimate
 from analysis.studies.lomurno2022 import numbers as paper
-from analysis.tables.output import interval_text, number
+from analysis.tables.output import number
 from analysis.tables.tables import estimate_in, inversion_settings, layers, time_ratios
-
-Verdict = Literal["held", "did not hold", "cannot be told"]
 
 # A little over the largest loss in the paper's Table 1 among those it calls almost identical or mildly
 # worse: 0.900 − 0.879 = 0.021.
 ACCURACY_KEPT = 0.025
 TIME_FACTORS = (41.0, 50.5)  # the paper's own largest ratio is 50.1
 
-_MARKS = {1: "✓", -1: "✗", 0: "?", None: "?"}
 _PRIVATE = ("dp_eps2", "dp_eps4", "dp_eps8")
 _REGULARIZED = ("l2", "dropout", "l2_dropout")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """One claim, the verdict, and the numbers that decide it."""
-
-    text: str
-    verdict: Verdict
-    evidence: tuple[str, ...]
-
-
-BELOW_ZERO: Bounds = (-math.inf, 0.0)
-ABOVE_ZERO: Bounds = (0.0, math.inf)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vote:
-    """One comparison: 1 as claimed, −1 against, 0 or None undecided; with its words.
-
-    Where `judged` stands, its interval decides, once all votes of the claim are known: it is as claimed where
-    the 95 % interval lies within `claimed`, and against it where the widened interval lies outside.
-    """
-
-    words: str
-    sign: int | None = None
-    judged: Estimate | None = None
-    claimed: Bounds = ABOVE_ZERO
-    decimals: int = 3
-    unit: str = ""
 
 
 def judge(measured: Measurements) -> list[Claim]:
@@ -90,54 +53,6 @@ def judge(measured: Measurements) -> list[Claim]:
         ("L2 raises the reconstruction MSE at the prediction layer.", _l2_prediction),
     ]
     return [decide(text, test(measured)) for text, test in tests]
-
-
-def decide(text: str, votes: list[Vote]) -> Claim:
-    """The claim with its verdict: it held where every vote is for it, and did not hold where one is against it.
-
-    The intervals of its votes are widened, by Bonferroni, so that all of them hold together with 95 % confidence.
-    """
-    number_judged = sum(_has_interval(vote) for vote in votes)
-    votes = [vote if vote.judged is None else _settled(vote, vote.judged, number_judged) for vote in votes]
-    evidence = tuple(f"{_MARKS[vote.sign]} {vote.words}" for vote in votes) or ("Not measured here.",)
-    return Claim(text=text, verdict=_verdict(votes), evidence=evidence)
-
-
-def _has_interval(vote: Vote) -> bool:
-    # An interval over the examples of one target knows nothing of another training.
-    return vote.judged is not None and vote.judged.low is not None and vote.judged.over != "examples"
-
-
-def _settled(vote: Vote, judged: Estimate, comparisons: int) -> Vote:
-    """The vote with its sign and its intervals in words."""
-    if not _has_interval(vote):
-        mean = number(judged.mean, vote.decimals, signed=vote.claimed[0] <= 0)
-        return replace(vote, sign=None, words=f"{vote.words}: {mean}{vote.unit} (one seed)")
-    widened = judged.at(1 - (1 - CONFIDENCE) / comparisons)
-    low, high = vote.claimed
-    is_signed = low <= 0
-    words = f"{vote.words}: {interval_text(judged, vote.decimals, is_signed)}{vote.unit}"
-    if comparisons > 1:
-        words += (
-            f", all {comparisons} together {interval_text(widened, vote.decimals, is_signed, mean=False)}{vote.unit}"
-        )
-    if _between(judged, low, high):
-        return replace(vote, sign=1, words=words)
-    return replace(vote, sign=-1 if _outside(widened, low, high) else 0, words=words)
-
-
-def _between(judged: Estimate, low: float, high: float) -> bool:
-    return judged.low is not None and judged.high is not None and low < judged.low and judged.high < high
-
-
-def _outside(judged: Estimate, low: float, high: float) -> bool:
-    return judged.low is not None and judged.high is not None and (judged.high < low or high < judged.low)
-
-
-def _verdict(votes: list[Vote]) -> Verdict:
-    if any(vote.sign == -1 for vote in votes):
-        return "did not hold"
-    return "held" if votes and all(vote.sign == 1 for vote in votes) else "cannot be told"
 
 
 def _difference(
