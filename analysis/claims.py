@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from analysis.statistics.estimates import CONFIDENCE, Bounds, Estimate
-from analysis.tables.output import interval_text, number
+from analysis.tables.text import interval_text, number
 
 Verdict = Literal["held", "did not hold", "cannot be told"]
 

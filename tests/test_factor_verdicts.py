@@ -20,8 +20,8 @@ from analysis.measure.measurements import measure
 from analysis.statistics.blocks import adjusted, p_value
 from analysis.statistics.estimates import estimate
 from analysis.studies.lin2020.claims import _only, judge_factors
+from analysis.studies.lin2020.factors import FACTORS, FactorStudy, factor_study, over_seeds
 from analysis.studies.lin2020.influences import Analysis, analyze, contrasts
-from analysis.studies.lin2020.study import FACTORS, FactorStudy, factor_study, over_seeds
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
@@ -57,7 +57,7 @@ def simulated(
     rows = rows.assign(kind=rows["sequence"], distinct_clip=rows["clip"], learning_rate=0.1)
     for name in ("train_accuracy", "loss", "tpvd", "tpvd_other_init", "auc", "tpr", "epsilon_lower_bound"):
         rows[name] = rows["accuracy"]
-    return FactorStudy(frame=rows, grid=rows, compared=rows, history=rows[:0], cells=(), note="", pure=True)
+    return FactorStudy(frame=rows, grid=rows, compared=rows, history=rows[:0], cells=(), note="")
 
 
 # --- what the verdicts rest on ---------------------------------------------------------------------

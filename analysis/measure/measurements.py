@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis import naming
+from analysis import naming, studies
 from analysis.load import FPR_COLUMNS, Results, ScoreKey
 from analysis.measure.shared_examples import Correlations, correlations
 from analysis.statistics.estimates import (
@@ -25,7 +26,6 @@ from analysis.statistics.estimates import (
     quantile,
     seeds_and_examples,
 )
-from analysis.studies.lomurno2022 import numbers as paper
 
 BASELINE_LABELS = ("baseline", "no_defense", "none", "undefended")
 """Labels, whatever their case, under which the undefended model is looked for."""
@@ -205,8 +205,8 @@ class Measurements:
         """Every setting with each of its datasets."""
         return [pair for setting in self.settings for pair in self.compared_datasets(setting)]
 
-    def paper_rows(self) -> list[tuple[Setting, str]]:
-        """Per dataset its settings on the official split, as in the paper; all of them where it has none."""
+    def official_rows(self) -> list[tuple[Setting, str]]:
+        """Per dataset its settings on the official split, which papers report; all of its settings where it has none."""
         rows = self.rows()
         official = {dataset for setting, dataset in rows if setting.split == "official"}
         return [row for row in rows if row[0].split == "official" or row[1] not in official]
@@ -285,7 +285,7 @@ def measure(results: Results) -> Measurements:
     newest = finished.drop_duplicates(_CELL, keep="last")
     superseded = len(finished) - len(newest)
     frame = newest.merge(_best_of(results.attacks), on="target_id", how="left")
-    defenses = _ordered(trials["defense"], paper.DEFENSES)
+    defenses = _ordered(trials["defense"], [label for study in studies.found() for label in study.defenses])
     private = frame.loc[frame["epsilon_spent"].notna(), "defense"]
     inversion, other_inversions = _inversion(results, frame)
     return Measurements(
@@ -293,7 +293,7 @@ def measure(results: Results) -> Measurements:
         inversion=inversion,
         correlations=correlations(results, frame),
         settings=settings,
-        datasets=tuple(_ordered(trials["dataset"], paper.DATASETS)),
+        datasets=tuple(_ordered(trials["dataset"], [label for study in studies.found() for label in study.datasets])),
         defenses=tuple(defenses),
         baseline=next((label for label in defenses if label.lower() in BASELINE_LABELS), None),
         guaranteed=frozenset(str(label) for label in private),
@@ -302,11 +302,12 @@ def measure(results: Results) -> Measurements:
     )
 
 
-def _ordered(labels: pd.Series, known: tuple[str, ...]) -> list[str]:
-    """Labels in the paper's order, then the undefended, then the others as people sort, eps2 before eps10.
+def _ordered(labels: pd.Series, known: Iterable[str]) -> list[str]:
+    """Labels in the order of `known`, then the undefended, then the others as people sort them, eps2 before eps10.
 
-    The order of the rows says nothing: the tables are gathered from files named by hashes.
+    The order of the rows means nothing, because the tables are gathered from files named by hashes.
     """
+    known = list(dict.fromkeys(known))
     present = {str(label) for label in labels.dropna()}
 
     def rank(label: str) -> tuple[bool, list[tuple[int, str]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,12 @@ import pandas as pd
 
 from analysis import naming
 from analysis.measure.measurements import Measurements, Setting
-from analysis.tables.sheets import Column, Sheet
 
 _COLUMNS = ("epochs", "batch_size", "learning_rate", "optimizer")
 """Of the table of trials: what stands in for a configuration that was not recorded."""
 _NO_PART = frozenset({"evaluate_every"})
 """Keys that change nothing in what is trained."""
-_SHOWN_FIRST = (*_COLUMNS, "momentum", "sampling", "precision")
+SHOWN_FIRST = (*_COLUMNS, "momentum", "sampling", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +69,7 @@ def unequal(measured: Measurements, setting: Setting, dataset: str) -> str:
                 if defense not in labels:
                     labels.append(defense)
     parts = [
-        f"{_words(key)} {naming.listing([f'{value} for {_names(labels)}' for value, labels in values.items()])}"
+        f"{key_words(key)} {naming.listing([f'{value} for {_names(labels)}' for value, labels in values.items()])}"
         for key, values in by_key.items()
         if len(values) > 1
     ]
@@ -86,46 +84,9 @@ def mixed(measured: Measurements, column: str) -> list[str]:
     return sorted({f"{naming.display(row.defense)} on {naming.display(row.dataset)}" for row in several.itertuples()})
 
 
-def recipe_table(measured: Measurements) -> Sheet:
-    """One row per recipe, with the defenses, datasets and settings that it was used for."""
-    frame = with_recipes(measured)
-    keys = {key for one in frame["recipe"] for key, _ in one.training}
-    ordered = [key for key in _SHOWN_FIRST if key in keys] + sorted(keys - set(_SHOWN_FIRST))
-    rows = []
-    for defense in measured.defenses:
-        for one, cell in frame[frame["defense"] == defense].groupby("recipe", sort=False):
-            values = dict(one.training)
-            datasets = [naming.display(dataset) for dataset in measured.datasets if dataset in set(cell["dataset"])]
-            where = naming.listing(datasets) + _settings(measured, cell["setting"])
-            rows.append((naming.display(defense), where, *(values.get(key) for key in ordered), one.own))
-    return Sheet(
-        name="recipes",
-        title="Recipes: how each defense was trained",
-        said="",
-        columns=(
-            Column(key="defense", name="Defense", words=True),
-            Column(key="where", name="Datasets", words=True),
-            *(Column(key=key, name=_words(key).capitalize()) for key in ordered),
-            Column(key="own", name="The defense's own options", words=True),
-        ),
-        rows=tuple(rows),
-        notes=(
-            "One recipe for all is not each defense's best: a defense that another learning rate, batch size or number of "
-            "epochs would suit better looks worse here than it is.",
-        ),
-        missing="" if rows else "No trial finished.",
-    )
-
-
-def _settings(measured: Measurements, keys: Iterable[str]) -> str:
-    present = set(keys)
-    labels = [setting.label for setting in measured.settings if setting.key in present and setting.label]
-    return f" ({'; '.join(labels)})" if labels else ""
-
-
 def _names(defenses: list[str]) -> str:
     return naming.listing([naming.display(defense) for defense in defenses])
 
 
-def _words(key: str) -> str:
+def key_words(key: str) -> str:
     return key.replace("_", " ")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from analysis.measure.measurements import GUESSING, Measurements, Setting
+
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     """Names of the points (utility, risk) that none dominates, from the lowest risk up.
@@ -22,3 +24,17 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
     front = [name for name in points if not dominated(name)]
     return sorted(front, key=lambda name: (points[name][1], points[name][0]))
+
+
+def front(measured: Measurements, setting: Setting, dataset: str, column: str, chance: float = GUESSING) -> list[str]:
+    """The defenses on the front of test accuracy (up) and `column` (down), by their means.
+
+    A mean of `column` below `chance`, what guessing gives, is noise and counts as `chance`.
+    """
+    points: dict[str, tuple[float, float]] = {}
+    for defense in measured.defenses:
+        risk = measured.estimate(setting, dataset, defense, column)
+        utility = measured.estimate(setting, dataset, defense, "test_accuracy")
+        if risk is not None and utility is not None:
+            points[defense] = (utility.mean, max(risk.mean, chance))
+    return pareto_front(points)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-import pandas as pd
-
 from analysis.measure.measurements import FRACTION_CHANGE, Measurements, Setting, against_baseline
 from analysis.statistics.estimates import Estimate, estimate, sign
 from analysis.statistics.tests import holm
@@ -77,48 +74,3 @@ def told(change: Estimate, above: str = "higher", below: str = "lower") -> str:
     if found:
         return above if found == 1 else below
     return "two seeds are too few to tell" if change.n == 2 else f"cannot be told apart with {change.n} seeds"
-
-
-def decoder_works(measured: Measurements, setting: Setting) -> dict[tuple[str, str, str], bool]:
-    """Whether the decoder beats both controls, by dataset, defense and layer: the mean image and an untrained target.
-
-    It does where its error on test images lies below the smaller of both, with the 95 % interval over seeds where
-    there are several. Where a control was not measured, it is not shown to.
-    """
-    if measured.inversion.empty:
-        return {}
-    rows = measured.inversion[measured.inversion["setting"] == setting.key]
-    controls = rows[["mse_constant", "mse_untrained"]].min(axis=1, skipna=False)
-    margins = rows.assign(margin=rows["mse_test"] - controls)
-    works = {}
-    for (dataset, defense, layer), cell in margins.groupby(["dataset", "defense", "layer"]):
-        margin = None if cell["margin"].isna().any() else estimate(cell["margin"])
-        highest = None if margin is None else margin.mean if margin.high is None else margin.high
-        works[str(dataset), str(defense), str(layer)] = highest is not None and highest < 0
-    return works
-
-
-def judged_inversion(measured: Measurements, setting: Setting) -> pd.DataFrame:
-    """The reconstructions of `setting` with errors as verdicts take them, and `works`, whether the decoder does.
-
-    An error above the mean image's counts as the mean image's, which an attacker can always answer with.
-    """
-    rows = measured.inversion[measured.inversion["setting"] == setting.key]
-    works = decoder_works(measured, setting)
-    found = [works[key] for key in zip(rows["dataset"], rows["defense"], rows["layer"], strict=True)]
-    return rows.assign(mse_test=np.fmin(rows["mse_test"], rows["mse_constant"]), works=np.array(found, dtype=bool))
-
-
-def judged_changes(measured: Measurements, setting: Setting) -> pd.DataFrame | None:
-    """Per target and layer `value`: the change of the error against the baseline in percent, where it supports a verdict.
-
-    It does where the decoder beats both controls on one of the two. None without a baseline or reconstructions.
-    """
-    if measured.baseline is None or measured.inversion.empty:
-        return None
-    rows = judged_inversion(measured, setting)
-    changes = against_baseline(rows, measured.baseline, "mse_test", "percent", extra="layer")
-    reference = rows[(rows["defense"] == measured.baseline) & rows["works"]]
-    by_baseline = set(zip(reference["dataset"], reference["layer"], strict=True))
-    places = zip(changes["dataset"], changes["layer"], strict=True)
-    return changes[changes["works"] | np.array([place in by_baseline for place in places], dtype=bool)]

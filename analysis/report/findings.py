@@ -1,4 +1,4 @@
-"""The plain-words summary, computed from the numbers."""
+"""The summary in plain words, computed from the numbers."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import numpy as np
 import pandas as pd
 
 from analysis import naming
-from analysis.figures.tradeoff import front
 from analysis.load import Results
 from analysis.measure import composition
-from analysis.measure.measurements import GUESSING, PERCENT_CHANGE, Measurements, Setting, average_over_datasets
+from analysis.measure.cost import time_ratio, time_ratios
+from analysis.measure.measurements import GUESSING, Measurements, Setting
 from analysis.measure.recipes import mixed, unequal
+from analysis.measure.summary import summaries
+from analysis.measure.tradeoff import front
 from analysis.measure.verdicts import (
     ERROR_RATE,
     against_the_baseline,
     beats_guessing,
-    judged_changes,
     may_be_lowest,
     told,
 )
 from analysis.statistics.estimates import Estimate, quantile
-from analysis.studies.lomurno2022 import numbers as paper
-from analysis.tables.output import estimate_text, interval_text, number
-from analysis.tables.tables import estimate_in, inversion_settings, layers, summary_table, time_ratios
+from analysis.tables.text import estimate_text, interval_text, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,26 +39,21 @@ def _names(defenses: list[str]) -> str:
 
 
 def summarize(results: Results, measured: Measurements) -> list[Finding]:
-    """What a reader should know first."""
-    can_show = Finding(heading="What these results can show", sentences=tuple(_can_show(results, measured)))
-    found = [_tradeoff(measured, setting, dataset) for setting, dataset in measured.rows()]
-    return [can_show, *found, *_beyond_one_dataset(results, measured)]
+    """What the results can show, the trade-off on each dataset, and what was leaked and guaranteed."""
+    return [
+        Finding(heading="What these results can show", sentences=tuple(_can_show(results, measured))),
+        *(_tradeoff(measured, setting, dataset) for setting, dataset in measured.rows()),
+        Finding(heading="Does the attacker beat guessing?", sentences=tuple(_guessing(measured))),
+        Finding(heading="What is guaranteed", sentences=tuple(_guarantees(measured))),
+    ]
 
 
 def about_the_runs(results: Results, measured: Measurements) -> list[Finding]:
-    """How many private runs were made, and what ran: what every kind of report says last."""
-    return _beyond_one_dataset(results, measured)[-2:]
-
-
-def _beyond_one_dataset(results: Results, measured: Measurements) -> list[Finding]:
-    findings = [
-        ("Does the attacker beat guessing?", _guessing(measured)),
-        ("What is guaranteed", _guarantees(measured)),
-        ("Inversion under differential privacy", _inversion(measured)),
-        ("How many private runs were made", _private_runs(results, measured)),
-        ("What ran", _what_ran(results, measured)),
+    """How many private runs were made, and what ran: every report says it last."""
+    return [
+        Finding(heading="How many private runs were made", sentences=tuple(_private_runs(results, measured))),
+        Finding(heading="What ran", sentences=tuple(_what_ran(results, measured))),
     ]
-    return [Finding(heading=heading, sentences=tuple(sentences)) for heading, sentences in findings]
 
 
 _POWER = 0.8
@@ -175,7 +169,7 @@ def _lowest(measured: Measurements, setting: Setting, dataset: str, aucs: dict[s
         parts = [f"AUC {_change(risk_changes[defense])}"]
         if defense in accuracy_changes:
             parts.append(f"test accuracy {_change(accuracy_changes[defense])}")
-        ratio = None if ratios is None else estimate_in(ratios, setting, dataset, defense)
+        ratio = time_ratio(ratios, setting, dataset, defense)
         if ratio is not None:
             parts.append(f"{estimate_text(ratio, 2)} times the training time")
         sentences.append(f"{naming.display(defense)} against the baseline of the same seed: {'; '.join(parts)}.")
@@ -228,7 +222,7 @@ def _guessing(measured: Measurements) -> list[str]:
 
 
 def _guarantees(measured: Measurements) -> list[str]:
-    rows = summary_table(measured)
+    rows = summaries(measured)
     if not rows:
         return ["No trial finished."]
     sentences = []
@@ -248,48 +242,6 @@ def _guarantees(measured: Measurements) -> list[str]:
     if without:
         sentences.append("Where nothing is guaranteed, a low AUC says only that these attacks failed.")
     return sentences
-
-
-def _inversion(measured: Measurements) -> list[str]:
-    settings = inversion_settings(measured)
-    if not settings:
-        return ["No reconstructions were recorded, so this was not measured."]
-    if not measured.guaranteed:
-        return ["No finished target carries a privacy guarantee, so this was not measured."]
-    changes = judged_changes(measured, settings[0])
-    if changes is None:
-        return ["No baseline finished, so there is nothing to compare with."]
-    names = layers(measured, settings[0])
-    private = [defense for defense in measured.defenses if defense in measured.guaranteed]
-    judged = changes[changes["defense"].isin(private)]
-    supported = [layer for layer in names if layer in set(judged["layer"])]
-    if not supported:
-        return [
-            "No decoder beats both controls, the mean image and an untrained target, at any cut point: nothing was "
-            "measured, so there is no verdict."
-        ]
-    last = supported[-1]
-    found = {
-        defense: change
-        for defense in private
-        if (change := average_over_datasets(
-            judged[(judged["layer"] == last) & (judged["defense"] == defense)], "value", PERCENT_CHANGE
-        )[0]) is not None
-    }  # fmt: skip
-    sentences = []
-    for defense, change in found.items():
-        together = change.at(1 - ERROR_RATE / len(found))
-        words = told(together, "harder to invert than the baseline", "easier to invert than the baseline")
-        published = paper.number(4, last, defense)
-        beside = "" if published is None else f"; the paper has {number(published, 1, signed=True)}\u00a0%"
-        size = number(change.mean, 1, signed=True) if change.n == 1 else interval_text(together, 1, signed=True)
-        sentences.append(f"{naming.display(defense)} changes it by {size}\u00a0%: {words}{beside}.")
-    where = f"At {naming.display(last)}, the last cut point"
-    if last != names[-1]:
-        where += (
-            f" at which a decoder beats both controls (at {naming.display(names[-1])} none does: nothing was measured)"
-        )
-    return [f"{where}, against the baseline’s reconstruction MSE on test images:", *sentences]
 
 
 def _private_runs(results: Results, measured: Measurements) -> list[str]:

@@ -1,1 +1,1 @@
-"""Tables, and how they are written as CSV, LaTeX and HTML."""
+"""One model of a table; how its entries read; and its three writers: CSV, LaTeX and HTML."""

@@ -18,6 +18,19 @@ from analysis.statistics.blocks import ALPHA, adjusted
 from analysis.statistics.estimates import Bounds, Estimate, estimate
 from analysis.statistics.tests import TestResult, spearman
 from analysis.studies.lin2020 import numbers as lin2020
+from analysis.studies.lin2020.factors import (
+    AC,
+    CA,
+    SEQUENCES,
+    Cell,
+    FactorStudy,
+    cell_name,
+    kind_name,
+    mean_over_seeds,
+    ordered,
+    over_seeds,
+    paired,
+)
 from analysis.studies.lin2020.influences import (
     ALL,
     LEAKS,
@@ -31,22 +44,9 @@ from analysis.studies.lin2020.influences import (
     p_phrase,
     tpvd_correlations,
 )
-from analysis.studies.lin2020.study import (
-    AC,
-    CA,
-    SEQUENCES,
-    Cell,
-    FactorStudy,
-    cell_name,
-    kind_name,
-    mean_over_seeds,
-    ordered,
-    over_seeds,
-    paired,
-)
+from analysis.studies.lin2020.significance import QUANTITIES
 from analysis.studies.lin2020.tables import accuracy_gain, adaptive_cells, ladders, loss_reduction
-from analysis.studies.lin2020.test_tables import QUANTITIES
-from analysis.tables.output import estimate_text, number
+from analysis.tables.text import estimate_text, number
 
 _TRACKS = "a larger TPVD goes with a lower honest AUC"
 _MIN_PAIRS = 5  # fewer cannot reach 0.05 but by an accident of ties

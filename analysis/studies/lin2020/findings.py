@@ -10,8 +10,7 @@ from analysis.statistics.blocks import ALPHA
 from analysis.statistics.estimates import Estimate, sign
 from analysis.studies.lin2020 import numbers as lin2020
 from analysis.studies.lin2020.claims import shared_rates, track_words
-from analysis.studies.lin2020.influences import MARGINS, Analysis, Influence, analyze, leak, p_phrase
-from analysis.studies.lin2020.study import (
+from analysis.studies.lin2020.factors import (
     AC,
     QUANTILES,
     SEQUENCES,
@@ -21,8 +20,9 @@ from analysis.studies.lin2020.study import (
     ordered,
     paired,
 )
-from analysis.studies.lin2020.test_tables import QUANTITIES
-from analysis.tables.output import estimate_text, number
+from analysis.studies.lin2020.influences import MARGINS, Analysis, Influence, analyze, leak, p_phrase
+from analysis.studies.lin2020.significance import QUANTITIES
+from analysis.tables.text import estimate_text, number
 
 
 def summarize_factors(study: FactorStudy) -> list[Finding]:

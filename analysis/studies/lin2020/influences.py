@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.statistics.blocks import ALPHA, adjusted, p_value
 from analysis.statistics.estimates import Estimate, estimate, sign
 from analysis.statistics.tests import TestResult, holm, kruskal_wallis, mann_whitney, shapiro_wilk, spearman
-from analysis.studies.lin2020.study import (
+from analysis.studies.lin2020.factors import (
     CELL,
     FACTORS,
     QUANTILES,

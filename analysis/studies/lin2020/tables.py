@@ -17,8 +17,7 @@ import pandas as pd
 from analysis import naming
 from analysis.statistics.estimates import Estimate, estimate
 from analysis.studies.lin2020 import numbers as lin2020
-from analysis.studies.lin2020.influences import analyze
-from analysis.studies.lin2020.study import (
+from analysis.studies.lin2020.factors import (
     CA,
     KINDS,
     NORMAL,
@@ -32,8 +31,9 @@ from analysis.studies.lin2020.study import (
     ordered,
     paired,
 )
-from analysis.studies.lin2020.test_tables import influences_table, leakage_table, normality_table
-from analysis.tables.sheets import Column, Entry, Label, Mean, Sheet
+from analysis.studies.lin2020.influences import analyze
+from analysis.studies.lin2020.significance import influences_table, leakage_table, normality_table
+from analysis.tables.table import Column, Entry, Label, Mean, Table
 
 LOSS_LEVEL = math.log(10) / 2
 """Half the loss of guessing among the ten classes that all of the paper's datasets have."""
@@ -66,15 +66,15 @@ _PAPERS = {
 """Which of the paper's quantities stands beside ours: it does not say which accuracy its own is, nor which twin its TPVD has."""
 
 _CELL_COLUMNS = (
-    Column(key="dataset", name="Dataset", words=True),
-    Column(key="model", name="Model", words=True),
-    Column(key="optimizer", name="Optimizer", words=True),
+    Column(key="dataset", name="Dataset", kind="label"),
+    Column(key="model", name="Model", kind="label"),
+    Column(key="optimizer", name="Optimizer", kind="label"),
 )
 _NO_SEQUENCE = "No trial with a fixed clip norm and a sequence finished, so there is nothing to show."
 _TABLE_OF = {"mnist": "lin_table3", "cifar10": "lin_table4", "svhn": "lin_table5"}
 
 
-def factor_sheets(study: FactorStudy) -> list[Sheet]:
+def factor_tables(study: FactorStudy) -> list[Table]:
     """Every table, in the paper's order."""
     accuracy, training, loss = (analyze(study, dependent) for dependent in ("accuracy", "train_accuracy", "loss"))
     return [
@@ -118,16 +118,18 @@ def _places(rows: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _place_columns(places: Sequence[tuple[str, str]]) -> list[Column]:
     return [
-        Column(key=f"{model}_{optimizer}", name=", ".join(naming.display(x) for x in (model, optimizer) if x))
+        Column(
+            key=f"{model}_{optimizer}", name=", ".join(naming.display(x) for x in (model, optimizer) if x), kind="mean"
+        )
         for model, optimizer in places
     ]
 
 
 _SETTING_COLUMNS = (
-    Column(key="noise", name="Noise", words=True),
-    Column(key="clip", name="Clip norm", words=True),
-    Column(key="sequence", name="Sequence", words=True),
-    Column(key="quantity", name="Quantity", words=True),
+    Column(key="noise", name="Noise", kind="label"),
+    Column(key="clip", name="Clip norm", kind="label"),
+    Column(key="sequence", name="Sequence", kind="label"),
+    Column(key="quantity", name="Quantity", kind="label"),
 )
 
 
@@ -155,13 +157,13 @@ def _by_place(
     return rows
 
 
-def _training_tables(study: FactorStudy) -> list[Sheet]:
+def _training_tables(study: FactorStudy) -> list[Table]:
     """Tables 3, 4 and 5, and one of the same shape for every other dataset."""
     datasets = ordered("dataset", study.frame["dataset"])
     names = {dataset: _TABLE_OF.get(dataset, f"lin_training_{naming.file_name(dataset)}") for dataset in datasets}
     # Of the paper's datasets the missing ones are named, unless the study has none of them.
     published = list(_TABLE_OF) if set(_TABLE_OF) & set(datasets) else []
-    made: list[Sheet] = []
+    made: list[Table] = []
     for dataset in [*published, *(one for one in datasets if one not in published)]:
         name = names.get(dataset, _TABLE_OF.get(dataset, ""))
         numbered = f"Table {name.removeprefix('lin_table')}. " if dataset in _TABLE_OF else ""
@@ -169,10 +171,10 @@ def _training_tables(study: FactorStudy) -> list[Sheet]:
         places = _places(here)
         rows = _by_place(study, dataset, (TEST, TRAIN, LOSS), places, normal=True) if places else []
         made.append(
-            Sheet(
+            Table(
                 name=name,
                 title=f"{numbered}Training results on {naming.display(dataset)}",
-                said=lin2020.CONCLUSIONS.get(name, ""),
+                caption=lin2020.CONCLUSIONS.get(name, ""),
                 columns=(*_SETTING_COLUMNS, *_place_columns(places)),
                 rows=tuple(rows),
                 notes=(
@@ -187,7 +189,7 @@ def _training_tables(study: FactorStudy) -> list[Sheet]:
     return made
 
 
-def _gains(study: FactorStudy) -> Sheet:
+def _gains(study: FactorStudy) -> Table:
     rows: list[tuple[Entry, ...]] = []
     for dataset in ordered("dataset", study.compared["dataset"]):
         for model in ordered("model", study.compared["model"]):
@@ -205,17 +207,17 @@ def _gains(study: FactorStudy) -> Sheet:
                     Mean(ours=loss, decimals=1, paper=lin2020.gain(dataset, model, "loss_reduction")),
                 )
             )
-    return Sheet(
+    return Table(
         name="lin_gains",
         title="What noise first gains over clipping first, on average",
-        said=lin2020.CONCLUSIONS["lin_gains"],
+        caption=lin2020.CONCLUSIONS["lin_gains"],
         columns=(
-            Column(key="dataset", name="Dataset", words=True),
-            Column(key="model", name="Model", words=True),
+            Column(key="dataset", name="Dataset", kind="label"),
+            Column(key="model", name="Model", kind="label"),
             Column(key="pairs", name="Pairs"),
-            Column(key="accuracy_gain", name="Test accuracy gain (points)"),
-            Column(key="train_accuracy_gain", name="Training accuracy gain (points)"),
-            Column(key="loss_reduction", name="Loss reduction (%)"),
+            Column(key="accuracy_gain", name="Test accuracy gain (points)", kind="mean"),
+            Column(key="train_accuracy_gain", name="Training accuracy gain (points)", kind="mean"),
+            Column(key="loss_reduction", name="Loss reduction (%)", kind="mean"),
         ),
         rows=tuple(rows),
         notes=(
@@ -241,7 +243,7 @@ def loss_reduction(rows: pd.DataFrame) -> Estimate | None:
     return mean_over_seeds(loss[loss[CA] > 0].assign(value=lambda pairs: -100 * pairs["value"] / pairs[CA]))
 
 
-def _distortion(study: FactorStudy) -> Sheet:
+def _distortion(study: FactorStudy) -> Table:
     """Table 6. The paper shows MNIST and says that the others are similar: here all stand."""
     known = study.compared[study.compared["tpvd"].notna()]
     places = _places(known)
@@ -251,11 +253,11 @@ def _distortion(study: FactorStudy) -> Sheet:
             (Label(value=dataset), *row)
             for row in _by_place(study, dataset, (TEST, TRAIN, TPVD, OTHER_INIT), places, normal=False)
         ]
-    return Sheet(
+    return Table(
         name="lin_table6",
         title="Table 6. Accuracy and TPVD by noise, clip norm and sequence",
-        said=lin2020.CONCLUSIONS["lin_table6"],
-        columns=(Column(key="dataset", name="Dataset", words=True), *_SETTING_COLUMNS, *_place_columns(places)),
+        caption=lin2020.CONCLUSIONS["lin_table6"],
+        columns=(Column(key="dataset", name="Dataset", kind="label"), *_SETTING_COLUMNS, *_place_columns(places)),
         rows=tuple(rows),
         notes=_NOTES if rows else (),
         missing="" if rows else "No target with a fixed clip norm has a TPVD.",
@@ -271,7 +273,7 @@ TPVD_IN_WORDS = (
 _NOTES = (TPVD_IN_WORDS, lin2020.TPVD_IN_WORDS, lin2020.ACCURACY_IN_WORDS)
 
 
-def _quantiles(study: FactorStudy) -> Sheet:
+def _quantiles(study: FactorStudy) -> Table:
     rows: list[tuple[Entry, ...]] = []
     for cell in adaptive_cells(study):
         here = study.at(cell)
@@ -296,16 +298,19 @@ def _quantiles(study: FactorStudy) -> Sheet:
                     _mean(found, AUDIT),
                 )
             )
-    return Sheet(
+    return Table(
         name="lin_table7",
         title="Table 7. Noise first at a fixed clip norm against quantile clipping",
-        said=lin2020.CONCLUSIONS["lin_table7"],
+        caption=lin2020.CONCLUSIONS["lin_table7"],
         columns=(
             *_CELL_COLUMNS,
-            Column(key="method", name="Method", words=True),
-            Column(key="clip", name="Clip norm", words=True),
-            Column(key="noise", name="Noise", words=True),
-            *(Column(key=shown.key, name=shown.name) for shown in (TEST, TRAIN, LOSS, TPVD, OTHER_INIT, AUC, AUDIT)),
+            Column(key="method", name="Method", kind="label"),
+            Column(key="clip", name="Clip norm", kind="label"),
+            Column(key="noise", name="Noise", kind="label"),
+            *(
+                Column(key=shown.key, name=shown.name, kind="mean")
+                for shown in (TEST, TRAIN, LOSS, TPVD, OTHER_INIT, AUC, AUDIT)
+            ),
         ),
         rows=tuple(rows),
         notes=(
@@ -361,7 +366,7 @@ def ladders(study: FactorStudy) -> list[tuple[Cell, float, pd.DataFrame]]:
 _LADDER = (TEST, TRAIN, TPVD, OTHER_INIT)
 
 
-def _ladder(study: FactorStudy) -> Sheet:
+def _ladder(study: FactorStudy) -> Table:
     rows: list[tuple[Entry, ...]] = []
     for cell, noise, here in ladders(study):
         for clip in ordered("clip", here["clip"]):
@@ -372,16 +377,16 @@ def _ladder(study: FactorStudy) -> Sheet:
                     paper = lin2020.number(*cell, noise, clip, sequence, _PAPERS[shown.key])
                     cells.append(_mean(at_clip[at_clip["sequence"] == sequence], shown, paper))
             rows.append((*(Label(value=part) for part in cell), f"{noise:g}", f"{clip:g}", *cells))
-    return Sheet(
+    return Table(
         name="lin_table12",
         title="Table 12. Accuracy and TPVD by clip norm",
-        said=lin2020.CONCLUSIONS["lin_table12"],
+        caption=lin2020.CONCLUSIONS["lin_table12"],
         columns=(
             *_CELL_COLUMNS,
-            Column(key="noise", name="Noise", words=True),
-            Column(key="clip", name="Clip norm", words=True),
+            Column(key="noise", name="Noise", kind="label"),
+            Column(key="clip", name="Clip norm", kind="label"),
             *(
-                Column(key=f"{shown.key}_{sequence.lower()}", name=f"{shown.name}, {sequence}")
+                Column(key=f"{shown.key}_{sequence.lower()}", name=f"{shown.name}, {sequence}", kind="mean")
                 for shown in _LADDER
                 for sequence in SEQUENCES
             ),
@@ -402,7 +407,7 @@ def epochs_to_loss(history: pd.DataFrame, level: float = LOSS_LEVEL) -> pd.DataF
     return targets.assign(value=firsts.reindex(targets.index)).reset_index()
 
 
-def _convergence(study: FactorStudy) -> Sheet:
+def _convergence(study: FactorStudy) -> Table:
     reached = epochs_to_loss(study.history)
     places = _places(study.compared)
     rows: list[tuple[Entry, ...]] = []
@@ -424,11 +429,11 @@ def _convergence(study: FactorStudy) -> Sheet:
             if any(cell.note for cell in cells):
                 words = ("—", "—", kind_name(NORMAL)) if setting is None else _setting_words(setting)
                 rows.append((Label(value=dataset), *words, *cells))
-    return Sheet(
+    return Table(
         name="lin_convergence",
         title=f"Epochs until the training loss is at most {LOSS_LEVEL:.3f}",
-        said=lin2020.CONCLUSIONS["lin_convergence"],
-        columns=(Column(key="dataset", name="Dataset", words=True), *_SETTING_COLUMNS[:3], *_place_columns(places)),
+        caption=lin2020.CONCLUSIONS["lin_convergence"],
+        columns=(Column(key="dataset", name="Dataset", kind="label"), *_SETTING_COLUMNS[:3], *_place_columns(places)),
         rows=tuple(rows),
         notes=(
             "The level is half the loss of guessing among ten classes, ln(10)/2. The mean is over the seeds that reached "

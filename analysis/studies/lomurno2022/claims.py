@@ -11,6 +11,8 @@ from itertools import pairwise
 
 from analysis import naming
 from analysis.claims import ABOVE_ZERO, BELOW_ZERO, Claim, Vote, decide
+from analysis.measure.cost import time_ratio, time_ratios
+from analysis.measure.inversion import inversion_settings, judged_changes, judged_inversion, layers
 from analysis.measure.measurements import (
     FRACTION_CHANGE,
     PERCENT_CHANGE,
@@ -19,11 +21,9 @@ from analysis.measure.measurements import (
     against_baseline,
     average_over_datasets,
 )
-from analysis.measure.verdicts import judged_changes, judged_inversion
 from analysis.statistics.estimates import Bounds, Estimate, estimate
 from analysis.studies.lomurno2022 import numbers as paper
-from analysis.tables.output import number
-from analysis.tables.tables import estimate_in, inversion_settings, layers, time_ratios
+from analysis.tables.text import number
 
 # A little over the largest loss in the paper's Table 1 among those it calls almost identical or mildly
 # worse: 0.900 − 0.879 = 0.021.
@@ -71,7 +71,7 @@ def _each(
     datasets: tuple[str, ...] | None = None,
 ) -> list[Vote]:
     votes = []
-    for setting, dataset in measured.paper_rows():
+    for setting, dataset in measured.official_rows():
         if datasets is not None and dataset not in datasets:
             continue
         for defense, reference in pairs:
@@ -103,8 +103,8 @@ def _accuracy_kept(measured: Measurements) -> list[Vote]:
 def _slowdown(measured: Measurements) -> list[Vote]:
     ratios = time_ratios(measured)
     votes = []
-    for setting, dataset in measured.paper_rows():
-        ratio = None if ratios is None else estimate_in(ratios, setting, dataset, "dp_eps2")
+    for setting, dataset in measured.official_rows():
+        ratio = time_ratio(ratios, setting, dataset, "dp_eps2")
         if ratio is None:
             continue
         published = paper.time_ratio(dataset, "dp_eps2")

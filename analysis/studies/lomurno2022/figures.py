@@ -1,22 +1,37 @@
-"""Figures 4 and 5: how well the target's input can be rebuilt from each layer."""
+"""Figures 4–6: how well the target's input can be rebuilt from each layer, and accuracy against both attacks.
+
+Source: Lomurno & Matteucci 2022, Figures 4–6. Deviations: see each function.
+"""
 
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib.colors import LogNorm, Normalize
 from PIL import Image
 
 from analysis import naming
-from analysis.figures.style import FigureFile, new_figure, save
+from analysis.figures.style import FigureFile, legend_below, looks, new_figure, save, say
+from analysis.figures.tradeoff import error_bars, handle
 from analysis.load import Results, read_examples
-from analysis.measure.measurements import NOT_NEGATIVE, Measurements, Setting, average_over_datasets
-from analysis.measure.verdicts import decoder_works
+from analysis.measure.inversion import decoder_works, inversion_settings, judged_changes, layers
+from analysis.measure.measurements import (
+    FRACTION,
+    GUESSING,
+    NOT_NEGATIVE,
+    PERCENT_CHANGE,
+    Measurements,
+    Setting,
+    against_baseline,
+    average_over_datasets,
+)
 from analysis.statistics.estimates import Estimate
-from analysis.tables.tables import inversion_settings, layers
 
 _TILE = 64  # pixels a reconstruction is shown at
 _GAP = 6
@@ -30,6 +45,15 @@ def _missing(name: str, title: str, why: str) -> FigureFile:
 
 def _wording(setting: Setting) -> str:
     return f" ({setting.label})" if setting.label else ""
+
+
+def paper_figures(results: Results, measured: Measurements, directory: Path) -> list[FigureFile]:
+    """Writes Figures 4–6 under `directory`; a figure that cannot be made says why."""
+    return [
+        mse_by_layer(measured, directory),
+        *reconstructions(results, measured, directory),
+        summary_scatter(measured, directory),
+    ]
 
 
 def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
@@ -216,3 +240,92 @@ def _picture(png: bytes | None, size: int) -> npt.NDArray[np.float64]:
     with Image.open(io.BytesIO(png)) as image:
         resized = image.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
     return np.asarray(resized, dtype=float) / 255
+
+
+def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
+    """Figure 6: accuracy against the change of inversion MSE and of attack AUC, colored by training time.
+
+    As in the paper, averaged over datasets, and with the papers' "best of" AUC, which counts as 0.5 below that.
+    Deviations: the cut point is the last one at which a decoder beats both controls; markers tell the defenses
+    apart; 95 % intervals over seeds are drawn.
+    """
+    name, title = "figure6", "Figure 6. Accuracy against inversion, membership inference and training time"
+    settings = measured.settings
+    if not settings:
+        return FigureFile(name=name, title=title, caption="", png=None, missing="No trial finished.")
+    if measured.baseline is None or measured.baseline not in set(measured.frame["defense"]):
+        why = "No baseline finished, so there is nothing to compare with."
+        return FigureFile(name=name, title=title, caption="", png=None, missing=why)
+    setting = settings[0]
+    frame = measured.frame[measured.frame["setting"] == setting.key]
+    at_least_guessing = frame.assign(paper_protocol_auc=frame["paper_protocol_auc"].clip(lower=GUESSING))
+    auc_changes = against_baseline(at_least_guessing, measured.baseline, "paper_protocol_auc", "percent")
+    mse = judged_changes(measured, setting)
+    # The last cut point at which a decoder beats both controls: the paper has the prediction layer
+    supported = set() if mse is None else set(mse.loc[mse["defense"] != measured.baseline, "layer"])
+    last = [layer for layer in layers(measured, setting) if layer in supported][-1:]
+
+    def change(defense: str, which: str) -> Estimate | None:
+        table = auc_changes if which == "auc" else mse
+        if table is None:
+            return None
+        rows = table[table["defense"] == defense]
+        if which == "mse":
+            rows = rows[rows["layer"].isin(last)]
+        return average_over_datasets(rows, "value", PERCENT_CHANGE)[0]
+
+    times = {
+        defense: average_over_datasets(frame[frame["defense"] == defense], "train_time_s", NOT_NEGATIVE)[0]
+        for defense in measured.defenses
+    }
+    seconds = [time.mean for time in times.values() if time is not None and time.mean > 0]
+    low, high = (min(seconds), max(seconds)) if seconds else (1.0, 1.0)
+    norm: Normalize = LogNorm(low * 0.95, high * 1.05) if seconds else Normalize(0, 1)
+
+    figure = new_figure(9.2, 4.3)
+    panels = figure.subplots(1, 2, sharey=True)
+    styles = looks(measured)
+    legend: dict[str, Any] = {}
+    points: Any = None
+    last_name = naming.plot_text(last[0]) if last else "the last layer"
+    for axes, which, label, better in (
+        (panels[0], "mse", f"Change of reconstruction MSE at {last_name} (%)", "higher is better →"),
+        (panels[1], "auc", "Change of attack AUC, paper’s protocol (%)", "← lower is better"),
+    ):
+        shown = 0
+        for defense in measured.defenses:
+            x = change(defense, which)
+            y, _ = average_over_datasets(frame[frame["defense"] == defense], "test_accuracy", FRACTION)
+            time = times[defense]
+            if x is None or y is None or time is None:
+                continue
+            shown += 1
+            look = styles[defense]
+            error_bars(axes, x, y, "#8a8a8a")
+            points = axes.scatter(
+                [x.mean], [y.mean], c=[time.mean], norm=norm, cmap="viridis", marker=look.marker, s=85,
+                edgecolors="#222222", linewidths=0.9, zorder=3,
+            )  # fmt: skip
+            hollow = replace(look, color="white")
+            legend.setdefault(defense, handle(hollow))
+        if not shown:
+            unmeasured = "No reconstructions" if measured.inversion.empty else "No decoder beats both controls"
+            say(axes, unmeasured if which == "mse" else "No membership attack")
+            continue
+        axes.axvline(0, color="#999999", linewidth=0.9, zorder=1)
+        axes.set_xlabel(f"{label}\n{better}")
+    panels[0].set_ylabel("Test accuracy (fraction, higher is better)")
+    if points is not None:
+        bar = figure.colorbar(points, ax=panels, shrink=0.9, pad=0.015)
+        bar.set_label("Training time (s)")
+        ticks = np.unique([float(f"{value:.2g}") for value in np.geomspace(low, high, 5)])
+        bar.set_ticks(list(ticks), labels=[f"{value:g}" for value in ticks])
+        bar.ax.minorticks_off()
+        legend_below(figure, legend, columns=7)
+    datasets = naming.listing([naming.display(dataset) for dataset in measured.datasets_of(setting)])
+    where = f" ({setting.label})" if setting.label else ""
+    caption = (
+        f"Averaged over {datasets}{where}, changes against the baseline of the same seed; whiskers are 95 % "
+        "intervals over seeds. The best corner is the upper right on the left, the upper left on the right."
+    )
+    return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))

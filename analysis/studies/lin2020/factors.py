@@ -85,7 +85,6 @@ class FactorStudy:
     history: pd.DataFrame
     cells: tuple[Cell, ...]
     note: str
-    pure: bool
 
     def levels(self, factor: str, frame: pd.DataFrame | None = None) -> list[Any]:
         """The levels of `factor` in `frame` (default: the grid), in the paper's order."""
@@ -151,7 +150,6 @@ def factor_study(results: Results, measured: Measurements) -> FactorStudy | None
     inside = set(grid[list(CELL)].itertuples(index=False, name=None))
     outside = [cell not in inside for cell in candidates[list(CELL)].itertuples(index=False, name=None)]
     cells = [cell for cell in _cells(frame) if len(frame)]
-    first_paper = set(trials["defense"]) & (set(_FIRST_PAPERS_DEFENSES))
     return FactorStudy(
         frame=frame,
         grid=grid.reset_index(drop=True),
@@ -159,12 +157,7 @@ def factor_study(results: Results, measured: Measurements) -> FactorStudy | None
         history=_history(results, frame),
         cells=tuple(cells),
         note=" ".join(words),
-        pure=results.reconstructions.empty and not first_paper,
     )
-
-
-# A baseline is in both papers.
-_FIRST_PAPERS_DEFENSES = ("dp_eps2", "dp_eps4", "dp_eps8", "l2", "dropout", "l2_dropout")
 
 
 def _cells(frame: pd.DataFrame) -> list[Cell]:
