@@ -21,11 +21,13 @@ from analysis.measure.measurements import measure
 from analysis.report.write import write_report
 from analysis.statistics.estimates import Estimate
 from analysis.studies.lin2020.claims import judge_factors, track_words
-from analysis.studies.lin2020.factors import FactorStudy, factor_study, mean_over_seeds, paired
+from analysis.studies.lin2020.factors.frame import FactorStudy, factor_study
+from analysis.studies.lin2020.factors.pairs import mean_over_seeds, paired
 from analysis.studies.lin2020.figures import training_setting
 from analysis.studies.lin2020.findings import summarize_factors
 from analysis.studies.lin2020.influences import analyze, leak, p_phrase, tpvd_correlations
-from analysis.studies.lin2020.tables import LOSS_LEVEL, epochs_to_loss, factor_tables
+from analysis.studies.lin2020.tables import factor_tables
+from analysis.studies.lin2020.tables.training import LOSS_LEVEL, epochs_to_loss
 from analysis.tables.as_csv import table_csv
 from analysis.tables.as_latex import table_latex
 from analysis.tables.table import Column, Entry, Label, Mean, Number, Table

@@ -20,7 +20,8 @@ from analysis.measure.measurements import measure
 from analysis.statistics.blocks import adjusted, p_value
 from analysis.statistics.estimates import estimate
 from analysis.studies.lin2020.claims import _only, judge_factors
-from analysis.studies.lin2020.factors import FACTORS, FactorStudy, factor_study, over_seeds
+from analysis.studies.lin2020.factors.frame import FactorStudy, factor_study, over_seeds
+from analysis.studies.lin2020.factors.levels import FACTORS
 from analysis.studies.lin2020.influences import Analysis, analyze, contrasts
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand

@@ -21,7 +21,7 @@ def table_latex(table: Table, sweep: str) -> str:
         entries = [row[place] for place in table.visible]
         body.append(_row([shown(entry) for entry in entries]))
         body += [_row(list(line)) for line in zip_longest(*map(below, entries), fillvalue="")]
-    # LaTeX numbers tables itself, so "Table 1." is left out of the caption.
+    # LaTeX numbers tables itself, so a number before the title is left out of the caption.
     title = table.title.split(". ", 1)[-1]
     interval = "± is the half-width of a 95 % interval over seeds, of the honest AUC over seeds and examples."
     caption = " ".join([f"{title}.", *([table.caption] if table.caption else []), *table.notes, interval])

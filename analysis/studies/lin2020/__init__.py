@@ -7,7 +7,7 @@ from analysis.measure.measurements import Measurements
 from analysis.studies.base import Chapter, Study
 from analysis.studies.lin2020 import numbers
 from analysis.studies.lin2020.claims import judge_factors
-from analysis.studies.lin2020.factors import factor_study
+from analysis.studies.lin2020.factors.frame import factor_study
 from analysis.studies.lin2020.figures import factor_figures
 from analysis.studies.lin2020.findings import summarize_factors
 from analysis.studies.lin2020.tables import factor_tables

@@ -18,19 +18,9 @@ from analysis.statistics.blocks import ALPHA, adjusted
 from analysis.statistics.estimates import Bounds, Estimate, estimate
 from analysis.statistics.tests import TestResult, spearman
 from analysis.studies.lin2020 import numbers as lin2020
-from analysis.studies.lin2020.factors import (
-    AC,
-    CA,
-    SEQUENCES,
-    Cell,
-    FactorStudy,
-    cell_name,
-    kind_name,
-    mean_over_seeds,
-    ordered,
-    over_seeds,
-    paired,
-)
+from analysis.studies.lin2020.factors.frame import FactorStudy, over_seeds
+from analysis.studies.lin2020.factors.levels import AC, CA, SEQUENCES, Cell, cell_name, kind_name, ordered
+from analysis.studies.lin2020.factors.pairs import mean_over_seeds, paired
 from analysis.studies.lin2020.influences import (
     ALL,
     LEAKS,
@@ -44,8 +34,9 @@ from analysis.studies.lin2020.influences import (
     p_phrase,
     tpvd_correlations,
 )
-from analysis.studies.lin2020.significance import QUANTITIES
-from analysis.studies.lin2020.tables import accuracy_gain, adaptive_cells, ladders, loss_reduction
+from analysis.studies.lin2020.tables.clipping import adaptive_cells, ladders
+from analysis.studies.lin2020.tables.significance import QUANTITIES
+from analysis.studies.lin2020.tables.training import accuracy_gain, loss_reduction
 from analysis.tables.text import estimate_text, number
 
 _TRACKS = "a larger TPVD goes with a lower honest AUC"

@@ -21,9 +21,10 @@ from matplotlib.ticker import MaxNLocator
 from analysis import naming
 from analysis.figures.style import MUTED, FigureFile, Look, legend_below, new_figure, save, say
 from analysis.studies.lin2020 import numbers as lin2020
-from analysis.studies.lin2020.factors import AC, CA, NORMAL, SEQUENCES, Cell, FactorStudy, cell_name, kind_name, ordered
+from analysis.studies.lin2020.factors.frame import FactorStudy
+from analysis.studies.lin2020.factors.levels import AC, CA, NORMAL, SEQUENCES, Cell, cell_name, kind_name, ordered
 from analysis.studies.lin2020.influences import ALL, LEAKS, Correlation, p_phrase, tpvd_correlations
-from analysis.studies.lin2020.tables import adaptive_cells, adaptive_rows
+from analysis.studies.lin2020.tables.clipping import adaptive_cells, adaptive_rows
 from analysis.tables.text import number
 
 _SOLID: Any = "-"

@@ -10,18 +10,11 @@ from analysis.statistics.blocks import ALPHA
 from analysis.statistics.estimates import Estimate, sign
 from analysis.studies.lin2020 import numbers as lin2020
 from analysis.studies.lin2020.claims import shared_rates, track_words
-from analysis.studies.lin2020.factors import (
-    AC,
-    QUANTILES,
-    SEQUENCES,
-    FactorStudy,
-    kind_name,
-    mean_over_seeds,
-    ordered,
-    paired,
-)
+from analysis.studies.lin2020.factors.frame import FactorStudy
+from analysis.studies.lin2020.factors.levels import AC, QUANTILES, SEQUENCES, kind_name, ordered
+from analysis.studies.lin2020.factors.pairs import mean_over_seeds, paired
 from analysis.studies.lin2020.influences import MARGINS, Analysis, Influence, analyze, leak, p_phrase
-from analysis.studies.lin2020.significance import QUANTITIES
+from analysis.studies.lin2020.tables.significance import QUANTITIES
 from analysis.tables.text import estimate_text, number
 
 

@@ -18,21 +18,19 @@ import pandas as pd
 from analysis.statistics.blocks import ALPHA, adjusted, p_value
 from analysis.statistics.estimates import Estimate, estimate, sign
 from analysis.statistics.tests import TestResult, holm, kruskal_wallis, mann_whitney, shapiro_wilk, spearman
-from analysis.studies.lin2020.factors import (
+from analysis.studies.lin2020.factors.frame import FactorStudy, over_seeds
+from analysis.studies.lin2020.factors.levels import (
     CELL,
     FACTORS,
     QUANTILES,
     SEQUENCES,
     Cell,
-    FactorStudy,
-    by_combination,
     cell_name,
     kind_name,
     level_name,
-    mean_of_combinations,
-    over_seeds,
     raw_level,
 )
+from analysis.studies.lin2020.factors.pairs import by_combination, mean_of_combinations
 
 Dependent = Literal["accuracy", "train_accuracy", "loss"]
 

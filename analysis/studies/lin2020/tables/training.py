@@ -1,101 +1,44 @@
-"""Tables 3–12 of the second paper with our numbers, what the paper concluded from its own beside them.
-
-Source: Lin et al. 2020, Tables 3–12. Deviations: every number is a mean over seeds with its 95 % t-interval
-where the paper has one run; accuracy is a fraction, on test examples and on training examples; the tests have
-effect sizes and adjusted p-values; epochs to a stated loss and the averages of the abstract are tables of
-their own.
-"""
+"""Tables 3–6, the average gains and the convergence: what was measured, by noise, clip norm and sequence."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis import naming
 from analysis.statistics.estimates import Estimate, estimate
 from analysis.studies.lin2020 import numbers as lin2020
-from analysis.studies.lin2020.factors import (
+from analysis.studies.lin2020.factors.frame import FactorStudy
+from analysis.studies.lin2020.factors.levels import (
     CA,
-    KINDS,
     NORMAL,
-    QUANTILES,
     SEQUENCES,
-    Cell,
-    FactorStudy,
     kind_name,
     level_name,
-    mean_over_seeds,
     ordered,
-    paired,
 )
-from analysis.studies.lin2020.influences import analyze
-from analysis.studies.lin2020.significance import influences_table, leakage_table, normality_table
+from analysis.studies.lin2020.factors.pairs import mean_over_seeds, paired
+from analysis.studies.lin2020.tables.quantities import (
+    LOSS,
+    NOTES,
+    OTHER_INIT,
+    PAPERS,
+    TEST,
+    TPVD,
+    TRAIN,
+    Quantity,
+    mean_of,
+)
 from analysis.tables.table import Column, Entry, Label, Mean, Table
 
 LOSS_LEVEL = math.log(10) / 2
 """Half the loss of guessing among the ten classes that all of the paper's datasets have."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A quantity of a training: its column, its name and how it is rounded."""
-
-    key: str
-    name: str
-    decimals: int
-
-
-TEST = Shown(key="accuracy", name="Test accuracy", decimals=3)
-TRAIN = Shown(key="train_accuracy", name="Training accuracy", decimals=3)
-LOSS = Shown(key="loss", name="Training loss", decimals=3)
-TPVD = Shown(key="tpvd", name="TPVD", decimals=3)
-OTHER_INIT = Shown(key="tpvd_other_init", name="TPVD, other initialization", decimals=3)
-AUC = Shown(key="auc", name="Honest AUC", decimals=3)
-AUDIT = Shown(key="epsilon_lower_bound", name="Audited ε, lower bound", decimals=2)
-
-_PAPERS = {
-    "accuracy": "accuracy",
-    "train_accuracy": "accuracy",
-    "loss": "loss",
-    "tpvd": "tpvd",
-    "tpvd_other_init": "tpvd",
-}
-"""Which of the paper's quantities stands beside ours: it does not say which accuracy its own is, nor which twin its TPVD has."""
-
-_CELL_COLUMNS = (
-    Column(key="dataset", name="Dataset", kind="label"),
-    Column(key="model", name="Model", kind="label"),
-    Column(key="optimizer", name="Optimizer", kind="label"),
-)
 _NO_SEQUENCE = "No trial with a fixed clip norm and a sequence finished, so there is nothing to show."
 _TABLE_OF = {"mnist": "lin_table3", "cifar10": "lin_table4", "svhn": "lin_table5"}
-
-
-def factor_tables(study: FactorStudy) -> list[Table]:
-    """Every table, in the paper's order."""
-    accuracy, training, loss = (analyze(study, dependent) for dependent in ("accuracy", "train_accuracy", "loss"))
-    return [
-        *_training_tables(study),
-        _gains(study),
-        _distortion(study),
-        _quantiles(study),
-        normality_table(study, accuracy, "lin_table8", "Table 8. Shapiro–Wilk test of test accuracy"),
-        normality_table(study, training, "lin_table8_train", "Table 8. Shapiro–Wilk test of training accuracy"),
-        normality_table(study, loss, "lin_table9", "Table 9. Shapiro–Wilk test of convergence (final training loss)"),
-        influences_table(accuracy, "lin_table10", "Table 10. Which factors matter for test accuracy"),
-        influences_table(training, "lin_table10_train", "Table 10. Which factors matter for training accuracy"),
-        influences_table(loss, "lin_table11", "Table 11. Which factors matter for convergence (final training loss)"),
-        _ladder(study),
-        _convergence(study),
-        leakage_table(study),
-    ]
-
-
-def _mean(rows: pd.DataFrame, shown: Shown, paper: float | None = None) -> Mean:
-    return Mean(ours=estimate(rows[shown.key]), decimals=shown.decimals, paper=paper)
 
 
 def _settings(rows: pd.DataFrame) -> list[tuple[float, float, str]]:
@@ -134,30 +77,30 @@ _SETTING_COLUMNS = (
 
 
 def _by_place(
-    study: FactorStudy, dataset: str, quantities: Sequence[Shown], places: Sequence[tuple[str, str]], normal: bool
+    study: FactorStudy, dataset: str, quantities: Sequence[Quantity], places: Sequence[tuple[str, str]], normal: bool
 ) -> list[tuple[Entry, ...]]:
     """Rows of noise, clip norm, sequence and quantity; a column per model and optimizer."""
     here = study.compared[study.compared["dataset"] == dataset]
     rows: list[tuple[Entry, ...]] = []
     if normal:
         undefended = study.frame[(study.frame["dataset"] == dataset) & (study.frame["kind"] == NORMAL)]
-        for shown in quantities:
-            cells = [_mean(study.at((dataset, *place), undefended), shown) for place in places]
+        for quantity in quantities:
+            cells = [mean_of(study.at((dataset, *place), undefended), quantity) for place in places]
             if any(cell.ours for cell in cells):
-                rows.append(("—", "—", kind_name(NORMAL), shown.name, *cells))
+                rows.append(("—", "—", kind_name(NORMAL), quantity.name, *cells))
     for setting in _settings(here):
         noise, clip, sequence = setting
-        for shown in quantities:
+        for quantity in quantities:
             means = []
             for model, optimizer in places:
                 found = _pick(study.at((dataset, model, optimizer), here), setting)
-                paper = lin2020.number(dataset, model, optimizer, noise, clip, sequence, _PAPERS[shown.key])
-                means.append(_mean(found, shown, paper))
-            rows.append((f"{noise:g}", f"{clip:g}", sequence, shown.name, *means))
+                paper = lin2020.number(dataset, model, optimizer, noise, clip, sequence, PAPERS[quantity.key])
+                means.append(mean_of(found, quantity, paper))
+            rows.append((f"{noise:g}", f"{clip:g}", sequence, quantity.name, *means))
     return rows
 
 
-def _training_tables(study: FactorStudy) -> list[Table]:
+def training_tables(study: FactorStudy) -> list[Table]:
     """Tables 3, 4 and 5, and one of the same shape for every other dataset."""
     datasets = ordered("dataset", study.frame["dataset"])
     names = {dataset: _TABLE_OF.get(dataset, f"lin_training_{naming.file_name(dataset)}") for dataset in datasets}
@@ -189,7 +132,7 @@ def _training_tables(study: FactorStudy) -> list[Table]:
     return made
 
 
-def _gains(study: FactorStudy) -> Table:
+def gains_table(study: FactorStudy) -> Table:
     rows: list[tuple[Entry, ...]] = []
     for dataset in ordered("dataset", study.compared["dataset"]):
         for model in ordered("model", study.compared["model"]):
@@ -243,7 +186,7 @@ def loss_reduction(rows: pd.DataFrame) -> Estimate | None:
     return mean_over_seeds(loss[loss[CA] > 0].assign(value=lambda pairs: -100 * pairs["value"] / pairs[CA]))
 
 
-def _distortion(study: FactorStudy) -> Table:
+def distortion_table(study: FactorStudy) -> Table:
     """Table 6. The paper shows MNIST and says that the others are similar: here all stand."""
     known = study.compared[study.compared["tpvd"].notna()]
     places = _places(known)
@@ -259,141 +202,8 @@ def _distortion(study: FactorStudy) -> Table:
         caption=lin2020.CONCLUSIONS["lin_table6"],
         columns=(Column(key="dataset", name="Dataset", kind="label"), *_SETTING_COLUMNS, *_place_columns(places)),
         rows=tuple(rows),
-        notes=_NOTES if rows else (),
+        notes=NOTES if rows else (),
         missing="" if rows else "No target with a fixed clip norm has a TPVD.",
-    )
-
-
-TPVD_IN_WORDS = (
-    "TPVD is how far the weights lie from those of the same training without noise and clipping, relative to their "
-    "size, averaged over the parameter tensors. It says how much the weights were changed. It is no guarantee, and "
-    "nothing in its definition looks at a training example. The twin shares the target’s seed, and so its initialization; "
-    "the other is the undefended model of the next seed, initialized anew, with members and batches of its own."
-)
-_NOTES = (TPVD_IN_WORDS, lin2020.TPVD_IN_WORDS, lin2020.ACCURACY_IN_WORDS)
-
-
-def _quantiles(study: FactorStudy) -> Table:
-    rows: list[tuple[Entry, ...]] = []
-    for cell in adaptive_cells(study):
-        here = study.at(cell)
-        for label, noise, clip, found in adaptive_rows(here):
-            sequence = label if label in SEQUENCES else ""
-            papers = [
-                lin2020.number(*cell, None, clip, sequence, quantity) if sequence and clip is not None else None
-                for quantity in ("accuracy", "tpvd")
-            ]
-            rows.append(
-                (
-                    *(Label(value=part) for part in cell),
-                    kind_name(label),
-                    "—" if clip is None else f"{clip:g}",
-                    "—" if noise is None else f"{noise:g}",
-                    _mean(found, TEST, papers[0]),
-                    _mean(found, TRAIN, papers[0]),
-                    _mean(found, LOSS),
-                    _mean(found, TPVD, papers[1]),
-                    _mean(found, OTHER_INIT, papers[1]),
-                    _mean(found, AUC),
-                    _mean(found, AUDIT),
-                )
-            )
-    return Table(
-        name="lin_table7",
-        title="Table 7. Noise first at a fixed clip norm against quantile clipping",
-        caption=lin2020.CONCLUSIONS["lin_table7"],
-        columns=(
-            *_CELL_COLUMNS,
-            Column(key="method", name="Method", kind="label"),
-            Column(key="clip", name="Clip norm", kind="label"),
-            Column(key="noise", name="Noise", kind="label"),
-            *(
-                Column(key=shown.key, name=shown.name, kind="mean")
-                for shown in (TEST, TRAIN, LOSS, TPVD, OTHER_INIT, AUC, AUDIT)
-            ),
-        ),
-        rows=tuple(rows),
-        notes=(
-            lin2020.QUANTILE_IN_WORDS,
-            "The paper does not say which noise its rows at fixed clip norms have. Clipping first is not in its table: at the "
-            "same clip norm it says how much of AC’s lead is due to a fixed clip norm in place of a quantile.",
-            *_NOTES,
-        )
-        if rows
-        else (),
-        missing="" if rows else "No target with a quantile rule finished.",
-    )
-
-
-def adaptive_cells(study: FactorStudy) -> list[Cell]:
-    """The datasets, models and optimizers in which a quantile rule was tried."""
-    return [cell for cell in study.cells if study.at(cell)["kind"].isin(QUANTILES).any()]
-
-
-def adaptive_rows(here: pd.DataFrame) -> list[tuple[str, float | None, float | None, pd.DataFrame]]:
-    """Kind, noise, clip norm and targets of what Section 5.3 compares in one cell, the undefended first."""
-    found: list[tuple[str, float | None, float | None, pd.DataFrame]] = []
-    for kind in KINDS:
-        rows = here[here["kind"] == kind]
-        if rows.empty:
-            continue
-        if kind not in SEQUENCES:
-            levels = [None if pd.isna(noise) else float(noise) for noise in rows["noise"].drop_duplicates()]
-            for noise in sorted(levels, key=lambda level: -1.0 if level is None else level):
-                chosen = rows[rows["noise"].isna()] if noise is None else rows[rows["noise"] == noise]
-                found.append((kind, noise, None, chosen))
-            continue
-        for clip in lin2020.ADAPTIVE_CLIPS:
-            at_clip = rows[rows["clip"] == clip]
-            for noise in ordered("noise", at_clip["noise"]):
-                found.append((kind, float(noise), clip, at_clip[at_clip["noise"] == noise]))
-    return found
-
-
-def ladders(study: FactorStudy) -> list[tuple[Cell, float, pd.DataFrame]]:
-    """The cells and noise scales with three clip norms or more, those of the paper's Table 12 first."""
-    rows = study.frame[study.frame["sequence"].notna() & study.frame["clip"].notna() & study.frame["noise"].notna()]
-    found = []
-    for cell in study.cells:
-        for noise in ordered("noise", study.at(cell, rows)["noise"]):
-            here = study.at(cell, rows)
-            here = here[here["noise"] == noise]
-            if here["clip"].nunique() >= 3:
-                found.append((cell, float(noise), here))
-    return sorted(found, key=lambda item: (*item[0], item[1]) != lin2020.LADDER)
-
-
-_LADDER = (TEST, TRAIN, TPVD, OTHER_INIT)
-
-
-def _ladder(study: FactorStudy) -> Table:
-    rows: list[tuple[Entry, ...]] = []
-    for cell, noise, here in ladders(study):
-        for clip in ordered("clip", here["clip"]):
-            at_clip = here[here["clip"] == clip]
-            cells = []
-            for shown in _LADDER:
-                for sequence in SEQUENCES:
-                    paper = lin2020.number(*cell, noise, clip, sequence, _PAPERS[shown.key])
-                    cells.append(_mean(at_clip[at_clip["sequence"] == sequence], shown, paper))
-            rows.append((*(Label(value=part) for part in cell), f"{noise:g}", f"{clip:g}", *cells))
-    return Table(
-        name="lin_table12",
-        title="Table 12. Accuracy and TPVD by clip norm",
-        caption=lin2020.CONCLUSIONS["lin_table12"],
-        columns=(
-            *_CELL_COLUMNS,
-            Column(key="noise", name="Noise", kind="label"),
-            Column(key="clip", name="Clip norm", kind="label"),
-            *(
-                Column(key=f"{shown.key}_{sequence.lower()}", name=f"{shown.name}, {sequence}", kind="mean")
-                for shown in _LADDER
-                for sequence in SEQUENCES
-            ),
-        ),
-        rows=tuple(rows),
-        notes=_NOTES if rows else (),
-        missing="" if rows else "No dataset, model and optimizer has three clip norms or more at one noise scale.",
     )
 
 
@@ -407,7 +217,7 @@ def epochs_to_loss(history: pd.DataFrame, level: float = LOSS_LEVEL) -> pd.DataF
     return targets.assign(value=firsts.reindex(targets.index)).reset_index()
 
 
-def _convergence(study: FactorStudy) -> Table:
+def convergence_table(study: FactorStudy) -> Table:
     reached = epochs_to_loss(study.history)
     places = _places(study.compared)
     rows: list[tuple[Entry, ...]] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from analysis import naming
 from analysis.statistics.tests import TestResult
 from analysis.studies.lin2020 import numbers as lin2020
-from analysis.studies.lin2020.factors import FactorStudy
+from analysis.studies.lin2020.factors.frame import FactorStudy
 from analysis.studies.lin2020.influences import (
     LEAKS,
     MARGINS,
