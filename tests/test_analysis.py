@@ -21,8 +21,8 @@ from analysis.figures import roc as figure_roc
 from analysis.figures import style
 from analysis.load import Results, ResultsError, Scores, load, read_scores
 from analysis.measure.inversion import layers
-from analysis.measure.measurements import Measurements, measure
 from analysis.measure.summary import summaries
+from analysis.measure.targets import Measurements, measure
 from analysis.measure.tradeoff import pareto_front
 from analysis.naming import file_name, latex, scientific
 from analysis.report import write as report_module
@@ -30,7 +30,7 @@ from analysis.report.write import write_report
 from analysis.statistics.estimates import estimate, sign
 from analysis.studies.lomurno2022.claims import judge
 from analysis.studies.lomurno2022.tables import accuracy_table, inversion_table, membership_table, time_table
-from analysis.tables.table import Mean, Table
+from analysis.tables.model import Mean, Table
 from analysis.tables.text import number
 
 

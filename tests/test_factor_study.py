@@ -17,7 +17,7 @@ from scipy import stats
 from analysis.claims import Claim
 from analysis.figures import style
 from analysis.load import load
-from analysis.measure.measurements import measure
+from analysis.measure.targets import measure
 from analysis.report.write import write_report
 from analysis.statistics.estimates import Estimate
 from analysis.studies.lin2020.claims import judge_factors, track_words
@@ -30,7 +30,7 @@ from analysis.studies.lin2020.tables import factor_tables
 from analysis.studies.lin2020.tables.training import LOSS_LEVEL, epochs_to_loss
 from analysis.tables.as_csv import table_csv
 from analysis.tables.as_latex import table_latex
-from analysis.tables.table import Column, Entry, Label, Mean, Number, Table
+from analysis.tables.model import Column, Entry, Label, Mean, Number, Table
 from analysis.tables.text import shown
 
 SMALL: dict[str, Any] = {"datasets": ("mnist", "svhn"), "models": ("lin_cnn",), "n": 3}

@@ -16,7 +16,7 @@ from scipy import stats
 
 from analysis.claims import ABOVE_ZERO, Claim, Vote, decide
 from analysis.load import load
-from analysis.measure.measurements import measure
+from analysis.measure.targets import measure
 from analysis.statistics.blocks import adjusted, p_value
 from analysis.statistics.estimates import estimate
 from analysis.studies.lin2020.claims import _only, judge_factors

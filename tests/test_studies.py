@@ -16,7 +16,7 @@ from analysis import naming, studies
 from analysis.claims import Verdict
 from analysis.figures import style
 from analysis.load import Results, load
-from analysis.measure.measurements import Measurements, measure
+from analysis.measure.targets import Measurements, measure
 from analysis.report.figures import is_ours
 from analysis.report.write import write_report
 from analysis.studies.base import Chapter, Study, chapters
@@ -143,7 +143,7 @@ from analysis.claims import ABOVE_ZERO, Vote, decide
 from analysis.report.findings import Finding
 from analysis.statistics.estimates import estimate
 from analysis.studies.base import Chapter, Study
-from analysis.tables.table import Column, Label, Mean, Table
+from analysis.tables.model import Column, Label, Mean, Table
 
 
 def _chapter(results, measured):

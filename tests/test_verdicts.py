@@ -19,8 +19,8 @@ from analysis.claims import BELOW_ZERO, Claim, Vote, decide
 from analysis.load import load
 from analysis.measure import verdicts
 from analysis.measure.inversion import judged_changes
-from analysis.measure.measurements import Measurements, measure
 from analysis.measure.summary import summaries
+from analysis.measure.targets import Measurements, measure
 from analysis.measure.tradeoff import front
 from analysis.naming import latex_label
 from analysis.report import write as report_module
@@ -31,8 +31,8 @@ from analysis.statistics.tests import holm
 from analysis.studies.lomurno2022.claims import judge
 from analysis.studies.lomurno2022.findings import summarize_inversion
 from analysis.studies.lomurno2022.tables import UNSUPPORTED, inversion_table, paper_tables
+from analysis.tables.model import Mean
 from analysis.tables.recipes import recipe_table
-from analysis.tables.table import Mean
 from analysis.tables.text import estimate_text, shown
 
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from analysis import naming
 from analysis.figures.style import FigureFile, legend_below, looks, new_figure, save, say
 from analysis.load import Results, Scores, read_scores
-from analysis.measure.measurements import Measurements, Setting
+from analysis.measure.targets import Measurements, Setting
 
 _GRID_POINTS = 160
 _UNKNOWN_RESOLUTION = 1000

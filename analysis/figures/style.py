@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis import naming
-from analysis.measure.measurements import Measurements
+from analysis.measure.targets import Measurements
 
 DPI = 170
 INK = "#222222"

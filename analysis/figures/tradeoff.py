@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from analysis import naming
 from analysis.figures.style import FigureFile, Look, legend_below, looks, new_figure, save, say
 from analysis.load import FPR_COLUMNS
-from analysis.measure.measurements import Measurements, Setting, measured_fpr
+from analysis.measure.targets import Measurements, Setting, measured_fpr
 from analysis.measure.tradeoff import front
 from analysis.statistics.estimates import Estimate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.measure.measurements import NOT_NEGATIVE, Measurements, Setting, against_baseline
+from analysis.measure.targets import NOT_NEGATIVE, Measurements, Setting, against_baseline
 from analysis.statistics.estimates import Estimate, estimate
 
 

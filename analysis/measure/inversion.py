@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.measure.measurements import Measurements, Setting, against_baseline
+from analysis.measure.targets import Measurements, Setting, against_baseline
 from analysis.statistics.estimates import estimate
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import naming
-from analysis.measure.measurements import Measurements, Setting
+from analysis.measure.targets import Measurements, Setting
 
 _COLUMNS = ("epochs", "batch_size", "learning_rate", "optimizer")
 """Of the table of trials: what stands in for a configuration that was not recorded."""

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis import naming
 from analysis.load import FPR_COLUMNS
 from analysis.measure.cost import time_ratio, time_ratios
-from analysis.measure.measurements import Measurements, Setting, measured_fpr
+from analysis.measure.targets import Measurements, Setting, measured_fpr
 from analysis.measure.verdicts import beats_guessing
 from analysis.statistics.estimates import Estimate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from analysis.measure.measurements import GUESSING, Measurements, Setting
+from analysis.measure.targets import GUESSING, Measurements, Setting
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from analysis.measure.measurements import FRACTION_CHANGE, Measurements, Setting, against_baseline
+from analysis.measure.targets import FRACTION_CHANGE, Measurements, Setting, against_baseline
 from analysis.statistics.estimates import Estimate, estimate, sign
 from analysis.statistics.tests import holm
 

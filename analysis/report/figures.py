@@ -10,7 +10,7 @@ from analysis.figures.roc import roc_curves
 from analysis.figures.style import FigureFile
 from analysis.figures.tradeoff import pareto
 from analysis.load import Results
-from analysis.measure.measurements import Measurements
+from analysis.measure.targets import Measurements
 from analysis.studies.base import Chapter
 
 _MOST_LABELS = 12

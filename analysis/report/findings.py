@@ -11,9 +11,9 @@ from analysis import naming
 from analysis.load import Results
 from analysis.measure import composition
 from analysis.measure.cost import time_ratio, time_ratios
-from analysis.measure.measurements import GUESSING, Measurements, Setting
 from analysis.measure.recipes import mixed, unequal
 from analysis.measure.summary import summaries
+from analysis.measure.targets import GUESSING, Measurements, Setting
 from analysis.measure.tradeoff import front
 from analysis.measure.verdicts import (
     ERROR_RATE,

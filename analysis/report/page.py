@@ -10,13 +10,13 @@ from PIL import Image
 from analysis import naming
 from analysis.figures.style import DPI, FigureFile
 from analysis.load import Results
-from analysis.measure.measurements import Measurements
 from analysis.measure.recipes import unequal
+from analysis.measure.targets import Measurements
 from analysis.report.findings import Finding, about_the_runs, summarize
 from analysis.report.runs import data_table, failures, provenance
 from analysis.studies.base import Chapter, Study
 from analysis.tables.as_html import rows_html, table_html
-from analysis.tables.table import Table
+from analysis.tables.model import Table
 
 
 def page_html(

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import naming
 from analysis.load import Results
-from analysis.tables.table import Column, Entry, Label, Number, Table
+from analysis.tables.model import Column, Entry, Label, Number, Table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from analysis.load import Results, load
-from analysis.measure.measurements import measure
+from analysis.measure.targets import measure
 from analysis.report.figures import is_ours, write_figures
 from analysis.report.page import page_html, sweep_names
 from analysis.studies.base import chapters

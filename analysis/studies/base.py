@@ -13,9 +13,9 @@ from analysis import studies
 from analysis.claims import Claim
 from analysis.figures.style import FigureFile
 from analysis.load import Results
-from analysis.measure.measurements import BASELINE_LABELS, Measurements
+from analysis.measure.targets import BASELINE_LABELS, Measurements
 from analysis.report.findings import Finding
-from analysis.tables.table import Table
+from analysis.tables.model import Table
 
 
 def _no_figures(directory: Path) -> list[FigureFile]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from analysis.tables.table import Column, Entry, Label, Mean, Number, Table
+from analysis.tables.model import Column, Entry, Label, Mean, Number, Table
 from analysis.tables.text import EMPTY
 
 

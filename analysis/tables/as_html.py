@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from analysis.tables.table import Kind, Table
+from analysis.tables.model import Kind, Table
 from analysis.tables.text import below, shown
 
 _CLASSES: dict[Kind, Markup] = {"label": Markup(' class="text"'), "text": Markup(' class="words"')}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 
 from analysis import naming
-from analysis.tables.table import Table
+from analysis.tables.model import Table
 from analysis.tables.text import below, shown
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from analysis import naming
-from analysis.measure.measurements import Measurements
 from analysis.measure.recipes import SHOWN_FIRST, key_words, with_recipes
-from analysis.tables.table import Column, Table
+from analysis.measure.targets import Measurements
+from analysis.tables.model import Column, Table
 
 
 def recipe_table(measured: Measurements) -> Table:

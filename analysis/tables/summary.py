@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from analysis import naming
-from analysis.measure.measurements import Measurements
 from analysis.measure.summary import Summary, summaries
-from analysis.tables.table import Column, Entry, Label, Mean, Number, Table
+from analysis.measure.targets import Measurements
+from analysis.tables.model import Column, Entry, Label, Mean, Number, Table
 from analysis.tables.text import number, p_text
 
 _MOST_OPEN_ROWS = 24

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analysis import naming
 from analysis.statistics.estimates import Estimate
-from analysis.tables.table import Entry, Label, Mean, Number
+from analysis.tables.model import Entry, Label, Mean, Number
 
 EMPTY = "—"
 

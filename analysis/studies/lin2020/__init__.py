@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.load import Results
-from analysis.measure.measurements import Measurements
+from analysis.measure.targets import Measurements
 from analysis.studies.base import Chapter, Study
 from analysis.studies.lin2020 import numbers
 from analysis.studies.lin2020.claims import judge_factors

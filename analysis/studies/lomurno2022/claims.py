@@ -13,7 +13,7 @@ from analysis import naming
 from analysis.claims import ABOVE_ZERO, BELOW_ZERO, Claim, Vote, decide
 from analysis.measure.cost import time_ratio, time_ratios
 from analysis.measure.inversion import inversion_settings, judged_changes, judged_inversion, layers
-from analysis.measure.measurements import (
+from analysis.measure.targets import (
     FRACTION_CHANGE,
     PERCENT_CHANGE,
     Measurements,

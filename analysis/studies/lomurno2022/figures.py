@@ -21,7 +21,7 @@ from analysis.figures.style import FigureFile, legend_below, looks, new_figure, 
 from analysis.figures.tradeoff import error_bars, handle
 from analysis.load import Results, read_examples
 from analysis.measure.inversion import decoder_works, inversion_settings, judged_changes, layers
-from analysis.measure.measurements import (
+from analysis.measure.targets import (
     FRACTION,
     GUESSING,
     NOT_NEGATIVE,

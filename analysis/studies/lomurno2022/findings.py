@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analysis import naming
 from analysis.measure.inversion import inversion_settings, judged_changes, layers
-from analysis.measure.measurements import PERCENT_CHANGE, Measurements, average_over_datasets
+from analysis.measure.targets import PERCENT_CHANGE, Measurements, average_over_datasets
 from analysis.measure.verdicts import ERROR_RATE, told
 from analysis.report.findings import Finding
 from analysis.studies.lomurno2022 import numbers as paper

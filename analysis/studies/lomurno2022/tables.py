@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from analysis import naming
 from analysis.measure.cost import time_ratio, time_ratios
 from analysis.measure.inversion import decoder_works, inversion_settings, layers, mse_changes
-from analysis.measure.measurements import PERCENT_CHANGE, Measurements, Setting, average_over_datasets
+from analysis.measure.targets import PERCENT_CHANGE, Measurements, Setting, average_over_datasets
 from analysis.statistics.estimates import Estimate
 from analysis.studies.lomurno2022 import numbers as paper
-from analysis.tables.table import Column, Label, Mean, Table
+from analysis.tables.model import Column, Label, Mean, Table
 
 
 @dataclass(frozen=True, kw_only=True)

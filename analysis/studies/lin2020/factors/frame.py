@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import Results
-from analysis.measure.measurements import Measurements
+from analysis.measure.targets import Measurements
 from analysis.studies.lin2020.factors.grid import SAME_RUN, balanced_grid
 from analysis.studies.lin2020.factors.levels import (
     AC,

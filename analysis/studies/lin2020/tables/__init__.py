@@ -12,7 +12,7 @@ from analysis.studies.lin2020.influences import analyze
 from analysis.studies.lin2020.tables.clipping import ladder_table, quantiles_table
 from analysis.studies.lin2020.tables.significance import influences_table, leakage_table, normality_table
 from analysis.studies.lin2020.tables.training import convergence_table, distortion_table, gains_table, training_tables
-from analysis.tables.table import Table
+from analysis.tables.model import Table
 
 
 def factor_tables(study: FactorStudy) -> list[Table]:

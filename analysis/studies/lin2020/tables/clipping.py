@@ -23,7 +23,7 @@ from analysis.studies.lin2020.tables.quantities import (
     TRAIN,
     mean_of,
 )
-from analysis.tables.table import Column, Entry, Label, Table
+from analysis.tables.model import Column, Entry, Label, Table
 
 
 def quantiles_table(study: FactorStudy) -> Table:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.statistics.estimates import estimate
 from analysis.studies.lin2020 import numbers as lin2020
-from analysis.tables.table import Column, Mean
+from analysis.tables.model import Column, Mean
 
 
 @dataclass(frozen=True, kw_only=True)

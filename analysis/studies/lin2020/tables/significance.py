@@ -18,7 +18,7 @@ from analysis.studies.lin2020.influences import (
     p_text,
     tpvd_correlations,
 )
-from analysis.tables.table import Column, Entry, Label, Number, Table
+from analysis.tables.model import Column, Entry, Label, Number, Table
 from analysis.tables.text import number
 
 QUANTITIES: dict[Dependent, str] = {

@@ -31,7 +31,7 @@ from analysis.studies.lin2020.tables.quantities import (
     Quantity,
     mean_of,
 )
-from analysis.tables.table import Column, Entry, Label, Mean, Table
+from analysis.tables.model import Column, Entry, Label, Mean, Table
 
 LOSS_LEVEL = math.log(10) / 2
 """Half the loss of guessing among the ten classes that all of the paper's datasets have."""
