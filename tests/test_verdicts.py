@@ -413,7 +413,10 @@ def test_unequal_recipes_are_said_at_the_verdict_and_stand_in_a_table(tmp_path: 
     assert "learning rate 0.1 for Baseline and L2 and 0.5 for DP ε=2" in words
     page = write_report(write_tables(tmp_path / "c", rows))
     text = page.read_text(encoding="utf-8")
-    assert text.count("learning rate 0.1 for Baseline and L2 and 0.5 for DP ε=2") == 2  # the finding, and the claims
+    n_claim_sections = text.count("claimed, and what held here</h2>")
+    assert n_claim_sections
+    # The finding, and the claims of each study
+    assert text.count("learning rate 0.1 for Baseline and L2 and 0.5 for DP ε=2") == 1 + n_claim_sections
     csv = (page.parent / "tables" / "recipes.csv").read_text(encoding="utf-8")
     assert csv.splitlines()[0] == "defense,where,epochs,batch_size,learning_rate,own"
     assert "DP ε=2,digits,10,60,0.5,dp_eps2" in csv

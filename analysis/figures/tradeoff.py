@@ -18,7 +18,7 @@ from analysis.statistics.estimates import Estimate
 _ROWS_PER_FIGURE = 4
 _FRONT = "#b0b0b0"
 _EDGE: Any = {"markeredgecolor": "#222222", "markeredgewidth": 0.6}
-_MIN_SPAN = 0.02  # of an axis: a difference of a thousandth must not look like a gulf
+_MIN_SPAN = 0.02  # of an axis, so that a difference of a thousandth does not look large
 
 
 def handle(look: Look) -> Line2D:

@@ -31,10 +31,10 @@ def mse_changes(measured: Measurements, setting: Setting) -> pd.DataFrame | None
 
 
 def decoder_works(measured: Measurements, setting: Setting) -> dict[tuple[str, str, str], bool]:
-    """Whether the decoder beats both controls, by dataset, defense and layer: the mean image and an untrained target.
+    """Whether the decoder beats both controls, the mean image and an untrained target, by dataset, defense and layer.
 
-    It does where its error on test images lies below the smaller of both, with the 95 % interval over seeds where
-    there are several. Where a control was not measured, it is not shown to.
+    It does where its error on test images lies below the smaller control. With several seeds, the whole 95 % interval over
+    seeds must lie below. Where a control was not measured, the answer is False.
     """
     if measured.inversion.empty:
         return {}
@@ -50,9 +50,9 @@ def decoder_works(measured: Measurements, setting: Setting) -> dict[tuple[str, s
 
 
 def judged_inversion(measured: Measurements, setting: Setting) -> pd.DataFrame:
-    """The reconstructions of `setting` with errors as verdicts take them, and `works`, whether the decoder does.
+    """The reconstructions of `setting`, with `works` (see `decoder_works`) and errors capped at the mean image's.
 
-    An error above the mean image's counts as the mean image's, which an attacker can always answer with.
+    The cap is fair because an attacker can always answer with the mean image.
     """
     rows = measured.inversion[measured.inversion["setting"] == setting.key]
     works = decoder_works(measured, setting)
@@ -61,9 +61,10 @@ def judged_inversion(measured: Measurements, setting: Setting) -> pd.DataFrame:
 
 
 def judged_changes(measured: Measurements, setting: Setting) -> pd.DataFrame | None:
-    """Per target and layer `value`: the change of the error against the baseline in percent, where it supports a verdict.
+    """Per target and layer `value`: the change in percent of the error against the baseline, where it supports a verdict.
 
-    It does where the decoder beats both controls on one of the two. None without a baseline or reconstructions.
+    It supports one where the decoder of the target or of the baseline beats both controls. None without a baseline or
+    without reconstructions.
     """
     if measured.baseline is None or measured.inversion.empty:
         return None

@@ -1,4 +1,4 @@
-"""How each defense was trained: one row per recipe, and whether defenses that are compared had the same one."""
+"""How each defense was trained, and whether compared defenses had the same recipe."""
 
 from __future__ import annotations
 
@@ -12,27 +12,33 @@ from analysis import naming
 from analysis.measure.targets import Measurements, Setting
 
 _COLUMNS = ("epochs", "batch_size", "learning_rate", "optimizer")
-"""Of the table of trials: what stands in for a configuration that was not recorded."""
+"""The columns of `trials` that replace a configuration which was not recorded."""
 _NO_PART = frozenset({"evaluate_every"})
-"""Keys that change nothing in what is trained."""
+"""Options that do not change what is trained."""
 SHOWN_FIRST = (*_COLUMNS, "momentum", "sampling", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """`training`: what a sweep gives all its defenses alike, unless told otherwise. `own`: the defense's options."""
+    """`training` has the options that a sweep sets for all defenses; `own` has the defense's own, in words."""
 
     training: tuple[tuple[str, str], ...]
     own: str
 
 
 def recipe(trial: pd.Series) -> Recipe:
-    """Of one row of `trials`, from its configuration."""
+    """The recipe of one row of `trials`, from its configuration."""
     try:
         config = json.loads(trial["config"])
         training = {key: value for key, value in config["training"].items() if key not in _NO_PART}
         own = "; ".join(_own(dict(defense)) for defense in config["defenses"])
-    except (TypeError, ValueError, KeyError, AttributeError, RecursionError):  # not recorded, or by another program
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ):  # it was not recorded, or another program wrote it
         training, own = {key: trial[key] for key in _COLUMNS if not pd.isna(trial[key])}, ""
     return Recipe(training=tuple(sorted((key, _text(value)) for key, value in training.items())), own=own)
 
@@ -48,18 +54,18 @@ def _own(options: dict[str, Any]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    # What cannot be seen, or turns the direction of text, is spelled out
+    # Invisible characters, and characters that change the direction of text, are spelled out.
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value, sort_keys=True, default=str)
 
 
 def with_recipes(measured: Measurements) -> pd.DataFrame:
-    """The finished targets with `recipe`."""
+    """The finished targets with the column `recipe`."""
     frame = measured.frame
     return frame.assign(recipe=pd.Series([recipe(row) for _, row in frame.iterrows()], index=frame.index, dtype=object))
 
 
 def unequal(measured: Measurements, setting: Setting, dataset: str) -> str:
-    """Where the defenses of one comparison were trained by different recipes: which, in words. Empty where they were not."""
+    """How the recipes of the defenses on one dataset differ, in words; empty where they do not."""
     rows = measured.at(setting, dataset)
     by_key: dict[str, dict[str, list[str]]] = {}
     for defense in measured.defenses:
@@ -77,7 +83,7 @@ def unequal(measured: Measurements, setting: Setting, dataset: str) -> str:
 
 
 def mixed(measured: Measurements, column: str) -> list[str]:
-    """The cells whose seeds differ in `column`, as "Baseline on MNIST"."""
+    """The cells whose seeds differ in `column`, each as "Baseline on MNIST"."""
     frame = with_recipes(measured) if column == "recipe" else measured.frame[measured.frame[column].notna()]
     counts = frame.groupby(["setting", "dataset", "defense"], sort=False)[column].nunique()
     several = counts[counts > 1].reset_index()

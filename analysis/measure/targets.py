@@ -1,4 +1,4 @@
-"""One row per finished target with what the tables and figures need, and comparisons with the baseline."""
+"""One row per finished target, with what tables and figures need; comparisons with the baseline."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _PAIR = ["setting", "dataset", "seed"]
 Change = Literal["difference", "ratio", "percent"]
 
 GUESSING = 0.5
-"""The AUC of an attacker who guesses. A mean below it is noise, not privacy: wherever defenses are ranked or
-compared by their risk it counts as this."""
+"""The AUC of an attacker who guesses. A mean below it is noise, not privacy, and counts as 0.5 wherever defenses are ranked
+or compared by their risk."""
 
 FRACTION: Bounds = (0.0, 1.0)
 FRACTION_CHANGE: Bounds = (-1.0, 1.0)
@@ -54,10 +54,10 @@ _CHANGE_BOUNDS: dict[Change, Bounds] = {"ratio": NOT_NEGATIVE, "percent": PERCEN
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Targets that may be compared: one split and one architecture, one optimizer where the results have
-    several, and one part where labels repeat. `optimizer` is empty where it does not vary.
+    """What compared targets have in common: the split, the architecture, the optimizer, and the part where labels repeat.
 
-    `label` says what tells it from the other settings of the results; it is empty where there is one.
+    `optimizer` is empty where the results have only one. `label` distinguishes the setting from the others of the results;
+    it is empty where there is only one setting.
     """
 
     key: str
@@ -70,9 +70,9 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Panel:
-    """The AUCs (n,) of one setting and dataset, and how the choice of examples moves them together.
+    """The AUCs (n,) of one setting and dataset, and their correlation (n, n) over the choice of examples.
 
-    `places` says where a defense's seed stands in them. `errors` are standard errors, NaN where none was recorded.
+    `places` maps a defense and a seed to an index. `errors` are standard errors, NaN where none was recorded.
     """
 
     places: dict[str, dict[int, int]]
@@ -83,7 +83,7 @@ class _Panel:
     correlation: Values
 
     def covariance(self, places: list[int]) -> Values | None:
-        """Of the AUCs at `places`, by the choice of examples; None where one has no standard error."""
+        """The covariance, over the choice of examples, of the AUCs at `places`; None where one has no standard error."""
         errors = self.errors[places]
         if np.isnan(errors).any():
             return None
@@ -110,12 +110,14 @@ def _panel(rows: pd.DataFrame, correlations: Correlations, key: tuple[str, str])
 class Measurements:
     """What was measured.
 
-    `frame` has one row per finished target: the columns of `trials` that matter, the setting, and from the
-    target's best_of row `auc` (honest: the score is chosen on each half and measured on the other),
-    `auc_low`, `auc_high`, `paper_protocol_auc` (the maximum over all scores on the very data it is reported
-    on), `advantage`, the true positive rates, and `score_key`. Where no best_of row finished, they are null.
-    `inversion` has one row per finished target and layer, of one inversion attack. `correlations` says how the
-    AUCs of targets go together by the examples that they share.
+    `frame` has one row per finished target: the columns of `trials`, the setting, and columns from the target's best_of row,
+    which are null where no best_of row finished. These are `auc` (honest: the score is chosen on each half of the examples
+    and measured on the other), `auc_low`, `auc_high`, `paper_protocol_auc` (the maximum over all scores, on the data it is
+    reported on), `advantage`, the true positive rates, and `score_key`.
+
+    `inversion` has one row per finished target and layer, of one inversion attack; `other_inversions` counts the others.
+    `correlations` has the correlations of AUCs that come from shared examples. `guaranteed` are the defenses with an ε.
+    `superseded` counts targets that a newer one with the same labels and seed replaced.
     """
 
     frame: pd.DataFrame
@@ -145,7 +147,10 @@ class Measurements:
         return rows[rows["defense"] == defense]
 
     def estimate(self, setting: Setting, dataset: str, defense: str, column: str) -> Estimate | None:
-        """Mean and interval of `column`: over seeds; of the AUC over seeds and examples, of one seed the attack's own."""
+        """Mean and interval of `column` over seeds.
+
+        The interval of the AUC is over seeds and examples. With one seed it is the attack's own, over examples.
+        """
         if column != "auc":
             return estimate(self.of(setting, dataset, defense)[column], bounds_of(column))
         panel = self._panels.get((setting.key, dataset))
@@ -163,7 +168,7 @@ class Measurements:
     def risk_difference(self, setting: Setting, dataset: str, defense: str, reference: str) -> Estimate | None:
         """AUC of `defense` minus that of `reference`, paired by seed, with the interval over seeds and examples.
 
-        A mean AUC below 0.5 counts as 0.5: it moves the difference, and leaves the width of its interval as it is.
+        A mean AUC below 0.5 counts as 0.5. This shifts the difference and does not change the width of its interval.
         """
         panel = self._panels.get((setting.key, dataset))
         if panel is None:
@@ -212,7 +217,7 @@ class Measurements:
         return [row for row in rows if row[0].split == "official" or row[1] not in official]
 
     def row_label(self, setting: Setting, dataset: str) -> str:
-        """How a row is called: the dataset, with the setting where there are several."""
+        """The name of a row: the dataset, and the setting where there are several."""
         shown = naming.display(dataset)
         return f"{shown} ({setting.label})" if setting.label else shown
 
@@ -227,9 +232,8 @@ def bounds_of(column: str, change: Change | None = None) -> Bounds:
 def against_baseline(frame: pd.DataFrame, baseline: str, column: str, change: Change, extra: str = "") -> pd.DataFrame:
     """`frame` with `value`: `column` against the baseline of the same setting, dataset and seed.
 
-    Pairing by seed takes away what the draw of the split and of the examples adds to both. `extra` names one
-    more column to pair on. Rows with no finished baseline are left out. "percent" is
-    100·(value − baseline)/baseline.
+    Pairing by seed removes the variation that both share, from the split and the examples. `extra` names one more column to
+    pair on. Rows without a finished baseline are left out. "percent" is 100·(value − baseline)/baseline.
     """
     pair = [*_PAIR, extra] if extra else _PAIR
     reference = frame.loc[frame["defense"] == baseline, [*pair, column]].rename(columns={column: "reference"})
@@ -247,10 +251,10 @@ def against_baseline(frame: pd.DataFrame, baseline: str, column: str, change: Ch
 def average_over_datasets(
     frame: pd.DataFrame, column: str, bounds: Bounds = UNBOUNDED
 ) -> tuple[Estimate | None, list[str]]:
-    """Mean over datasets per seed, then mean and interval over seeds; and the datasets it is over.
+    """Mean over datasets per seed, then mean and interval over seeds; and the names of the datasets.
 
-    Only seeds that have every one of the datasets count: a seed's average over fewer datasets is another
-    quantity. Where no seed has all of them, the mean over the datasets' means stands with no interval.
+    Only seeds with every dataset count, because an average over fewer datasets is another quantity. Where no seed has every
+    dataset, the result is the mean of the datasets' means, without an interval.
     """
     known = frame[frame[column].notna()]
     if known.empty:
@@ -264,9 +268,9 @@ def average_over_datasets(
 
 
 def measured_fpr(frame: pd.DataFrame) -> float | None:
-    """The false positive rate to report TPR at: 1 %, or the smallest that all attacked targets have.
+    """The false positive rate at which TPR is reported: 1 %, or else the smallest that all attacked targets have.
 
-    None where there is none: TPR at FPR α needs about 10/α non-members.
+    None where there is no such rate. TPR at FPR α needs about 10/α non-members.
     """
     attacked = frame[frame["auc"].notna()]
     if attacked.empty:
@@ -280,7 +284,7 @@ def measure(results: Results) -> Measurements:
     trials = results.trials
     finished = trials[trials["status"] == "finished"].copy()
     finished, settings = _with_settings(finished)
-    # Two targets with the same labels and seed: the sweep file was edited and run again. The newest counts.
+    # Two targets have the same labels and seed where the sweep file was edited and run again. The newest counts.
     finished = finished.sort_values("started_at", kind="stable", na_position="first")
     newest = finished.drop_duplicates(_CELL, keep="last")
     superseded = len(finished) - len(newest)
@@ -343,7 +347,7 @@ def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting,
                 optimizer=str(first["optimizer"]) if "optimizer" in varying else "",
             )
         )
-    # The official split first: it is the one that papers report on.
+    # The official split comes first, because papers report on it.
     return finished, tuple(sorted(settings, key=lambda setting: (setting.split != "official", setting.key)))
 
 
@@ -361,7 +365,7 @@ _MEMBERSHIP = [
 
 
 def _best_of(attacks: pd.DataFrame) -> pd.DataFrame:
-    """One row per target: its best_of row with the most candidates, and where that score's values are."""
+    """One row per target: its best_of row with the most candidates, and the key of the selected score."""
     done = attacks[attacks["status"] == "finished"]
     best = done[done["attack"] == "best_of"].copy()
     best["n_candidates"] = [0 if value is None else len(value) for value in best["candidates"]]
@@ -380,8 +384,8 @@ def _best_of(attacks: pd.DataFrame) -> pd.DataFrame:
 
 
 def _score_key(target: str, selected: str, scores: npt.NDArray[np.object_]) -> ScoreKey | None:
-    """Where the values of the score that best_of selected, named attack/score, are kept; `scores` has id, attack, score."""
-    # One attack under two configurations gives two scores of one name: all but the first carry their attack's id.
+    """The key of the score that best_of selected, which is named attack/score. `scores` has rows of id, attack, score."""
+    # One attack under two configurations gives two scores of one name. All but the first carry their attack's id.
     name, _, beginning = selected.partition("@")
     for attack_id, attack, score in scores:
         if name in (f"{attack}/{score}", score) and attack_id.startswith(beginning):
@@ -390,7 +394,7 @@ def _score_key(target: str, selected: str, scores: npt.NDArray[np.object_]) -> S
 
 
 def _inversion(results: Results, frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The reconstructions of the inversion attack that most targets have, and how many others there are."""
+    """The reconstructions of the inversion attack that most targets have, and the number of other attacks."""
     targets = frame[["target_id", *_CELL, "test_accuracy"]]
     rows = results.reconstructions.merge(targets, on="target_id", how="inner")
     if rows.empty:

@@ -10,9 +10,8 @@ from analysis.measure.targets import GUESSING, Measurements, Setting
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     """Names of the points (utility, risk) that none dominates, from the lowest risk up.
 
-    Utility is better when higher, risk when lower. A point is dominated where another is at least as good
-    on both and better on one, so equal points are on the front together. The front is one of means: it
-    does not know their intervals.
+    Higher utility and lower risk are better. A point is dominated where another is at least as good on both and better on
+    one, so equal points are on the front together. The front is one of means and ignores their intervals.
     """
 
     def dominated(name: str) -> bool:
@@ -29,7 +28,7 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 def front(measured: Measurements, setting: Setting, dataset: str, column: str, chance: float = GUESSING) -> list[str]:
     """The defenses on the front of test accuracy (up) and `column` (down), by their means.
 
-    A mean of `column` below `chance`, what guessing gives, is noise and counts as `chance`.
+    `chance` is the value that guessing gives. A mean below it is noise and counts as `chance`.
     """
     points: dict[str, tuple[float, float]] = {}
     for defense in measured.defenses:

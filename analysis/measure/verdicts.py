@@ -1,4 +1,4 @@
-"""Which leaks and which differences these results show, each at a stated error rate, and what supports no verdict."""
+"""Which leaks and differences the results show, each at a stated error rate."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from analysis.statistics.estimates import Estimate, estimate, sign
 from analysis.statistics.tests import holm
 
 ERROR_RATE = 0.05
-"""Of each table of verdicts: the probability that anything in it is said wrongly is at most this."""
+"""The largest probability that a table of verdicts contains a wrong one."""
 
 Place = tuple[str, str, str]
 """A setting's key, a dataset and a defense."""
 
 
 def beats_guessing(measured: Measurements) -> dict[Place, float | None]:
-    """The p-value of each AUC against 0.5, adjusted for all of the report together (Holm 1979); None without one."""
+    """The p-value of each AUC against 0.5, adjusted for all AUCs of the report (Holm 1979); None without one."""
     places = [
         (setting, dataset, defense)
         for setting, dataset in measured.rows()
@@ -51,10 +51,10 @@ def _difference(
 
 
 def may_be_lowest(measured: Measurements, setting: Setting, dataset: str, defenses: Iterable[str]) -> list[str]:
-    """The defenses among which, with 95 % confidence, is the one of the lowest attack AUC.
+    """The defenses that include, with 95 % confidence, the one with the lowest attack AUC (Gupta 1965).
 
-    A defense is ruled out where some other's AUC is lower, paired by seed, in a one-sided test at 0.05/(number of
-    others): the true lowest is then ruled out with a probability of at most 0.05 (Gupta 1965).
+    A defense is ruled out where another one's AUC is lower, paired by seed, in a one-sided test at 0.05/(number of others).
+    The true lowest is thus ruled out with a probability of at most 0.05.
     """
     labels = list(defenses)
     confidence = 1 - 2 * ERROR_RATE / max(1, len(labels) - 1)
@@ -67,7 +67,7 @@ def may_be_lowest(measured: Measurements, setting: Setting, dataset: str, defens
 
 
 def told(change: Estimate, above: str = "higher", below: str = "lower") -> str:
-    """What an interval of a difference between two defenses says, in words."""
+    """What the interval of a difference between two defenses shows, in words."""
     if change.n == 1:
         return "one seed, so nothing tells this from the luck of one run"
     found = sign(change)

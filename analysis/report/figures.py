@@ -18,7 +18,7 @@ _MOST_LABELS = 12
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of that name is a figure of a report, of this one or another."""
+    """Whether a file of that name is a figure of this report or of an earlier one."""
     begins = ("pareto", "roc", *(beginning for study in studies.found() for beginning in study.figure_names))
     return name.startswith(begins) and name.endswith((".png", ".svg"))
 

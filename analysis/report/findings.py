@@ -28,7 +28,7 @@ from analysis.tables.text import estimate_text, interval_text, number
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A few sentences under a heading; plain text, to be escaped by whoever shows it."""
+    """A few sentences under a heading. They are plain text, so whoever shows them must escape them."""
 
     heading: str
     sentences: tuple[str, ...]
@@ -49,7 +49,7 @@ def summarize(results: Results, measured: Measurements) -> list[Finding]:
 
 
 def about_the_runs(results: Results, measured: Measurements) -> list[Finding]:
-    """How many private runs were made, and what ran: every report says it last."""
+    """The number of private runs, and what ran. Every report ends with these."""
     return [
         Finding(heading="How many private runs were made", sentences=tuple(_private_runs(results, measured))),
         Finding(heading="What ran", sentences=tuple(_what_ran(results, measured))),
@@ -60,7 +60,7 @@ _POWER = 0.8
 
 
 def _can_show(results: Results, measured: Measurements) -> list[str]:
-    """What the sweep's file says that it shows, and how large an effect has to be to be found."""
+    """What the sweep can show by its own file, and how large an effect must be to be found."""
     sentences = [f"The sweep’s file says: {results.expected}"] if results.expected else []
     verdicts = sum(p is not None for p in beats_guessing(measured).values())
     for setting, dataset in measured.rows():
@@ -246,7 +246,7 @@ def _guarantees(measured: Measurements) -> list[str]:
 
 def _private_runs(results: Results, measured: Measurements) -> list[str]:
     trials = results.trials
-    # A run that failed before its first step has no ε, but it was made like those that have one.
+    # A private run that failed before its first step has no ε, but it still counts.
     private = trials[
         trials["epsilon_target"].notna()
         | trials["noise_multiplier"].notna()
@@ -274,7 +274,7 @@ def _private_runs(results: Results, measured: Measurements) -> list[str]:
 
 
 def _together(finished: pd.DataFrame) -> str:
-    """What releasing several finished private runs spends, as the end of a sentence; nothing for fewer than two."""
+    """The ε of releasing several finished private runs, as the end of a sentence; empty for fewer than two."""
     if len(finished) < 2:
         return ""
     shared = int(composition.sharing(finished).sum())

@@ -1,8 +1,8 @@
-"""What follows from a mean over seeds: its p-value, and its interval where several comparisons are made at once.
+"""The p-value of a mean over seeds, and its interval where several comparisons are made at once.
 
-Targets of one seed share members and batches, and those of one model their initialization too. So the values of one
-seed are averaged first, and seeds alone count as repetitions: two targets that are nearly the same run, or are the same
-run, add nothing to their number.
+Targets of one seed share members and batches, and targets of one model also share their initialization. The values of one
+seed are therefore averaged first, and only seeds count as repetitions. Two targets that are the same run, or nearly so, do
+not count twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ ALPHA = 1 - CONFIDENCE
 
 
 def p_value(value: Estimate | None) -> float | None:
-    """Two-sided p-value of a mean of zero over seeds (Student's t); None where the seeds do not say how much is luck."""
+    """Two-sided p-value of the hypothesis that the mean over seeds is zero (Student's t).
+
+    None where the standard error is unknown or zero.
+    """
     if value is None or not value.error:
         return None
     return 2 * float(stdtr(value.df, -abs(value.mean) / value.error))
@@ -27,6 +30,6 @@ def p_value(value: Estimate | None) -> float | None:
 def adjusted(value: Estimate, comparisons: int) -> Estimate:
     """The interval over seeds, widened so that those of all comparisons hold together with 95 % (Bonferroni).
 
-    Without an interval where the seeds do not differ at all: that is chance, not certainty.
+    There is no interval where the seeds do not differ at all, because that is chance, not certainty.
     """
     return value.at(1 - ALPHA / comparisons) if value.error else replace(value, low=None, high=None)

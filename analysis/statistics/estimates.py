@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri, stdtr, stdtrit  # these alone: importing scipy.stats takes a second
+from scipy.special import ndtr, ndtri, stdtr, stdtrit  # importing scipy.stats would take a second
 
 CONFIDENCE = 0.95
 
@@ -25,11 +25,10 @@ UNBOUNDED: Bounds = (-math.inf, math.inf)
 class Estimate:
     """A mean with its 95 % interval; `low` and `high` are None where there is no interval.
 
-    `n` is the number of seeds. `over` says what the interval covers: "seeds" is the t-interval over the
-    seeds' values, so it holds what changes from one training run to another; "examples" is the interval
-    that the attack gave for its one run, so it holds the choice of examples only; "both" holds both
-    (`seeds_and_examples`). `error` is the standard error and `df` its degrees of freedom, from which `at`
-    makes intervals of other confidence. No interval leaves `bounds`.
+    `n` is the number of seeds. `over` says what the interval covers: "seeds" is the t-interval over the seeds' values and
+    covers the variation between training runs; "examples" is the attack's interval for its one run and covers the choice of
+    examples only; "both" covers both (`seeds_and_examples`). `error` is the standard error and `df` its degrees of freedom,
+    from which `at` computes intervals of other confidence. No interval leaves `bounds`.
     """
 
     mean: float
@@ -52,7 +51,7 @@ class Estimate:
         return self.low == self.bounds[0] or self.high == self.bounds[1]
 
     def at(self, confidence: float) -> Estimate:
-        """The same estimate with an interval of another confidence; without a standard error, as it is."""
+        """The same estimate with an interval of another confidence; unchanged without a standard error."""
         if self.error is None:
             return self
         half = quantile((1 + confidence) / 2, self.df) * self.error
@@ -61,15 +60,15 @@ class Estimate:
 
 
 def quantile(probability: float, df: float = math.inf) -> float:
-    """Of Student's t with `df` degrees of freedom, by default of the normal distribution."""
+    """The quantile of Student's t with `df` degrees of freedom; by default that of the normal distribution."""
     return float(ndtri(probability) if math.isinf(df) else stdtrit(df, probability))
 
 
 def estimate(values: Iterable[float | None], bounds: Bounds = UNBOUNDED) -> Estimate | None:
     """Mean of `values` with the two-sided Student t-interval, mean ± t(0.975, n − 1)·s/√n, cut off at `bounds`.
 
-    Nulls and NaNs are left out. One value has no interval; no value gives None. The values are taken as
-    independent and near normal, which for three seeds is an assumption, not something they can show.
+    Nulls and NaNs are left out. One value has no interval; no value gives None. The values are assumed to be independent and
+    nearly normal. Three seeds cannot test that assumption.
     """
     sample = known(values)
     if not len(sample):
@@ -83,7 +82,7 @@ def estimate(values: Iterable[float | None], bounds: Bounds = UNBOUNDED) -> Esti
 
 
 def _two_way(values: Values, covariance: Values) -> tuple[float, float]:
-    """Variance of the mean of `values` (n,) over seeds and examples, and its degrees of freedom by Hillis."""
+    """Variance of the mean of `values` (n,) over seeds and examples, and Hillis's degrees of freedom."""
     n = len(values)
     own = float(np.diag(covariance).mean())
     if n == 1:
@@ -99,14 +98,15 @@ def _two_way(values: Values, covariance: Values) -> tuple[float, float]:
 def seeds_and_examples(values: Iterable[float], covariance: npt.ArrayLike, bounds: Bounds = UNBOUNDED) -> Estimate:
     """Mean of one AUC (or difference of AUCs) per seed, with an interval over seeds and examples together.
 
-    `covariance` (n, n) is what the choice of examples alone gives: the variance of each seed's value, and how
-    those of two seeds go together because they share examples. The model is that of readers and cases in
-    radiology (Obuchowski & Rockette 1995), seeds being the readers: the mean's variance is the mean square
-    between seeds over n, plus the mean covariance of two seeds where it is above zero.
+    `covariance` (n, n) is the covariance of the seeds' values over the choice of examples. With one seed the interval is over
+    examples alone.
 
-    Deviations, both for a handful of seeds: their mean square is not taken below what examples alone give, and
-    the degrees of freedom (Hillis 2007) not above 2(n − 1). In simulations the interval at 95 % then errs in at
-    most 6 % of cases with three seeds or more, whether seeds or examples vary more. One seed: examples alone.
+    Source: Obuchowski & Rockette 1995, the model of readers and cases in radiology, with seeds as readers. The variance of
+    the mean is the mean square between seeds over n, plus the mean covariance of two seeds where that is above zero.
+
+    Deviations, both for few seeds: the mean square is not taken below the value that examples alone give, and the degrees of
+    freedom (Hillis 2007) are not taken above 2(n − 1). In simulations with three seeds or more, the 95 % interval then errs
+    in at most 6 % of cases, whether seeds or examples vary more.
     """
     sample, matrix = np.asarray(values, dtype=float), np.asarray(covariance, dtype=float)
     variance, df = _two_way(sample, matrix)
@@ -125,10 +125,10 @@ def seeds_and_examples(values: Iterable[float], covariance: npt.ArrayLike, bound
 
 
 def p_above(values: Iterable[float], covariance: npt.ArrayLike, reference: float) -> float:
-    """One-sided p-value that the values of all seeds are `reference`, against a mean above it.
+    """One-sided p-value of the hypothesis that all seeds' values are `reference`, against a mean above it.
 
-    The variance is that of `seeds_and_examples`. Under the hypothesis the seeds differ by their examples alone,
-    which are many, so the degrees of freedom are Hillis's, uncut.
+    The variance is that of `seeds_and_examples`. Under the hypothesis the seeds differ only by their examples, which are
+    many, so Hillis's degrees of freedom are not capped.
     """
     sample = np.asarray(values, dtype=float)
     variance, df = _two_way(sample, np.asarray(covariance, dtype=float))
@@ -140,12 +140,13 @@ def p_above(values: Iterable[float], covariance: npt.ArrayLike, reference: float
 
 
 def auc_influence(is_member: npt.NDArray[np.bool_], score: Values) -> Values:
-    """What each example (n,) adds to the AUC's error; the sum of their squares is DeLong's variance nearly.
+    """The influence (n,) of each example on the AUC. The sum of its squares is nearly DeLong's variance.
 
-    Of a member it is (the share of non-members below it − AUC) over the number of members, of a non-member
-    (the share of members above it − AUC) over theirs; ties count half. Products of two targets' influences,
-    summed over the examples that both have, are the covariance of their AUCs (DeLong, DeLong & Clarke-Pearson
-    1988).
+    A member's influence is (share of non-members below it − AUC)/(number of members). A non-member's influence is (share of
+    members above it − AUC)/(number of non-members). Ties count half.
+
+    Source: DeLong, DeLong & Clarke-Pearson 1988. The covariance of two targets' AUCs is the sum, over the examples that both
+    have, of the products of their influences.
     """
     members, others = np.sort(score[is_member]), np.sort(score[~is_member])
 
@@ -164,9 +165,9 @@ def auc_influence(is_member: npt.NDArray[np.bool_], score: Values) -> Values:
 
 
 def sign(value: Estimate | None, reference: float = 0.0) -> int | None:
-    """1 or −1 where the interval lies above or below `reference`, 0 where it holds it, None without one.
+    """1 or −1 where the interval lies above or below `reference`, 0 where it contains it, None without an interval.
 
-    An interval over examples counts: it says what holds for the one target that was trained.
+    An interval over examples counts too, and then the sign holds for the one target that was trained.
     """
     if value is None or value.low is None or value.high is None:
         return None

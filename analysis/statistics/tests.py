@@ -19,13 +19,12 @@ from analysis.statistics.estimates import CONFIDENCE, Values, known
 
 @dataclass(frozen=True, kw_only=True)
 class TestResult:
-    """One test: its statistic and two-sided p-value over `n` values, or `note`, which says why there is none.
+    """One test over `n` values: its statistic and two-sided p-value, or a `note` that says why there is none.
 
-    `effect` is the effect size that belongs to the test, where it has one, from `effect_low` to
-    `effect_high` with 95 % confidence.
+    `effect` is the test's effect size, where it has one, with its 95 % interval from `effect_low` to `effect_high`.
     """
 
-    __test__ = False  # the name is a word of statistics, not a case for pytest
+    __test__ = False  # pytest must not collect this class
 
     statistic: float | None
     p_value: float | None
@@ -44,9 +43,9 @@ def _no_test(n: int, note: str) -> TestResult:
 
 
 def shapiro_wilk(values: Iterable[float | None]) -> TestResult:
-    """Whether the values are normally distributed: W of Shapiro & Wilk 1965; a small p says they are not.
+    """W of Shapiro & Wilk 1965. A small p says that the values are not normally distributed.
 
-    Three values that differ are the least it can be made of.
+    The test needs at least three values that are not all equal.
     """
     sample = known(values)
     if len(sample) < 3:
@@ -71,8 +70,8 @@ def _why_not(groups: Sequence[Values]) -> str:
 def mann_whitney(first: Iterable[float | None], second: Iterable[float | None]) -> TestResult:
     """U of `first` over `second` (Mann & Whitney 1947), two-sided; the effect is Cliff's delta.
 
-    SciPy's choice of method: exact for eight values or fewer without ties, else the normal approximation
-    with the correction for ties and continuity.
+    SciPy chooses the method: exact for eight values or fewer without ties, else the normal approximation with corrections for
+    ties and continuity.
     """
     one, other = known(first), known(second)
     why = _why_not([one, other])
@@ -93,12 +92,11 @@ def mann_whitney(first: Iterable[float | None], second: Iterable[float | None]) 
 
 
 def cliffs_delta(first: Values, second: Values) -> tuple[float, float, float]:
-    """P(first > second) − P(first < second), in [−1, 1], and its 95 % interval. Takes two values of each at least.
+    """P(first > second) − P(first < second), in [−1, 1], and its 95 % interval. Each group needs at least two values.
 
-    The interval is the asymmetric one of Feng & Cliff 2004, from Cliff's (1993) unbiased estimate of the
-    variance and the normal quantile. Where the groups do not overlap, that variance is zero, and the end
-    that is not ±1 is (m − z²)/(m + z²), with m the size of the smaller group. Values are taken as
-    independent.
+    Source: Feng & Cliff 2004. The interval is their asymmetric one, from Cliff's (1993) unbiased estimate of the variance and
+    the normal quantile. Where the groups do not overlap, the variance is zero, one end is ±1, and the other end is
+    ±(m − z²)/(m + z²), with m the size of the smaller group. The values are assumed to be independent.
     """
     m, n = len(first), len(second)
     wins = np.sign(first[:, None] - second[None, :])
@@ -133,11 +131,11 @@ def kruskal_wallis(groups: Sequence[Iterable[float | None]]) -> TestResult:
 
 
 def spearman(first: Sequence[float | None], second: Sequence[float | None]) -> TestResult:
-    """Rank correlation of the pairs in which both are known (Spearman 1904); the effect is the correlation.
+    """Rank correlation (Spearman 1904) of the pairs in which both values are known; the effect is the correlation.
 
-    The p-value is exact, over all orders, up to eight pairs, where the t distribution would give p = 0 to
-    three pairs in a row; above, it is that of SciPy, from the t distribution. The interval is Fisher's with
-    the standard error of Bonett & Wright 2000, √((1 + r²/2)/(n − 3)), from ten pairs on.
+    Up to eight pairs, the p-value is exact, over all orders: the t distribution would give p = 0 for three pairs in a row.
+    Above eight pairs, it is SciPy's, from the t distribution. From ten pairs on, there is an interval: Fisher's, with the
+    standard error of Bonett & Wright 2000, √((1 + r²/2)/(n − 3)).
     """
     pairs = np.array(
         [[np.nan if value is None else value for value in pair] for pair in zip(first, second, strict=True)],
@@ -165,14 +163,14 @@ _EXACT_ORDERS = 8
 
 
 def _exact_spearman(ranks: Values, r: float) -> float:
-    """The share of all orders of the second column that correlate with the first at least as much as `r`."""
+    """The share of all orders of the second column whose correlation with the first is at least as large as `r`."""
     first, second = ((column - column.mean()) / column.std() for column in ranks.T)
     orders = np.array(list(permutations(second)))
     return float((np.abs(orders @ first / len(first)) >= abs(r) - 1e-9).mean())
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The p-values adjusted for the family of all that are known (Holm 1979); None stays None."""
+    """The p-values, adjusted for the number of those that are known (Holm 1979); None stays None."""
     order = sorted((value, index) for index, value in enumerate(p_values) if value is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0

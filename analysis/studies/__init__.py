@@ -1,4 +1,4 @@
-"""One folder per paper that results are compared with; `base.Study` says what a folder holds.
+"""The papers that results are compared with: one folder each. `base.Study` says what a folder holds.
 
 A study is found by scanning this folder. Nothing outside it names one, so a new study is one new folder.
 """

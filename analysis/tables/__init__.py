@@ -1,1 +1,1 @@
-"""One model of a table; how its entries read; and its three writers: CSV, LaTeX and HTML."""
+"""The model of a table, its writers (CSV, LaTeX, HTML), and the tables of any sweep."""

@@ -10,16 +10,19 @@ from analysis.tables.text import below, shown
 
 
 def table_latex(table: Table, sweep: str) -> str:
-    """The table, its label that of `sweep`; the small lines of an entry stand in rows of their own below it."""
+    """The table as LaTeX, with a label that contains the name of `sweep`.
+
+    Small lines below an entry become rows of their own.
+    """
     if table.missing:
         return f"% {table.title}: {table.missing}\n"
     body: list[str] = []
     has_lines_below = any(below(entry) for row in table.rows for entry in row)
-    for row in table.rows:
+    for at, row in enumerate(table.rows):
         if body and has_lines_below:
             body.append(r"\addlinespace")
         entries = [row[place] for place in table.visible]
-        body.append(_row([shown(entry) for entry in entries]))
+        body.append(_row(["" if table.repeats(at, place) else shown(row[place]) for place in table.visible]))
         body += [_row(list(line)) for line in zip_longest(*map(below, entries), fillvalue="")]
     # LaTeX numbers tables itself, so a number before the title is left out of the caption.
     title = table.title.split(". ", 1)[-1]

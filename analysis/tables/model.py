@@ -13,7 +13,7 @@ Kind = Literal["label", "text", "number", "mean"]
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """A label of the sweep file. The CSV has it as it stands; people read `text`, by default the label's display name."""
+    """A label of the sweep file. The CSV has it unchanged; people read `text`, by default the label's display name."""
 
     value: str
     text: str = ""
@@ -23,7 +23,7 @@ class Label:
 class Number:
     """One number. `text` replaces the rounded number (a small p-value, a reason); `small` are lines below it.
 
-    The CSV has `value` alone, so whatever `small` says must also stand in a column of its own.
+    The CSV has only `value`, so numbers in `small` must also stand in a column of their own.
     """
 
     value: float | None
@@ -37,8 +37,8 @@ class Number:
 class Mean:
     """A mean over seeds, with the published number beside it as `paper`.
 
-    `note` stands below the mean, alone where there is no mean, and in the CSV. `small` are further lines below it, which
-    other columns of the CSV repeat. Where `supported` is False the mean measured nothing, and a note of the table says why.
+    `note` stands below the mean, or in its place where there is no mean, and in the CSV. `small` are further lines below it,
+    which other columns of the CSV repeat. Where `supported` is False, the mean measured nothing: a note of the table says why.
     """
 
     ours: Estimate | None
@@ -60,7 +60,7 @@ Entry = str | int | Label | Number | Mean | None
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column: `key` in the CSV, `name` for people. One that is `csv_only` gives in numbers what another says in words."""
+    """A column: `key` is its name in the CSV, `name` its name for people, who do not see a `csv_only` column."""
 
     key: str
     name: str = ""

@@ -1,4 +1,4 @@
-"""The plain-words summary of a factor study, computed from its numbers."""
+"""The summary of a factor study in plain words, computed from its numbers."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _rates(study: FactorStudy) -> list[str]:
 
 
 def _initializations(study: FactorStudy) -> list[str]:
-    """TPVD against the twin of the same initialization beside that against another one."""
+    """TPVD against the twin of the same initialization, compared with TPVD against another initialization."""
     known = study.frame[study.frame["tpvd"].notna() & study.frame["tpvd_other_init"].notna()]
     if known.empty:
         return ["TPVD against a twin of another initialization needs the undefended model of a second seed."]

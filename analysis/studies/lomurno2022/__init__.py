@@ -30,7 +30,7 @@ _GLOSSARY = (
 
 
 def _chapter(results: Results, measured: Measurements) -> Chapter:
-    """Any sweep has a chapter, because most measure what the paper's tables hold: accuracy, time, AUC and inversion."""
+    """Any results have a chapter, because most sweeps measure what the paper's tables show: accuracy, time, AUC, inversion."""
     return Chapter(
         findings=(summarize_inversion(measured),),
         claims=tuple(judge(measured)),

@@ -1,4 +1,4 @@
-"""Figures 4–6: how well the target's input can be rebuilt from each layer, and accuracy against both attacks.
+"""Figures 4–6: how well inputs can be rebuilt from each layer, and accuracy against both attacks.
 
 Source: Lomurno & Matteucci 2022, Figures 4–6. Deviations: see each function.
 """
@@ -33,7 +33,7 @@ from analysis.measure.targets import (
 )
 from analysis.statistics.estimates import Estimate
 
-_TILE = 64  # pixels a reconstruction is shown at
+_TILE = 64  # width and height of a reconstruction in pixels
 _GAP = 6
 _NO_INVERSION = "No reconstructions were recorded."
 _EXAMPLES = 2
@@ -59,8 +59,8 @@ def paper_figures(results: Results, measured: Measurements, directory: Path) -> 
 def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     """Figure 4: reconstruction MSE of the baseline by layer, averaged over datasets, with two controls.
 
-    Deviations from the paper: 95 % intervals over seeds, and the controls, without which an error has no
-    scale: the attacker's mean image, and the same decoder on a target that was never trained.
+    Deviations from the paper: 95 % intervals over seeds, and two controls that give the error a scale. The controls are the
+    attacker's mean image, and the same decoder on a target that was never trained.
     """
     name, title = "figure4", "Figure 4. Reconstruction MSE of the baseline by layer"
     settings = inversion_settings(measured)
@@ -68,7 +68,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
         return _missing(name, title, _NO_INVERSION)
     setting = settings[0]
     here = measured.inversion[measured.inversion["setting"] == setting.key]
-    # Without a baseline the first defense stands in, and the title says so.
+    # Without a baseline the first defense is shown, and the title says so.
     shown = measured.baseline if measured.baseline in set(here["defense"]) else str(here["defense"].iloc[0])
     if shown != measured.baseline:
         title = f"Figure 4. Reconstruction MSE of {naming.display(str(shown))} by layer (no baseline)"
@@ -87,7 +87,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     shown_datasets = [dataset for dataset in measured.datasets if dataset in set(rows["dataset"])]
     supported = [all(works.get((dataset, str(shown), layer), False) for dataset in shown_datasets) for layer in names]
     name_shown = naming.plot_text(str(shown))
-    # Pale where the decoder does not beat both controls; the legend has the full color
+    # Bars are pale where the decoder does not beat both controls. The legend has the full color.
     colors = ["#56B4E9" if one else "#dceefa" for one in supported]
     axes.bar(place, heights, width=0.62, color=colors, edgecolor="#1b6a97", linewidth=0.8)
     axes.bar([0], [0], color="#56B4E9", edgecolor="#1b6a97", linewidth=0.8, label=name_shown)
@@ -97,7 +97,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
                 at, value.mean, yerr=[[value.mean - value.low], [value.high - value.mean]],
                 fmt="none", ecolor="#222222", capsize=3, linewidth=1,
             )  # fmt: skip
-    # The diamond stands beside the middle, where it hides no interval.
+    # The diamond is drawn beside the middle of the bar, so it hides no interval.
     for column, marker, color, shift, label in (
         ("mse_untrained", "D", "#D55E00", 0.2, "Control: untrained target"),
         ("mse_constant", "_", "#000000", 0.0, "Control: constant image"),
@@ -155,7 +155,7 @@ def reconstructions(results: Results, measured: Measurements, directory: Path) -
 
 
 def _shown_defenses(measured: Measurements, present: set[str]) -> list[str]:
-    """The paper's three, as far as they are there: baseline, DP at the smallest ε, L2 with dropout."""
+    """Up to three defenses, first the paper's: baseline, DP at the smallest ε, L2 with dropout."""
     frame = measured.frame[measured.frame["defense"].isin(present)]
     private = frame[frame["epsilon_spent"].notna()].sort_values("epsilon_spent")
     wanted = [measured.baseline, None if private.empty else str(private["defense"].iloc[0]), "l2_dropout"]
@@ -210,7 +210,7 @@ def _grid(
         if originals:
             canvas[top : top + side, :side] = _picture(originals[0]["original_png"], side)
 
-    # The picture keeps its own proportions; room on the right is for the defenses' names.
+    # The picture keeps its proportions. The defenses' names need room on the right.
     height, width = canvas.shape[:2]
     scale = 8.0 / (width + 150)
     figure = new_figure(8.0, scale * (height + 46))
@@ -234,7 +234,7 @@ def _grid(
 
 
 def _picture(png: bytes | None, size: int) -> npt.NDArray[np.float64]:
-    """The image as (size, size, 3) in [0, 1], pixels kept square-edged; gray where there is none."""
+    """The image as (size, size, 3) in [0, 1], enlarged without smoothing; gray where there is none."""
     if png is None:
         return np.full((size, size, 3), 0.9)
     with Image.open(io.BytesIO(png)) as image:
@@ -245,9 +245,9 @@ def _picture(png: bytes | None, size: int) -> npt.NDArray[np.float64]:
 def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
     """Figure 6: accuracy against the change of inversion MSE and of attack AUC, colored by training time.
 
-    As in the paper, averaged over datasets, and with the papers' "best of" AUC, which counts as 0.5 below that.
-    Deviations: the cut point is the last one at which a decoder beats both controls; markers tell the defenses
-    apart; 95 % intervals over seeds are drawn.
+    As in the paper, values are averaged over datasets, and the AUC is the best over all scores; below 0.5 it counts as 0.5.
+    Deviations: the cut point is the last one at which a decoder beats both controls, where the paper has the prediction
+    layer. Markers distinguish the defenses. 95 % intervals over seeds are drawn.
     """
     name, title = "figure6", "Figure 6. Accuracy against inversion, membership inference and training time"
     settings = measured.settings
@@ -261,7 +261,6 @@ def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
     at_least_guessing = frame.assign(paper_protocol_auc=frame["paper_protocol_auc"].clip(lower=GUESSING))
     auc_changes = against_baseline(at_least_guessing, measured.baseline, "paper_protocol_auc", "percent")
     mse = judged_changes(measured, setting)
-    # The last cut point at which a decoder beats both controls: the paper has the prediction layer
     supported = set() if mse is None else set(mse.loc[mse["defense"] != measured.baseline, "layer"])
     last = [layer for layer in layers(measured, setting) if layer in supported][-1:]
 

@@ -1,4 +1,4 @@
-"""What the results say about inversion, in plain words."""
+"""The finding on inversion, in plain words."""
 
 from __future__ import annotations
 

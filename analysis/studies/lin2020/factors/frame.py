@@ -1,8 +1,4 @@
-"""The frame of a factor study: which targets it has, by which levels of which factors, and which are compared.
-
-The second paper asks which of six factors matter for accuracy and convergence. That can only be asked of
-trials in which every level of a factor met the same levels of the others, so this file says which those are.
-"""
+"""The frame of a factor study: its targets, with their levels of each factor, and which of them are compared."""
 
 from __future__ import annotations
 
@@ -37,13 +33,14 @@ MEASURED = ("accuracy", "train_accuracy", "loss", "tpvd", "tpvd_other_init", "au
 class FactorStudy:
     """The targets of a factor study.
 
-    `frame` has one row per finished target that is undefended or has a mechanism: the factors, `kind` (normal,
-    CA, AC, a quantile rule), `seed`, `accuracy` (on test examples), `train_accuracy`, `loss` (on training
-    examples, at the end: the paper's convergence), `test_loss`, `tpvd`, `tpvd_other_init`, `auc`, `tpr`,
-    `epsilon_lower_bound`. Its `distinct_clip` is the smallest clip norm with which the same run was made (see
-    `SAME_RUN`), and `setting` names all that differs within a dataset, model and optimizer but the seed. `grid` holds
-    the rows that the factor analysis is made of, `compared` those and the sequence trials of datasets, models and
-    optimizers that the grid leaves out. `history` has a row per target and epoch.
+    `frame` has one row per finished target that is undefended or has a mechanism. Its columns are the factors, `kind`
+    (normal, CA, AC, a quantile rule), `seed`, `accuracy` (on test examples), `train_accuracy`, `loss` (on training examples
+    after the last epoch, the paper's convergence), `test_loss`, `tpvd`, `tpvd_other_init`, `auc`, `tpr` and
+    `epsilon_lower_bound`. `distinct_clip` is the smallest clip norm that gives the same run (see `SAME_RUN`). `setting` names
+    everything but the seed that differs within a dataset, model and optimizer.
+
+    `grid` has the rows of the factor analysis. `compared` has these rows, and the sequence trials of datasets, models and
+    optimizers that the grid leaves out. `history` has a row per target and epoch. `note` describes the grid in words.
     """
 
     frame: pd.DataFrame
@@ -65,7 +62,7 @@ class FactorStudy:
 
 
 def factor_study(results: Results, measured: Measurements) -> FactorStudy | None:
-    """The study, where at least two settings of the second paper's mechanisms were tried; else None."""
+    """The study, where at least two settings of the paper's mechanisms were tried; else None."""
     trials = results.trials
     tried = trials[trials["mechanism"].isin(MECHANISMS)]
     if tried["defense"].nunique() < 2:
@@ -148,10 +145,10 @@ def _frame(results: Results, measured: Measurements) -> pd.DataFrame:
 
 
 def _distinct_clips(rows: pd.DataFrame) -> pd.Series:
-    """Per row the smallest clip norm with which the same run was made; its own where none was.
+    """Per row the smallest clip norm that gives the same run, by default its own.
 
-    Where every gradient is clipped and both runs draw the same noise in clip norms, or none, the gradient is
-    proportional to the clip norm, and an optimizer that does not mind its size, such as Adam, takes the same steps.
+    Two clip norms can give one run where every gradient is clipped and the noise is either zero or in clip norms: the gradient
+    is then proportional to the clip norm, and a scale-free optimizer such as Adam takes the same steps.
     """
     distinct = rows["clip"].astype(float)
     for _, here in rows[rows["clip"].notna()].groupby([*CELL, "kind", "noise"], dropna=False):
@@ -165,7 +162,7 @@ def _distinct_clips(rows: pd.DataFrame) -> pd.Series:
 
 
 def _are_same_runs(first: pd.DataFrame, second: pd.DataFrame) -> bool:
-    """Whether, in every seed that has both, the weights are the same but for next to nothing."""
+    """Whether, in every seed that has both, the weights are nearly the same (see `SAME_RUN`)."""
     pairs = first.merge(second, on="seed")
     known = pairs[pairs["displacement_sketch_x"].notna() & pairs["displacement_sketch_y"].notna()]
     sketches = [
@@ -180,9 +177,9 @@ def _are_same_runs(first: pd.DataFrame, second: pd.DataFrame) -> bool:
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per setting that is a run of its own: its levels, and what was measured as the mean over seeds.
+    """One row per distinct setting: its levels, and the means over seeds of what was measured.
 
-    Seeds of one setting, and runs that are the same but for the clip norm's name, are no units of their own in a test.
+    A test takes these rows as its units. Seeds of one setting are not units, nor are settings that give the same run.
     """
     levels = dict.fromkeys(("kind", "noise", "clip", "distinct_clip", "sequence"), "first")
     ordered_rows = rows[[*CELL, "setting", *MEASURED, *levels]].sort_values("clip", kind="stable")
@@ -191,7 +188,7 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _audited(attacks: pd.DataFrame) -> pd.DataFrame:
-    """Per target the audit's lower bound on ε from the loss: one score fixed beforehand, no largest of several."""
+    """Per target the audit's lower bound on ε from the loss, a single score that was fixed beforehand."""
     known = attacks[
         (attacks["status"] == "finished")
         & (attacks["attack"] == "threshold")
@@ -208,7 +205,7 @@ def _history(results: Results, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without_repeats(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """One trial per combination and seed: where two parts have it, that of the part with more trials."""
+    """One trial per combination and seed, from the part with more trials, and the number of trials left out."""
     size = rows.groupby(rows["part"].fillna(""))["part"].transform("size") if len(rows) else rows["seed"]
     order = rows.assign(size=size).sort_values(["size", "target_id"], ascending=[False, True], kind="stable")
     chosen = order.drop_duplicates([*PAIR, "sequence"]).drop(columns="size").sort_index()

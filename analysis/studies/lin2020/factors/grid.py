@@ -12,19 +12,20 @@ from analysis import naming
 from analysis.studies.lin2020.factors.levels import AC, CA, CELL, FACTORS, SEQUENCES, cell_name, level_name, ordered
 
 SAME_RUN = 0.05
-"""Two targets of one seed are one run where their weights lie closer together than this share of how far both were moved."""
+"""Two targets of one seed are the same run where the distance of their weights is at most this share of how far the mechanism
+moved them."""
 
 SCALE_FREE = ("adam", "adagrad", "adadelta")
-"""Optimizers that take the same steps whatever all gradients are multiplied by."""
+"""Optimizers whose steps do not change when all gradients are multiplied by one number."""
 
-# A level stays in the grid where at least this share of its combinations was trained: one failed combination
-# must not take away a whole dataset.
+# A level stays in the grid where at least this share of its combinations was trained, so that one failed combination does
+# not remove a whole dataset.
 _FILLED = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Levels:
-    """The levels of each factor that are kept, those that were dropped, and how many combinations there are of."""
+    """The kept levels of each factor, the dropped ones, and the number of combinations of kept levels that were trained."""
 
     kept: dict[str, list[Any]]
     dropped: list[tuple[str, Any]]
@@ -36,14 +37,14 @@ class _Levels:
 
     @property
     def worth(self) -> tuple[int, int]:
-        """How many factors still have two levels or more, then how many combinations."""
+        """The number of factors with two levels or more, then the number of combinations."""
         return sum(len(levels) > 1 for levels in self.kept.values()), self.present
 
 
 def _balanced(rows: pd.DataFrame, spare_pairs: bool) -> _Levels:
-    """Drops the level with the largest share of missing combinations until all have nine tenths of theirs.
+    """Drops the level with the most missing combinations until every level has nine tenths of its combinations.
 
-    With `spare_pairs`, factors of two levels are left alone as long as one of more levels has gaps.
+    With `spare_pairs`, factors with two levels keep them as long as a factor with more levels has gaps.
     """
     combinations = set(rows[list(FACTORS)].itertuples(index=False, name=None))
     kept = {factor: ordered(factor, rows[factor]) for factor in FACTORS}
@@ -62,19 +63,18 @@ def _balanced(rows: pd.DataFrame, spare_pairs: bool) -> _Levels:
             return _Levels(kept=kept, dropped=dropped, present=len(present))
         many = [gap for gap in gaps if len(kept[gap[1]]) > 2] if spare_pairs else []
         worst = min(share for share, _, _ in many or gaps)
-        # Of several the last: of a ladder of clip norms the top goes first.
+        # Of several levels the last is dropped, so a ladder of clip norms loses its top first.
         _, factor, level = [gap for gap in many or gaps if gap[0] == worst][-1]
         kept[factor].remove(level)
         dropped.append((factor, level))
 
 
 def balanced_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The trials of a balanced grid, and which they are in words.
+    """The trials of a balanced grid, and a description of them in words.
 
-    In a balanced grid every level of a factor met the same levels of the others. Levels with gaps are dropped:
-    clip norms that one dataset alone was trained with, a dataset that was trained with few combinations. There
-    are two orders of dropping; the one that leaves more factors with several levels, then more combinations,
-    is taken.
+    In a balanced grid every level of a factor met the same levels of the others. Only there can one ask which factors matter.
+    Levels with gaps are dropped, such as a clip norm that only one dataset was trained with. Of two orders of dropping, the
+    one is taken that leaves more factors with several levels, and then more combinations.
     """
     if rows.empty:
         return rows, "No trial has a noise scale, a fixed clip norm and a sequence, so no factor can be analyzed."
@@ -101,7 +101,7 @@ def balanced_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _same_run_words(grid: pd.DataFrame) -> str:
-    """How many trials are another's run, and which."""
+    """Which trials repeat another trial's run, and how many."""
     repeats = grid[grid["clip"] != grid["distinct_clip"]]
     if repeats.empty:
         return ""
@@ -115,7 +115,7 @@ def _same_run_words(grid: pd.DataFrame) -> str:
 
 
 def _clip_words(grid: pd.DataFrame) -> str:
-    """Where the clip norm cannot matter, by construction."""
+    """The optimizers for which the clip norm cannot matter, by construction."""
     relative = (grid["kind"] == CA) & (grid["noise_unit"] == "clip_norm") & grid["optimizer"].isin(SCALE_FREE)
     optimizers = [naming.display(name) for name in ordered("optimizer", grid.loc[relative, "optimizer"])]
     if grid["clip"].nunique() < 2 or not optimizers:
@@ -127,7 +127,7 @@ def _clip_words(grid: pd.DataFrame) -> str:
 
 
 def _units(grid: pd.DataFrame) -> str:
-    """How the noise scale is to be read under each sequence."""
+    """What the noise scale means under each sequence."""
     words = {"clip_norm": "times the clip norm", "absolute": "as it stands"}
     where = {CA: "on the sum over a batch", AC: "on each example’s gradient"}
     said = []

@@ -1,4 +1,4 @@
-"""The factors of the paper, their levels in its order, and how both are called."""
+"""The factors of the paper and their levels: order and names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from analysis import naming
 from analysis.studies.lin2020 import numbers as lin2020
 
 MECHANISMS = ("clip_then_noise", "noise_then_clip", "quantile_clipping", "noised_quantile")
-"""The mechanisms that the second paper sets side by side."""
+"""The mechanisms that the paper compares, and the noised quantile, which is ours."""
 
 NORMAL, CA, AC = "normal", "CA", "AC"
 QUANTILES = ("quantile_flat", "quantile_per_layer", "noised_quantile")
@@ -18,7 +18,7 @@ SEQUENCES = (CA, AC)
 KINDS = (NORMAL, *SEQUENCES, *QUANTILES)
 
 FACTORS = ("dataset", "model", "optimizer", "noise", "clip", "sequence")
-"""The factors, by their columns. `sequence` is the paper's word for which of clipping and noise comes first."""
+"""The factors, by their columns. `sequence`, the paper's word, says whether clipping or noise comes first."""
 
 CELL = ("dataset", "model", "optimizer")
 PAIR = (*CELL, "noise", "clip", "seed")
@@ -37,12 +37,12 @@ _NAMES = {
 
 
 def kind_name(kind: str) -> str:
-    """How a kind of training is called in tables and figures."""
+    """The name of a kind of training in tables and figures."""
     return _NAMES.get(kind, kind)
 
 
 def ordered(factor: str, values: pd.Series) -> list[Any]:
-    """The distinct known values, in the paper's order, then as they sort."""
+    """The distinct known values: first those of the paper in its order, then the others, sorted."""
     known: dict[str, tuple[Any, ...]] = {
         "dataset": lin2020.DATASETS,
         "model": tuple(lin2020.MODELS),

@@ -36,8 +36,8 @@ def by_combination(pairs: pd.DataFrame, keys: Sequence[str], column: str = "valu
 def mean_of_combinations(grid: pd.DataFrame) -> Estimate | None:
     """Mean over the columns of each seed's row, then mean and interval over seeds.
 
-    Only seeds that have every combination count; where fewer than two do, only combinations that every seed
-    has.
+    Only seeds with every combination count. Where fewer than two seeds have every combination, only the combinations that
+    every seed has count.
     """
     complete = grid.dropna()
     if len(complete) < min(2, len(grid)):

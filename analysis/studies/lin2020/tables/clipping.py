@@ -27,6 +27,7 @@ from analysis.tables.model import Column, Entry, Label, Table
 
 
 def quantiles_table(study: FactorStudy) -> Table:
+    """Table 7: noise first at a fixed clip norm against quantile clipping. Clipping first is our addition."""
     rows: list[tuple[Entry, ...]] = []
     for cell in adaptive_cells(study):
         here = study.at(cell)
@@ -84,7 +85,7 @@ def adaptive_cells(study: FactorStudy) -> list[Cell]:
 
 
 def adaptive_rows(here: pd.DataFrame) -> list[tuple[str, float | None, float | None, pd.DataFrame]]:
-    """Kind, noise, clip norm and targets of what Section 5.3 compares in one cell, the undefended first."""
+    """What Section 5.3 compares in one cell, as rows of kind, noise, clip norm and targets; the undefended come first."""
     found: list[tuple[str, float | None, float | None, pd.DataFrame]] = []
     for kind in KINDS:
         rows = here[here["kind"] == kind]
@@ -104,7 +105,7 @@ def adaptive_rows(here: pd.DataFrame) -> list[tuple[str, float | None, float | N
 
 
 def ladders(study: FactorStudy) -> list[tuple[Cell, float, pd.DataFrame]]:
-    """The cells and noise scales with three clip norms or more, those of the paper's Table 12 first."""
+    """The cells and noise scales with at least three clip norms. Those of the paper's Table 12 come first."""
     rows = study.frame[study.frame["sequence"].notna() & study.frame["clip"].notna() & study.frame["noise"].notna()]
     found = []
     for cell in study.cells:
@@ -120,6 +121,7 @@ _LADDER = (TEST, TRAIN, TPVD, OTHER_INIT)
 
 
 def ladder_table(study: FactorStudy) -> Table:
+    """Table 12: accuracy and TPVD by clip norm, at one noise scale."""
     rows: list[tuple[Entry, ...]] = []
     for cell, noise, here in ladders(study):
         for clip in ordered("clip", here["clip"]):

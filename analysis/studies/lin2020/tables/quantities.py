@@ -1,4 +1,4 @@
-"""The quantities that the tables show, and what is said of them."""
+"""The quantities that the tables show, and notes on them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ PAPERS = {
     "tpvd": "tpvd",
     "tpvd_other_init": "tpvd",
 }
-"""Which of the paper's quantities stands beside ours: it does not say which accuracy its own is, nor which twin its TPVD has."""
+"""Which of the paper's quantities is shown beside ours. The paper does not say which accuracy it reports, nor which twin its
+TPVD has."""
 
 CELL_COLUMNS = (
     Column(key="dataset", name="Dataset", kind="label"),

@@ -1,6 +1,6 @@
-"""Tables of the tests of a factor study: normality, which factors matter, what TPVD goes with.
+"""Tables of the tests: normality, which factors matter, what TPVD correlates with.
 
-Source: Lin et al. 2020, Tables 8–11. Deviations: see `factor_tests`.
+Source: Lin et al. 2020, Tables 8–11. Deviations: see `influences`.
 """
 
 from __future__ import annotations

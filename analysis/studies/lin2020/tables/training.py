@@ -1,4 +1,4 @@
-"""Tables 3–6, the average gains and the convergence: what was measured, by noise, clip norm and sequence."""
+"""Tables 3–6, the average gains, and the convergence, by noise, clip norm and sequence."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def training_tables(study: FactorStudy) -> list[Table]:
     """Tables 3, 4 and 5, and one of the same shape for every other dataset."""
     datasets = ordered("dataset", study.frame["dataset"])
     names = {dataset: _TABLE_OF.get(dataset, f"lin_training_{naming.file_name(dataset)}") for dataset in datasets}
-    # Of the paper's datasets the missing ones are named, unless the study has none of them.
+    # Missing datasets of the paper are named too, unless the study has none of the paper's.
     published = list(_TABLE_OF) if set(_TABLE_OF) & set(datasets) else []
     made: list[Table] = []
     for dataset in [*published, *(one for one in datasets if one not in published)]:
@@ -133,6 +133,7 @@ def training_tables(study: FactorStudy) -> list[Table]:
 
 
 def gains_table(study: FactorStudy) -> Table:
+    """What noise first gains over clipping first, beside the averages of the paper's abstract."""
     rows: list[tuple[Entry, ...]] = []
     for dataset in ordered("dataset", study.compared["dataset"]):
         for model in ordered("model", study.compared["model"]):
@@ -187,7 +188,7 @@ def loss_reduction(rows: pd.DataFrame) -> Estimate | None:
 
 
 def distortion_table(study: FactorStudy) -> Table:
-    """Table 6. The paper shows MNIST and says that the others are similar: here all stand."""
+    """Table 6, for every dataset. The paper shows MNIST and says that the others are similar."""
     known = study.compared[study.compared["tpvd"].notna()]
     places = _places(known)
     rows: list[tuple[Entry, ...]] = []
@@ -210,7 +211,7 @@ def distortion_table(study: FactorStudy) -> Table:
 def epochs_to_loss(history: pd.DataFrame, level: float = LOSS_LEVEL) -> pd.DataFrame:
     """Per target `value`: the first epoch whose training loss is at most `level`, null where none is.
 
-    The loss is that of the epoch's batches as they were met, in train mode.
+    The loss is that of the epoch's own batches, in train mode.
     """
     firsts = history[history["train_loss"] <= level].groupby("target_id")["epoch"].min()
     targets = history.drop_duplicates("target_id").set_index("target_id")
@@ -218,6 +219,7 @@ def epochs_to_loss(history: pd.DataFrame, level: float = LOSS_LEVEL) -> pd.DataF
 
 
 def convergence_table(study: FactorStudy) -> Table:
+    """Epochs until the training loss is at most `LOSS_LEVEL`. The paper has no such table."""
     reached = epochs_to_loss(study.history)
     places = _places(study.compared)
     rows: list[tuple[Entry, ...]] = []
