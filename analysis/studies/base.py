@@ -26,9 +26,9 @@ def _no_figures(directory: Path) -> list[FigureFile]:
 class Chapter:
     """What a study says about some results. Each part may be empty.
 
-    `draw` writes the figures below a folder, as PNG and SVG. `glossary` has each term with its meaning.
-    `covers_all` is True where the chapter covers everything in the results: findings by dataset, which would repeat it, are
-    then left out of the report, and so are the chapters of other studies.
+    `draw` writes the figures below a folder, as PNG and SVG. `glossary` has each term with its meaning. `covers_all` is True
+    where the chapter covers everything in the results. The report then leaves out the findings by dataset, which would repeat
+    the chapter, and the chapters of other studies.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -47,8 +47,8 @@ class Study:
     results that the study says nothing about. `judging` and `reading` explain its verdicts and its tables to a reader.
 
     `display_names` are how people write the labels of its sweep. `datasets` and `defenses` are labels that every table and
-    figure shows first, in this order. `figure_names` are the beginnings of its figures' file names: a figure of an earlier
-    report is deleted by them.
+    figure shows first, in this order. The file names of its figures begin with one of `figure_names`; a report deletes
+    figures of an earlier report that begin so.
     """
 
     title: str
