@@ -1,4 +1,4 @@
-"""Reads a results folder into frames, and says in one paragraph what is wrong where it cannot."""
+"""Reads a results folder into frames. Where that fails, one paragraph says why."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FPR_COLUMNS: dict[float, str] = {
 
 
 _DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError)
-"""What Arrow has for bytes that were a Parquet file."""
+"""What Arrow raises for a damaged Parquet file."""
 _CHECKED = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
 
 
@@ -63,7 +63,7 @@ def _columns(**kinds: str) -> dict[str, str]:
     return {name: kind for kind, names in kinds.items() for name in names.split()}
 
 
-# Only what the analysis uses: a table with more columns than these is welcome.
+# The columns that the analysis uses. A table may have more.
 _TABLES: dict[str, dict[str, str]] = {
     "trials": _columns(
         text="target_id sweep part dataset split architecture defense status error dataset_sha256 accountant "
@@ -89,7 +89,7 @@ _TABLES: dict[str, dict[str, str]] = {
     ),
 }
 
-# What results of an earlier version, or of another kind of sweep, need not have: null where it is missing.
+# Results of an earlier version, or of another kind of sweep, may lack these columns. They are then null.
 _OPTIONAL: dict[str, dict[str, str]] = {
     "trials": _columns(
         text="optimizer mechanism noise_unit clipping twin_id config component_sha256",
@@ -116,10 +116,11 @@ _WHAT_TO_DO = (
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The tables of one results folder. Scores and example images stay on disk, for they are large: see `read_scores`, `read_examples`.
+    """The tables of one results folder. Columns that a table lacks are null.
 
-    `history` (a row per target and epoch) and `tpvd` (a row per target whose non-private twin finished) are
-    empty where the folder has no such table; columns that it lacks are null.
+    Scores and example images are large and stay on disk; see `read_scores` and `read_examples`. `history` has a row per
+    target and epoch, and `tpvd` has a row per target whose non-private twin finished. Both are empty where the folder has no
+    such table.
     """
 
     directory: Path
@@ -129,9 +130,9 @@ class Results:
     history: pd.DataFrame
     tpvd: pd.DataFrame
     planned: int | None = None
-    """How many targets the sweep has, where the folder says so."""
+    """The number of targets in the sweep, where the folder says it."""
     expected: str = ""
-    """What the sweep's file says that it shows."""
+    """What the sweep can show, by its own file."""
 
 
 def _path(directory: Path, table: str) -> Path:
@@ -139,7 +140,7 @@ def _path(directory: Path, table: str) -> Path:
 
 
 def _checked_path(directory: Path, table: str) -> Path:
-    """The path of `table`, its columns checked."""
+    """The path of `table`, after a check of its columns."""
     path = _path(directory, table)
     if not path.is_file():
         raise ResultsError(f"The results have no table '{table}': {path} is not there. {_WHAT_TO_DO}")
@@ -158,7 +159,7 @@ def _checked_path(directory: Path, table: str) -> Path:
         )
     for name, kind in _present(table, names).items():
         found = schema.field(name).type
-        # A column with nothing but nulls may have lost its type on the way through another tool.
+        # A column of nulls alone may have lost its type in another tool.
         if not (pa.types.is_null(found) or _KINDS[kind](found)):
             raise ResultsError(
                 f"{path}: column '{name}' holds {found} where {kind} is due. It was changed after sweeper "
@@ -173,7 +174,7 @@ def _unreadable(path: Path, error: Exception) -> ResultsError:
 
 
 def _present(table: str, names: Iterable[str]) -> dict[str, str]:
-    """The columns of `table` that the analysis uses, as far as the file has them."""
+    """Those columns of the file that the analysis uses."""
     known = {**_TABLES.get(table, {}), **_OPTIONAL.get(table, {})}
     there = set(names)
     return {name: kind for name, kind in known.items() if name in there}
@@ -202,14 +203,14 @@ def _frame(directory: Path, table: str) -> pd.DataFrame:
 def _typed(frame: pd.DataFrame, kinds: dict[str, str]) -> pd.DataFrame:
     untyped = [name for name, kind in kinds.items() if kind == "number" and frame[name].isna().all()]
     text = [name for name, kind in kinds.items() if kind == "text"]
-    # Ids join tables, so they stay as they are; the rest is shown
+    # Ids join tables, so they stay unchanged. Other text is shown to people.
     visible = {name: frame[name].map(_visible, na_action="ignore") for name in text if not name.endswith("_id")}
-    # Where all are null pandas takes a column for numbers
+    # pandas reads a column of nulls as numbers
     return frame.assign(**visible).astype({**dict.fromkeys(untyped, float), **dict.fromkeys(text, "str")})
 
 
 def _visible(text: str) -> str:
-    """The text with control characters, and those that turn its direction, spelled out."""
+    """The text with control characters, and characters that change its direction, spelled out."""
     if text.isprintable():
         return text
     return "".join(
@@ -240,11 +241,11 @@ def load(directory: Path) -> Results:
 
 
 def _about(directory: Path, key: str) -> Any:
-    """What `sweep.json` has under `key`; None where it, or the file, is not there."""
+    """What `sweep.json` has under `key`; None where the key or the file is missing."""
     try:
         return json.loads((directory / "sweep.json").read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None  # tables that were passed on without it are complete as they are
+        return None  # tables are complete without this file
 
 
 def _planned(directory: Path) -> int | None:
@@ -267,10 +268,10 @@ class Scores:
 
 
 def read_scores(results: Results, wanted: Mapping[ScoreKey, float]) -> Iterator[tuple[ScoreKey, Scores]]:
-    """The scores of each key in `wanted` that the table has, one after the other.
+    """The scores of each key in `wanted` that the table has, one key after the other.
 
-    `wanted` gives how many scores a key has, infinity where that is not known. Where they stand together, as `sweeper`
-    writes them, few are in memory at a time.
+    `wanted` says how many scores each key has, or infinity where the number is unknown. `sweeper` writes the scores of one
+    key together; few are then in memory at a time.
     """
     if not wanted:
         return
@@ -279,7 +280,7 @@ def read_scores(results: Results, wanted: Mapping[ScoreKey, float]) -> Iterator[
     filters = [pads.field(name).isin(sorted({key[i] for key in wanted})) for i, name in enumerate(names)]
     begun: dict[ScoreKey, list[pd.DataFrame]] = {}
     try:
-        # Dictionary encoding: a target's id stands in memory once, not once per example.
+        # Dictionary encoding keeps a target's id in memory once, not once per example.
         layout = pads.ParquetFileFormat(dictionary_columns=set(names), default_fragment_scan_options=_CHECKED)
         data = pads.dataset(path, format=layout)
         columns = [*names, "example_id", "is_member", "score"]
@@ -307,7 +308,7 @@ def _scores(parts: list[pd.DataFrame]) -> Scores:
 def read_examples(
     results: Results, targets: Iterable[str], attack_id: str
 ) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Example images of one inversion attack on these targets, by target id and layer: ids, errors and PNGs as recorded."""
+    """Recorded example images of one inversion attack, by target id and layer: ids, errors and PNGs."""
     path = _checked_path(results.directory, "reconstructions")
     wanted = pads.field("target_id").isin(sorted(set(targets))) & (pads.field("attack_id") == attack_id)
     try:

@@ -5,34 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from functools import cache
+
+from analysis import studies
 
 _DISPLAY = {
     "baseline": "Baseline",
-    "dp_eps2": "DP ε=2",
-    "dp_eps4": "DP ε=4",
-    "dp_eps8": "DP ε=8",
     "l2": "L2",
     "dropout": "Dropout",
-    "l2_dropout": "L2+Dropout",
     "cifar10": "CIFAR-10",
     "mnist": "MNIST",
     "fashion_mnist": "F-MNIST",
     "svhn": "SVHN",
-    "lin_cnn": "CNN",
-    "lin_lstm": "LSTM",
     "sgd": "SGD",
     "adam": "Adam",
     "adagrad": "Adagrad",
     "adadelta": "Adadelta",
-    "conv1": "Conv1",
-    "maxpool1": "MaxPool1",
-    "conv2": "Conv2",
-    "maxpool2": "MaxPool2",
-    "conv3": "Conv3",
-    "maxpool3": "MaxPool3",
-    "dense": "Dense",
-    "prediction": "Prediction",
 }
+"""How people write the names of components. A study has those of its own labels."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -60,32 +50,37 @@ _LATEX = {
 }
 
 
+@cache
+def _display_names() -> dict[str, str]:
+    return _DISPLAY | {label: name for study in studies.found() for label, name in study.display_names.items()}
+
+
 def display(label: str) -> str:
-    """The label as people write it, where the paper has it; any other label as it is."""
-    return _DISPLAY.get(label, label)
+    """The label as people write it, where that is known; any other label as it is."""
+    return _display_names().get(label, label)
 
 
 def latex(text: str) -> str:
-    """`text` with every character that LaTeX would act on escaped."""
+    """`text` with every character escaped that has a meaning in LaTeX."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def plot_text(label: str) -> str:
-    """The label as Matplotlib text: a dollar sign would otherwise start a formula."""
+    """The label as Matplotlib text, at most 28 characters long. A dollar sign would otherwise start a formula."""
     shown = display(label)
-    # The end is kept too: labels of one sweep often differ there alone.
+    # The end is kept too, because labels of one sweep often differ only there.
     shown = shown if len(shown) <= 28 else f"{shown[:14]}…{shown[-13:]}"
     return shown.replace("$", r"\$")
 
 
 def file_name(label: str) -> str:
-    """A safe part of a file name; labels that differ give names that differ."""
+    """A safe part of a file name. Different labels give different names."""
     safe = re.sub(r"[^A-Za-z0-9.-]+|_+", "_", label).strip("._")[:40] or "label"
     return safe if safe == label else f"{safe}_{hashlib.sha256(label.encode()).hexdigest()[:6]}"
 
 
 def latex_label(sweep: str, table: str) -> str:
-    """The LaTeX label of a sweep's table, of letters that a label can hold; two sweeps' tables have two labels."""
+    """The LaTeX label of a sweep's table, made of characters that a label can hold. Tables of two sweeps differ in it."""
     return f"tab:{file_name(sweep)}-{table}"
 
 

@@ -20,24 +20,37 @@ from scipy import stats
 from analysis.figures import roc as figure_roc
 from analysis.figures import style
 from analysis.load import Results, ResultsError, Scores, load, read_scores
-from analysis.measure.measurements import Measurements, measure
+from analysis.measure.inversion import layers
+from analysis.measure.summary import summaries
+from analysis.measure.targets import Measurements, measure
 from analysis.measure.tradeoff import pareto_front
 from analysis.naming import file_name, latex, scientific
 from analysis.report import write as report_module
 from analysis.report.write import write_report
 from analysis.statistics.estimates import estimate, sign
 from analysis.studies.lomurno2022.claims import judge
-from analysis.tables import output as table_output
-from analysis.tables import tables
+from analysis.studies.lomurno2022.tables import accuracy_table, inversion_table, membership_table, time_table
+from analysis.tables.model import Mean, Table
+from analysis.tables.text import number
 
 
 def measured_from(rows: Rows, directory: Path) -> Measurements:
     return measure(load(write_tables(directory, rows)))
 
 
-def cell(table: tables.Table, row: str, column: str, quantity: str) -> tables.Cell:
-    line = next(line for line in table.lines if (line.row, line.quantity.key) == (row, quantity))
-    return line.cells[table.columns.index(column)]
+def values(table: Table, key: str) -> list[object]:
+    """What the CSV has in a column of labels or numbers."""
+    place = [column.key for column in table.columns].index(key)
+    return [getattr(row[place], "value", row[place]) for row in table.rows]
+
+
+def cell(table: Table, label: str, column: str, quantity: str) -> Mean:
+    """The mean of a column in the row of this dataset or layer, and quantity."""
+    labels = values(table, "layer" if table.name == "table4" else "dataset")
+    row = table.rows[list(zip(labels, values(table, "quantity"), strict=True)).index((label, quantity))]
+    found = row[[column.key for column in table.columns].index(column)]
+    assert isinstance(found, Mean)
+    return found
 
 
 def trial(rows: Rows, target: str) -> dict[str, object]:
@@ -109,7 +122,7 @@ def test_accuracy_is_the_mean_over_seeds_with_the_papers_number_beside_it(tmp_pa
     rows = make_rows(datasets=("mnist",))
     for seed, accuracy in enumerate((0.90, 0.92, 0.97)):
         trial(rows, f"main-mnist-dp_eps2-{seed}")["test_accuracy"] = accuracy
-    found = cell(tables.accuracy_table(measured_from(rows, tmp_path)), "mnist", "dp_eps2", "test_accuracy")
+    found = cell(accuracy_table(measured_from(rows, tmp_path)), "mnist", "dp_eps2", "test_accuracy")
     assert found.ours is not None
     half = stats.t.ppf(0.975, 2) * np.std([0.90, 0.92, 0.97], ddof=1) / np.sqrt(3)
     assert found.ours.mean == pytest.approx(0.93)
@@ -123,7 +136,7 @@ def test_time_ratio_is_paired_by_seed(tmp_path: Path) -> None:
     for seed, (baseline, private) in enumerate([(1.0, 10.0), (2.0, 40.0), (4.0, 120.0)]):
         trial(rows, f"main-cifar10-baseline-{seed}")["train_time_s"] = baseline
         trial(rows, f"main-cifar10-dp_eps2-{seed}")["train_time_s"] = private
-    found = cell(tables.time_table(measured_from(rows, tmp_path)), "cifar10", "dp_eps2", "time_ratio")
+    found = cell(time_table(measured_from(rows, tmp_path)), "cifar10", "dp_eps2", "time_ratio")
     assert found.ours is not None
     assert found.ours.mean == pytest.approx(20.0)  # of 10, 20 and 30
     assert found.paper == pytest.approx(3029.8 / 73.3)
@@ -136,7 +149,7 @@ def test_mse_change_is_averaged_over_datasets_within_a_seed(tmp_path: Path) -> N
         _, dataset, defense, seed = row["target_id"].split("-")
         row["mse_test"] = wanted[dataset][defense == "l2"] * (1 + int(seed) * (defense == "l2"))
     # seed 0: (+100 − 50)/2 = 25; seed 1, the defended errors doubled: (+300 + 0)/2 = 150
-    found = cell(tables.inversion_table(measured_from(rows, tmp_path)), "prediction", "l2", "mse_change")
+    found = cell(inversion_table(measured_from(rows, tmp_path)), "prediction", "l2", "mse_change")
     assert found.ours is not None
     assert found.ours.mean == pytest.approx((25 + 150) / 2)
     assert (found.ours.n, found.paper) == (2, 73.8)
@@ -145,7 +158,7 @@ def test_mse_change_is_averaged_over_datasets_within_a_seed(tmp_path: Path) -> N
 def test_a_seed_without_every_dataset_does_not_enter_the_average(tmp_path: Path) -> None:
     rows = make_rows(datasets=("mnist", "cifar10"), defenses=("baseline", "l2"))
     fail_trial(rows, "main-cifar10-l2-1")
-    found = cell(tables.inversion_table(measured_from(rows, tmp_path)), "conv1", "l2", "mse_change")
+    found = cell(inversion_table(measured_from(rows, tmp_path)), "conv1", "l2", "mse_change")
     assert found.ours is not None
     assert found.ours.n == 2
 
@@ -156,7 +169,7 @@ def test_membership_takes_the_best_of_row_with_the_most_candidates(tmp_path: Pat
     later = best | {"attack_id": "later", "auc": 0.7, "paper_protocol_auc": 0.8}
     later["candidates"] = [*best["candidates"], "shadow/shadow"]
     rows["attacks"].insert(0, later)
-    table = tables.membership_table(measured_from(rows, tmp_path))
+    table = membership_table(measured_from(rows, tmp_path))
     honest, papers = (cell(table, "mnist", "l2", name) for name in ("auc", "paper_protocol_auc"))
     assert honest.ours is not None
     assert papers.ours is not None
@@ -168,8 +181,8 @@ def test_membership_takes_the_best_of_row_with_the_most_candidates(tmp_path: Pat
 def test_the_papers_tables_use_the_official_split_where_there_is_one(tmp_path: Path) -> None:
     rows = make_rows(datasets=("mnist",), parts={"quarters": "quarters", "tables": "official"})
     measured = measured_from(rows, tmp_path)
-    assert {line.setting.split for line in tables.accuracy_table(measured).lines} == {"official"}
-    assert {row.setting.split for row in tables.summary_table(measured)} == {"official", "quarters"}
+    assert set(values(accuracy_table(measured), "split")) == {"official"}
+    assert {row.setting.split for row in summaries(measured)} == {"official", "quarters"}
 
 
 def test_parts_that_repeat_labels_are_kept_apart_and_reruns_superseded(tmp_path: Path) -> None:
@@ -187,17 +200,17 @@ def test_parts_that_repeat_labels_are_kept_apart_and_reruns_superseded(tmp_path:
 
 def test_tpr_falls_back_to_the_smallest_rate_that_all_have(tmp_path: Path) -> None:
     rows = make_rows()
-    assert {row.fpr for row in tables.summary_table(measured_from(rows, tmp_path / "a"))} == {0.1}
+    assert {row.fpr for row in summaries(measured_from(rows, tmp_path / "a"))} == {0.1}
     for row in rows["attacks"]:
         row["tpr_at_fpr_0.01"] = 0.02 if row["attack"] == "best_of" else None
-    summary = tables.summary_table(measured_from(rows, tmp_path / "b"))
+    summary = summaries(measured_from(rows, tmp_path / "b"))
     assert {row.fpr for row in summary} == {0.01}
     assert summary[0].tpr is not None
     assert summary[0].tpr.mean == pytest.approx(0.02)
 
 
 def test_summary_says_what_is_guaranteed_and_what_is_not(tmp_path: Path) -> None:
-    summary = {row.defense: row for row in tables.summary_table(measured_from(make_rows(), tmp_path))}
+    summary = {row.defense: row for row in summaries(measured_from(make_rows(), tmp_path))}
     assert summary["dp_eps2"].epsilon_spent == pytest.approx(1.987)
     assert summary["dp_eps2"].guarantee.startswith("ε = 1.99, δ = 1e-5 (PRV accountant, Poisson batches")
     assert summary["l2"].guarantee == "no formal guarantee: no noise is added to the gradients"
@@ -205,20 +218,20 @@ def test_summary_says_what_is_guaranteed_and_what_is_not(tmp_path: Path) -> None
 
 def test_csv_holds_full_precision_and_latex_is_escaped(report: Path) -> None:
     with (report.parent / "tables" / "table1.csv").open(encoding="utf-8") as file:
-        found = {(row["row"], row["column"]): row for row in csv.DictReader(file)}
-    row = found["mnist", "l2"]
-    assert row["n_seeds"] == "2"  # the third failed
-    assert float(row["difference"]) == float(row["ours_mean"]) - float(row["paper"])
-    assert len(row["ours_mean"]) > 10
+        found = {row["dataset"]: row for row in csv.DictReader(file)}
+    row = found["mnist"]
+    assert row["l2_n_seeds"] == "2"  # the third failed
+    assert float(row["l2_difference"]) == float(row["l2_mean"]) - float(row["l2_paper"])
+    assert len(row["l2_mean"]) > 10
     text = (report.parent / "tables" / "table1.tex").read_text(encoding="utf-8")
     assert r"a\$b\&\_" in text
     assert r"\toprule" in text
 
 
 def test_numbers_are_shown_with_true_signs() -> None:
-    assert table_output.number(-0.04, 1, signed=True) == "0.0"
-    assert table_output.number(-1.26, 1, signed=True) == "−1.3"
-    assert table_output.number(None, 1) == "—"
+    assert number(-0.04, 1, signed=True) == "0.0"
+    assert number(-1.26, 1, signed=True) == "−1.3"
+    assert number(None, 1) == "—"
     assert (scientific(1e-5), scientific(1.8e-4)) == ("1e-5", "1.8e-4")
     assert latex("50 % & ε") == r"50 \% \& $\varepsilon$"
     assert file_name("a/b") != file_name("a b")
@@ -414,7 +427,7 @@ def test_a_flipped_bit_in_a_table_that_was_passed_on_is_noticed(tmp_path: Path) 
 
 def test_layers_keep_the_order_of_the_network(tmp_path: Path) -> None:
     measured = measured_from(make_rows(seeds=(0,)), tmp_path)
-    assert tables.layers(measured, measured.settings[0]) == list(LAYERS)
+    assert layers(measured, measured.settings[0]) == list(LAYERS)
 
 
 # --- bad input --------------------------------------------------------------------------------

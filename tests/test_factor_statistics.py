@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics.estimates import (
+from analysis.statistics.tests import (
     TestResult,
     cliffs_delta,
     holm,
@@ -154,5 +154,5 @@ def test_holm_is_the_step_down_of_a_worked_example() -> None:
 
 
 def test_importing_the_module_does_not_import_scipy_stats() -> None:
-    code = "import sys, analysis.statistics.estimates, analysis.report.write; sys.exit('scipy.stats' in sys.modules)"
+    code = "import sys, analysis.statistics.tests, analysis.report.write; sys.exit('scipy.stats' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,20 +15,25 @@ from analysis_fixture import Rows, make_rows, write_tables
 from factor_fixture import make_factor_rows, write_factor_tables
 from scipy import stats
 
+from analysis.claims import Claim
 from analysis.figures import style
 from analysis.load import load
-from analysis.measure.measurements import measure
 from analysis.measure.shared_examples import Correlations
+from analysis.measure.targets import measure
 from analysis.report.write import write_report
 from analysis.statistics.estimates import Estimate, estimate, sign
 from analysis.studies.lin2020.claims import judge_factors, track_words
+from analysis.studies.lin2020.factors.frame import FactorStudy, factor_study
+from analysis.studies.lin2020.factors.pairs import mean_over_seeds, paired
 from analysis.studies.lin2020.figures import training_setting
 from analysis.studies.lin2020.findings import summarize_factors
 from analysis.studies.lin2020.influences import _Group, _leaks, analyze, leak, p_phrase, tpvd_correlations
-from analysis.studies.lin2020.study import FactorStudy, factor_study, mean_over_seeds, paired
-from analysis.studies.lin2020.tables import LOSS_LEVEL, epochs_to_loss, factor_sheets
-from analysis.studies.lomurno2022.claims import Claim
-from analysis.tables import sheets
+from analysis.studies.lin2020.tables import factor_tables
+from analysis.studies.lin2020.tables.training import LOSS_LEVEL, epochs_to_loss
+from analysis.tables.as_csv import table_csv
+from analysis.tables.as_latex import table_latex
+from analysis.tables.model import Column, Entry, Label, Mean, Number, Table
+from analysis.tables.text import shown
 
 SMALL: dict[str, Any] = {"datasets": ("mnist", "svhn"), "models": ("lin_cnn",), "n": 3}
 
@@ -56,22 +61,22 @@ def study_of(rows: Rows, directory: Path) -> FactorStudy:
     return study
 
 
-def sheet(study: FactorStudy, name: str) -> sheets.Sheet:
-    return next(one for one in factor_sheets(study) if one.name == name)
+def sheet(study: FactorStudy, name: str) -> Table:
+    return next(one for one in factor_tables(study) if one.name == name)
 
 
-def row_of(table: sheets.Sheet, *words: str) -> tuple[sheets.Entry, ...]:
-    return next(row for row in table.rows if tuple(map(sheets.shown, row[: len(words)])) == words)
+def row_of(table: Table, *words: str) -> tuple[Entry, ...]:
+    return next(row for row in table.rows if tuple(map(shown, row[: len(words)])) == words)
 
 
-def entry(table: sheets.Sheet, column: str, *words: str) -> sheets.Entry:
+def entry(table: Table, column: str, *words: str) -> Entry:
     place = [one.key for one in table.columns].index(column)
     return row_of(table, *words)[place]
 
 
-def mean(table: sheets.Sheet, column: str, *words: str) -> sheets.Mean:
+def mean(table: Table, column: str, *words: str) -> Mean:
     found = entry(table, column, *words)
-    assert isinstance(found, sheets.Mean)
+    assert isinstance(found, Mean)
     return found
 
 
@@ -165,7 +170,7 @@ def test_training_tables_are_means_over_seeds_with_the_papers_numbers(tmp_path: 
     assert loss.mean == pytest.approx(1.86)
     assert mean(table, "lin_cnn_sgd", "0.5", "0.8", "AC", "Test accuracy").paper is None
     assert mean(table, "lin_cnn_adam", "—", "—", "Normal", "Test accuracy").ours is not None
-    assert table.said.startswith("The paper concluded")
+    assert table.caption.startswith("The paper concluded")
 
 
 def test_distortion_and_ladder_have_the_tpvd_table(tmp_path: Path) -> None:
@@ -194,7 +199,7 @@ def test_a_number_of_the_paper_without_a_noise_scale_stands_at_no_noise_scale(tm
 
 def test_quantile_rules_stand_beside_fixed_clip_norms(tmp_path: Path) -> None:
     table = sheet(study_of(make_factor_rows(**SMALL), tmp_path), "lin_table7")
-    methods = [row[3:6] for row in table.rows if row[0] == sheets.Label(value="mnist")]
+    methods = [row[3:6] for row in table.rows if row[0] == Label(value="mnist")]
     assert methods == [
         ("Normal", "—", "—"),
         ("CA", "0.04", "0.5"),
@@ -222,9 +227,9 @@ def test_gains_are_paired_by_seed_and_averaged_within_it(tmp_path: Path) -> None
     rows["trials"] = [row for row in rows["trials"] if row["max_grad_norm"] in (None, 0.8, 1.4)]
     found = row_of(sheet(study_of(rows, tmp_path), "lin_gains"), "MNIST", "CNN")
     accuracy, training, loss = found[3], found[4], found[5]
-    assert isinstance(accuracy, sheets.Mean)
-    assert isinstance(training, sheets.Mean)
-    assert isinstance(loss, sheets.Mean)
+    assert isinstance(accuracy, Mean)
+    assert isinstance(training, Mean)
+    assert isinstance(loss, Mean)
     assert training.paper == accuracy.paper
     assert training.ours != accuracy.ours
     assert accuracy.ours is not None
@@ -270,7 +275,7 @@ def test_factor_tests_are_scipys_on_the_settings_of_the_grid(tmp_path: Path) -> 
     )
     assert found.influence("model").h.note == found.influence("model").note == "one level only"
     table = sheet(study, "lin_table10")
-    assert sheets.shown(entry(table, "h", "model")) == "one level only"
+    assert shown(entry(table, "h", "model")) == "one level only"
     assert entry(table, "n", "sequence") == len(settings)
     assert entry(table, "answer", "sequence") == sequence.conclusion
     assert row_of(sheet(study, "lin_table8"), "noise", "0.5")[3] == len(settings) // 2
@@ -281,9 +286,9 @@ def test_constant_accuracy_is_said_and_never_printed_as_nan(tmp_path: Path) -> N
     for row in rows["trials"]:
         row["test_accuracy"] = 0.1
     study = study_of(rows, tmp_path)
-    text = "".join(sheets.sheet_csv(one) + sheets.sheet_latex(one, "mine") for one in factor_sheets(study))
+    text = "".join(table_csv(one) + table_latex(one, "mine") for one in factor_tables(study))
     assert "nan" not in text.lower()
-    assert sheets.shown(entry(sheet(study, "lin_table8"), "statistic", "noise", "0.1")) == "all values are the same"
+    assert shown(entry(sheet(study, "lin_table8"), "statistic", "noise", "0.1")) == "all values are the same"
     assert (
         verdicts(study)["Of the factors, only dataset and sequence matter for accuracy, on test examples."].verdict
         == "cannot be told"
@@ -304,7 +309,7 @@ def test_epochs_to_a_loss_count_who_never_reached_it(tmp_path: Path) -> None:
     assert found.ours is not None
     assert (found.ours.mean, found.ours.n, found.note) == (3.0, 2, "2 of 3 seeds")  # epochs 2 and 4
     never = mean(table, "lin_cnn_adam", "MNIST", "0.1", "1.4", "CA")
-    assert (never.ours, sheets.shown(never)) == (None, "not reached (0 of 3)")
+    assert (never.ours, shown(never)) == (None, "not reached (0 of 3)")
     assert abs(LOSS_LEVEL - 1.1513) < 1e-4
     assert set(epochs_to_loss(study.history)["value"].dropna()) <= {1.0, 2.0, 3.0, 4.0}
 
@@ -525,12 +530,12 @@ def test_the_report_has_every_table_and_figure_of_the_second_paper(report: Path)
 def test_a_pure_factor_study_leaves_the_first_papers_tables_out(report: Path) -> None:
     names = {path.stem for path in report.parent.rglob("*.*")}
     assert not names & {"table1", "table2", "table3", "table4", "figure4", "figure5", "figure6", "roc"}
-    assert "table5" in names
+    assert "summary" in names
     page = report.read_text(encoding="utf-8")
     assert "Lomurno" not in page
     assert "Lin, Bao, Li, Si &amp; Chu (2020)" in page
     assert "Each defense: what it guarantees" in page
-    with (report.parent / "tables" / "table5.csv").open(encoding="utf-8") as file:
+    with (report.parent / "tables" / "summary.csv").open(encoding="utf-8") as file:
         assert {row["optimizer"] for row in csv.DictReader(file)} == {"sgd", "adam", "<b>adam</b>"}
 
 
@@ -551,7 +556,8 @@ def test_both_papers_stand_in_one_report_where_both_were_run(tmp_path: Path) -> 
         rows[name] = [*rows[name], *own]
     page = write_report(write_factor_tables(tmp_path, rows)).read_text(encoding="utf-8")
     assert "Lomurno" in page
-    assert "What the second paper claimed, and what held here" in page
+    assert "What Lomurno &amp; Matteucci (2022) claimed, and what held here" in page
+    assert "What Lin et al. (2020) claimed, and what held here" in page
     assert (tmp_path / "report" / "tables" / "table1.csv").is_file()
     assert (tmp_path / "report" / "tables" / "lin_table3.csv").is_file()
 
@@ -625,30 +631,29 @@ def test_findings_say_what_is_guaranteed_by_mechanism(tmp_path: Path) -> None:
 
 def test_csv_is_tidy_and_in_full_precision(tmp_path: Path) -> None:
     ours = Estimate(mean=1 / 3, low=0.25, high=0.5, n=3)
-    table = sheets.Sheet(
+    table = Table(
         name="t",
         title="Table 1. A & B",
-        said="They said.",
+        caption="They said.",
         columns=(
-            sheets.Column(key="who", name="Who", words=True),
-            sheets.Column(key="x", name="X"),
-            sheets.Column(key="p", name="p"),
-            sheets.Column(key="hidden", name="", csv_only=True),
+            Column(key="who", name="Who", kind="label"),
+            Column(key="x", name="X", kind="mean"),
+            Column(key="p", name="p"),
+            Column(key="hidden", csv_only=True),
         ),
         rows=(
-            ("a_b", sheets.Mean(ours=ours, paper=0.5, note="2 of 3"), sheets.Number(value=1e-9, text="< 0.001"), 7),
-            (sheets.Label(value="mnist"), sheets.Mean(ours=None), sheets.Number(value=None, text="too few"), 8),
+            ("a_b", Mean(ours=ours, paper=0.5, note="2 of 3"), Number(value=1e-9, text="< 0.001"), 7),
+            (Label(value="mnist"), Mean(ours=None), Number(value=None, text="too few"), 8),
         ),
     )
-    rows = list(csv.reader(sheets.sheet_csv(table).splitlines()))
+    rows = list(csv.reader(table_csv(table).splitlines()))
     parts = ("mean", "low", "high", "n_seeds", "paper", "difference", "note")
     assert rows[0] == ["who", *(f"x_{part}" for part in parts), "p", "hidden"]
     assert rows[1] == ["a_b", str(1 / 3), "0.25", "0.5", "3", "0.5", str(1 / 3 - 0.5), "2 of 3", "1e-09", "7"]
     assert rows[2] == ["mnist", "", "", "", "0", "", "", "", "", "8"]
-    text = sheets.sheet_latex(table, "mine")
-    assert (
-        r"a\_b & 0.333~$\pm$~0.125 (paper 0.500, $\Delta$ $-$0.167, 2 of 3) & $\textless{}$" in text or r"a\_b" in text
-    )
+    text = table_latex(table, "mine")
+    assert r"a\_b & 0.333~$\pm$~0.125 & \textless{} 0.001 \\" in text
+    assert r" & paper 0.500 &  \\" + "\n" + r" & $\Delta$ $-$0.167 &  \\" + "\n" + r" & 2 of 3 &  \\" in text
     assert r"A \& B. They said." in text
     assert "\\begin{tabular}{lrr}" in text
     assert (p_phrase(0.0001), p_phrase(0.0312)) == ("p < 0.001", "p = 0.031")

@@ -14,14 +14,15 @@ import torch
 from factor_fixture import make_factor_rows, write_factor_tables
 from scipy import stats
 
+from analysis.claims import ABOVE_ZERO, Claim, Vote, decide
 from analysis.load import load
-from analysis.measure.measurements import measure
+from analysis.measure.targets import measure
 from analysis.statistics.blocks import adjusted, p_value
 from analysis.statistics.estimates import estimate
 from analysis.studies.lin2020.claims import _only, judge_factors
+from analysis.studies.lin2020.factors.frame import FactorStudy, factor_study, over_seeds
+from analysis.studies.lin2020.factors.levels import FACTORS
 from analysis.studies.lin2020.influences import ALL, Analysis, analyze, contrasts, tpvd_correlations
-from analysis.studies.lin2020.study import FACTORS, FactorStudy, factor_study, over_seeds
-from analysis.studies.lomurno2022.claims import ABOVE_ZERO, Claim, Vote, decide
 from sweeper.results.gather import gather
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
@@ -58,7 +59,7 @@ def simulated(
     rows = rows.assign(kind=rows["sequence"], distinct_clip=rows["clip"], learning_rate=0.1)
     for name in ("train_accuracy", "loss", "tpvd", "tpvd_other_init", "auc", "tpr", "epsilon_lower_bound"):
         rows[name] = rows["accuracy"]
-    return FactorStudy(frame=rows, grid=rows, compared=rows, history=rows[:0], cells=(), note="", pure=True)
+    return FactorStudy(frame=rows, grid=rows, compared=rows, history=rows[:0], cells=(), note="")
 
 
 # --- what the verdicts rest on ---------------------------------------------------------------------

@@ -18,19 +18,26 @@ import pytest
 from analysis_fixture import LAYERS, Rows, area, make_rows, write_tables
 from scipy import stats
 
-from analysis.figures.tradeoff import front
+from analysis.claims import BELOW_ZERO, Claim, Vote, decide
 from analysis.load import load
-from analysis.measure import recipes, verdicts
-from analysis.measure.measurements import Measurements, _panel, measure
+from analysis.measure import verdicts
+from analysis.measure.inversion import judged_changes
 from analysis.measure.shared_examples import Correlations
+from analysis.measure.summary import summaries
+from analysis.measure.targets import Measurements, _panel, measure
+from analysis.measure.tradeoff import front
 from analysis.naming import latex_label
 from analysis.report import write as report_module
-from analysis.report.findings import summarize
+from analysis.report.findings import about_the_runs, summarize
 from analysis.report.write import write_report
-from analysis.statistics.estimates import auc_influence, estimate, holm, p_above, seeds_and_examples, sign
-from analysis.studies.lomurno2022.claims import BELOW_ZERO, Claim, Vote, decide, judge
-from analysis.tables import output as table_output
-from analysis.tables import tables
+from analysis.statistics.estimates import auc_influence, estimate, p_above, seeds_and_examples, sign
+from analysis.statistics.tests import holm
+from analysis.studies.lomurno2022.claims import judge
+from analysis.studies.lomurno2022.findings import summarize_inversion
+from analysis.studies.lomurno2022.tables import ONE_SEED, UNSUPPORTED, inversion_table, paper_tables
+from analysis.tables.model import Mean
+from analysis.tables.recipes import recipe_table
+from analysis.tables.text import estimate_text, shown
 from attacks.metrics import membership_metrics
 
 
@@ -46,7 +53,9 @@ def measured_from(rows: Rows, directory: Path) -> Measurements:
 
 def sentences(rows: Rows, directory: Path, heading: str) -> str:
     results = load(write_tables(directory, rows))
-    return next(" ".join(one.sentences) for one in summarize(results, measure(results)) if one.heading == heading)
+    measured = measure(results)
+    found = [*summarize(results, measured), summarize_inversion(measured), *about_the_runs(results, measured)]
+    return next(" ".join(one.sentences) for one in found if one.heading == heading)
 
 
 def set_auc(rows: Rows, defense: str, values: Sequence[float], half: float = 0.05, dataset: str = "digits") -> None:
@@ -304,7 +313,7 @@ def test_bounded_quantities_have_bounded_intervals_and_few_seeds_are_said(tmp_pa
     measured = measured_from(rows, tmp_path)
     (setting,) = measured.settings
     found = measured.estimate(setting, "digits", "l2", "test_accuracy")
-    assert table_output.estimate_text(found, 3) == "0.160 [0.000, 0.668]"
+    assert estimate_text(found, 3) == "0.160 [0.000, 0.668]"
     change = verdicts.against_the_baseline(measured, setting, "digits", "test_accuracy")["l2"]
     assert (change.low, change.high) == (pytest.approx(-0.802, abs=0.001), pytest.approx(0.722, abs=0.001))
     assert verdicts.told(change) == "two seeds are too few to tell"
@@ -321,9 +330,9 @@ def test_no_interval_in_any_table_leaves_what_is_possible(tmp_path: Path) -> Non
         if row["attack"] == "best_of":
             row.update(advantage=rng.uniform(0, 1), paper_protocol_auc=rng.uniform(0.3, 0.9))
     measured = measured_from(rows, tmp_path)
-    made = [tables.accuracy_table(measured), tables.time_table(measured), tables.membership_table(measured)]
-    found = [cell.ours for table in made for line in table.lines for cell in line.cells]
-    for row in tables.summary_table(measured):
+    made = paper_tables(measured)[:3]
+    found = [entry.ours for table in made for row in table.rows for entry in row if isinstance(entry, Mean)]
+    for row in summaries(measured):
         found += [row.accuracy, row.auc, row.tpr, row.advantage]
         assert row.time_ratio is not None and (row.time_ratio.low or 0) >= 0
     fractions = [one for one in found if one is not None and one.bounds == (0.0, 1.0)]
@@ -430,9 +439,11 @@ def test_no_verdict_rests_on_a_decoder_that_does_not_beat_both_controls(
     )
     words = sentences(rows, tmp_path / "words", "Inversion under differential privacy")
     assert words.startswith("No decoder is shown to beat both controls")
-    table = tables.inversion_table(measure(load(directory)))
-    assert all("†" in table_output.ours_text(cell, line.quantity) for line in table.lines for cell in line.cells)
-    assert tables.UNSUPPORTED in table.notes
+    table = inversion_table(measure(load(directory)))
+    means = [entry for row in table.rows for entry in row if isinstance(entry, Mean)]
+    assert means
+    assert all("†" in shown(entry) for entry in means)
+    assert UNSUPPORTED in table.notes
 
 
 def test_the_verdict_on_inversion_is_given_where_a_decoder_last_works(tmp_path: Path) -> None:
@@ -481,7 +492,7 @@ def test_one_seed_shows_nothing_of_a_decoder(tmp_path: Path) -> None:
     assert all("one seed shows nothing" in words for one in of_inversion for words in one.evidence)
     words = sentences(rows, tmp_path / "b", "Inversion under differential privacy")
     assert words.startswith("One seed shows nothing")
-    assert tables.ONE_SEED in tables.inversion_table(measured_from(rows, tmp_path / "c")).notes
+    assert ONE_SEED in inversion_table(measured_from(rows, tmp_path / "c")).notes
 
 
 def test_an_error_above_the_mean_images_counts_as_the_mean_images(tmp_path: Path) -> None:
@@ -491,7 +502,7 @@ def test_an_error_above_the_mean_images_counts_as_the_mean_images(tmp_path: Path
         luck = 1e-5 * int(row["target_id"][-1])  # seeds that are all alike show nothing
         row.update(mse_test=0.05 + luck if of_baseline else 0.2, mse_constant=0.075, mse_untrained=0.08)
     measured = measured_from(rows, tmp_path)
-    changes = verdicts.judged_changes(measured, measured.settings[0])
+    changes = judged_changes(measured, measured.settings[0])
     assert changes is not None
     assert changes.loc[changes["defense"] == "dp_eps2", "value"].to_numpy() == pytest.approx(50.0, abs=0.1)
 
@@ -517,7 +528,10 @@ def test_unequal_recipes_are_said_at_the_verdict_and_stand_in_a_table(tmp_path: 
     assert "learning rate 0.1 for Baseline and L2 and 0.5 for DP ε=2" in words
     page = write_report(write_tables(tmp_path / "c", rows))
     text = page.read_text(encoding="utf-8")
-    assert text.count("learning rate 0.1 for Baseline and L2 and 0.5 for DP ε=2") == 2  # the finding, and the claims
+    n_claim_sections = text.count("claimed, and what held here</h2>")
+    assert n_claim_sections
+    # The finding, and the claims of each study
+    assert text.count("learning rate 0.1 for Baseline and L2 and 0.5 for DP ε=2") == 1 + n_claim_sections
     csv = (page.parent / "tables" / "recipes.csv").read_text(encoding="utf-8")
     assert csv.splitlines()[0] == "defense,where,epochs,batch_size,learning_rate,own"
     assert "DP ε=2,digits,10,60,0.5,dp_eps2" in csv
@@ -535,7 +549,7 @@ def test_a_defense_whose_seeds_had_several_recipes_is_named(tmp_path: Path) -> N
 
 def test_a_trial_without_a_configuration_has_the_recipe_of_its_columns(tmp_path: Path) -> None:
     measured = measured_from(make_rows(defenses=("baseline",), seeds=(0,)), tmp_path)
-    (row,) = recipes.recipe_table(measured).rows
+    (row,) = recipe_table(measured).rows
     assert row[:4] == ("Baseline", "digits", "10", "20")
 
 
@@ -555,7 +569,7 @@ def test_mixed_code_is_said(tmp_path: Path) -> None:
         add_column(directory, "trials", "component_sha256", hashes)
         results = load(directory)
         (words,) = (
-            " ".join(one.sentences) for one in summarize(results, measure(results)) if one.heading == "What ran"
+            " ".join(one.sentences) for one in about_the_runs(results, measure(results)) if one.heading == "What ran"
         )
         assert ("Seeds of L2 on digits were trained with different code" in words) == said
 
@@ -571,7 +585,7 @@ def test_what_guessing_gives_and_the_interval_of_tpr_stand_in_the_summary(tmp_pa
     text = page.read_text(encoding="utf-8")
     assert "guessing 0.091" in text
     assert "examples [0.063, 0.188]" in text
-    assert "(guessing 0.091)" in (page.parent / "tables" / "table5.tex").read_text(encoding="utf-8")
+    assert "& guessing 0.091 &" in (page.parent / "tables" / "summary.tex").read_text(encoding="utf-8")
 
 
 def test_latex_labels_of_two_sweeps_never_collide(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""ROC curves of the membership attack, on logarithmic axes where the confident errors can be seen."""
+"""ROC curves of the membership attack, on logarithmic axes that show low false positive rates."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from matplotlib.lines import Line2D
 from analysis import naming
 from analysis.figures.style import FigureFile, legend_below, looks, new_figure, save, say
 from analysis.load import Results, Scores, read_scores
-from analysis.measure.measurements import Measurements, Setting
+from analysis.measure.targets import Measurements, Setting
 
 _GRID_POINTS = 160
 _UNKNOWN_RESOLUTION = 1000
-"""Non-members that are taken for there where no target says how many there were."""
+"""The number of non-members that is assumed where no target records it."""
 _PANELS_PER_FIGURE = 6
 
 
 def true_positive_rate(scores: Scores, fpr: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The largest TPR at a false positive rate of at most each `fpr`, over all thresholds on the score.
 
-    Examples are called members where the score lies above a threshold; tied scores fall together.
+    The attacker calls an example a member where its score lies above the threshold. Tied scores are called alike.
     """
     order = np.argsort(-scores.score, kind="stable")
     ranked, member = scores.score[order], scores.is_member[order]
@@ -39,8 +39,8 @@ def true_positive_rate(scores: Scores, fpr: npt.NDArray[np.float64]) -> npt.NDAr
 def roc_curves(results: Results, measured: Measurements, directory: Path) -> list[FigureFile]:
     """One panel per dataset, one curve per defense: the mean over seeds of TPR at each FPR.
 
-    The score is the one that best_of selected for each target, over all its examples; half of them served to
-    select it, so the curve is a little optimistic. Axes are cut at 1/n_non_members, below which nothing was
+    The score is the one that best_of selected for each target, on all of the target's examples. Half of the examples
+    served to select it, so the curve is slightly optimistic. The axes end at 1/n_non_members, below which nothing was
     measured.
     """
     title = "ROC curves of the best membership score"
@@ -61,14 +61,14 @@ def roc_curves(results: Results, measured: Measurements, directory: Path) -> lis
 
 @dataclass(frozen=True, kw_only=True)
 class _Curves:
-    """The mean TPR of each defense at the FPRs of `grid`, which begins at the coarsest resolution of all."""
+    """The mean TPR of each defense at the FPRs of `grid`, which begins at the coarsest resolution of all targets."""
 
     grid: npt.NDArray[np.float64]
     by_defense: dict[str, npt.NDArray[np.float64]]
 
 
 def _curves(results: Results, measured: Measurements) -> dict[tuple[str, str], _Curves]:
-    """The curves of each setting and dataset; scores are read once and summed up as they come, for they are many."""
+    """The curves of each setting and dataset. Scores are many, so they are read once and summed as they are read."""
     frame = measured.frame
     frame = frame[np.array([isinstance(key, tuple) for key in frame["score_key"]], dtype=bool)]
     count = (frame["n_train"] + frame["n_non_members"]).fillna(math.inf)
@@ -123,7 +123,7 @@ def _figure(
         axes.plot([lowest, 1], [lowest, 1], color="#999999", linewidth=1, linestyle=(0, (2, 2)))
         for defense, mean in found.by_defense.items():
             look = styles[defense]
-            drawn = np.maximum(mean, lowest / 2)  # zero has no place on a logarithmic axis
+            drawn = np.maximum(mean, lowest / 2)  # a logarithmic axis cannot show zero
             axes.plot(grid, drawn, color=look.color, linestyle=look.dashes, linewidth=1.7)
             entry = Line2D([], [], color=look.color, linestyle=look.dashes, linewidth=1.7)
             handles.setdefault(defense, entry)

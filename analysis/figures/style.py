@@ -1,7 +1,7 @@
 """How figures look: colors, markers, sizes, and writing them as PNG and SVG.
 
-Colors are those of Okabe & Ito (2008), told apart under the common forms of color blindness; markers and
-line styles differ too, so that no figure depends on color alone.
+The colors are those of Okabe & Ito (2008), which stay distinct under the common forms of color blindness. Markers and line
+styles differ too, so no figure depends on color alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis import naming
-from analysis.measure.measurements import Measurements
+from analysis.measure.targets import Measurements
 
 DPI = 170
 INK = "#222222"
@@ -30,7 +30,7 @@ _BLACK = "#000000"
 _MARKERS = "osD^vP*Xh<>"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 
-# As parameters of a context, not of the process: a user's own matplotlib settings stay theirs.
+# These apply in a context, not in the whole process, so a user's own matplotlib settings stay in force.
 _PARAMETERS: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -51,7 +51,7 @@ _PARAMETERS: Any = {
     "text.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
-    "svg.fonttype": "path",  # looks the same where DejaVu Sans is not installed
+    "svg.fonttype": "path",  # the file looks the same where DejaVu Sans is not installed
     "svg.hashsalt": "sweeper",  # the same results give the same file
     "savefig.facecolor": "white",
 }
@@ -68,7 +68,7 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureFile:
-    """A figure that was written; where it could not be made, `missing` says why and `png` is None."""
+    """A figure that was written. Where it could not be made, `missing` says why and `png` is None."""
 
     name: str
     title: str
@@ -78,7 +78,7 @@ class FigureFile:
 
 
 def looks(measured: Measurements) -> dict[str, Look]:
-    """The look of each defense: the baseline black, a formal guarantee cool, none warm, while colors last."""
+    """The look of each defense: black for the baseline, cool colors with a formal guarantee, warm ones without, while these last."""
     cool, warm = list(_COOL), list(_WARM)
     chosen: dict[str, Look] = {}
     for index, defense in enumerate(measured.defenses):
@@ -94,7 +94,7 @@ def looks(measured: Measurements) -> dict[str, Look]:
 
 
 def style() -> Any:
-    """A context in which figures have the house's look."""
+    """A context in which figures have the style of all reports."""
     return mpl.rc_context(_PARAMETERS)
 
 
@@ -109,7 +109,7 @@ def save(figure: Figure, directory: Path, name: str) -> Path:
     """Writes NAME.png and NAME.svg under `directory`; the path of the PNG."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.png"
-    # The layout is half of the time it takes to draw: it is found once and kept for both files.
+    # Finding the layout takes half of the drawing time, so it is found once for both files.
     figure.set_dpi(DPI)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -120,7 +120,7 @@ def save(figure: Figure, directory: Path, name: str) -> Path:
 
 
 def say(axes: Axes, text: str) -> None:
-    """Words in the middle of a panel that has nothing to show."""
+    """Writes `text` in the middle of a panel that has nothing to show."""
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=MUTED, wrap=True)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -128,8 +128,8 @@ def say(axes: Axes, text: str) -> None:
 
 
 def legend_below(figure: Figure, entries: Mapping[str, Any], columns: int = 4) -> None:
-    """One legend for the figure, under its panels, where it can cover nothing; a handle per label."""
-    # As many columns as the longest label leaves room for: about 14 characters go to an inch.
+    """One legend for the whole figure, below its panels; `entries` has a handle per label."""
+    # About 14 characters fit in an inch, so the longest label limits the number of columns.
     names = [naming.plot_text(label) for label in entries]
     longest = max(map(len, names), default=0)
     columns = min(columns, len(names), int(14 * figure.get_figwidth() / (longest + 8)))

@@ -1,39 +1,24 @@
-"""Figure 6 and the privacy–utility curves: what a defense costs for what it takes from attackers."""
+"""Accuracy against the risk from attackers: a point per defense, and the Pareto front."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
 from matplotlib.lines import Line2D
 
 from analysis import naming
 from analysis.figures.style import FigureFile, Look, legend_below, looks, new_figure, save, say
 from analysis.load import FPR_COLUMNS
-from analysis.measure.measurements import (
-    FRACTION,
-    GUESSING,
-    NOT_NEGATIVE,
-    PERCENT_CHANGE,
-    Measurements,
-    Setting,
-    against_baseline,
-    average_over_datasets,
-    measured_fpr,
-)
-from analysis.measure.tradeoff import pareto_front
-from analysis.measure.verdicts import judged_changes
+from analysis.measure.targets import Measurements, Setting, measured_fpr
+from analysis.measure.tradeoff import front
 from analysis.statistics.estimates import Estimate
-from analysis.tables.tables import layers
 
 _ROWS_PER_FIGURE = 4
 _FRONT = "#b0b0b0"
 _EDGE: Any = {"markeredgecolor": "#222222", "markeredgewidth": 0.6}
-_MIN_SPAN = 0.02  # of an axis: a difference of a thousandth must not look like a gulf
+_MIN_SPAN = 0.02  # of an axis, so that a difference of a thousandth does not look large
 
 
 def handle(look: Look) -> Line2D:
@@ -41,100 +26,8 @@ def handle(look: Look) -> Line2D:
     return Line2D([], [], color=look.color, marker=look.marker, linestyle="none", markersize=7, **_EDGE)
 
 
-def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
-    """Figure 6: accuracy against the change of inversion MSE and of attack AUC, colored by training time.
-
-    As in the paper, averaged over datasets, and with the papers' "best of" AUC, which counts as 0.5 below that.
-    Deviations: the cut point is the last one at which a decoder is shown to beat both controls; markers tell the defenses
-    apart; 95 % intervals over seeds are drawn.
-    """
-    name, title = "figure6", "Figure 6. Accuracy against inversion, membership inference and training time"
-    settings = measured.settings
-    if not settings:
-        return FigureFile(name=name, title=title, caption="", png=None, missing="No trial finished.")
-    if measured.baseline is None or measured.baseline not in set(measured.frame["defense"]):
-        why = "No baseline finished, so there is nothing to compare with."
-        return FigureFile(name=name, title=title, caption="", png=None, missing=why)
-    setting = settings[0]
-    frame = measured.frame[measured.frame["setting"] == setting.key]
-    at_least_guessing = frame.assign(paper_protocol_auc=frame["paper_protocol_auc"].clip(lower=GUESSING))
-    auc_changes = against_baseline(at_least_guessing, measured.baseline, "paper_protocol_auc", "percent")
-    mse = judged_changes(measured, setting)
-    # The last cut point at which a decoder is shown to beat both controls: the paper has the prediction layer
-    supported = set() if mse is None else set(mse.loc[mse["defense"] != measured.baseline, "layer"])
-    last = [layer for layer in layers(measured, setting) if layer in supported][-1:]
-
-    def change(defense: str, which: str) -> Estimate | None:
-        table = auc_changes if which == "auc" else mse
-        if table is None:
-            return None
-        rows = table[table["defense"] == defense]
-        if which == "mse":
-            rows = rows[rows["layer"].isin(last)]
-        return average_over_datasets(rows, "value", PERCENT_CHANGE)[0]
-
-    times = {
-        defense: average_over_datasets(frame[frame["defense"] == defense], "train_time_s", NOT_NEGATIVE)[0]
-        for defense in measured.defenses
-    }
-    seconds = [time.mean for time in times.values() if time is not None and time.mean > 0]
-    low, high = (min(seconds), max(seconds)) if seconds else (1.0, 1.0)
-    norm: Normalize = LogNorm(low * 0.95, high * 1.05) if seconds else Normalize(0, 1)
-
-    figure = new_figure(9.2, 4.3)
-    panels = figure.subplots(1, 2, sharey=True)
-    styles = looks(measured)
-    legend: dict[str, Any] = {}
-    points: Any = None
-    last_name = naming.plot_text(last[0]) if last else "the last layer"
-    for axes, which, label, better in (
-        (panels[0], "mse", f"Change of reconstruction MSE at {last_name} (%)", "higher is better →"),
-        (panels[1], "auc", "Change of attack AUC, paper’s protocol (%)", "← lower is better"),
-    ):
-        shown = 0
-        for defense in measured.defenses:
-            x = change(defense, which)
-            y, _ = average_over_datasets(frame[frame["defense"] == defense], "test_accuracy", FRACTION)
-            time = times[defense]
-            if x is None or y is None or time is None:
-                continue
-            shown += 1
-            look = styles[defense]
-            _error_bars(axes, x, y, "#8a8a8a")
-            points = axes.scatter(
-                [x.mean], [y.mean], c=[time.mean], norm=norm, cmap="viridis", marker=look.marker, s=85,
-                edgecolors="#222222", linewidths=0.9, zorder=3,
-            )  # fmt: skip
-            hollow = replace(look, color="white")
-            legend.setdefault(defense, handle(hollow))
-        if not shown:
-            one_seed = not measured.inversion.empty and measured.inversion["seed"].nunique() == 1
-            silent = (
-                "One seed shows nothing\nof a decoder" if one_seed else "No decoder is shown\nto beat both controls"
-            )
-            unmeasured = "No reconstructions" if measured.inversion.empty else silent
-            say(axes, unmeasured if which == "mse" else "No membership attack")
-            continue
-        axes.axvline(0, color="#999999", linewidth=0.9, zorder=1)
-        axes.set_xlabel(f"{label}\n{better}")
-    panels[0].set_ylabel("Test accuracy (fraction, higher is better)")
-    if points is not None:
-        bar = figure.colorbar(points, ax=panels, shrink=0.9, pad=0.015)
-        bar.set_label("Training time (s)")
-        ticks = np.unique([float(f"{value:.2g}") for value in np.geomspace(low, high, 5)])
-        bar.set_ticks(list(ticks), labels=[f"{value:g}" for value in ticks])
-        bar.ax.minorticks_off()
-        legend_below(figure, legend, columns=7)
-    datasets = naming.listing([naming.display(dataset) for dataset in measured.datasets_of(setting)])
-    where = f" ({setting.label})" if setting.label else ""
-    caption = (
-        f"Averaged over {datasets}{where}, changes against the baseline of the same seed; whiskers are 95 % "
-        "intervals over seeds. The best corner is the upper right on the left, the upper left on the right."
-    )
-    return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))
-
-
-def _error_bars(axes: Axes, x: Estimate, y: Estimate, color: str) -> None:
+def error_bars(axes: Axes, x: Estimate, y: Estimate, color: str) -> None:
+    """Whiskers at a point, where it has intervals."""
     if x.low is not None and x.high is not None:
         axes.plot([x.low, x.high], [y.mean, y.mean], color=color, linewidth=1.1, zorder=2)
     if y.low is not None and y.high is not None:
@@ -191,20 +84,6 @@ def _pareto_figure(
     return FigureFile(name=name, title=title + where, caption=caption, png=save(figure, directory, name))
 
 
-def front(measured: Measurements, setting: Setting, dataset: str, column: str, chance: float = GUESSING) -> list[str]:
-    """The defenses on the front of test accuracy (up) and `column` (down), by their means.
-
-    A mean of `column` below `chance`, what guessing gives, is noise and counts as `chance`.
-    """
-    points: dict[str, tuple[float, float]] = {}
-    for defense in measured.defenses:
-        risk = measured.estimate(setting, dataset, defense, column)
-        utility = measured.estimate(setting, dataset, defense, "test_accuracy")
-        if risk is not None and utility is not None:
-            points[defense] = (utility.mean, max(risk.mean, chance))
-    return pareto_front(points)
-
-
 def _pareto_panel(
     axes: Axes,
     measured: Measurements,
@@ -226,7 +105,7 @@ def _pareto_panel(
             continue
         look = styles[defense]
         shown.add(defense)
-        _error_bars(axes, x, y, look.color)
+        error_bars(axes, x, y, look.color)
         axes.plot(x.mean, y.mean, look.marker, color=look.color, markersize=8, zorder=4, **_EDGE)
         if defense in best:
             corners.append((max(x.mean, chance), y.mean))

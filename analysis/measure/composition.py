@@ -1,4 +1,4 @@
-"""What releasing several private runs together spends, from the Rényi divergences on record."""
+"""The ε of releasing several private runs together, from the recorded Rényi divergences."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Curve = Sequence[Mapping[str, float]]
 def joint_epsilon(curves: Sequence[Curve], delta: float) -> float | None:
     """ε at `delta` of releasing all runs; None where they have no order in common.
 
-    Divergences of mechanisms with independent randomness add up at each order, and the best order is then converted.
-    It holds for no runs that share noise or batches.
+    Divergences of mechanisms with independent randomness add up at each order. The sum at the best order is converted to ε.
+    The result is invalid for runs that share noise or batches.
 
     Source: Mironov 2017, proposition 1; Canonne, Kamath & Steinke 2020, proposition 12 (conversion).
     """
@@ -29,6 +29,6 @@ def joint_epsilon(curves: Sequence[Curve], delta: float) -> float | None:
 
 
 def sharing(private: pd.DataFrame) -> pd.Series:
-    """Which rows of `trials` drew the same batches as another row: accounted mechanisms of one seed, paired."""
+    """Whether each row of `trials` drew the same batches as another row, as paired mechanisms of one seed do."""
     paired = private["paired_batches"].fillna(False).astype(bool)
     return paired & private["seed"].where(paired).duplicated(keep=False)

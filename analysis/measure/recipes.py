@@ -1,40 +1,44 @@
-"""How each defense was trained: one row per recipe, and whether defenses that are compared had the same one."""
+"""How each defense was trained, and whether compared defenses had the same recipe."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from analysis import naming
-from analysis.measure.measurements import Measurements, Setting
-from analysis.tables.sheets import Column, Sheet
+from analysis.measure.targets import Measurements, Setting
 
 _COLUMNS = ("epochs", "batch_size", "learning_rate", "optimizer")
-"""Of the table of trials: what stands in for a configuration that was not recorded."""
+"""The columns of `trials` that replace a configuration which was not recorded."""
 _NO_PART = frozenset({"evaluate_every"})
-"""Keys that change nothing in what is trained."""
-_SHOWN_FIRST = (*_COLUMNS, "momentum", "sampling", "precision")
+"""Options that do not change what is trained."""
+SHOWN_FIRST = (*_COLUMNS, "momentum", "sampling", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """`training`: what a sweep gives all its defenses alike, unless told otherwise. `own`: the defense's options."""
+    """`training` has the options that a sweep sets for all defenses; `own` has the defense's own, in words."""
 
     training: tuple[tuple[str, str], ...]
     own: str
 
 
 def recipe(trial: pd.Series) -> Recipe:
-    """Of one row of `trials`, from its configuration."""
+    """The recipe of one row of `trials`, from its configuration."""
     try:
         config = json.loads(trial["config"])
         training = {key: value for key, value in config["training"].items() if key not in _NO_PART}
         own = "; ".join(_own(dict(defense)) for defense in config["defenses"])
-    except (TypeError, ValueError, KeyError, AttributeError, RecursionError):  # not recorded, or by another program
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ):  # it was not recorded, or another program wrote it
         training, own = {key: trial[key] for key in _COLUMNS if not pd.isna(trial[key])}, ""
     return Recipe(training=tuple(sorted((key, _text(value)) for key, value in training.items())), own=own)
 
@@ -50,18 +54,18 @@ def _own(options: dict[str, Any]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    # What cannot be seen, or turns the direction of text, is spelled out
+    # Invisible characters, and characters that change the direction of text, are spelled out.
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value, sort_keys=True, default=str)
 
 
 def with_recipes(measured: Measurements) -> pd.DataFrame:
-    """The finished targets with `recipe`."""
+    """The finished targets with the column `recipe`."""
     frame = measured.frame
     return frame.assign(recipe=pd.Series([recipe(row) for _, row in frame.iterrows()], index=frame.index, dtype=object))
 
 
 def unequal(measured: Measurements, setting: Setting, dataset: str) -> str:
-    """Where the defenses of one comparison were trained by different recipes: which, in words. Empty where they were not."""
+    """How the recipes of the defenses on one dataset differ, in words; empty where they do not."""
     rows = measured.at(setting, dataset)
     by_key: dict[str, dict[str, list[str]]] = {}
     for defense in measured.defenses:
@@ -71,7 +75,7 @@ def unequal(measured: Measurements, setting: Setting, dataset: str) -> str:
                 if defense not in labels:
                     labels.append(defense)
     parts = [
-        f"{_words(key)} {naming.listing([f'{value} for {_names(labels)}' for value, labels in values.items()])}"
+        f"{key_words(key)} {naming.listing([f'{value} for {_names(labels)}' for value, labels in values.items()])}"
         for key, values in by_key.items()
         if len(values) > 1
     ]
@@ -79,53 +83,16 @@ def unequal(measured: Measurements, setting: Setting, dataset: str) -> str:
 
 
 def mixed(measured: Measurements, column: str) -> list[str]:
-    """The cells whose seeds differ in `column`, as "Baseline on MNIST"."""
+    """The cells whose seeds differ in `column`, each as "Baseline on MNIST"."""
     frame = with_recipes(measured) if column == "recipe" else measured.frame[measured.frame[column].notna()]
     counts = frame.groupby(["setting", "dataset", "defense"], sort=False)[column].nunique()
     several = counts[counts > 1].reset_index()
     return sorted({f"{naming.display(row.defense)} on {naming.display(row.dataset)}" for row in several.itertuples()})
 
 
-def recipe_table(measured: Measurements) -> Sheet:
-    """One row per recipe, with the defenses, datasets and settings that it was used for."""
-    frame = with_recipes(measured)
-    keys = {key for one in frame["recipe"] for key, _ in one.training}
-    ordered = [key for key in _SHOWN_FIRST if key in keys] + sorted(keys - set(_SHOWN_FIRST))
-    rows = []
-    for defense in measured.defenses:
-        for one, cell in frame[frame["defense"] == defense].groupby("recipe", sort=False):
-            values = dict(one.training)
-            datasets = [naming.display(dataset) for dataset in measured.datasets if dataset in set(cell["dataset"])]
-            where = naming.listing(datasets) + _settings(measured, cell["setting"])
-            rows.append((naming.display(defense), where, *(values.get(key) for key in ordered), one.own))
-    return Sheet(
-        name="recipes",
-        title="Recipes: how each defense was trained",
-        said="",
-        columns=(
-            Column(key="defense", name="Defense", words=True),
-            Column(key="where", name="Datasets", words=True),
-            *(Column(key=key, name=_words(key).capitalize()) for key in ordered),
-            Column(key="own", name="The defense's own options", words=True),
-        ),
-        rows=tuple(rows),
-        notes=(
-            "One recipe for all is not each defense's best: a defense that another learning rate, batch size or number of "
-            "epochs would suit better looks worse here than it is.",
-        ),
-        missing="" if rows else "No trial finished.",
-    )
-
-
-def _settings(measured: Measurements, keys: Iterable[str]) -> str:
-    present = set(keys)
-    labels = [setting.label for setting in measured.settings if setting.key in present and setting.label]
-    return f" ({'; '.join(labels)})" if labels else ""
-
-
 def _names(defenses: list[str]) -> str:
     return naming.listing([naming.display(defense) for defense in defenses])
 
 
-def _words(key: str) -> str:
+def key_words(key: str) -> str:
     return key.replace("_", " ")

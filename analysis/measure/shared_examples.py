@@ -1,4 +1,4 @@
-"""How the AUCs of two targets go together because they were measured on the same examples."""
+"""The correlation of two targets' AUCs that comes from measuring them on the same examples."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from analysis.load import Results, Scores, read_scores
 from analysis.statistics.estimates import auc_influence
 
 _MOST_EXAMPLES = 10_000
-"""A correlation needs no more; of larger pools every target keeps the same part."""
+"""A correlation needs no more. Of a larger pool, every target keeps the same part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Correlations:
-    """Correlations of the AUCs of targets, a square frame by target id for each setting and dataset."""
+    """Correlations of AUCs: a square frame by target id for each setting and dataset."""
 
     frames: Mapping[tuple[str, str], pd.DataFrame]
 
     def between(self, panel: tuple[str, str], targets: list[str], groups: list[str]) -> npt.NDArray[np.float64]:
         """The matrix of these targets of one panel, which is a setting's key and a dataset.
 
-        Where a target's scores are not in the results, nothing is assumed in the attacker's or the defense's favor:
-        two targets of one group are taken to share all luck, two of different groups none.
+        A target without recorded scores is treated conservatively: its correlation is 1 with targets of its own group, and 0
+        with targets of other groups.
         """
         known = self.frames.get(panel, pd.DataFrame()).reindex(index=targets, columns=targets)
         same_group = np.equal.outer(np.array(groups), np.array(groups)).astype(float)
@@ -36,11 +36,13 @@ class Correlations:
 
 
 def correlations(results: Results, frame: pd.DataFrame) -> Correlations:
-    """Of the targets in `frame` (its columns `setting`, `dataset`, `target_id`, `score_key`), by the scores selected for them.
+    """Correlations of the targets in `frame`, by the scores that were selected for them.
 
-    The correlation of two AUCs is that of DeLong, DeLong & Clarke-Pearson 1988: what an example adds to one
-    times what it adds to the other, summed over the examples that both have. An example can be a member of one
-    and a non-member of the other: then it mostly counts with a minus.
+    `frame` has the columns `setting`, `dataset`, `target_id`, `score_key`, `n_train` and `n_non_members`.
+
+    Source: DeLong, DeLong & Clarke-Pearson 1988. The covariance of two AUCs is the sum, over the examples that both targets
+    have, of the products of their influences (`auc_influence`). An example that is a member of one target and a non-member of
+    the other mostly contributes a negative product.
     """
     known = frame[np.array([isinstance(key, tuple) for key in frame["score_key"]], dtype=bool)]
     count = (known["n_train"] + known["n_non_members"]).fillna(np.inf)
@@ -60,7 +62,7 @@ def correlations(results: Results, frame: pd.DataFrame) -> Correlations:
 def _influence(scores: Scores) -> pd.Series:
     kept = np.ones(len(scores.score), dtype=bool)
     if len(kept) > _MOST_EXAMPLES:
-        # Scrambled by a multiplication, so that the part is not the beginning of the data
+        # A multiplication scrambles the ids, so the part is not just the beginning of the data.
         place = (scores.example_id.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
         kept = place < _MOST_EXAMPLES / len(kept) * 2.0**32
     influence = auc_influence(scores.is_member, scores.score)[kept]
@@ -71,6 +73,6 @@ def _correlate(influences: dict[str, pd.Series]) -> pd.DataFrame:
     table = pd.DataFrame(influences).fillna(0.0).to_numpy(dtype=float)
     products = table.T @ table
     length = np.sqrt(np.diag(products))
-    with np.errstate(invalid="ignore"):  # an AUC of 1 varies with no example: 0/0 stays unknown
+    with np.errstate(invalid="ignore"):  # an AUC of 1 varies with no example, and 0/0 stays unknown
         matrix = products / np.outer(length, length)
     return pd.DataFrame(np.clip(matrix, -1, 1), index=list(influences), columns=list(influences))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from analysis.measure.targets import GUESSING, Measurements, Setting
+
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     """Names of the points (utility, risk) that none dominates, from the lowest risk up.
 
-    Utility is better when higher, risk when lower. A point is dominated where another is at least as good
-    on both and better on one, so equal points are on the front together. The front is one of means: it
-    does not know their intervals.
+    Higher utility and lower risk are better. A point is dominated where another is at least as good on both and better on
+    one, so equal points are on the front together. The front is one of means and ignores their intervals.
     """
 
     def dominated(name: str) -> bool:
@@ -22,3 +23,17 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
     front = [name for name in points if not dominated(name)]
     return sorted(front, key=lambda name: (points[name][1], points[name][0]))
+
+
+def front(measured: Measurements, setting: Setting, dataset: str, column: str, chance: float = GUESSING) -> list[str]:
+    """The defenses on the front of test accuracy (up) and `column` (down), by their means.
+
+    `chance` is the value that guessing gives. A mean below it is noise and counts as `chance`.
+    """
+    points: dict[str, tuple[float, float]] = {}
+    for defense in measured.defenses:
+        risk = measured.estimate(setting, dataset, defense, column)
+        utility = measured.estimate(setting, dataset, defense, "test_accuracy")
+        if risk is not None and utility is not None:
+            points[defense] = (utility.mean, max(risk.mean, chance))
+    return pareto_front(points)

@@ -1,25 +1,22 @@
-"""Which leaks and which differences these results show, each at a stated error rate, and what supports no verdict."""
+"""Which leaks and differences the results show, each at a stated error rate."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-import pandas as pd
-from scipy.special import stdtr
-
-from analysis.measure.measurements import FRACTION_CHANGE, Measurements, Setting, against_baseline
-from analysis.statistics.estimates import Estimate, estimate, holm, sign
+from analysis.measure.targets import FRACTION_CHANGE, Measurements, Setting, against_baseline
+from analysis.statistics.estimates import Estimate, estimate, sign
+from analysis.statistics.tests import holm
 
 ERROR_RATE = 0.05
-"""Of each table of verdicts: the probability that anything in it is said wrongly is at most this."""
+"""The largest probability that a table of verdicts contains a wrong one."""
 
 Place = tuple[str, str, str]
 """A setting's key, a dataset and a defense."""
 
 
 def beats_guessing(measured: Measurements) -> dict[Place, float | None]:
-    """The p-value of each AUC against 0.5, adjusted for all of the report together (Holm 1979); None without one."""
+    """The p-value of each AUC against 0.5, adjusted for all AUCs of the report (Holm 1979); None without one."""
     places = [
         (setting, dataset, defense)
         for setting, dataset in measured.rows()
@@ -54,10 +51,10 @@ def _difference(
 
 
 def may_be_lowest(measured: Measurements, setting: Setting, dataset: str, defenses: Iterable[str]) -> list[str]:
-    """The defenses among which, with 95 % confidence, is the one of the lowest attack AUC.
+    """The defenses that include, with 95 % confidence, the one with the lowest attack AUC (Gupta 1965).
 
-    A defense is ruled out where some other's AUC is lower, paired by seed, in a one-sided test at 0.05/(number of
-    others): the true lowest is then ruled out with a probability of at most 0.05 (Gupta 1965).
+    A defense is ruled out where another one's AUC is lower, paired by seed, in a one-sided test at 0.05/(number of others).
+    The true lowest is thus ruled out with a probability of at most 0.05.
     """
     labels = list(defenses)
     confidence = 1 - 2 * ERROR_RATE / max(1, len(labels) - 1)
@@ -70,7 +67,7 @@ def may_be_lowest(measured: Measurements, setting: Setting, dataset: str, defens
 
 
 def told(change: Estimate, above: str = "higher", below: str = "lower") -> str:
-    """What an interval of a difference between two defenses says, in words."""
+    """What the interval of a difference between two defenses shows, in words."""
     if change.few_examples:
         return "too few examples to tell"
     if change.n == 1:
@@ -79,64 +76,3 @@ def told(change: Estimate, above: str = "higher", below: str = "lower") -> str:
     if found:
         return above if found == 1 else below
     return "two seeds are too few to tell" if change.n == 2 else f"cannot be told apart with {change.n} seeds"
-
-
-def decoder_works(measured: Measurements, setting: Setting) -> dict[tuple[str, str, str], bool]:
-    """Whether the decoder is shown to beat both controls, by dataset, defense and layer: mean image and untrained target.
-
-    It is where its error on test images lies below the smaller of both, by Student's one-sided test over seeds,
-    adjusted for all reconstructions of the report together (Holm 1979): the probability that even one decoder is
-    wrongly said to work is at most 0.05. One seed, seeds that are all alike, or a control that was not measured
-    show nothing.
-    """
-    if measured.inversion.empty:
-        return {}
-    controls = measured.inversion[["mse_constant", "mse_untrained"]].min(axis=1, skipna=False)
-    margins = measured.inversion.assign(margin=measured.inversion["mse_test"] - controls)
-    cells = list(margins.groupby(["setting", "dataset", "defense", "layer"])["margin"])
-    adjusted = holm([_p_below_zero(margin) for _, margin in cells])
-    return {
-        (str(dataset), str(defense), str(layer)): p is not None and p < ERROR_RATE
-        for ((key, dataset, defense, layer), _), p in zip(cells, adjusted, strict=True)
-        if key == setting.key
-    }
-
-
-def _p_below_zero(margins: pd.Series) -> float | None:
-    """One-sided p-value over seeds of a mean of zero or above; None where the seeds do not say how much is luck."""
-    found = None if margins.isna().any() else estimate(margins)
-    return None if found is None or not found.error else float(stdtr(found.df, found.mean / found.error))
-
-
-def why_no_decoder(measured: Measurements, setting: Setting) -> str:
-    """Why no decoder of `setting` is shown to work, in words that stand within a sentence."""
-    seeds = measured.inversion.loc[measured.inversion["setting"] == setting.key, "seed"].nunique()
-    if seeds == 1:
-        return "one seed shows nothing of what a decoder can do"
-    return "no decoder is shown to beat both controls, the mean image and an untrained target"
-
-
-def judged_inversion(measured: Measurements, setting: Setting) -> pd.DataFrame:
-    """The reconstructions of `setting` with errors as verdicts take them, and `works`, whether the decoder does.
-
-    An error above the mean image's counts as the mean image's, which an attacker can always answer with.
-    """
-    rows = measured.inversion[measured.inversion["setting"] == setting.key]
-    works = decoder_works(measured, setting)
-    found = [works[key] for key in zip(rows["dataset"], rows["defense"], rows["layer"], strict=True)]
-    return rows.assign(mse_test=np.fmin(rows["mse_test"], rows["mse_constant"]), works=np.array(found, dtype=bool))
-
-
-def judged_changes(measured: Measurements, setting: Setting) -> pd.DataFrame | None:
-    """Per target and layer `value`: the change of the error against the baseline in percent, where it supports a verdict.
-
-    It does where the decoder is shown to beat both controls on one of the two. None without a baseline or reconstructions.
-    """
-    if measured.baseline is None or measured.inversion.empty:
-        return None
-    rows = judged_inversion(measured, setting)
-    changes = against_baseline(rows, measured.baseline, "mse_test", "percent", extra="layer")
-    reference = rows[(rows["defense"] == measured.baseline) & rows["works"]]
-    by_baseline = set(zip(reference["dataset"], reference["layer"], strict=True))
-    places = zip(changes["dataset"], changes["layer"], strict=True)
-    return changes[changes["works"] | np.array([place in by_baseline for place in places], dtype=bool)]

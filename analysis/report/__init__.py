@@ -1,1 +1,1 @@
-"""Everything a reader gets, gathered on one HTML page."""
+"""The report: findings in words, figures, files and one HTML page."""

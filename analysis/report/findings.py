@@ -1,4 +1,4 @@
-"""The plain-words summary, computed from the numbers."""
+"""The summary in plain words, computed from the numbers."""
 
 from __future__ import annotations
 
@@ -8,36 +8,27 @@ import numpy as np
 import pandas as pd
 
 from analysis import naming
-from analysis.figures.tradeoff import front
 from analysis.load import Results
 from analysis.measure import composition
-from analysis.measure.measurements import (
-    FEWEST_EXAMPLES,
-    GUESSING,
-    PERCENT_CHANGE,
-    Measurements,
-    Setting,
-    average_over_datasets,
-)
+from analysis.measure.cost import time_ratio, time_ratios
 from analysis.measure.recipes import mixed, unequal
+from analysis.measure.summary import summaries
+from analysis.measure.targets import FEWEST_EXAMPLES, GUESSING, Measurements, Setting
+from analysis.measure.tradeoff import front
 from analysis.measure.verdicts import (
     ERROR_RATE,
     against_the_baseline,
     beats_guessing,
-    judged_changes,
     may_be_lowest,
     told,
-    why_no_decoder,
 )
 from analysis.statistics.estimates import Estimate, quantile
-from analysis.studies.lomurno2022 import numbers as paper
-from analysis.tables.output import estimate_text, interval_text, number
-from analysis.tables.tables import estimate_in, inversion_settings, layers, summary_table, time_ratios
+from analysis.tables.text import estimate_text, interval_text, number
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A few sentences under a heading; plain text, to be escaped by whoever shows it."""
+    """A few sentences under a heading. They are plain text, so whoever shows them must escape them."""
 
     heading: str
     sentences: tuple[str, ...]
@@ -48,33 +39,28 @@ def _names(defenses: list[str]) -> str:
 
 
 def summarize(results: Results, measured: Measurements) -> list[Finding]:
-    """What a reader should know first."""
-    can_show = Finding(heading="What these results can show", sentences=tuple(_can_show(results, measured)))
-    found = [_tradeoff(measured, setting, dataset) for setting, dataset in measured.rows()]
-    return [can_show, *found, *_beyond_one_dataset(results, measured)]
+    """What the results can show, the trade-off on each dataset, and what was leaked and guaranteed."""
+    return [
+        Finding(heading="What these results can show", sentences=tuple(_can_show(results, measured))),
+        *(_tradeoff(measured, setting, dataset) for setting, dataset in measured.rows()),
+        Finding(heading="Does the attacker beat guessing?", sentences=tuple(_guessing(measured))),
+        Finding(heading="What is guaranteed", sentences=tuple(_guarantees(measured))),
+    ]
 
 
 def about_the_runs(results: Results, measured: Measurements) -> list[Finding]:
-    """How many private runs were made, and what ran: what every kind of report says last."""
-    return _beyond_one_dataset(results, measured)[-2:]
-
-
-def _beyond_one_dataset(results: Results, measured: Measurements) -> list[Finding]:
-    findings = [
-        ("Does the attacker beat guessing?", _guessing(measured)),
-        ("What is guaranteed", _guarantees(measured)),
-        ("Inversion under differential privacy", _inversion(measured)),
-        ("How many private runs were made", _private_runs(results, measured)),
-        ("What ran", _what_ran(results, measured)),
+    """The number of private runs, and what ran. Every report ends with these."""
+    return [
+        Finding(heading="How many private runs were made", sentences=tuple(_private_runs(results, measured))),
+        Finding(heading="What ran", sentences=tuple(_what_ran(results, measured))),
     ]
-    return [Finding(heading=heading, sentences=tuple(sentences)) for heading, sentences in findings]
 
 
 _POWER = 0.8
 
 
 def _can_show(results: Results, measured: Measurements) -> list[str]:
-    """What the sweep's file says that it shows, and how large an effect has to be to be found."""
+    """What the sweep can show by its own file, and how large an effect must be to be found."""
     sentences = [f"The sweep’s file says: {results.expected}"] if results.expected else []
     verdicts = sum(p is not None for p in beats_guessing(measured).values())
     for setting, dataset in measured.rows():
@@ -183,7 +169,7 @@ def _lowest(measured: Measurements, setting: Setting, dataset: str, aucs: dict[s
         parts = [f"AUC {_change(risk_changes[defense])}"]
         if defense in accuracy_changes:
             parts.append(f"test accuracy {_change(accuracy_changes[defense])}")
-        ratio = None if ratios is None else estimate_in(ratios, setting, dataset, defense)
+        ratio = time_ratio(ratios, setting, dataset, defense)
         if ratio is not None:
             parts.append(f"{estimate_text(ratio, 2)} times the training time")
         sentences.append(f"{naming.display(defense)} against the baseline of the same seed: {'; '.join(parts)}.")
@@ -242,7 +228,7 @@ def _guessing(measured: Measurements) -> list[str]:
 
 
 def _guarantees(measured: Measurements) -> list[str]:
-    rows = summary_table(measured)
+    rows = summaries(measured)
     if not rows:
         return ["No trial finished."]
     sentences = []
@@ -264,47 +250,9 @@ def _guarantees(measured: Measurements) -> list[str]:
     return sentences
 
 
-def _inversion(measured: Measurements) -> list[str]:
-    settings = inversion_settings(measured)
-    if not settings:
-        return ["No reconstructions were recorded, so this was not measured."]
-    if not measured.guaranteed:
-        return ["No finished target carries a privacy guarantee, so this was not measured."]
-    changes = judged_changes(measured, settings[0])
-    if changes is None:
-        return ["No baseline finished, so there is nothing to compare with."]
-    names = layers(measured, settings[0])
-    private = [defense for defense in measured.defenses if defense in measured.guaranteed]
-    judged = changes[changes["defense"].isin(private)]
-    supported = [layer for layer in names if layer in set(judged["layer"])]
-    if not supported:
-        why = why_no_decoder(measured, settings[0])
-        return [f"{why[0].upper()}{why[1:]} at any cut point, so there is no verdict."]
-    last = supported[-1]
-    found = {
-        defense: change
-        for defense in private
-        if (change := average_over_datasets(
-            judged[(judged["layer"] == last) & (judged["defense"] == defense)], "value", PERCENT_CHANGE
-        )[0]) is not None
-    }  # fmt: skip
-    sentences = []
-    for defense, change in found.items():
-        together = change.at(1 - ERROR_RATE / len(found))
-        words = told(together, "harder to invert than the baseline", "easier to invert than the baseline")
-        published = paper.number(4, last, defense)
-        beside = "" if published is None else f"; the paper has {number(published, 1, signed=True)}\u00a0%"
-        size = number(change.mean, 1, signed=True) if change.n == 1 else interval_text(together, 1, signed=True)
-        sentences.append(f"{naming.display(defense)} changes it by {size}\u00a0%: {words}{beside}.")
-    where = f"At {naming.display(last)}, the last cut point"
-    if last != names[-1]:
-        where += f" at which a decoder is shown to beat both controls (at {naming.display(names[-1])} none is, so there is no verdict)"
-    return [f"{where}, against the baseline’s reconstruction MSE on test images:", *sentences]
-
-
 def _private_runs(results: Results, measured: Measurements) -> list[str]:
     trials = results.trials
-    # A run that failed before its first step has no ε, but it was made like those that have one.
+    # A private run that failed before its first step has no ε, but it still counts.
     private = trials[
         trials["epsilon_target"].notna()
         | trials["noise_multiplier"].notna()
@@ -332,7 +280,7 @@ def _private_runs(results: Results, measured: Measurements) -> list[str]:
 
 
 def _together(finished: pd.DataFrame) -> str:
-    """What releasing several finished private runs spends, as the end of a sentence; nothing for fewer than two."""
+    """The ε of releasing several finished private runs, as the end of a sentence; empty for fewer than two."""
     if len(finished) < 2:
         return ""
     shared = int(composition.sharing(finished).sum())

@@ -1,8 +1,8 @@
-"""What follows from a mean over seeds: its p-value, and its interval where several comparisons are made at once.
+"""The p-value of a mean over seeds, and its interval where several comparisons are made at once.
 
-Targets of one seed share members and batches, and those of one model their initialization too. So the values of one
-seed are averaged first, and seeds alone count as repetitions: two targets that are nearly the same run, or are the same
-run, add nothing to their number.
+Targets of one seed share members and batches, and targets of one model also share their initialization. The values of one
+seed are therefore averaged first, and only seeds count as repetitions. Two targets that are the same run, or nearly so, do
+not count twice.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ ALPHA = 1 - CONFIDENCE
 
 
 def p_value(value: Estimate | None, margin: float = 0.0) -> float | None:
-    """Two-sided p-value of a mean within ±`margin` over seeds (Student's t): below 0.05 where the interval lies beyond it.
+    """Two-sided p-value of the hypothesis that the mean over seeds lies within ±`margin` (Student's t).
 
-    None where the seeds do not say how much is luck.
+    It is below 0.05 if the interval lies beyond the margin. None if the standard error is unknown or zero.
     """
     if value is None or not value.error:
         return None

@@ -1,1 +1,1 @@
-"""Tables, and how they are written as CSV, LaTeX and HTML."""
+"""The model of a table, its writers (CSV, LaTeX, HTML), and the tables of any sweep."""

@@ -1,14 +1,8 @@
 """What Lin et al. (2020) claimed, judged by the numbers of these results.
 
-How sure a verdict is. A claim is made of votes, one of each comparison that bears on it. A vote is for the claim where
-its 95 % interval over seeds lies on the claimed side; the claim held where all votes are for it, so a false claim is
-said to have held with a probability of 5 % at most, however many votes there are. A vote is against the claim where the
-interval that is adjusted for the number of votes (Bonferroni) lies on the other side; the claim did not hold where one
-vote is against it, so a true claim is said not to have held with a probability of 5 % at most. Tests without such an
-interval vote by their p-values likewise. Nothing votes for a claim by not being significant.
-
-Intervals take seeds as independent and near normal. The tests of normality and of rank correlation take settings as
-independent, though those of one seed share their members: their rates hold only so far as that does.
+`analysis.claims` has the rule by which votes become verdicts. The intervals of all votes are over seeds, which they take as
+independent and near normal. The tests of normality and of rank correlation take settings as independent, though those of one
+seed share their members: their error rates hold only so far as that does.
 """
 
 from __future__ import annotations
@@ -21,9 +15,14 @@ from functools import partial
 import pandas as pd
 
 from analysis import naming
+from analysis.claims import ABOVE_ZERO, BELOW_ZERO, Claim, Vote, decide
 from analysis.statistics.blocks import ALPHA, adjusted
-from analysis.statistics.estimates import Bounds, Estimate, TestResult, estimate, spearman
+from analysis.statistics.estimates import Bounds, Estimate, estimate
+from analysis.statistics.tests import TestResult, spearman
 from analysis.studies.lin2020 import numbers as lin2020
+from analysis.studies.lin2020.factors.frame import FactorStudy, over_seeds
+from analysis.studies.lin2020.factors.levels import AC, CA, SEQUENCES, Cell, cell_name, kind_name, ordered
+from analysis.studies.lin2020.factors.pairs import mean_over_seeds, paired
 from analysis.studies.lin2020.influences import (
     ALL,
     LEAKS,
@@ -38,32 +37,19 @@ from analysis.studies.lin2020.influences import (
     p_phrase,
     tpvd_correlations,
 )
-from analysis.studies.lin2020.study import (
-    AC,
-    CA,
-    SEQUENCES,
-    Cell,
-    FactorStudy,
-    cell_name,
-    kind_name,
-    mean_over_seeds,
-    ordered,
-    over_seeds,
-    paired,
-)
-from analysis.studies.lin2020.tables import accuracy_gain, adaptive_cells, ladders, loss_reduction
-from analysis.studies.lin2020.test_tables import QUANTITIES
-from analysis.studies.lomurno2022.claims import ABOVE_ZERO, BELOW_ZERO, Claim, Vote, decide
-from analysis.tables.output import estimate_text, number
+from analysis.studies.lin2020.tables.clipping import adaptive_cells, ladders
+from analysis.studies.lin2020.tables.significance import QUANTITIES
+from analysis.studies.lin2020.tables.training import accuracy_gain, loss_reduction
+from analysis.tables.text import estimate_text, number
 
 _TRACKS = "a larger TPVD goes with a lower honest AUC"
-_MIN_PAIRS = 5  # fewer cannot reach 0.05 but by an accident of ties
+_MIN_PAIRS = 5  # fewer pairs reach 0.05 only by an accident of ties
 _ACCURACIES: tuple[Dependent, ...] = ("accuracy", "train_accuracy")
-_ROUNDED = 0.5  # the abstract's gains are whole points and percent: what rounds to one is as large
+_ROUNDED = 0.5  # the abstract rounds its gains to whole points and percent
 
 
 def judge_factors(study: FactorStudy) -> list[Claim]:
-    """The second paper's claims. One that nothing here bears on cannot be told."""
+    """The paper's claims. The verdict is "cannot be told" where the results have no comparison that bears on a claim."""
     analyses = {dependent: analyze(study, dependent) for dependent in (*_ACCURACIES, "loss")}
     correlations = tpvd_correlations(study)
     normality = [(dependent, one) for dependent, analysis in analyses.items() for one in analysis.normality]
@@ -124,7 +110,7 @@ def _on(column: Dependent) -> str:
 
 
 def _decide(text: str, votes: list[Vote], *notes: str) -> Claim:
-    """The verdict, with notes that go with the evidence where there is any."""
+    """The claim with its verdict. The notes join the evidence where there is any."""
     return _with_notes(decide(text, votes), notes if votes else ())
 
 
@@ -133,7 +119,7 @@ def _with_notes(claim: Claim, notes: Iterable[str]) -> Claim:
 
 
 def shared_rates(study: FactorStudy) -> str:
-    """What the arms' learning rates leave open, in a sentence; empty where no two arms stand side by side."""
+    """What the arms' learning rates leave open, in a sentence; empty with fewer than two arms."""
     arms = study.frame[study.frame["sequence"].notna()]
     if arms["setting"].nunique() < 2:
         return ""
@@ -165,7 +151,7 @@ def _sequence(study: FactorStudy, column: str, claimed: Bounds) -> list[Vote]:
 def _beside_abstract(
     study: FactorStudy, quantity: str, unit: str, measured: Callable[[pd.DataFrame], Estimate | None]
 ) -> list[Vote]:
-    """Our averages beside those of the abstract, which are whole numbers: what rounds to one is as large."""
+    """Our averages compared with those of the abstract. These are whole numbers, so a value that rounds to one equals it."""
     votes = []
     for dataset in ordered("dataset", study.compared["dataset"]):
         for model in ordered("model", study.compared["model"]):
@@ -179,7 +165,7 @@ def _beside_abstract(
 
 
 def _trend(test: TestResult, side: int, comparisons: int) -> int | None:
-    """1 where the correlation is significant and on the claimed side, −1 where after Bonferroni on the other, else 0."""
+    """1 where the correlation is significant on the claimed side, −1 where it is so on the other after Bonferroni, else 0."""
     if test.p_value is None or test.effect is None or test.n < _MIN_PAIRS:
         return None
     if test.effect * side > 0:
@@ -204,7 +190,7 @@ def _correlation_words(test: TestResult, comparisons: int = 1) -> str:
 
 
 def _ladder_trend(study: FactorStudy) -> list[Vote]:
-    """Over clip norms, each with the mean over its seeds; those that are one run count once."""
+    """Correlations over clip norms, each with the mean over its seeds. Clip norms that give the same run count once."""
     found = []
     for cell, noise, here in ladders(study):
         for sequence in SEQUENCES:
@@ -223,7 +209,7 @@ def _ladder_fall(study: FactorStudy, column: str) -> list[Vote]:
         for sequence in SEQUENCES:
             rows = here[here["sequence"] == sequence]
             clips = [float(clip) for clip in ordered("clip", rows["clip"])]
-            # The last clip norm that the paper still calls safe, against the largest.
+            # The largest clip norm is compared with the last one that the paper calls safe.
             below = [clip for clip in clips if clip <= lin2020.ACCURACY_FALLS_BEYOND]
             if not below or clips[-1] <= lin2020.ACCURACY_FALLS_BEYOND:
                 continue
@@ -235,18 +221,18 @@ def _ladder_fall(study: FactorStudy, column: str) -> list[Vote]:
 
 
 def _by_seed(first: pd.DataFrame, second: pd.DataFrame, column: str) -> Estimate | None:
-    """Mean over seeds of `column` of `first` minus that of `second`, of the same seed."""
+    """Mean over seeds of the difference in `column`, `first` minus `second`, paired by seed."""
     sides = [rows.groupby("seed")[column].mean() for rows in (first, second)]
     return estimate((sides[0] - sides[1]).dropna())
 
 
 def _against_quantiles(study: FactorStudy, sequence: str, column: str) -> list[tuple[str, Estimate]]:
-    """One sequence at the small clip norm less the quantile rules, in each dataset, model and optimizer."""
+    """One sequence at the small clip norm minus each quantile rule, per dataset, model and optimizer."""
     found = []
     for cell in adaptive_cells(study):
         here = study.at(cell)
         fixed = here[(here["kind"] == sequence) & (here["clip"] == lin2020.ADAPTIVE_CLIPS[0])]
-        # The paper compares with un-noised quantiles; the noised rule is ours.
+        # The paper compares with quantiles without noise; the noised rule is ours.
         for kind in ("quantile_flat", "quantile_per_layer"):
             for noise in ordered("noise", fixed["noise"]):
                 change = _by_seed(fixed[fixed["noise"] == noise], here[here["kind"] == kind], column)
@@ -256,7 +242,7 @@ def _against_quantiles(study: FactorStudy, sequence: str, column: str) -> list[t
 
 
 def _clipping_first(study: FactorStudy, column: str) -> str:
-    """What clipping first does at that clip norm: where it equals quantile clipping, the rule is not what AC gains by."""
+    """The same comparison for clipping first. Where that equals quantile clipping, the quantile does not explain AC's gain."""
     found = _against_quantiles(study, CA, column)
     if not found:
         return "Clipping first at that clip norm was not tried, so that what AC gains may be due to where the noise is added."
@@ -268,7 +254,7 @@ def _clipping_first(study: FactorStudy, column: str) -> str:
 
 
 def _is_excepted(dependent: Dependent, one: Normality) -> bool:
-    """Whether the paper’s own test did not reject this level. Accuracies are both taken for the paper's."""
+    """Whether the paper’s own test did not reject this level. The paper's accuracy may be either of ours, so both are excepted."""
     kind = "loss" if dependent == "loss" else "accuracy"
     return one.factor == "dataset" and one.level in lin2020.NORMAL_EXCEPTIONS[kind]
 
@@ -282,7 +268,7 @@ def _normality_words(dependent: Dependent, one: Normality) -> str:
 
 
 def _not_normal(levels: list[tuple[Dependent, Normality]]) -> list[Vote]:
-    """A test that does not reject says nothing against the claim."""
+    """Votes that levels are not normal. A test that does not reject is no vote against the claim."""
     votes = []
     for dependent, one in levels:
         found = None if one.test.p_value is None else 1 if one.test.p_value < ALPHA else 0
@@ -291,7 +277,7 @@ def _not_normal(levels: list[tuple[Dependent, Normality]]) -> list[Vote]:
 
 
 def _normal(levels: list[tuple[Dependent, Normality]]) -> list[Vote]:
-    """A test that does not reject says nothing for the claim either: it can be refuted only."""
+    """Votes that levels are normal. A test that does not reject is no vote for the claim, so tests can only refute it."""
     told = sum(one.test.p_value is not None for _, one in levels)
     votes = []
     for dependent, one in levels:
@@ -302,7 +288,7 @@ def _normal(levels: list[tuple[Dependent, Normality]]) -> list[Vote]:
 
 
 def _only(analysis: Analysis, named: Iterable[str], what: str, rate: str) -> Claim:
-    """The named factors must be shown to matter, the others be shown not to: see `MARGINS` for both."""
+    """The claim that only the named factors matter. These must be shown to matter, the others not to; see `MARGINS`."""
     told = sum(one.p_value is not None for one in analysis.influences)
     votes = []
     for one in analysis.influences:
@@ -349,7 +335,7 @@ def _within(part: Estimate | None, margin: float) -> bool:
 
 
 def _tracks_within(correlations: list[Correlation]) -> list[Vote]:
-    """A vote of each cell in which something is shown to leak; where nothing is, there is nothing for TPVD to go with."""
+    """One vote per cell in which something is shown to leak. Without a leak, TPVD has nothing to correlate with."""
     found = [
         (one.group, one.test)
         for one in correlations

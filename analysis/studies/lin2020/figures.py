@@ -1,8 +1,7 @@
-"""Figures 1–5 of the second paper, and TPVD against what membership attacks measured.
+"""Figures 1–5, and TPVD against what membership attacks measured.
 
-Source: Lin et al. 2020, Figures 1–5. Deviations: every curve is the mean over seeds, with the range of the
-seeds around it, where the paper has one run; the noised quantile is ours, and so is the last figure: the paper
-runs no attack.
+Source: Lin et al. 2020, Figures 1–5. Deviations: every curve is the mean over seeds with the seeds' range around it, where
+the paper has one run. The noised quantile and the last figure are ours; the paper runs no attack.
 """
 
 from __future__ import annotations
@@ -21,17 +20,18 @@ from matplotlib.ticker import MaxNLocator
 from analysis import naming
 from analysis.figures.style import MUTED, FigureFile, Look, legend_below, new_figure, save, say
 from analysis.studies.lin2020 import numbers as lin2020
+from analysis.studies.lin2020.factors.frame import FactorStudy
+from analysis.studies.lin2020.factors.levels import AC, CA, NORMAL, SEQUENCES, Cell, cell_name, kind_name, ordered
 from analysis.studies.lin2020.influences import ALL, LEAKS, Correlation, p_phrase, tpvd_correlations
-from analysis.studies.lin2020.study import AC, CA, NORMAL, SEQUENCES, Cell, FactorStudy, cell_name, kind_name, ordered
-from analysis.studies.lin2020.tables import adaptive_cells, adaptive_rows
-from analysis.tables.output import number
+from analysis.studies.lin2020.tables.clipping import adaptive_cells, adaptive_rows
+from analysis.tables.text import number
 
 _SOLID: Any = "-"
 _DASHED: Any = (0, (5, 1.5))
 _DOTTED: Any = (0, (1.2, 1.2))
 _MIXED: Any = (0, (5, 1.5, 1.2, 1.5))
 
-# As in all figures: the undefended black, what has a guarantee cool, what has none warm.
+# As in all figures: black for the undefended, cool colors with a guarantee, warm ones without.
 LOOKS = {
     NORMAL: Look(color="#000000", marker="o", dashes=_SOLID),
     CA: Look(color="#0072B2", marker="s", dashes=_DASHED),
@@ -45,12 +45,12 @@ _OTHER = Look(color="#666666", marker="*", dashes=_SOLID)
 _FIGURE_OF = {"mnist": 1, "cifar10": 2, "svhn": 3}
 _NO_HISTORY = "No accuracy and loss by epoch were recorded for both sequences."
 _PANELS_IN_A_ROW = 3
-_MIN_SPAN = 0.02  # of an axis: a difference of a thousandth must not look like a gulf
+_MIN_SPAN = 0.02  # of an axis, so that a difference of a thousandth does not look large
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One line of a figure: the targets it is the mean of."""
+    """One line of a figure: the mean of these targets."""
 
     name: str
     look: Look
@@ -70,7 +70,7 @@ def factor_figures(study: FactorStudy, directory: Path) -> list[FigureFile]:
 
 
 def training_setting(study: FactorStudy, dataset: str) -> tuple[Cell, float, float] | None:
-    """The cell, noise and clip norm that both sequences have epochs of, nearest to the paper's figure."""
+    """The cell, noise and clip norm nearest to the paper's figure for which both sequences have epochs."""
     noise, clip = lin2020.FIGURE_SETTINGS.get(dataset, lin2020.FIGURE_SETTINGS["mnist"])
     here = study.frame[study.frame["target_id"].isin(study.history["target_id"])]
     here = here[(here["dataset"] == dataset) & here["noise"].notna() & here["clip"].notna()]
@@ -94,7 +94,7 @@ def training_setting(study: FactorStudy, dataset: str) -> tuple[Cell, float, flo
 
 
 def _ratio(first: float, second: float) -> float:
-    """How far apart two positive numbers are, as a factor; infinite where one is not positive."""
+    """The absolute logarithm of the ratio of two positive numbers; infinite where one is not positive."""
     return abs(math.log(first / second)) if first > 0 and second > 0 else (0.0 if first == second else math.inf)
 
 
@@ -146,7 +146,7 @@ def _curve(kind: str, rows: pd.DataFrame, name: str = "", look: Look | None = No
 
 
 def _draw(axes: Axes, history: pd.DataFrame, curves: list[Curve], column: str) -> None:
-    """The curves of `column` by epoch; an epoch's mean is over the seeds that have it."""
+    """Draws `column` by epoch. An epoch's mean is over the seeds that have the epoch."""
     known = history[history[column].notna()]
     drawn = False
     for curve in curves:
@@ -156,7 +156,7 @@ def _draw(axes: Axes, history: pd.DataFrame, curves: list[Curve], column: str) -
         drawn = True
         by_epoch = rows.groupby("epoch")[column].agg(["mean", "min", "max"]).sort_index()
         epochs = [float(epoch) for epoch in by_epoch.index]
-        # With a handful of epochs, markers say where something was measured.
+        # With few epochs, markers show where something was measured.
         marker = curve.look.marker if len(epochs) <= 12 else ""
         axes.plot(
             epochs,
@@ -229,12 +229,12 @@ def _adaptive(study: FactorStudy, column: str, figure_number: int, what: str, di
 
 
 def _shown_noise(found: list[tuple[str, float | None, float | None, pd.DataFrame]], clip: float | None) -> float | None:
-    """Of several noise scales at one clip norm the largest: the one that the small clip norm is likeliest to have."""
+    """The largest noise scale at this clip norm, because the small clip norm most likely has it too."""
     return max((noise for kind, noise, at, _ in found if kind == AC and at == clip and noise is not None), default=None)
 
 
 def _panels(count: int, unit: str) -> tuple[Figure, Any]:
-    """A figure of `count` panels in rows, each row labeled once; what is left of the last one stays empty."""
+    """A figure of `count` panels in rows. Each row is labeled once; places left over in the last row stay empty."""
     columns = min(_PANELS_IN_A_ROW, count)
     lines = -(-count // columns)
     figure = new_figure(10.4 if columns > 1 else 5.4, 0.9 + 3.2 * lines)

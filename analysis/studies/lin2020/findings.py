@@ -1,4 +1,4 @@
-"""The plain-words summary of a factor study, computed from its numbers."""
+"""The summary of a factor study in plain words, computed from its numbers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ from analysis.statistics.blocks import ALPHA
 from analysis.statistics.estimates import Estimate, sign
 from analysis.studies.lin2020 import numbers as lin2020
 from analysis.studies.lin2020.claims import shared_rates, track_words
+from analysis.studies.lin2020.factors.frame import FactorStudy
+from analysis.studies.lin2020.factors.levels import AC, QUANTILES, SEQUENCES, kind_name, ordered
+from analysis.studies.lin2020.factors.pairs import mean_over_seeds, paired
 from analysis.studies.lin2020.influences import MARGINS, UNSIZED, Analysis, Influence, analyze, leak, p_phrase
-from analysis.studies.lin2020.study import (
-    AC,
-    QUANTILES,
-    SEQUENCES,
-    FactorStudy,
-    kind_name,
-    mean_over_seeds,
-    ordered,
-    paired,
-)
-from analysis.studies.lin2020.test_tables import QUANTITIES
-from analysis.tables.output import estimate_text, number
+from analysis.studies.lin2020.tables.significance import QUANTITIES
+from analysis.tables.text import estimate_text, number
 
 
 def summarize_factors(study: FactorStudy) -> list[Finding]:
@@ -89,7 +82,7 @@ def _rates(study: FactorStudy) -> list[str]:
 
 
 def _initializations(study: FactorStudy) -> list[str]:
-    """TPVD against the twin of the same initialization beside that against another one."""
+    """TPVD against the twin of the same initialization, compared with TPVD against another initialization."""
     known = study.frame[study.frame["tpvd"].notna() & study.frame["tpvd_other_init"].notna()]
     if known.empty:
         return ["TPVD against a twin of another initialization needs the undefended model of a second seed."]

@@ -1,10 +1,10 @@
-"""Which factors matter, and what TPVD goes with: the tests of the second paper's Section 6, with effect sizes.
+"""The tests of the paper's Section 6, with effect sizes: which factors matter, and what TPVD correlates with.
 
-Source: Lin et al. 2020, Section 6 (Shapiro–Wilk, Mann–Whitney U, Kruskal–Wallis H in SPSS). Deviations: a unit of these
-tests is a setting, its seeds averaged; both U and H are reported where the paper shows the first alone; every test has
-its effect size. No conclusion rests on U and H, which bury a factor under the differences that the other factors make:
-levels of a factor are compared on matched settings, on blocks of seeds, with Holm's adjustment over the factors, and
-that a factor matters or not is concluded from a margin alone, beyond or within which the differences are shown to lie.
+Source: Lin et al. 2020, Section 6 (Shapiro–Wilk, Mann–Whitney U, Kruskal–Wallis H in SPSS). Deviations: the unit of these
+tests is a setting, averaged over its seeds. Both U and H are reported, where the paper shows only the first. Every test has
+an effect size. No conclusion rests on U and H, because the other factors' differences hide a factor in them. Instead, levels
+of a factor are compared on matched settings and blocks of seeds, with Holm's adjustment over the factors. That a factor
+matters or not is concluded from a margin alone, beyond or within which the differences are shown to lie.
 """
 
 from __future__ import annotations
@@ -16,44 +16,31 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.measure.measurements import FRACTION, GUESSING, guessing_errors, standard_errors
+from analysis.measure.targets import FRACTION, GUESSING, guessing_errors, standard_errors
 from analysis.statistics.blocks import ALPHA, adjusted, p_value
-from analysis.statistics.estimates import (
-    Estimate,
-    TestResult,
-    Values,
-    estimate,
-    holm,
-    kruskal_wallis,
-    mann_whitney,
-    p_above,
-    seeds_and_examples,
-    shapiro_wilk,
-    spearman,
-)
-from analysis.studies.lin2020.study import (
+from analysis.statistics.estimates import Estimate, Values, estimate, p_above, seeds_and_examples
+from analysis.statistics.tests import TestResult, holm, kruskal_wallis, mann_whitney, shapiro_wilk, spearman
+from analysis.studies.lin2020.factors.frame import FactorStudy, over_seeds
+from analysis.studies.lin2020.factors.levels import (
     CELL,
     FACTORS,
     QUANTILES,
     SEQUENCES,
     Cell,
-    FactorStudy,
-    by_combination,
     cell_name,
     kind_name,
     level_name,
-    mean_of_combinations,
-    over_seeds,
     raw_level,
 )
+from analysis.studies.lin2020.factors.pairs import by_combination, mean_of_combinations
 
 Dependent = Literal["accuracy", "train_accuracy", "loss"]
 
 MARGINS: dict[Dependent, float] = {"accuracy": 0.02, "train_accuracy": 0.02, "loss": 0.05}
-"""A factor that moves a mean by no more than this does not matter, however surely it moves it.
+"""A factor that changes a mean by no more than this does not matter, however surely it changes it.
 
-It matters where two of its levels are shown to differ by more, over all combinations of the other factors. It does not
-where all its levels are shown to differ by less, over all combinations and within each level of each other factor.
+It matters if two of its levels are shown to differ by more, over all combinations of the other factors. It does not if all its
+levels are shown to differ by less, over all combinations and within each level of each other factor.
 
 Two points of accuracy are less than the smallest gain that the paper's abstract reports on average, 3 points. 0.05 nats
 of loss are a factor of 1.05 in the probability of the true class.
@@ -71,10 +58,10 @@ class Normality:
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """One level of a factor less another one, over combinations of all other factors that have both, matched by seed.
+    """One level of a factor minus another, over the combinations of the other factors that have both, matched by seed.
 
-    `difference` is the mean over seeds, None where no combination has both. `slices` are the same for each level of
-    each other factor alone, in words.
+    `difference` is the mean over seeds, None where no combination has both. `slices` has the same difference within each
+    level of each other factor, with the level in words.
     """
 
     levels: tuple[str, str]
@@ -90,9 +77,9 @@ UNSIZED = "an effect is there, but not shown to exceed the margin"
 class Influence:
     """One factor's tests.
 
-    `u` compares the second of two levels with the first; None where there are more. `p_value` is that of the
-    contrasts being zero, `p_margin` that of their being within the margin, both two-sided and adjusted for their
-    number; `p_holm` and `p_margin_holm` also for the number of factors (Holm). `note` says why there are none.
+    `u` compares the second of two levels with the first; it is None where there are more levels. `p_value` is that of the
+    contrasts being zero, `p_margin` that of their being within the margin, both two-sided and adjusted for their number.
+    `p_holm` and `p_margin_holm` are also adjusted for the number of factors (Holm). Where they are None, `note` says why.
     """
 
     factor: str
@@ -112,16 +99,16 @@ class Influence:
         return self.p_margin is not None and self.p_margin * comparisons < ALPHA
 
     def is_negligible(self, comparisons: int = 1) -> bool:
-        """Whether all levels are shown to differ by less than the margin, overall and in each slice, at 0.05 likewise.
+        """Whether all levels are shown to differ by less than the margin, overall and in each slice, at 0.05.
 
-        Every 95 % interval must lie within the margin: as all must, their number needs no adjustment.
+        Every 95 % interval must lie within the margin. Because all of them must, their number needs no adjustment.
         """
         found = [each for one in self.contrasts for each in (one.difference, *(part for _, part in one.slices))]
         return bool(found) and all(_lies_within(each, self.margin, comparisons) for each in found)
 
     @property
     def answer(self) -> Literal["matters", "does not matter", "cannot be told"]:
-        """What may be concluded of this factor among all."""
+        """The conclusion on this factor, adjusted for the number of factors."""
         if self.is_negligible():
             return "does not matter"
         return "matters" if self.p_margin_holm is not None and self.p_margin_holm < ALPHA else "cannot be told"
@@ -152,7 +139,7 @@ def _lies_within(value: Estimate | None, margin: float, comparisons: int) -> boo
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """Everything that was tested of one dependent variable."""
+    """All tests of one dependent variable."""
 
     dependent: Dependent
     normality: tuple[Normality, ...]
@@ -204,9 +191,9 @@ def analyze(study: FactorStudy, dependent: Dependent) -> Analysis:
 
 
 def contrasts(study: FactorStudy, factor: str, dependent: Dependent) -> tuple[Contrast, ...]:
-    """Every pair of levels of `factor`, the later one less the earlier.
+    """Every pair of levels of `factor`, the later level minus the earlier.
 
-    Pairs of clip norms that are one run are left out: they differ by nothing, whatever the clip norm does elsewhere.
+    Pairs of clip norms that give the same run are left out, because they say nothing about the clip norm.
     """
     known = study.grid[study.grid[dependent].notna()]
     others = [name for name in FACTORS if name != factor]
@@ -266,12 +253,11 @@ LEAKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
-    """The mean AUC over seeds, that of a seed being over its targets, which share members and so are not independent.
+    """The mean AUC over seeds. A seed's AUC is the mean of its targets', which share members and so are not independent.
 
-    Its interval is over seeds and examples. `p_value` is one-sided, of all AUCs being 0.5, as it is in `beats_guessing`
-    of the first paper's verdicts, adjusted for the leaks that are judged together (Holm); None with one seed, without
-    an interval over examples, or with too few of them. Of `known` targets that have an interval over examples, `above`
-    have theirs above 0.5.
+    Its interval is over seeds and examples. `p_value` is one-sided, of all AUCs being 0.5, as in `beats_guessing`, adjusted for
+    the leaks that are judged together (Holm). It is None with one seed, without an interval over examples, or with too few of
+    them. Of `known` targets with an interval over examples, `above` have theirs above 0.5.
     """
 
     auc: Estimate | None
@@ -281,15 +267,16 @@ class Leak:
 
     @property
     def shown(self) -> bool | None:
+        """Whether a leak is shown; None if nothing can be said."""
         return None if self.p_value is None else self.p_value < ALPHA
 
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """Spearman's correlation of TPVD with one measure of leakage, over one group of targets, and whether these leak.
+    """Spearman's correlation of TPVD with one measure of leakage, over one group of targets.
 
-    `group` says in words which targets: those of one `kind` of mechanism or of one `cell`, where these are not None.
-    The units are settings, each with the means over its seeds; `leak` is of their targets.
+    `group` names the targets in words. They are of one `kind` of mechanism, or of one `cell`, where these are not None. The
+    units are settings, each with the means over its seeds. `leak` says whether the targets leak.
     """
 
     measure: str
@@ -315,10 +302,10 @@ ALL, WITHIN_CELLS = "all settings", "all, ranked within each dataset, model and 
 
 
 def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
-    """Does TPVD go with leakage? Over all settings, over all and each mechanism ranked within cells, and within each cell.
+    """Correlations of TPVD with leakage: over all settings, over ranks within cells, per mechanism, and within each cell.
 
-    Datasets and models leak differently and are distorted differently, which alone makes a correlation over
-    all of them: so all but the first are of settings, or of ranks among settings, of one dataset, model and optimizer.
+    Datasets and models differ in leakage and in distortion, which alone makes a correlation over all of them. All correlations
+    but the first are therefore over settings, or ranks of settings, of one dataset, model and optimizer.
     """
     measured = study.frame[study.frame["tpvd"].notna()]
     found = []
@@ -365,7 +352,7 @@ def _rank_share(rows: pd.DataFrame, column: str) -> pd.Series:
 
 
 def leak(study: FactorStudy, rows: pd.DataFrame) -> Leak:
-    """Whether membership attacks got anything from these targets at all: else there is nothing for TPVD to track."""
+    """What membership attacks measured on these targets. Where they leak nothing, TPVD has nothing to track."""
     attacked = rows[rows["auc"].notna()]
     intervals = attacked[attacked["auc_low"].notna() & attacked["auc_high"].notna()]
     by_seed = attacked.groupby("seed")["auc"].mean()

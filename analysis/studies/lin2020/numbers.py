@@ -1,8 +1,8 @@
-"""What Lin et al. (2020) published: the numbers that ours stand beside, and what each table led them to conclude.
+"""The numbers that Lin et al. (2020) published, and what they concluded from each table.
 
-Lin, Bao, Li, Si & Chu 2020, "Differential privacy protection over deep learning: An investigation of its
-impacted factors", Computers & Security 99. Of its tables only the numbers that the running text repeats
-survive in the copy that was at hand; these are in `published.csv`.
+Lin, Bao, Li, Si & Chu 2020, "Differential privacy protection over deep learning: An investigation of its impacted factors",
+Computers & Security 99. The copy at hand lacks the tables, so `published.csv` has only the numbers that the running text
+repeats.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def number(
 ) -> float | None:
     """The paper's accuracy (as a fraction) or TPVD, or None. `model` is our architecture's label.
 
-    `noise` is None for the numbers of Section 5.3, which states none: they belong to Table 7 alone.
+    `noise` is None for the numbers of Section 5.3, which states no noise. They belong to Table 7 alone.
     """
     levels = ["" if level is None else f"{level:g}" for level in (noise, clip)]
     return _numbers().get((dataset, MODELS.get(model, ""), optimizer, *levels, sequence, quantity))

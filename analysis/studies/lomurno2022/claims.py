@@ -1,23 +1,19 @@
 """What Lomurno & Matteucci (2022) claimed, judged by the numbers of these results.
 
-A claim is judged on differences between targets of the same dataset and seed. It held where the 95 % interval
-of every comparison lies on the claimed side. It did not hold where the interval of one lies on the other side,
-widened so that all intervals of the claim hold together. Otherwise it cannot be told, one seed and seeds
-that are all alike included. Each verdict is then wrong with a probability of at most 5 %: that all of
-several intervals err is rarer than that one does, and that any of them errs is what Bonferroni's widening
-bounds.
+Each claim is judged on differences between targets of the same dataset and seed; `analysis.claims` has the rule.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
 
 from analysis import naming
-from analysis.measure.measurements import (
+from analysis.claims import ABOVE_ZERO, BELOW_ZERO, Claim, Vote, decide
+from analysis.measure.cost import time_ratio, time_ratios
+from analysis.measure.inversion import inversion_settings, judged_changes, judged_inversion, layers, why_no_decoder
+from analysis.measure.targets import (
     FRACTION_CHANGE,
     PERCENT_CHANGE,
     Measurements,
@@ -25,55 +21,21 @@ from analysis.measure.measurements import (
     against_baseline,
     average_over_datasets,
 )
-from analysis.measure.verdicts import judged_changes, judged_inversion, why_no_decoder
-from analysis.statistics.estimates import CONFIDENCE, Bounds, Estimate, estimate
+from analysis.statistics.estimates import Bounds, Estimate, estimate
 from analysis.studies.lomurno2022 import numbers as paper
-from analysis.tables.output import interval_text, number
-from analysis.tables.tables import estimate_in, inversion_settings, layers, time_ratios
+from analysis.tables.text import number
 
-Verdict = Literal["held", "did not hold", "cannot be told"]
-
-# A little over the largest loss in the paper's Table 1 among those it calls almost identical or mildly
-# worse: 0.900 − 0.879 = 0.021.
+# The paper calls accuracies almost identical or mildly worse up to a loss of 0.900 − 0.879 = 0.021 (Table 1). This is a
+# little more.
 ACCURACY_KEPT = 0.025
 TIME_FACTORS = (41.0, 50.5)  # the paper's own largest ratio is 50.1
 
-_MARKS = {1: "✓", -1: "✗", 0: "?", None: "?"}
 _PRIVATE = ("dp_eps2", "dp_eps4", "dp_eps8")
 _REGULARIZED = ("l2", "dropout", "l2_dropout")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """One claim, the verdict, and the numbers that decide it."""
-
-    text: str
-    verdict: Verdict
-    evidence: tuple[str, ...]
-
-
-BELOW_ZERO: Bounds = (-math.inf, 0.0)
-ABOVE_ZERO: Bounds = (0.0, math.inf)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vote:
-    """One comparison: 1 as claimed, −1 against, 0 or None undecided; with its words.
-
-    Where `judged` stands, its interval decides, once all votes of the claim are known: it is as claimed where
-    the 95 % interval lies within `claimed`, and against it where the widened interval lies outside.
-    """
-
-    words: str
-    sign: int | None = None
-    judged: Estimate | None = None
-    claimed: Bounds = ABOVE_ZERO
-    decimals: int = 3
-    unit: str = ""
-
-
 def judge(measured: Measurements) -> list[Claim]:
-    """The paper's claims, where a baseline and at least one of the paper's defenses are in the results."""
+    """The paper's claims; none without a baseline and at least one of the paper's defenses."""
     known = set(measured.frame["defense"])
     if measured.baseline not in known or not known & {*_PRIVATE, *_REGULARIZED}:
         return []
@@ -93,56 +55,6 @@ def judge(measured: Measurements) -> list[Claim]:
     return [decide(text, test(measured)) for text, test in tests]
 
 
-def decide(text: str, votes: list[Vote]) -> Claim:
-    """The claim with its verdict: it held where every vote is for it, and did not hold where one is against it.
-
-    The intervals of its votes are widened, by Bonferroni, so that all of them hold together with 95 % confidence.
-    """
-    number_judged = sum(_has_interval(vote) for vote in votes)
-    votes = [vote if vote.judged is None else _settled(vote, vote.judged, number_judged) for vote in votes]
-    evidence = tuple(f"{_MARKS[vote.sign]} {vote.words}" for vote in votes) or ("Not measured here.",)
-    return Claim(text=text, verdict=_verdict(votes), evidence=evidence)
-
-
-def _has_interval(vote: Vote) -> bool:
-    # An interval over the examples of one target knows nothing of another training.
-    return vote.judged is not None and vote.judged.low is not None and vote.judged.over != "examples"
-
-
-def _settled(vote: Vote, judged: Estimate, comparisons: int) -> Vote:
-    """The vote with its sign and its intervals in words."""
-    if not _has_interval(vote):
-        mean = number(judged.mean, vote.decimals, signed=vote.claimed[0] <= 0)
-        why = "one seed" if judged.n == 1 else f"all {judged.n} seeds alike"
-        why = "too few examples" if judged.few_examples else why
-        return replace(vote, sign=None, words=f"{vote.words}: {mean}{vote.unit} ({why})")
-    widened = judged.at(1 - (1 - CONFIDENCE) / comparisons)
-    low, high = vote.claimed
-    is_signed = low <= 0
-    words = f"{vote.words}: {interval_text(judged, vote.decimals, is_signed)}{vote.unit}"
-    if comparisons > 1:
-        words += (
-            f", all {comparisons} together {interval_text(widened, vote.decimals, is_signed, mean=False)}{vote.unit}"
-        )
-    if _between(judged, low, high):
-        return replace(vote, sign=1, words=words)
-    return replace(vote, sign=-1 if _outside(widened, low, high) else 0, words=words)
-
-
-def _between(judged: Estimate, low: float, high: float) -> bool:
-    return judged.low is not None and judged.high is not None and low < judged.low and judged.high < high
-
-
-def _outside(judged: Estimate, low: float, high: float) -> bool:
-    return judged.low is not None and judged.high is not None and (judged.high < low or high < judged.low)
-
-
-def _verdict(votes: list[Vote]) -> Verdict:
-    if any(vote.sign == -1 for vote in votes):
-        return "did not hold"
-    return "held" if votes and all(vote.sign == 1 for vote in votes) else "cannot be told"
-
-
 def _difference(
     measured: Measurements, setting: Setting, dataset: str, defense: str, reference: str, column: str
 ) -> Estimate | None:
@@ -159,7 +71,7 @@ def _each(
     datasets: tuple[str, ...] | None = None,
 ) -> list[Vote]:
     votes = []
-    for setting, dataset in measured.paper_rows():
+    for setting, dataset in measured.official_rows():
         if datasets is not None and dataset not in datasets:
             continue
         for defense, reference in pairs:
@@ -179,7 +91,9 @@ def _accuracy_falls(measured: Measurements) -> list[Vote]:
     here = [label for label in _PRIVATE if label in set(measured.frame["defense"])]
     pairs = [(label, str(measured.baseline)) for label in here]
     if len(here) > 1:
-        pairs.append((here[0], here[-1]))  # the paper's own ε = 4 and ε = 8 are out of order on CIFAR-10
+        pairs.append(
+            (here[0], here[-1])
+        )  # the paper's own ε = 4 and ε = 8 are out of order on CIFAR-10, so only the ends are compared
     return _each(measured, pairs, "test_accuracy", BELOW_ZERO)
 
 
@@ -191,8 +105,8 @@ def _accuracy_kept(measured: Measurements) -> list[Vote]:
 def _slowdown(measured: Measurements) -> list[Vote]:
     ratios = time_ratios(measured)
     votes = []
-    for setting, dataset in measured.paper_rows():
-        ratio = None if ratios is None else estimate_in(ratios, setting, dataset, "dp_eps2")
+    for setting, dataset in measured.official_rows():
+        ratio = time_ratio(ratios, setting, dataset, "dp_eps2")
         if ratio is None:
             continue
         published = paper.time_ratio(dataset, "dp_eps2")
@@ -259,7 +173,7 @@ def _mse_votes(measured: Measurements, labels: tuple[str, ...], names: list[str]
 
 
 def _dp_last_layers(measured: Measurements) -> list[Vote]:
-    # "For all the final layers": the three at which the paper's Table 4 is below zero for every ε.
+    # The paper says "for all the final layers". Its Table 4 is below zero at these three for every ε.
     return _mse_votes(measured, _PRIVATE, ["maxpool3", "dense", "prediction"], BELOW_ZERO)
 
 

@@ -1,4 +1,4 @@
-"""The published numbers that ours stand beside.
+"""The published numbers that ours are compared with.
 
 Lomurno & Matteucci 2022, "On the utility and protection of optimization with differential privacy and
 classic regularization techniques", Tables 1–4, as printed.

@@ -1,24 +1,39 @@
-"""Figures 4 and 5: how well the target's input can be rebuilt from each layer."""
+"""Figures 4–6: how well inputs can be rebuilt from each layer, and accuracy against both attacks.
+
+Source: Lomurno & Matteucci 2022, Figures 4–6. Deviations: see each function.
+"""
 
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib.colors import LogNorm, Normalize
 from PIL import Image
 
 from analysis import naming
-from analysis.figures.style import FigureFile, new_figure, save
+from analysis.figures.style import FigureFile, legend_below, looks, new_figure, save, say
+from analysis.figures.tradeoff import error_bars, handle
 from analysis.load import Results, read_examples
-from analysis.measure.measurements import NOT_NEGATIVE, Measurements, Setting, average_over_datasets
-from analysis.measure.verdicts import decoder_works
+from analysis.measure.inversion import decoder_works, inversion_settings, judged_changes, layers
+from analysis.measure.targets import (
+    FRACTION,
+    GUESSING,
+    NOT_NEGATIVE,
+    PERCENT_CHANGE,
+    Measurements,
+    Setting,
+    against_baseline,
+    average_over_datasets,
+)
 from analysis.statistics.estimates import Estimate
-from analysis.tables.tables import inversion_settings, layers
 
-_TILE = 64  # pixels a reconstruction is shown at
+_TILE = 64  # width and height of a reconstruction in pixels
 _GAP = 6
 _NO_INVERSION = "No reconstructions were recorded."
 _EXAMPLES = 2
@@ -32,11 +47,20 @@ def _wording(setting: Setting) -> str:
     return f" ({setting.label})" if setting.label else ""
 
 
+def paper_figures(results: Results, measured: Measurements, directory: Path) -> list[FigureFile]:
+    """Writes Figures 4–6 under `directory`; a figure that cannot be made says why."""
+    return [
+        mse_by_layer(measured, directory),
+        *reconstructions(results, measured, directory),
+        summary_scatter(measured, directory),
+    ]
+
+
 def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     """Figure 4: reconstruction MSE of the baseline by layer, averaged over datasets, with two controls.
 
-    Deviations from the paper: 95 % intervals over seeds, and the controls, without which an error has no
-    scale: the attacker's mean image, and the same decoder on a target that was never trained.
+    Deviations from the paper: 95 % intervals over seeds, and two controls that give the error a scale. The controls are the
+    attacker's mean image, and the same decoder on a target that was never trained.
     """
     name, title = "figure4", "Figure 4. Reconstruction MSE of the baseline by layer"
     settings = inversion_settings(measured)
@@ -44,7 +68,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
         return _missing(name, title, _NO_INVERSION)
     setting = settings[0]
     here = measured.inversion[measured.inversion["setting"] == setting.key]
-    # Without a baseline the first defense stands in, and the title says so.
+    # Without a baseline the first defense is shown, and the title says so.
     shown = measured.baseline if measured.baseline in set(here["defense"]) else str(here["defense"].iloc[0])
     if shown != measured.baseline:
         title = f"Figure 4. Reconstruction MSE of {naming.display(str(shown))} by layer (no baseline)"
@@ -63,7 +87,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     shown_datasets = [dataset for dataset in measured.datasets if dataset in set(rows["dataset"])]
     supported = [all(works.get((dataset, str(shown), layer), False) for dataset in shown_datasets) for layer in names]
     name_shown = naming.plot_text(str(shown))
-    # Pale where the decoder is not shown to beat both controls; the legend has the full color
+    # Bars are pale where the decoder is not shown to beat both controls. The legend has the full color.
     colors = ["#56B4E9" if one else "#dceefa" for one in supported]
     axes.bar(place, heights, width=0.62, color=colors, edgecolor="#1b6a97", linewidth=0.8)
     axes.bar([0], [0], color="#56B4E9", edgecolor="#1b6a97", linewidth=0.8, label=name_shown)
@@ -73,7 +97,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
                 at, value.mean, yerr=[[value.mean - value.low], [value.high - value.mean]],
                 fmt="none", ecolor="#222222", capsize=3, linewidth=1,
             )  # fmt: skip
-    # The diamond stands beside the middle, where it hides no interval.
+    # The diamond is drawn beside the middle of the bar, so it hides no interval.
     for column, marker, color, shift, label in (
         ("mse_untrained", "D", "#D55E00", 0.2, "Control: untrained target"),
         ("mse_constant", "_", "#000000", 0.0, "Control: constant image"),
@@ -132,7 +156,7 @@ def reconstructions(results: Results, measured: Measurements, directory: Path) -
 
 
 def _shown_defenses(measured: Measurements, present: set[str]) -> list[str]:
-    """The paper's three, as far as they are there: baseline, DP at the smallest ε, L2 with dropout."""
+    """Up to three defenses, first the paper's: baseline, DP at the smallest ε, L2 with dropout."""
     frame = measured.frame[measured.frame["defense"].isin(present)]
     private = frame[frame["epsilon_spent"].notna()].sort_values("epsilon_spent")
     wanted = [measured.baseline, None if private.empty else str(private["defense"].iloc[0]), "l2_dropout"]
@@ -187,7 +211,7 @@ def _grid(
         if originals:
             canvas[top : top + side, :side] = _picture(originals[0]["original_png"], side)
 
-    # The picture keeps its own proportions; room on the right is for the defenses' names.
+    # The picture keeps its proportions. The defenses' names need room on the right.
     height, width = canvas.shape[:2]
     scale = 8.0 / (width + 150)
     figure = new_figure(8.0, scale * (height + 46))
@@ -211,9 +235,101 @@ def _grid(
 
 
 def _picture(png: bytes | None, size: int) -> npt.NDArray[np.float64]:
-    """The image as (size, size, 3) in [0, 1], pixels kept square-edged; gray where there is none."""
+    """The image as (size, size, 3) in [0, 1], enlarged without smoothing; gray where there is none."""
     if png is None:
         return np.full((size, size, 3), 0.9)
     with Image.open(io.BytesIO(png)) as image:
         resized = image.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
     return np.asarray(resized, dtype=float) / 255
+
+
+def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
+    """Figure 6: accuracy against the change of inversion MSE and of attack AUC, colored by training time.
+
+    As in the paper, values are averaged over datasets, and the AUC is the best over all scores; below 0.5 it counts as 0.5.
+    Deviations: the cut point is the last one at which a decoder is shown to beat both controls, where the paper has the prediction
+    layer. Markers distinguish the defenses. 95 % intervals over seeds are drawn.
+    """
+    name, title = "figure6", "Figure 6. Accuracy against inversion, membership inference and training time"
+    settings = measured.settings
+    if not settings:
+        return FigureFile(name=name, title=title, caption="", png=None, missing="No trial finished.")
+    if measured.baseline is None or measured.baseline not in set(measured.frame["defense"]):
+        why = "No baseline finished, so there is nothing to compare with."
+        return FigureFile(name=name, title=title, caption="", png=None, missing=why)
+    setting = settings[0]
+    frame = measured.frame[measured.frame["setting"] == setting.key]
+    at_least_guessing = frame.assign(paper_protocol_auc=frame["paper_protocol_auc"].clip(lower=GUESSING))
+    auc_changes = against_baseline(at_least_guessing, measured.baseline, "paper_protocol_auc", "percent")
+    mse = judged_changes(measured, setting)
+    supported = set() if mse is None else set(mse.loc[mse["defense"] != measured.baseline, "layer"])
+    last = [layer for layer in layers(measured, setting) if layer in supported][-1:]
+
+    def change(defense: str, which: str) -> Estimate | None:
+        table = auc_changes if which == "auc" else mse
+        if table is None:
+            return None
+        rows = table[table["defense"] == defense]
+        if which == "mse":
+            rows = rows[rows["layer"].isin(last)]
+        return average_over_datasets(rows, "value", PERCENT_CHANGE)[0]
+
+    times = {
+        defense: average_over_datasets(frame[frame["defense"] == defense], "train_time_s", NOT_NEGATIVE)[0]
+        for defense in measured.defenses
+    }
+    seconds = [time.mean for time in times.values() if time is not None and time.mean > 0]
+    low, high = (min(seconds), max(seconds)) if seconds else (1.0, 1.0)
+    norm: Normalize = LogNorm(low * 0.95, high * 1.05) if seconds else Normalize(0, 1)
+
+    figure = new_figure(9.2, 4.3)
+    panels = figure.subplots(1, 2, sharey=True)
+    styles = looks(measured)
+    legend: dict[str, Any] = {}
+    points: Any = None
+    last_name = naming.plot_text(last[0]) if last else "the last layer"
+    for axes, which, label, better in (
+        (panels[0], "mse", f"Change of reconstruction MSE at {last_name} (%)", "higher is better →"),
+        (panels[1], "auc", "Change of attack AUC, paper’s protocol (%)", "← lower is better"),
+    ):
+        shown = 0
+        for defense in measured.defenses:
+            x = change(defense, which)
+            y, _ = average_over_datasets(frame[frame["defense"] == defense], "test_accuracy", FRACTION)
+            time = times[defense]
+            if x is None or y is None or time is None:
+                continue
+            shown += 1
+            look = styles[defense]
+            error_bars(axes, x, y, "#8a8a8a")
+            points = axes.scatter(
+                [x.mean], [y.mean], c=[time.mean], norm=norm, cmap="viridis", marker=look.marker, s=85,
+                edgecolors="#222222", linewidths=0.9, zorder=3,
+            )  # fmt: skip
+            hollow = replace(look, color="white")
+            legend.setdefault(defense, handle(hollow))
+        if not shown:
+            one_seed = not measured.inversion.empty and measured.inversion["seed"].nunique() == 1
+            silent = (
+                "One seed shows nothing\nof a decoder" if one_seed else "No decoder is shown\nto beat both controls"
+            )
+            unmeasured = "No reconstructions" if measured.inversion.empty else silent
+            say(axes, unmeasured if which == "mse" else "No membership attack")
+            continue
+        axes.axvline(0, color="#999999", linewidth=0.9, zorder=1)
+        axes.set_xlabel(f"{label}\n{better}")
+    panels[0].set_ylabel("Test accuracy (fraction, higher is better)")
+    if points is not None:
+        bar = figure.colorbar(points, ax=panels, shrink=0.9, pad=0.015)
+        bar.set_label("Training time (s)")
+        ticks = np.unique([float(f"{value:.2g}") for value in np.geomspace(low, high, 5)])
+        bar.set_ticks(list(ticks), labels=[f"{value:g}" for value in ticks])
+        bar.ax.minorticks_off()
+        legend_below(figure, legend, columns=7)
+    datasets = naming.listing([naming.display(dataset) for dataset in measured.datasets_of(setting)])
+    where = f" ({setting.label})" if setting.label else ""
+    caption = (
+        f"Averaged over {datasets}{where}, changes against the baseline of the same seed; whiskers are 95 % "
+        "intervals over seeds. The best corner is the upper right on the left, the upper left on the right."
+    )
+    return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))

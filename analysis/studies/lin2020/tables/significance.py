@@ -1,13 +1,14 @@
-"""Tables of the tests of a factor study: normality, which factors matter, what TPVD goes with.
+"""Tables of the tests: normality, which factors matter, what TPVD correlates with.
 
-Source: Lin et al. 2020, Tables 8–11. Deviations: see `factor_tests`.
+Source: Lin et al. 2020, Tables 8–11. Deviations: see `influences`.
 """
 
 from __future__ import annotations
 
 from analysis import naming
-from analysis.statistics.estimates import TestResult
+from analysis.statistics.tests import TestResult
 from analysis.studies.lin2020 import numbers as lin2020
+from analysis.studies.lin2020.factors.frame import FactorStudy
 from analysis.studies.lin2020.influences import (
     LEAKS,
     MARGINS,
@@ -17,9 +18,8 @@ from analysis.studies.lin2020.influences import (
     p_text,
     tpvd_correlations,
 )
-from analysis.studies.lin2020.study import FactorStudy
-from analysis.tables.output import number
-from analysis.tables.sheets import Column, Entry, Label, Number, Sheet
+from analysis.tables.model import Column, Entry, Label, Number, Table
+from analysis.tables.text import number
 
 QUANTITIES: dict[Dependent, str] = {
     "accuracy": "test accuracy",
@@ -39,22 +39,22 @@ def _result(test: TestResult | None, value: float | None, decimals: int, signed:
 
 
 def _p(value: float | None, adjusted: float | None = None) -> Number:
-    return Number(value=value, text=p_text(value), small="" if adjusted is None else f"Holm {p_text(adjusted)}")
+    return Number(value=value, text=p_text(value), small=() if adjusted is None else (f"Holm {p_text(adjusted)}",))
 
 
-def normality_table(study: FactorStudy, analysis: Analysis, name: str, title: str) -> Sheet:
+def normality_table(study: FactorStudy, analysis: Analysis, name: str, title: str) -> Table:
     """Tables 8 and 9: are the values of each level normally distributed?"""
     rows: list[tuple[Entry, ...]] = [
         (one.factor, Label(value=one.level), _result(one.test, one.test.statistic, 3), one.test.n, _p(one.test.p_value))
         for one in analysis.normality
     ]
-    return Sheet(
+    return Table(
         name=name,
         title=title,
-        said=lin2020.CONCLUSIONS.get(name, ""),
+        caption=lin2020.CONCLUSIONS.get(name, ""),
         columns=(
-            Column(key="factor", name="Factor", words=True),
-            Column(key="level", name="Level", words=True),
+            Column(key="factor", name="Factor", kind="label"),
+            Column(key="level", name="Level", kind="label"),
             Column(key="statistic", name="W"),
             Column(key="df", name="df"),
             Column(key="p", name="Sig."),
@@ -80,7 +80,7 @@ def _interval(test: TestResult | None, decimals: int = 2) -> Number:
     return Number(value=test.effect, text=shown)
 
 
-def influences_table(analysis: Analysis, name: str, title: str) -> Sheet:
+def influences_table(analysis: Analysis, name: str, title: str) -> Table:
     """Tables 10 and 11: which factors matter, and by how much?"""
     decimals = 3
     rows: list[tuple[Entry, ...]] = []
@@ -103,29 +103,29 @@ def influences_table(analysis: Analysis, name: str, title: str) -> Sheet:
             )
         )
     margin = MARGINS[analysis.dependent]
-    return Sheet(
+    return Table(
         name=name,
         title=title,
-        said=lin2020.CONCLUSIONS.get(name, ""),
+        caption=lin2020.CONCLUSIONS.get(name, ""),
         columns=(
-            Column(key="factor", name="Factor", words=True),
-            Column(key="levels", name="Levels", words=True),
+            Column(key="factor", name="Factor", kind="label"),
+            Column(key="levels", name="Levels", kind="label"),
             Column(key="n", name="n"),
             Column(key="u", name="U"),
             Column(key="u_p", name="p"),
             Column(key="effect", name="Cliff’s δ"),
-            Column(key="effect_low", name="", csv_only=True),
-            Column(key="effect_high", name="", csv_only=True),
+            Column(key="effect_low", csv_only=True),
+            Column(key="effect_high", csv_only=True),
             Column(key="h", name="H"),
             Column(key="h_p", name="p"),
             Column(key="epsilon_squared", name="ε²"),
-            Column(key="matched_levels", name="Matched levels", words=True),
+            Column(key="matched_levels", name="Matched levels", kind="label"),
             Column(key="difference", name="Difference"),
-            Column(key="difference_low", name="", csv_only=True),
-            Column(key="difference_high", name="", csv_only=True),
+            Column(key="difference_low", csv_only=True),
+            Column(key="difference_high", csv_only=True),
             Column(key="matched_p", name="p"),
-            Column(key="matched_p_holm", name="", csv_only=True),
-            Column(key="answer", name="So the factor", words=True),
+            Column(key="matched_p_holm", csv_only=True),
+            Column(key="answer", name="So the factor", kind="label"),
         ),
         rows=tuple(rows),
         notes=(
@@ -158,7 +158,7 @@ def _matched(one: Influence, decimals: int) -> tuple[Entry, ...]:
     first, second = (naming.display(level) for level in largest.levels)
     return (
         f"{second} − {first}",
-        Number(value=difference.mean, text=text, small=one.note),
+        Number(value=difference.mean, text=text, small=(one.note,) if one.note else ()),
         Number(value=difference.low),
         Number(value=difference.high),
         _p(one.p_value, one.p_holm),
@@ -172,7 +172,7 @@ def _end(test: TestResult | None, which: str) -> Number:
     return Number(value=value)
 
 
-def leakage_table(study: FactorStudy) -> Sheet:
+def leakage_table(study: FactorStudy) -> Table:
     """Spearman's correlation of TPVD with each measure of leakage, over all targets and within groups."""
     rows: list[tuple[Entry, ...]] = []
     for one in tpvd_correlations(study):
@@ -188,17 +188,17 @@ def leakage_table(study: FactorStudy) -> Sheet:
                     _p(one.test.p_value),
                 )
             )
-    return Sheet(
+    return Table(
         name="lin_tpvd_leakage",
         title="Does TPVD go with what membership attacks measured?",
-        said=lin2020.CONCLUSIONS["lin_tpvd_leakage"],
+        caption=lin2020.CONCLUSIONS["lin_tpvd_leakage"],
         columns=(
-            Column(key="measure", name="Leakage", words=True),
-            Column(key="group", name="Settings", words=True),
+            Column(key="measure", name="Leakage", kind="label"),
+            Column(key="group", name="Settings", kind="label"),
             Column(key="n", name="n"),
             Column(key="spearman", name="Spearman’s ρ"),
-            Column(key="spearman_low", name="", csv_only=True),
-            Column(key="spearman_high", name="", csv_only=True),
+            Column(key="spearman_low", csv_only=True),
+            Column(key="spearman_high", csv_only=True),
             Column(key="p", name="p"),
         ),
         rows=tuple(rows),

@@ -1,8 +1,9 @@
-"""One row per finished target with what the tables and figures need, and comparisons with the baseline."""
+"""One row per finished target, with what tables and figures need; comparisons with the baseline."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis import naming
+from analysis import naming, studies
 from analysis.load import FPR_COLUMNS, Results, ScoreKey
 from analysis.measure.shared_examples import Correlations, correlations
 from analysis.statistics.estimates import (
@@ -25,7 +26,6 @@ from analysis.statistics.estimates import (
     quantile,
     seeds_and_examples,
 )
-from analysis.studies.lomurno2022 import numbers as paper
 
 BASELINE_LABELS = ("baseline", "no_defense", "none", "undefended")
 """Labels, whatever their case, under which the undefended model is looked for."""
@@ -36,8 +36,8 @@ _PAIR = ["setting", "dataset", "seed"]
 Change = Literal["difference", "ratio", "percent"]
 
 GUESSING = 0.5
-"""The AUC of an attacker who guesses. A mean below it is noise, not privacy: wherever defenses are ranked or
-compared by their risk it counts as this."""
+"""The AUC of an attacker who guesses. A mean below it is noise, not privacy, and counts as 0.5 wherever defenses are ranked
+or compared by their risk."""
 
 FEWEST_EXAMPLES = 10
 """Members, and non-members, below which an AUC supports no verdict: its interval over examples is asymptotic."""
@@ -57,10 +57,10 @@ _CHANGE_BOUNDS: dict[Change, Bounds] = {"ratio": NOT_NEGATIVE, "percent": PERCEN
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Targets that may be compared: one split and one architecture, one optimizer where the results have
-    several, and one part where labels repeat. `optimizer` is empty where it does not vary.
+    """What compared targets have in common: the split, the architecture, the optimizer, and the part where labels repeat.
 
-    `label` says what tells it from the other settings of the results; it is empty where there is one.
+    `optimizer` is empty where the results have only one. `label` distinguishes the setting from the others of the results;
+    it is empty where there is only one setting.
     """
 
     key: str
@@ -73,10 +73,10 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Panel:
-    """The AUCs (n,) of one setting and dataset, and how the choice of examples moves them together.
+    """The AUCs (n,) of one setting and dataset, and their correlation (n, n) over the choice of examples.
 
-    `places` says where a defense's seed stands in them. `errors` are standard errors, NaN where none was recorded
-    and where there are too `few` examples for one. `guessing` are those of an attacker who guesses.
+    `places` maps a defense and a seed to an index. `errors` are standard errors, NaN where none was recorded and where there
+    are too `few` examples for one. `guessing` are those of an attacker who guesses.
     """
 
     places: dict[str, dict[int, int]]
@@ -89,10 +89,10 @@ class _Panel:
     correlation: Values
 
     def covariance(self, places: list[int], guessing: bool = False) -> Values | None:
-        """Of the AUCs at `places`, by the choice of examples; None where one has no standard error.
+        """The covariance, over the choice of examples, of the AUCs at `places`; None where one has no standard error.
 
-        With `guessing` no error is below that of an attacker who guesses: estimated ones are too small where few
-        examples happen to be well in order, and those are the ones that would be taken for a leak.
+        With `guessing` no error is below that of an attacker who guesses. Estimated errors are too small if few examples
+        happen to be well in order, and those are the ones that would be taken for a leak.
         """
         errors = np.fmax(self.errors, self.guessing) if guessing else self.errors
         errors = np.where(np.isnan(self.errors), np.nan, errors)[places]
@@ -145,13 +145,15 @@ def guessing_errors(rows: pd.DataFrame) -> Values:
 class Measurements:
     """What was measured.
 
-    `frame` has one row per finished target: the columns of `trials` that matter, the setting, and from the
-    target's best_of row `auc` (honest: the score is chosen on each half and measured on the other),
-    `auc_low`, `auc_high`, the numbers of members and non-members that it is of (`attacked_members`,
-    `attacked_non_members`), `paper_protocol_auc` (the maximum over all scores on the very data it is reported
-    on), `advantage`, the true positive rates, and `score_key`. Where no best_of row finished, they are null.
-    `inversion` has one row per finished target and layer, of one inversion attack. `correlations` says how the
-    AUCs of targets go together by the examples that they share.
+    `frame` has one row per finished target: the columns of `trials`, the setting, and columns from the target's best_of row,
+    which are null where no best_of row finished. These are `auc` (honest: the score is chosen on each half of the examples
+    and measured on the other), `auc_low`, `auc_high`, the numbers of members and non-members it was measured on
+    (`attacked_members`, `attacked_non_members`), `paper_protocol_auc` (the maximum over all scores, on the data it is
+    reported on), `advantage`, the true positive rates, and `score_key`.
+
+    `inversion` has one row per finished target and layer, of one inversion attack; `other_inversions` counts the others.
+    `correlations` has the correlations of AUCs that come from shared examples. `guaranteed` are the defenses with an ε.
+    `superseded` counts targets that a newer one with the same labels and seed replaced.
     """
 
     frame: pd.DataFrame
@@ -181,7 +183,10 @@ class Measurements:
         return rows[rows["defense"] == defense]
 
     def estimate(self, setting: Setting, dataset: str, defense: str, column: str) -> Estimate | None:
-        """Mean and interval of `column`: over seeds; of the AUC over seeds and examples, of one seed the attack's own."""
+        """Mean and interval of `column` over seeds.
+
+        The interval of the AUC is over seeds and examples. With one seed it is the attack's own, over examples.
+        """
         if column != "auc":
             return estimate(self.of(setting, dataset, defense)[column], bounds_of(column))
         panel = self._panels.get((setting.key, dataset))
@@ -199,7 +204,7 @@ class Measurements:
     def risk_difference(self, setting: Setting, dataset: str, defense: str, reference: str) -> Estimate | None:
         """AUC of `defense` minus that of `reference`, paired by seed, with the interval over seeds and examples.
 
-        A mean AUC below 0.5 counts as 0.5: it moves the difference, and leaves the width of its interval as it is.
+        A mean AUC below 0.5 counts as 0.5. This shifts the difference and does not change the width of its interval.
         """
         panel = self._panels.get((setting.key, dataset))
         if panel is None:
@@ -246,14 +251,14 @@ class Measurements:
         """Every setting with each of its datasets."""
         return [pair for setting in self.settings for pair in self.compared_datasets(setting)]
 
-    def paper_rows(self) -> list[tuple[Setting, str]]:
-        """Per dataset its settings on the official split, as in the paper; all of them where it has none."""
+    def official_rows(self) -> list[tuple[Setting, str]]:
+        """Per dataset its settings on the official split, which papers report; all of its settings where it has none."""
         rows = self.rows()
         official = {dataset for setting, dataset in rows if setting.split == "official"}
         return [row for row in rows if row[0].split == "official" or row[1] not in official]
 
     def row_label(self, setting: Setting, dataset: str) -> str:
-        """How a row is called: the dataset, with the setting where there are several."""
+        """The name of a row: the dataset, and the setting where there are several."""
         shown = naming.display(dataset)
         return f"{shown} ({setting.label})" if setting.label else shown
 
@@ -276,9 +281,8 @@ def bounds_of(column: str, change: Change | None = None) -> Bounds:
 def against_baseline(frame: pd.DataFrame, baseline: str, column: str, change: Change, extra: str = "") -> pd.DataFrame:
     """`frame` with `value`: `column` against the baseline of the same setting, dataset and seed.
 
-    Pairing by seed takes away what the draw of the split and of the examples adds to both. `extra` names one
-    more column to pair on. Rows with no finished baseline are left out. "percent" is
-    100·(value − baseline)/baseline.
+    Pairing by seed removes the variation that both share, from the split and the examples. `extra` names one more column to
+    pair on. Rows without a finished baseline are left out. "percent" is 100·(value − baseline)/baseline.
     """
     pair = [*_PAIR, extra] if extra else _PAIR
     reference = frame.loc[frame["defense"] == baseline, [*pair, column]].rename(columns={column: "reference"})
@@ -296,10 +300,10 @@ def against_baseline(frame: pd.DataFrame, baseline: str, column: str, change: Ch
 def average_over_datasets(
     frame: pd.DataFrame, column: str, bounds: Bounds = UNBOUNDED
 ) -> tuple[Estimate | None, list[str]]:
-    """Mean over datasets per seed, then mean and interval over seeds; and the datasets it is over.
+    """Mean over datasets per seed, then mean and interval over seeds; and the names of the datasets.
 
-    Only seeds that have every one of the datasets count: a seed's average over fewer datasets is another
-    quantity. Where no seed has all of them, the mean over the datasets' means stands with no interval.
+    Only seeds with every dataset count, because an average over fewer datasets is another quantity. Where no seed has every
+    dataset, the result is the mean of the datasets' means, without an interval.
     """
     known = frame[frame[column].notna()]
     if known.empty:
@@ -313,9 +317,9 @@ def average_over_datasets(
 
 
 def measured_fpr(frame: pd.DataFrame) -> float | None:
-    """The false positive rate to report TPR at: 1 %, or the smallest that all attacked targets have.
+    """The false positive rate at which TPR is reported: 1 %, or else the smallest that all attacked targets have.
 
-    None where there is none: TPR at FPR α needs about 10/α non-members.
+    None where there is no such rate. TPR at FPR α needs about 10/α non-members.
     """
     attacked = frame[frame["auc"].notna()]
     if attacked.empty:
@@ -329,12 +333,12 @@ def measure(results: Results) -> Measurements:
     trials = results.trials
     finished = trials[trials["status"] == "finished"].copy()
     finished, settings = _with_settings(finished)
-    # Two targets with the same labels and seed: the sweep file was edited and run again. The newest counts.
+    # Two targets have the same labels and seed where the sweep file was edited and run again. The newest counts.
     finished = finished.sort_values("started_at", kind="stable", na_position="first")
     newest = finished.drop_duplicates(_CELL, keep="last")
     superseded = len(finished) - len(newest)
     frame = newest.merge(_best_of(results.attacks), on="target_id", how="left")
-    defenses = _ordered(trials["defense"], paper.DEFENSES)
+    defenses = _ordered(trials["defense"], [label for study in studies.found() for label in study.defenses])
     private = frame.loc[frame["epsilon_spent"].notna(), "defense"]
     inversion, other_inversions = _inversion(results, frame)
     return Measurements(
@@ -342,7 +346,7 @@ def measure(results: Results) -> Measurements:
         inversion=inversion,
         correlations=correlations(results, frame),
         settings=settings,
-        datasets=tuple(_ordered(trials["dataset"], paper.DATASETS)),
+        datasets=tuple(_ordered(trials["dataset"], [label for study in studies.found() for label in study.datasets])),
         defenses=tuple(defenses),
         baseline=next((label for label in defenses if label.lower() in BASELINE_LABELS), None),
         guaranteed=frozenset(str(label) for label in private),
@@ -351,11 +355,12 @@ def measure(results: Results) -> Measurements:
     )
 
 
-def _ordered(labels: pd.Series, known: tuple[str, ...]) -> list[str]:
-    """Labels in the paper's order, then the undefended, then the others as people sort, eps2 before eps10.
+def _ordered(labels: pd.Series, known: Iterable[str]) -> list[str]:
+    """Labels in the order of `known`, then the undefended, then the others as people sort them, eps2 before eps10.
 
-    The order of the rows says nothing: the tables are gathered from files named by hashes.
+    The order of the rows means nothing, because the tables are gathered from files named by hashes.
     """
+    known = list(dict.fromkeys(known))
     present = {str(label) for label in labels.dropna()}
 
     def rank(label: str) -> tuple[bool, list[tuple[int, str]]]:
@@ -391,7 +396,7 @@ def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting,
                 optimizer=str(first["optimizer"]) if "optimizer" in varying else "",
             )
         )
-    # The official split first: it is the one that papers report on.
+    # The official split comes first, because papers report on it.
     return finished, tuple(sorted(settings, key=lambda setting: (setting.split != "official", setting.key)))
 
 
@@ -409,7 +414,7 @@ _MEMBERSHIP = [
 
 
 def _best_of(attacks: pd.DataFrame) -> pd.DataFrame:
-    """One row per target: its best_of row with the most candidates, and where that score's values are."""
+    """One row per target: its best_of row with the most candidates, and the key of the selected score."""
     done = attacks[attacks["status"] == "finished"]
     best = done[done["attack"] == "best_of"].copy()
     best["n_candidates"] = [0 if value is None else len(value) for value in best["candidates"]]
@@ -432,8 +437,8 @@ def _best_of(attacks: pd.DataFrame) -> pd.DataFrame:
 
 
 def _score_key(target: str, selected: str, scores: npt.NDArray[np.object_]) -> ScoreKey | None:
-    """Where the values of the score that best_of selected, named attack/score, are kept; `scores` has id, attack, score."""
-    # One attack under two configurations gives two scores of one name: all but the first carry their attack's id.
+    """The key of the score that best_of selected, which is named attack/score. `scores` has rows of id, attack, score."""
+    # One attack under two configurations gives two scores of one name. All but the first carry their attack's id.
     name, _, beginning = selected.partition("@")
     for attack_id, attack, score in scores:
         if name in (f"{attack}/{score}", score) and attack_id.startswith(beginning):
@@ -442,7 +447,7 @@ def _score_key(target: str, selected: str, scores: npt.NDArray[np.object_]) -> S
 
 
 def _inversion(results: Results, frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The reconstructions of the inversion attack that most targets have, and how many others there are."""
+    """The reconstructions of the inversion attack that most targets have, and the number of other attacks."""
     targets = frame[["target_id", *_CELL, "test_accuracy"]]
     rows = results.reconstructions.merge(targets, on="target_id", how="inner")
     if rows.empty:

@@ -1,0 +1,104 @@
+"""Votes on a claim, and the verdict that follows from them.
+
+Each comparison that bears on a claim is one vote. A vote supports the claim where its 95 % interval lies on the claimed
+side, and the claim held where every vote supports it. A false claim is therefore said to hold with a probability of at
+most 5 %, however many votes there are. A vote contradicts the claim where its interval, widened for the number of votes
+(Bonferroni), lies on the other side, and the claim did not hold where one vote contradicts it. A true claim is therefore
+said not to hold with a probability of at most 5 %. Otherwise the verdict is "cannot be told".
+
+One seed decides nothing, and neither do seeds that are all alike. A test without an interval votes by its p-value, by the same two
+rules. A
+comparison that is merely not significant never supports a claim.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from analysis.statistics.estimates import CONFIDENCE, Bounds, Estimate
+from analysis.tables.text import interval_text, number
+
+Verdict = Literal["held", "did not hold", "cannot be told"]
+
+_MARKS = {1: "✓", -1: "✗", 0: "?", None: "?"}
+
+BELOW_ZERO: Bounds = (-math.inf, 0.0)
+ABOVE_ZERO: Bounds = (0.0, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim, the verdict, and the numbers that decide it."""
+
+    text: str
+    verdict: Verdict
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vote:
+    """One comparison in words. `sign` is 1 where it supports the claim, −1 where it contradicts it, else 0 or None.
+
+    Where `judged` is given, `decide` sets the sign from its interval: 1 where the 95 % interval lies within `claimed`, −1
+    where the widened interval lies outside. Both are shown with `decimals` and `unit`.
+    """
+
+    words: str
+    sign: int | None = None
+    judged: Estimate | None = None
+    claimed: Bounds = ABOVE_ZERO
+    decimals: int = 3
+    unit: str = ""
+
+
+def decide(text: str, votes: list[Vote]) -> Claim:
+    """The claim with its verdict: it held where every vote supports it, and did not hold where one contradicts it.
+
+    Before a vote may contradict, its interval is widened so that all of the claim's intervals hold together with 95 %
+    confidence (Bonferroni).
+    """
+    number_judged = sum(_has_interval(vote) for vote in votes)
+    votes = [vote if vote.judged is None else _settled(vote, vote.judged, number_judged) for vote in votes]
+    evidence = tuple(f"{_MARKS[vote.sign]} {vote.words}" for vote in votes) or ("Not measured here.",)
+    return Claim(text=text, verdict=_verdict(votes), evidence=evidence)
+
+
+def _has_interval(vote: Vote) -> bool:
+    # An interval over the examples of one target says nothing about another training run.
+    return vote.judged is not None and vote.judged.low is not None and vote.judged.over != "examples"
+
+
+def _settled(vote: Vote, judged: Estimate, comparisons: int) -> Vote:
+    """The vote with its sign and its intervals in words."""
+    if not _has_interval(vote):
+        mean = number(judged.mean, vote.decimals, signed=vote.claimed[0] <= 0)
+        why = "one seed" if judged.n == 1 else f"all {judged.n} seeds alike"
+        why = "too few examples" if judged.few_examples else why
+        return replace(vote, sign=None, words=f"{vote.words}: {mean}{vote.unit} ({why})")
+    widened = judged.at(1 - (1 - CONFIDENCE) / comparisons)
+    low, high = vote.claimed
+    is_signed = low <= 0
+    words = f"{vote.words}: {interval_text(judged, vote.decimals, is_signed)}{vote.unit}"
+    if comparisons > 1:
+        words += (
+            f", all {comparisons} together {interval_text(widened, vote.decimals, is_signed, mean=False)}{vote.unit}"
+        )
+    if _between(judged, low, high):
+        return replace(vote, sign=1, words=words)
+    return replace(vote, sign=-1 if _outside(widened, low, high) else 0, words=words)
+
+
+def _between(judged: Estimate, low: float, high: float) -> bool:
+    return judged.low is not None and judged.high is not None and low < judged.low and judged.high < high
+
+
+def _outside(judged: Estimate, low: float, high: float) -> bool:
+    return judged.low is not None and judged.high is not None and (judged.high < low or high < judged.low)
+
+
+def _verdict(votes: list[Vote]) -> Verdict:
+    if any(vote.sign == -1 for vote in votes):
+        return "did not hold"
+    return "held" if votes and all(vote.sign == 1 for vote in votes) else "cannot be told"

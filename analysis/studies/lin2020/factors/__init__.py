@@ -1,0 +1,1 @@
+"""The targets of a factor study: levels of factors, the balanced grid, matched pairs."""

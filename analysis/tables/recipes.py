@@ -1,0 +1,46 @@
+"""The table of recipes: how each defense was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from analysis import naming
+from analysis.measure.recipes import SHOWN_FIRST, key_words, with_recipes
+from analysis.measure.targets import Measurements
+from analysis.tables.model import Column, Table
+
+
+def recipe_table(measured: Measurements) -> Table:
+    """One row per recipe, with the defenses, datasets and settings that it was used for."""
+    frame = with_recipes(measured)
+    keys = {key for one in frame["recipe"] for key, _ in one.training}
+    ordered = [key for key in SHOWN_FIRST if key in keys] + sorted(keys - set(SHOWN_FIRST))
+    rows = []
+    for defense in measured.defenses:
+        for one, cell in frame[frame["defense"] == defense].groupby("recipe", sort=False):
+            values = dict(one.training)
+            datasets = [naming.display(dataset) for dataset in measured.datasets if dataset in set(cell["dataset"])]
+            where = naming.listing(datasets) + _settings(measured, cell["setting"])
+            rows.append((naming.display(defense), where, *(values.get(key) for key in ordered), one.own))
+    return Table(
+        name="recipes",
+        title="Recipes: how each defense was trained",
+        columns=(
+            Column(key="defense", name="Defense", kind="label"),
+            Column(key="where", name="Datasets", kind="label"),
+            *(Column(key=key, name=key_words(key).capitalize()) for key in ordered),
+            Column(key="own", name="The defense's own options", kind="label"),
+        ),
+        rows=tuple(rows),
+        notes=(
+            "One recipe for all is not each defense's best: a defense that another learning rate, batch size or number of "
+            "epochs would suit better looks worse here than it is.",
+        ),
+        missing="" if rows else "No trial finished.",
+    )
+
+
+def _settings(measured: Measurements, keys: Iterable[str]) -> str:
+    present = set(keys)
+    labels = [setting.label for setting in measured.settings if setting.key in present and setting.label]
+    return f" ({'; '.join(labels)})" if labels else ""
