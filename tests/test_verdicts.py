@@ -20,7 +20,7 @@ from scipy import stats
 
 from analysis.claims import BELOW_ZERO, Claim, Vote, decide
 from analysis.load import load
-from analysis.measure import verdicts
+from analysis.measure import inversion, verdicts
 from analysis.measure.inversion import judged_changes
 from analysis.measure.shared_examples import Correlations
 from analysis.measure.summary import summaries
@@ -475,7 +475,7 @@ def test_a_table_of_decoders_that_do_not_work_rarely_says_that_one_does(tmp_path
 
     def works(margin: float) -> list[bool]:
         made = replace(measured, inversion=decoders(rng, setting.key, n_seeds, margin))
-        return list(verdicts.decoder_works(made, setting).values())
+        return list(inversion.decoder_works(made, setting).values())
 
     wrong = [any(works(0.0)) for _ in range(100)]
     assert np.mean(wrong) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
