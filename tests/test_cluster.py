@@ -187,13 +187,13 @@ def test_what_another_launch_ends_is_told_once_and_not_run(
     now = [0.0]
     monkeypatch.setattr(cluster_run.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Launch, "claim", lambda self, target_id: "theirs")
-    settled = ["finished", "failed"]
+    settled = ["done", "failed"]
 
     def fit(function: Any, feeder: Any, watcher: Any, *others: Any) -> None:
         assert hand_out(feeder, watcher) == []
         store = watcher._store
         statuses = {
-            target_id: SimpleNamespace(done=word == "finished", word=word)
+            target_id: SimpleNamespace(done=word == "done", word=word)
             for target_id, word in zip(watcher._schedule.units, settled, strict=True)
         }
         monkeypatch.setattr(

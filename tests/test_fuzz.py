@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from analysis_fixture import make_rows, write_tables
+from comparing import run_comparisons
 from conftest import TINY
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
@@ -744,6 +745,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     store.prepare()
     store.write_sweep(sweep, trials)
     assert [result.status for result in run(trials, store)] == ["finished"] * 2
+    assert [result.status for result in run_comparisons(store, trials)] == ["finished"]
     gather(store)
     assert tables(store)["tpvd"].num_rows == 1
     one = trials[0].target_id
@@ -1012,8 +1014,9 @@ def test_hostile_notes_of_launches_and_attempts_count_for_nothing(content: bytes
         assert len(launch.host) <= 300
         assert all(math.isfinite(each.seconds) and each.title.isprintable() for each in launch.running)
         status = SweepStatus(
-            trials=1, done=0, failed=0, launches=(launch,), per_hour=None, left_s=None, failures=(), quarantined=0
-        )
+            trials=1, done=0, failed=0, comparisons=0, compared=0, launches=(launch,), per_hour=None, left_s=None,
+            failures=(), quarantined=0,
+        )  # fmt: skip
         Console(file=io.StringIO()).print(status_view(status, "x"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +20,9 @@ from models.architectures.lomurno_cnn import LomurnoCnn
 from models.datasets.digits import Digits
 from models.splits import SPLITS
 from models.train import Training, build_model, fit
+from sweeper.results.store import Store
 from sweeper.trial.attack import _white_box
+from sweeper.trial.context import TrialContext
 
 CNN = LomurnoCnn(filters=(8, 8, 8), dense_units=16)
 QUICK = LayerDecoder(epochs=2, batch_size=32, width=4, untrained_control=False)
@@ -155,7 +158,8 @@ def test_the_decoder_learns_from_the_attackers_images_and_no_others(white_box):
 def test_the_attackers_images_are_disjoint_from_all_that_is_reported_on_and_trained_on(split, digits):
     parts = SPLITS[split](800, 120, 3)
     trial = SimpleNamespace(split=split, seed=3, architecture=CNN, defenses=())
-    box = _white_box(trial, digits, parts, None, torch.device("cpu"))
+    context = TrialContext(data_dir=Path(), store=Store("nowhere"), device=torch.device("cpu"))
+    box = _white_box(trial, digits, parts, context)
     sets = {
         name: set(getattr(box, name).example_id.tolist()) for name in ("attacker", "members", "non_members", "test")
     }

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from comparing import run_comparisons
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from attacks.auditing import audit_membership
 from attacks.base import MembershipScores
 from attacks.comparisons.tpvd import displacement_sketch, tpvd, value_differences
-from sweeper.results.comparisons import DueComparisons, write_comparisons_now
+from sweeper.results.comparisons import DueComparisons
 from sweeper.results.gather import gather
 from sweeper.results.schema import SCHEMAS
 from sweeper.results.store import Store
@@ -28,7 +29,6 @@ from sweeper.sweep.comparisons import plan_comparisons
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial
-from sweeper.trial.comparison import run_comparison
 from sweeper.trial.context import TrialContext
 from sweeper.trial.run import TrialResult, run_trial
 
@@ -150,13 +150,9 @@ def record_weights(store: Store, trial: Trial, content: bytes) -> None:
 
 
 def compare(store: Store) -> list[TrialResult]:
-    """Run the comparisons that are due, as a launch does."""
+    """Run the comparisons that are due."""
     (path,) = store.storage.root.parent.glob("*.yaml")
-    trials = expand(load_sweep(str(path)))
-    due = DueComparisons(store, trials, {each.target_id for each in trials if store.has_target(each.target_id)}, ())
-    write_comparisons_now(store, due.planned)
-    context = TrialContext(data_dir=store.storage.root, store=store, device=torch.device("cpu"))
-    return [run_comparison(task, context) for task in due.due()]
+    return run_comparisons(store, expand(load_sweep(str(path))))
 
 
 def gathered(store: Store, table: str = "tpvd") -> pd.DataFrame:
