@@ -702,7 +702,15 @@ defenses: {plain: none, clipped: {name: quantile_clipping, noise_scale: 0.1}}
 training: {epochs: 1, batch_size: 10}
 attacks: [{name: threshold, scores: [loss, entropy]}]
 """
-TIMES = ["load_time_s", "first_step_time_s", "train_time_s", "seconds_per_step", "started_at", "attack_time_s"]
+TIMES = [
+    "compare_time_s",
+    "load_time_s",
+    "first_step_time_s",
+    "train_time_s",
+    "seconds_per_step",
+    "started_at",
+    "attack_time_s",
+]
 LAUNCH = {"launch_id": "fedcba9876543210", "process": "elsewhere:1:1:1", "host": "far", "pid": 1}
 LAUNCH |= {"started_at": "2020-01-01T00:00:00+00:00"}
 LAUNCH |= {"running": [{"target_id": "0123456789abcdef", "title": "a", "stage": "b", "fraction": 0.5, "seconds": 1.0}]}
@@ -962,8 +970,13 @@ def test_any_damage_to_a_store(finished: Finished, tmp_path_factory: Any, what: 
             assert result.status == "finished", result.errors
             trained |= {result.target_id} if result.trained else set()
             attacked |= {result.target_id} if result.attacks_run else set()
+        compared = {result.status for result in run_comparisons(store, finished.trials)}
         gathered = gather(store)
-        if not gathered.damaged and all(each.done for each in store.statuses(finished.trials).values()):
+        if (
+            not gathered.damaged
+            and "failed" not in compared
+            and all(each.done for each in store.statuses(finished.trials).values())
+        ):
             break
     else:
         raise AssertionError("it is not mended")
