@@ -425,7 +425,7 @@ def test_a_study_without_leaks_rarely_shows_one_in_any_of_its_cells() -> None:
         rows = base.assign(auc=0.5 + 0.0153 * luck)
         rows = rows.assign(auc_low=rows["auc"] - 0.03, auc_high=rows["auc"] + 0.03)
         study = FactorStudy(
-            frame=rows, grid=rows, compared=rows, history=rows[:0], cells=cells, note="", pure=True,
+            frame=rows, grid=rows, compared=rows, history=rows[:0], cells=cells, note="",
             correlations=Correlations(frames=frames),
         )  # fmt: skip
         groups = [_Group(words="", rows=study.at(cell), ranked=False, cell=cell) for cell in cells]
