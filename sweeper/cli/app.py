@@ -1,4 +1,4 @@
-"""The `sweeper` command: all its commands in one application."""
+"""The `sweeper` command: one application with all subcommands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the `sweeper` command."""
-    if sys.argv[1:2] == ["trial"]:  # the only one that trains in this process
+    if sys.argv[1:2] == ["trial"]:  # the only command that trains in this process
         restart_with_allocator_environment()
     app()
 
@@ -46,7 +46,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit()
 
 
-# In the order of the help
+# In the order of the help text
 for _command, _name, _example in (
     (launch, "launch", "`sweeper launch lomurno2022 --data data --set training.epochs=5 --only 'dp_*/mnist'`"),
     (plan, "plan", "`sweeper plan lomurno2022 --json | jq '.[0]'`"),

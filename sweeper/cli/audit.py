@@ -38,11 +38,11 @@ def audit(
     ] = "float64",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the trained attackers' folds.")] = 0,
 ) -> None:
-    """Membership attacks on any model's outputs, from this program or not. A higher AUC is a worse leak.
+    """Run membership attacks on any model's outputs, from this program or not. A higher AUC is a worse leak.
 
-    The threshold attacks (`max_posterior`, `loss`, `entropy`, `modified_entropy`) take a moment. The trained ones
-    (`logistic_regression`, `mlp`, `random_forest`, `knn`) search the grids of TensorFlow Privacy's tool, on the very
-    membership labels they are judged by, out of fold: minutes for thousands of rows.
+    The threshold attacks (`max_posterior`, `loss`, `entropy`, `modified_entropy`) take seconds. The trained attacks
+    (`logistic_regression`, `mlp`, `random_forest`, `knn`) search the grids of TensorFlow Privacy's tool and score
+    out of fold, on the same membership labels: minutes for thousands of rows.
     """
     from sweeper.audit import attack as auditing
     from sweeper.audit.outputs import read_outputs

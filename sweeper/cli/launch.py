@@ -105,8 +105,8 @@ def launch(
 ) -> None:
     """Run a sweep: train every target, attack it, record it, report on it.
 
-    What is recorded already is not done again: the same command finishes what is missing, and adding an attack to the
-    file trains nothing anew. Exit code 0: all finished; 1: some failed or are left, or there is no report; 2: wrong input.
+    Recorded results are not computed again: the same command finishes what is missing, and adding an attack to the file
+    retrains no target. Exit code 0: all finished; 1: some failed or are left, or there is no report; 2: wrong input.
     """
     from sweeper import launch as launching
     from sweeper.workers.scheduling import Resources, Retries
@@ -154,7 +154,7 @@ def launch(
 
 
 def _conclude(result: LaunchResult) -> None:
-    """Say how a launch ended; exit with 1 unless all is done and reported."""
+    """Print how a launch ended; exit with 1 unless everything is done and reported."""
     if result.stopped is not None:
         err.print(Text.assemble(("Stopped: ", "bold red"), result.stopped), soft_wrap=True, highlight=False)
     for line in result.failed:
@@ -186,7 +186,7 @@ def _conclude(result: LaunchResult) -> None:
 
 
 class TerminalReporter(CheckReporter):
-    """Shows a launch in the terminal: a live table, or a line for each trial where the output is no terminal."""
+    """Shows a launch in the terminal: a live table, or one line per trial if the output is not a terminal."""
 
     def __init__(self, *, verbose: bool = False) -> None:
         self._verbose = verbose
@@ -208,7 +208,9 @@ class TerminalReporter(CheckReporter):
         def on_event(event: Event) -> None:
             line = display.update(event)
             if event.kind == "stopping" and live is None:
-                os.write(2, f"{STOPPING}.\n".encode())  # no other output may be begun where another is interrupted
+                os.write(
+                    2, f"{STOPPING}.\n".encode()
+                )  # unbuffered: this signal handler may have interrupted other output
             if line is not None and live is None:
                 tell(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
 

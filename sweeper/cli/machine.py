@@ -1,4 +1,4 @@
-"""What there is: `sweeper ls` for components, `sweeper doctor` for this machine."""
+"""What is available: `sweeper ls` lists components, `sweeper doctor` describes this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sweeper.cli.options import DataDir
 
 @user_errors
 def list_components() -> None:
-    """List the defenses, attacks, datasets, architectures and sweeps there are, each with its source."""
+    """List the available defenses, attacks, datasets, architectures and sweeps, each with its source."""
     from sweeper.sweep import components
     from sweeper.sweep.packaged import packaged_sweeps
     from sweeper.sweep.yaml_file import parse_yaml
@@ -31,7 +31,7 @@ def list_components() -> None:
 
 @user_errors
 def doctor(data: DataDir = Path("data")) -> None:
-    """Say what this machine has: Python, PyTorch and CUDA, Ray, GPUs, datasets, disk; and how to get what is missing."""
+    """Show this machine's Python, PyTorch and CUDA, Ray, GPUs, datasets and disk, and how to get what is missing."""
     from importlib.metadata import version
 
     import torch
@@ -81,7 +81,7 @@ def doctor(data: DataDir = Path("data")) -> None:
 
 
 def _print_list(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
-    """Names with what they are and where they come from, one line each."""
+    """Print each name with its description and source, one per line."""
     from sweeper.cli.display import Column, Rows
 
     out.print(Text(title, "bold"))

@@ -1,4 +1,4 @@
-"""Arguments and options that commands share, and the values that they take."""
+"""Arguments and options that several commands share, and parsers for their values."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ Only = Annotated[
 
 
 def seconds(text: str, option: str) -> float | None:
-    """A duration such as 90, 90s, 30m or 24h, in seconds; None for none."""
+    """Parse a duration such as 90, 90s, 30m or 24h into seconds; `none` gives None."""
     if text == "none":
         return None
     units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -81,7 +81,7 @@ def seconds(text: str, option: str) -> float | None:
 
 
 def amounts_of(given: Sequence[str] | None, option: str, lowest: float) -> dict[str | None, Any]:
-    """Amounts per architecture label; None is the label of all others."""
+    """Parse amounts per architecture label; the key None applies to all other labels."""
     amounts: dict[str | None, Any] = {}
     for text in given or ():
         label, equals, value = text.rpartition("=")
