@@ -1,4 +1,4 @@
-"""`run_comparison`: one comparison of recorded targets, from their records to its rows. No Ray."""
+"""`run_comparison`: computes one comparison of recorded targets and records its rows. No Ray."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class RecordedTarget:
-    """A target of the group, read from the store when it is asked for."""
+    """A target of the group, read from the store on demand."""
 
     def __init__(self, target_id: str, store: Store) -> None:
         self.target_id, self._store = target_id, store
@@ -40,8 +40,8 @@ class RecordedTarget:
         """The trained parameters by name.
 
         Raises:
-            DamagedError: the weights are missing, or are not what was recorded.
-            ValueError: a version of the code wrote them that did not say which tensors are parameters.
+                DamagedError: the weights are missing, or differ from the recorded hash.
+                ValueError: the version of the code that wrote them did not record which tensors are parameters.
         """
         weights = self._store.read_weights(self.target_id)
         try:
@@ -63,7 +63,7 @@ def run_comparison(task: ComparisonTask, context: TrialContext) -> TrialResult:
     context.on_progress(Progress(what=task.name, fraction=0.0))
     started = time.perf_counter()
     group = [RecordedTarget(trial.target_id, store) for trial in task.members]
-    # The streams of attacks on one target derive from its seed; a group has several, and the id stands for them all.
+    # Attacks on one target derive their streams from its seed. A group has several seeds, so the id replaces them.
     rng = np.random.default_rng([int(comparison_id[:8], 16), int(comparison_id[8:], 16)])
     try:
         rows = task.comparison.run(group, rng)
