@@ -336,7 +336,7 @@ class Run:
         return self._worked_s
 
     def go(self, *, kills: int, sure: Sequence[Kind] = ()) -> None:
-        """Run to the end with up to `kills` kills. Those of `sure` kinds come after a quarter of all trials is done."""
+        """Run to the end with up to `kills` kills. After a quarter of these, it kills one of each `sure` kind not killed before."""
         sure = [kind for kind in sure if not self._found.by_kind[kind]]
         self._start_driver()
         next_kill = time.monotonic() + self._pause()
@@ -392,8 +392,11 @@ class Run:
 
         A launch takes as long to start as many trials do. So while no trial is running, most kills are skipped; otherwise most
         would fall into that time.
+        """
         victims = sorted(self._processes.of(kind), key=lambda process: process.pid)
-        if kind == "head":  # in the cluster the GCS server, which knows all other processes; in a private Ray its only raylet
+        if (
+            kind == "head"
+        ):  # in the cluster the GCS server, which knows all other processes; in a private Ray its only raylet
             program = "raylet" if self._cluster is None else "gcs_server"
             victims = [process for process in victims if f"/{program} " in process.command]
         is_at_work = bool(self._processes.of("child"))

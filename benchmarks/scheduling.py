@@ -52,7 +52,7 @@ def sweep_file(folder: Path, seeds: int, epochs: int) -> Path:
 
 @contextmanager
 def nodes(count: int, gpus: int = 0) -> Iterator[None]:
-    """A Ray with `count` nodes on this machine, each with one CPU and `gpus` declared GPUs."""
+    """A Ray with `count` nodes on this machine, each with `gpus` declared GPUs and as many CPUs (at least one)."""
     import ray
     from ray.cluster_utils import Cluster
 
