@@ -6,5 +6,5 @@ from sweeper.imports import pin_packages
 
 __version__ = "0.1.0"
 
-# Where this package is shipped to a cluster's node it stands alone, and Ray's path has the others.
+# On a cluster node this package is shipped alone; the others are found on Ray's path.
 pin_packages([str(Path(__file__).parents[1])])

@@ -1,4 +1,4 @@
-"""The error that a user can mend, and the sentence that proposes the nearest name."""
+"""The error that a user can fix, and the sentence that proposes the nearest name."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import difflib
 from collections.abc import Iterable
 
 _LONGEST = 1800
-"""Characters of an error's text; of a longer one the middle is left out."""
+"""Most characters of an error's text; the middle of a longer one is left out."""
 _MOST_NAMES = 10_000
-"""Names that are looked through for the nearest."""
+"""Most names searched for the nearest one."""
 
 
 class UserError(Exception):
     """Wrong input. Its text says what was wrong, the value, what is allowed and what to do; exit code 2.
 
-    Whatever it quotes, the text is one paragraph, not endless, that any terminal shows as it is.
+    Whatever the text quotes, it is one paragraph of limited length that any terminal can show.
     """
 
     def __init__(self, text: object) -> None:
@@ -22,7 +22,7 @@ class UserError(Exception):
 
 
 def printable(text: object, longest: int = _LONGEST) -> str:
-    """The text with blanks for line ends and escapes for what is not to be printed; the middle cut out if it is long."""
+    """The text with spaces for line ends and escapes for unprintable characters; the middle of a long text is cut out."""
     escaped = "".join(map(_printable, _cut(str(text), longest)))
     return _cut(escaped, longest)
 
@@ -38,20 +38,20 @@ def _cut(text: str, longest: int) -> str:
 
 
 def shown(value: object) -> str:
-    """A value for a message: as Python writes it, but not endless."""
+    """A value for a message: its Python representation, of limited length."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says; what the system's say without their number, the file first."""
+    """An error's message; for an operating system error without its number and with the file first."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def sentence(text: object) -> str:
-    """The text with one full stop at its end."""
+    """The text with exactly one full stop at its end."""
     return f"{str(text).rstrip('. ')}."
 
 

@@ -1,7 +1,7 @@
-"""Keeps imports of sweeper's own packages to their own files, whatever else is called `models` or `attacks`.
+"""Makes imports of sweeper's packages find their own files, even if other packages are called `models` or `attacks`.
 
-Any machine-learning project has such names, in the working directory or on PYTHONPATH, and Python looks there first.
-This module imports nothing of ours, so that it can travel to a worker by value and work there before `sweeper` is found.
+Many machine-learning projects have such names in the working directory or on PYTHONPATH, where Python looks first.
+This module imports nothing of ours, so that it can travel to a worker by value and run before `sweeper` is found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PACKAGES = ("sweeper", "models", "attacks", "analysis")
 
 
 class _OwnPackages:
-    """A finder that `import` asks first; it knows the folder of each package."""
+    """A finder that `import` asks first. It knows the folder of each package."""
 
     def __init__(self, folders: dict[str, str]) -> None:
         self._folders = folders
@@ -30,7 +30,7 @@ class _OwnPackages:
 
 
 def pin_packages(folders: Sequence[str]) -> None:
-    """Have each of our packages imported from the first of `folders` that has it."""
+    """Make each of our packages be imported from the first of `folders` that has it."""
     found: dict[str, str] = {}
     for name in PACKAGES:
         for folder in folders:
@@ -41,9 +41,9 @@ def pin_packages(folders: Sequence[str]) -> None:
 
 
 def worker_hook(folder: str | None) -> Callable[[], None]:
-    """What a Ray worker calls at its start: it pins the packages to `folder`, else to the code that travelled with the launch.
+    """The function that a Ray worker calls at its start. It pins the packages to `folder`, else to the shipped code.
 
-    Ray puts that code first on the worker's PYTHONPATH.
+    Ray puts the shipped code first on the worker's PYTHONPATH.
     """
 
     def pin_own_packages() -> None:

@@ -1,4 +1,4 @@
-"""`launch`: a sweep, from its file to its report. The command line calls it, and so can a script or a notebook."""
+"""`launch`: runs a sweep from its file to its report. The command line, scripts and notebooks call it."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from sweeper.sweep.trial import Trial
 
 _ROUNDS = 3
-"""How often one launch repairs damaged results, before it leaves that to the next launch."""
+"""How often one launch repairs damaged results before it leaves them to the next launch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
-    """How to run a sweep. Nothing here changes what is measured, but for the device's arithmetic."""
+    """How to run a sweep. Nothing here changes what is measured, except through the device's arithmetic."""
 
     data: Path = Path("data")
     """The folder that holds the datasets."""
     out: str | Path | None = None
-    """Where results go: a folder or a URI; `results/NAME` where None."""
+    """Where results go: a folder or a URI; None is `results/NAME`."""
     overrides: Sequence[str] = ()
-    """`key=value` with dotted keys, as `--set` takes them."""
+    """`key=value` with dotted keys, as for `--set`."""
     only: Sequence[str] = ()
-    """Patterns of the trials to run, as `--only` takes them; none runs all."""
+    """Patterns of the trials to run, as for `--only`; if empty, all run."""
     address: str | None = None
-    """HOST:PORT of a running Ray cluster, or `auto`; None for this machine alone."""
+    """HOST:PORT of a running Ray cluster, or `auto`; None is this machine alone."""
     resources: Resources = field(default_factory=Resources)
     retries: Retries = field(default_factory=Retries)
     time_limit_s: float | None = 86400.0
@@ -55,37 +55,37 @@ class LaunchOptions:
     download: bool = False
     """Fetch missing public datasets."""
     redo_changed: bool = False
-    """Delete and make anew what other code of its components recorded."""
+    """Delete and compute again what was recorded by other code of its components."""
     verbose: bool = False
-    """Show what Ray says."""
+    """Show Ray's output."""
 
 
 class Reporter:
-    """What a launch tells its caller. This one says nothing; override what you want to hear."""
+    """Receives a launch's messages. This one ignores them; override the methods you need."""
 
     def tell(self, text: str) -> None:
-        """A line about progress, as plain text."""
+        """Report progress, as one line of plain text."""
 
     def warn(self, text: str) -> None:
-        """Something that the user may want to change."""
+        """Report something that the user may want to change."""
 
     def working(self, what: str) -> contextlib.AbstractContextManager[object]:
-        """`what` is under way for the duration of the block."""
+        """Report that `what` is under way for the duration of the block."""
         return contextlib.nullcontext()
 
     def running(
         self, units: Sequence[Trial | ComparisonTask], n_done: int
     ) -> contextlib.AbstractContextManager[Callable[[Event], None]]:
-        """Trials and comparisons run for the duration of the block; the value is called with each event."""
+        """Report that trials and comparisons run for the duration of the block; the value is called with each event."""
         return contextlib.nullcontext(lambda event: None)
 
     def damaged(self, problems: Sequence[str]) -> None:
-        """Damaged files were set aside; what they held is made anew."""
+        """Report that damaged files were set aside; their content is computed again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A sweep that was read and checked, and what of it is on record."""
+    """A sweep that was read and checked, and its recorded state."""
 
     sweep: Sweep
     everything: Sequence[Trial]
@@ -96,7 +96,7 @@ class Prepared:
     statuses: Mapping[str, Status]
     """By target id."""
     due: DueComparisons
-    """The comparisons of those targets that are finished, or that a launch may finish."""
+    """The comparisons of targets that are finished or that a launch may finish."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -109,11 +109,11 @@ class Prepared:
         return [trial for trial in self.trials if not self.statuses[trial.target_id].done]
 
     def word(self, trial: Trial) -> str:
-        """How a chosen trial stands, in one word."""
+        """A chosen trial's status in one word."""
         return self.statuses[trial.target_id].word
 
     def again(self, *, at_end: bool = False) -> Prepared:
-        """The same by what is on record now."""
+        """The same sweep with its current recorded state."""
         return look_up(self.sweep, self.everything, self.resolved, self.store, at_end=at_end)
 
 
@@ -125,21 +125,21 @@ class LaunchResult:
     """The results folder or its URI."""
     n_trials: int
     statuses: Mapping[str, Status]
-    """By target id, at the end."""
+    """By target id, at the end of the launch."""
     states: Mapping[str, State]
-    """Of the comparisons of the finished targets, by id, at the end."""
+    """States of the finished targets' comparisons, by id, at the end of the launch."""
     failed: tuple[str, ...] = ()
     """One line for each trial that failed: its id, its title and the error."""
     stopped: str | None = None
-    """Why the launch stopped early; None where it did not, or was interrupted."""
+    """Why the launch stopped early; None if it did not, or was interrupted."""
     damaged: tuple[str, ...] = ()
-    """Files that are damaged still."""
+    """Files that are still damaged."""
     left_out: int = 0
     """Recorded targets of other versions of this sweep."""
     tables: Path | None = None
-    """The folder with the gathered tables; None where they could not be gathered, for `problem`."""
+    """The folder with the gathered tables; None if they could not be gathered (see `problem`)."""
     report: Path | None = None
-    """The HTML report; None where there is none, for `problem`."""
+    """The HTML report; None if there is none (see `problem`)."""
     problem: str | None = None
 
     @property
@@ -167,7 +167,7 @@ class LaunchResult:
 
 
 def prepare(sweep: str, options: LaunchOptions, reporter: Reporter | None = None) -> Prepared:
-    """Read and check a sweep, a packaged one or a YAML file, and look up what of it is on record. Nothing runs.
+    """Read and check a sweep (a packaged name or a YAML file), and look up its recorded state. Runs nothing.
 
     Raises:
         UserError: the sweep, an option or the data are wrong.
@@ -180,7 +180,7 @@ def prepare(sweep: str, options: LaunchOptions, reporter: Reporter | None = None
     def check_first(trials: list[Trial]) -> None:
         if (
             options.address is None and not options.download
-        ):  # each node is asked for its own; what is missing is fetched last
+        ):  # each node is asked for its own copy; missing datasets are fetched last
             check_datasets(trials, options.data, download=False)
 
     loaded, everything, resolved = resolve_sweep(sweep, options, reporter, check_first)
@@ -198,7 +198,7 @@ def prepare(sweep: str, options: LaunchOptions, reporter: Reporter | None = None
 def look_up(
     sweep: Sweep, everything: Sequence[Trial], resolved: Sequence[ResolvedTrial], store: Store, *, at_end: bool = False
 ) -> Prepared:
-    """What of a sweep is on record. `at_end` plans comparisons over finished targets alone, for no other will finish."""
+    """Look up a sweep's recorded state. `at_end`: plan comparisons over finished targets only, since no others will finish."""
     from sweeper.results.comparisons import DueComparisons
 
     statuses = store.statuses(everything)
@@ -221,9 +221,9 @@ def resolve_sweep(
     reporter: Reporter,
     check_first: Callable[[list[Trial]], None] = lambda trials: None,
 ) -> tuple[Sweep, list[Trial], list[ResolvedTrial]]:
-    """The checked sweep, all its trials, and the chosen ones with what they resolve to.
+    """The checked sweep, all its trials, and the chosen trials resolved.
 
-    `check_first` is called with the chosen trials before they are resolved, which takes longer than to look for their data.
+    `check_first` is called with the chosen trials before they are resolved, because looking for their data is faster.
     """
     with reporter.working("reading the sweep"):
         from sweeper.sweep.expand import expand, select
@@ -245,9 +245,9 @@ def resolve_sweep(
 
 
 def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | None = None) -> LaunchResult:
-    """Run what is missing of a sweep on Ray, gather the results, and write the report.
+    """Run a sweep's missing trials and comparisons on Ray, gather the results, and write the report.
 
-    What is recorded already is not done again. Ctrl-C and SIGTERM end a launch early, with everything that was finished kept.
+    Recorded results are not computed again. Ctrl-C and SIGTERM end a launch early; everything finished is kept.
 
     Raises:
         UserError: the sweep, an option or the data are wrong, or Ray cannot be reached.
@@ -274,7 +274,7 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
         runner = _Runner(stack, store, options, reporter)
         for number in range(_ROUNDS):
             is_over = True
-            # What failed is tried again by this launch's first round, and by the next launch.
+            # Failed trials are tried again in this launch's first round, and by the next launch.
             pending = [trial for trial in prepared.pending if not number or prepared.word(trial) != "failed"]
             due = [
                 state
@@ -313,11 +313,11 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
 def _conclude(
     ended: Prepared, gathered: Gathered, failed: tuple[str, ...], stopped: str | None, reporter: Reporter
 ) -> LaunchResult:
-    """Tidy up after the trials, and report on what there is."""
+    """Clean up after the trials, gather the results, and write the report."""
     from sweeper.storage import StorageError
 
     store = ended.store
-    with contextlib.suppress(StorageError):  # it only tidies up
+    with contextlib.suppress(StorageError):  # this only cleans up
         store.clear_done({target_id for target_id, status in ended.statuses.items() if status.done})
     result = LaunchResult(
         location=store.location,
@@ -339,7 +339,7 @@ def _conclude(
 
 
 def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter) -> Path:
-    """Write the report on a folder of gathered tables, and copy it beside results that lie in an object store.
+    """Write the report on a folder of gathered tables, and copy it beside results in an object store.
 
     Raises:
         UserError: the tables cannot be used, or the report cannot be written.
@@ -363,13 +363,13 @@ def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter) -
 
 
 def copy_folder(name: str) -> Path:
-    """Where an object store's tables are gathered to, to report from: never where a sweep's own results are."""
+    """The local folder for an object store's gathered tables; never the folder of a sweep's own results."""
     folder = Path("results") / name
     return folder.with_name(f"{name}-copy") if (folder / "parts").exists() else folder
 
 
 def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter: Reporter) -> Prepared:
-    """Say which records were made by other code of their components than today's; with `redo` delete them."""
+    """Report records that were made by other code of their components than today's; if `redo`, delete them."""
     from sweeper.results.sources import recorded_sources
     from sweeper.trial.sources import made_otherwise
 
@@ -385,8 +385,8 @@ def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter
     if not redo:
         reporter.warn(
             f"{what} on record were made by other code than there is now, the first of them {keys[0]} ({title}). They are kept, "
-            "and tables will mix both codes. To make them anew launch with --redo-changed, which deletes them; or raise the `revision` "
-            "of what you have edited, or name another folder with --out, and they stay beside the new ones."
+            "and tables will mix both. To recompute them, launch with --redo-changed, which deletes them. Or raise the `revision` "
+            "of what you edited, or name another folder with --out; then they stay beside the new ones."
         )
         return prepared
     if not dry_run:
@@ -396,20 +396,20 @@ def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter
 
 
 def _take_sigterm_as_interrupt() -> None:
-    """Take SIGTERM as Ctrl-C: what is finished is kept, and what is left is said."""
-    if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
+    """Handle SIGTERM as Ctrl-C: finished results are kept, and what is left is reported."""
+    if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 class _Runner:
-    """Ray, and this process as one that works on the results: both begun when a trial is to run, and kept until the end."""
+    """Ray and this launch's registration in the results. Both start with the first trial, and stay until the end."""
 
     def __init__(self, stack: contextlib.ExitStack, store: Store, options: LaunchOptions, reporter: Reporter) -> None:
         self._stack, self._store, self._options, self._reporter = stack, store, options, reporter
         self._launch: Launch | None = None
 
     def run(self, pending: list[Trial], prepared: Prepared) -> tuple[list[str], bool, str | None]:
-        """Run trials and comparisons; gives the failures, whether all came to an end, and if not, why, if there is a reason."""
+        """Run trials and comparisons. Returns the failures, whether all ended, and if not, the reason if there is one."""
         options, reporter = self._options, self._reporter
         with reporter.working("starting Ray"):
             from sweeper.cluster import connection, datasets, resources
@@ -421,7 +421,7 @@ class _Runner:
             if self._launch is None:
                 self._launch = self._stack.enter_context(Launch(self._store.storage))
                 self._stack.enter_context(connection.connect(options.address, options.verbose))
-                _take_sigterm_as_interrupt()  # again, for Ray takes it
+                _take_sigterm_as_interrupt()  # again, because Ray replaces the handler
                 self._stack.callback(datasets.clear_staged, self._launch.id, is_cluster=options.address is not None)
             asked = options.resources
             if options.address is None and not asked.gpus:
@@ -440,7 +440,7 @@ class _Runner:
             checkpoint_every_s=options.checkpoint_every_s or NO_CHECKPOINTS,
             is_tracked=options.tensorboard is not None or options.mlflow is not None,
         )
-        with reporter.working("decoding the datasets, once on each node"):
+        with reporter.working("decoding the datasets once on each node"):
             shipped = datasets.stage_datasets(
                 pending,
                 settings,
@@ -449,7 +449,7 @@ class _Runner:
                 warn=reporter.warn,
             )
         for other in self._launch.others:
-            reporter.tell(f"Also at work on these results: {other.name}; trials are shared.")
+            reporter.tell(f"Another launch works on these results: {other.name}; trials are shared.")
         waiting = prepared.due.waiting
         units: list[Trial | ComparisonTask] = [*pending, *waiting]
         titles = {unit.target_id: unit.title for unit in units}

@@ -1,1 +1,1 @@
-"""`sweeper audit`: membership attacks on any model's stored outputs, without torch."""
+"""`sweeper audit`: membership attacks on any model's stored outputs, without PyTorch."""

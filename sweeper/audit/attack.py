@@ -1,4 +1,4 @@
-"""Membership attacks on any model's stored outputs: no training of targets, no torch."""
+"""Membership attacks on any model's stored outputs. Trains no targets and needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def audit(
     jobs: int,
     on_attack: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[dict[str, Any]], list[MembershipScores]]:
-    """Run the named attacks; gives a row of metrics for each, and the scores.
+    """Run the named attacks. Returns one row of metrics per attack, and the scores.
 
-    Rows that repeat an `example_id` are one example: it has the mean of its rows' scores, and no attacker is fitted
-    on some of its rows and scores others.
+    Rows with the same `example_id` are one example. Its score is the mean of its rows' scores, and all its rows are in
+    the same fold.
 
-    `input_changes` of a row says what was changed in the outputs to read them.
+    A row's `input_changes` says how the outputs were changed to be readable.
 
     Raises:
         UserError: an unknown attack, or fewer members or non-members than one needs.
@@ -91,7 +91,7 @@ def _attack(name: str, form: str, dtype: str, jobs: int) -> Attack:
 
 
 def write_metrics(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """The metrics as Parquet.
+    """Write the metrics as Parquet.
 
     Raises:
         UserError: the file cannot be written.
@@ -100,7 +100,7 @@ def write_metrics(rows: Sequence[dict[str, Any]], path: Path) -> None:
         with path.open("wb") as file:
             pq.write_table(pa.Table.from_pylist(list(rows), schema=_metrics_schema()), file)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its name is no path"
+        reason = error.strerror if isinstance(error, OSError) else "its name is not a valid path"
         raise UserError(f"{path} cannot be written: {reason or error}. Name another file with --out.") from None
 
 

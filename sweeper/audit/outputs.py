@@ -1,7 +1,7 @@
-"""Reads a model's stored outputs, as people have them, for `sweeper audit`. No torch.
+"""Reads a model's stored outputs for `sweeper audit`, in the forms that people have them. Needs no PyTorch.
 
-A Parquet file, or a folder of them, with the columns `example_id, is_member, label` and `logits` or `probabilities`:
-a list of numbers in each row, or one column for each class.
+The input is a Parquet file, or a folder of them, with the columns `example_id, is_member, label` and `logits` or
+`probabilities`. These are a list of numbers in each row, or one column per class.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOST_NAMES = 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredOutputs:
-    """A model's outputs on members and non-members, and in words what was changed to read them so."""
+    """A model's outputs on members and non-members, and a description of each change made to read them."""
 
     population: Membership
     changes: tuple[str, ...]
@@ -42,7 +42,7 @@ class StoredOutputs:
 
 @dataclass(frozen=True, kw_only=True)
 class _Values:
-    """Which columns hold the answers: one with all classes, or one for each class, class 0 first."""
+    """The columns that hold the outputs: one with all classes, or one per class, starting with class 0."""
 
     columns: tuple[str, ...]
     is_probability: bool
@@ -53,15 +53,15 @@ class _Values:
 
 
 def read_outputs(path: Path) -> StoredOutputs:
-    """A model's outputs on members and non-members, from a Parquet file or a folder of them.
+    """Read a model's outputs on members and non-members from a Parquet file or a folder of them.
 
-    In a folder, a part of a path such as `is_member=true` is a column. A column that pandas keeps as its index is
-    a column. Values may be lists, tensors, one column for each class (`logit_0`, `logit_1`, …), or one number, which
-    is a binary model's logit or probability of class 1. A logit of −∞ is a probability of 0. Probabilities that miss
-    [0, 1] or a sum of 1 by rounding are renormalized.
+    In a folder, a path segment such as `is_member=true` is a column, and so is a column that pandas stores as its
+    index. Values may be lists, tensors, one column per class (`logit_0`, `logit_1`, …), or one number, which is a
+    binary model's logit or probability of class 1. A logit of −∞ is a probability of 0. Probabilities that are outside
+    [0, 1] or do not sum to 1 because of rounding are renormalized.
 
     Raises:
-        UserError: the file holds no such outputs; the text says which column, which row and what is allowed.
+            UserError: the file holds no such outputs; the text names the column, the row and what is allowed.
     """
     table, values, changes = _read_table(path)
     if table.num_rows == 0:
@@ -88,7 +88,7 @@ def read_outputs(path: Path) -> StoredOutputs:
         ruled_out = np.isneginf(matrix)
         if ruled_out.all(axis=1).any():
             raise UserError(
-                f"{where}: row {int(ruled_out.all(axis=1).argmax())} has logits of −∞ alone; one class at least must be "
+                f"{where}: row {int(ruled_out.all(axis=1).argmax())} has only logits of −∞; at least one class must be "
                 "possible."
             )
         if ruled_out.any():
@@ -117,7 +117,7 @@ def read_outputs(path: Path) -> StoredOutputs:
 
 
 def _read_table(path: Path) -> tuple[pa.Table, _Values, list[str]]:
-    """The needed columns of all files, which of them hold the answers, and in words what else they say of the model."""
+    """Returns the needed columns of all files, which of them hold the outputs, and notes on how the files were read."""
     files = _files(path)
     try:
         read = [_read_file(file, _columns_in_path(file.relative_to(path)), len(files) > 1) for file in files]
@@ -130,7 +130,7 @@ def _read_table(path: Path) -> tuple[pa.Table, _Values, list[str]]:
             raise UserError(f"{file} has its answers in {others.name}, but {files[0]} in {values.name}.")
     changes = []
     if not values.is_probability and any(_is_probability_name(name) for _, _, names in read for name in names):
-        changes.append("there are logits, so the probabilities beside them are not used")
+        changes.append("logits are used, so the probabilities beside them are not")
     in_paths = [_columns_in_path(file.relative_to(path)) for file in files]
     for name in sorted({name for columns in in_paths for name in columns} - set(table.column_names)):
         parts = len({columns.get(name) for columns in in_paths})
@@ -140,10 +140,10 @@ def _read_table(path: Path) -> tuple[pa.Table, _Values, list[str]]:
 
 
 def _read_file(file: Path, in_path: dict[str, str | None], is_a_part: bool) -> tuple[pa.Table, _Values, list[str]]:
-    """The needed columns, which of them hold the answers, and the names of all columns.
+    """Returns the needed columns, which of them hold the outputs, and the names of all columns.
 
-    One thread reads a native file. Arrow's own threads must not hold a Python file: one that frees its buffers while
-    the interpreter exits aborts the process.
+    One thread reads each file, opened natively. Arrow's own threads must not hold a Python file: if one frees its buffers
+    while the interpreter exits, the process aborts.
     """
     with pa.OSFile(os.fsencode(file)) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
         stored = parquet.schema_arrow.names
@@ -168,18 +168,18 @@ def _read_file(file: Path, in_path: dict[str, str | None], is_a_part: bool) -> t
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or all Parquet files below the folder but hidden ones; sorted."""
+    """The file itself, or all Parquet files below the folder except hidden ones, sorted."""
     try:
         if path.is_file():
             return [path]
         if not path.is_dir():
-            raise UserError(f"{path} does not exist or is no file. Give a Parquet file of a model's outputs.")
+            raise UserError(f"{path} does not exist or is not a file. Give a Parquet file of a model's outputs.")
         files = sorted(
             file
             for file in path.rglob("*.parquet")
             if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
         )
-    except (OSError, ValueError) as error:  # no file can be called so, or the folder cannot be read
+    except (OSError, ValueError) as error:  # the name is not a valid path, or the folder cannot be read
         raise UserError(f"{path} cannot be read: {sentence(error)} Give a Parquet file of a model's outputs.") from None
     if not files:
         raise UserError(f"{path} is a folder without *.parquet files. Give a Parquet file of a model's outputs.")
@@ -187,20 +187,20 @@ def _files(path: Path) -> list[Path]:
 
 
 def _columns_in_path(path: Path) -> dict[str, str | None]:
-    """The columns that a file's folders hold for all of its rows, as `is_member=true` does."""
+    """The columns that folder names such as `is_member=true` set for all rows of a file."""
     pairs = [part.split("=", 1) for part in path.parent.parts if "=" in part]
     return {unquote(name): None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for name, value in pairs}
 
 
 def _scalar(name: str, text: str | None) -> pa.Scalar:
-    """What a folder's name says of a column: text, but for a label that is written as a whole number."""
+    """A value from a folder's name: text, except for a label written as a whole number."""
     if name == "label" and text is not None and re.fullmatch(r"-?[0-9]{1,18}", text):
         return pa.scalar(int(text), pa.int64())
     return pa.scalar(text, pa.string())
 
 
 def _pandas_ranges(schema: pa.Schema) -> dict[str, range]:
-    """Indexes of evenly spaced numbers, which pandas writes not as a column but as their first, last and step."""
+    """Indexes of evenly spaced numbers. pandas writes these as start, stop and step, not as a column."""
     try:
         return {
             index["name"]: range(index["start"], index["stop"], index["step"])
@@ -262,7 +262,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _matrix(columns: Sequence[pa.ChunkedArray], where: str) -> FloatArray:
-    """(n, values in a row), as floats."""
+    """The values as floats, of shape (n, values per row)."""
     if len(columns) > 1:
         return np.column_stack([_floats(_plain(column), where) for column in columns])
     column = _plain(columns[0])
@@ -281,7 +281,7 @@ def _matrix(columns: Sequence[pa.ChunkedArray], where: str) -> FloatArray:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """One array without Arrow's extension types (a tensor is a list) and dictionaries."""
+    """One array without Arrow's extension types (a tensor becomes a list) and dictionaries."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
@@ -313,20 +313,20 @@ def _check_finite(values: FloatArray, where: str, is_probability: bool) -> None:
         allowed = "" if is_probability else " (a logit of −∞ is fine: that class is ruled out)"
         raise UserError(
             f"{where} has NaN or infinity in {len(bad)} rows, the first is row {bad[0]}{allowed}. Drop those rows, or "
-            "find out why the model answers so; a score of NaN ranks nowhere."
+            "find out why the model outputs them; a score of NaN cannot be ranked."
         )
 
 
 def _both_classes(values: FloatArray, is_probability: bool) -> tuple[FloatArray, str]:
-    """A binary model's one value (n, 1) as values of class 0 and of class 1 (n, 2)."""
+    """Turn a binary model's single value (n, 1) into values of class 0 and class 1 (n, 2)."""
     exact = values.astype(np.float64)
     if is_probability:
         return np.column_stack(
             (1 - exact, exact)
-        ), "the one probability of a row, p, is taken as (1 − p, p) of two classes"
+        ), "each row's single probability p is read as the probabilities (1 − p, p) of two classes"
     return np.column_stack(
         (np.zeros(len(exact)), exact)
-    ), "the one logit of a row, z, is taken as (0, z) of two classes"
+    ), "each row's single logit z is read as the logits (0, z) of two classes"
 
 
 def _whole_numbers(column: pa.ChunkedArray, where: str) -> IntArray:
@@ -341,13 +341,13 @@ def _whole_numbers(column: pa.ChunkedArray, where: str) -> IntArray:
 
 
 def _ids(column: pa.ChunkedArray) -> IntArray:
-    """Ids as they are; ids of another type are numbered in the order that they come in, equal ones alike."""
+    """Integer ids unchanged; ids of other types are numbered in order of first appearance, equal ids alike."""
     array = _plain(column)
     if pa.types.is_integer(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.int64)
     try:
         return np.asarray(array.dictionary_encode().indices.to_numpy(zero_copy_only=False), dtype=np.int64)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists, structs: each row's is its own
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists, structs: each row gets its own id
         return np.arange(len(array), dtype=np.int64)
 
 

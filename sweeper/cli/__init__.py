@@ -1,4 +1,4 @@
-"""The command line: commands, and what the terminal shows. Only this package prints."""
+"""The command line: the commands and the terminal output. Only this package prints."""
 
 from sweeper.cli.app import app, main
 

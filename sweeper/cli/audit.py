@@ -16,12 +16,15 @@ from sweeper.errors import UserError
 @user_errors
 def audit(
     outputs: Annotated[
-        Path, typer.Argument(help="Parquet, a file or a folder: example_id, is_member, label, logits or probabilities.")
+        Path,
+        typer.Argument(
+            help="A Parquet file, or a folder of them: example_id, is_member, label, logits or probabilities."
+        ),
     ],
     attack: Annotated[
         list[str] | None,
         typer.Option(
-            help="Which attack; repeatable. \\[default: all]", autocompletion=complete_attack, show_default=False
+            help="Attack to run; repeatable. \\[default: all]", autocompletion=complete_attack, show_default=False
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
@@ -29,8 +32,8 @@ def audit(
     form: Annotated[
         str,
         typer.Option(
-            help="log_odds or tensorflow_privacy: how the threshold scores are computed; in the latter sure answers tie, and equal "
-            "answers can differ by rounding."
+            help="log_odds or tensorflow_privacy: the form of the threshold scores. In the latter, confident outputs tie, and equal "
+            "outputs can differ by rounding."
         ),
     ] = "log_odds",
     dtype: Annotated[
@@ -38,11 +41,11 @@ def audit(
     ] = "float64",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the trained attackers' folds.")] = 0,
 ) -> None:
-    """Membership attacks on any model's outputs, from this program or not. A higher AUC is a worse leak.
+    """Run membership attacks on any model's outputs, from this program or not. A higher AUC is a worse leak.
 
-    The threshold attacks (`max_posterior`, `loss`, `entropy`, `modified_entropy`) take a moment. The trained ones
-    (`logistic_regression`, `mlp`, `random_forest`, `knn`) search the grids of TensorFlow Privacy's tool, on the very
-    membership labels they are judged by, out of fold: minutes for thousands of rows.
+    The threshold attacks (`max_posterior`, `loss`, `entropy`, `modified_entropy`) take seconds. The trained attacks
+    (`logistic_regression`, `mlp`, `random_forest`, `knn`) search the grids of TensorFlow Privacy's tool and score
+    out of fold, on the same membership labels: minutes for thousands of rows.
     """
     from sweeper.audit import attack as auditing
     from sweeper.audit.outputs import read_outputs
@@ -98,9 +101,9 @@ def audit(
     n_examples = first["n_members"] + first["n_non_members"]
     notes = [
         *(f"Input: {change}." for change in stored.changes),
-        f"{first['n_members']} members, {first['n_non_members']} non-members. — : too few non-members to say (10/FPR are "
-        "needed). Intervals are 95 %. The advantage is the best over all thresholds, chosen on the data it is measured "
-        "on; beside it, what guessing gets that way on average.",
+        f"{first['n_members']} members, {first['n_non_members']} non-members. — : too few non-members (10/FPR are "
+        "needed). Intervals are 95 %. The advantage is the maximum over all thresholds, on the data it is measured "
+        "on; beside it is the average for random guessing.",
     ]
     if n_examples < first["n_rows"]:
         notes.append(

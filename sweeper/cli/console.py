@@ -1,4 +1,4 @@
-"""The two consoles, what is printed on them, and errors that the user can mend."""
+"""The two consoles, output to them, and errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from sweeper.cli.streams import mend_streams
 from sweeper.errors import UserError, printable
 
 mend_streams()
-# Where nobody looks at a screen, lines are long rather than cut.
+# If the output is not a terminal, lines are long rather than truncated.
 out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def user_errors(command: F) -> F:
-    """Turn an error that the user can mend into one paragraph on stderr and exit code 2."""
+    """Turn an error that the user can fix into one paragraph on stderr and exit code 2."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -36,7 +36,7 @@ def user_errors(command: F) -> F:
         except UserError as error:
             fail(str(error))
         except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read the output has enough
+            if error.errno == errno.EPIPE:  # the reader closed the pipe
                 raise
             name = error.filename or "A file"
             fail(printable(f"{name} cannot be used: {error.strerror or error}."))
@@ -57,7 +57,7 @@ def warn(text: str) -> None:
 
 
 def tell(*what: RenderableType, **how: Any) -> None:
-    """Print; where a full disk has no room for it, it is lost, and ends no sweep."""
+    """Print. If the disk is full, the output is lost, but the sweep goes on."""
     try:
         out.print(*what, **how)
     except OSError as error:
@@ -67,7 +67,7 @@ def tell(*what: RenderableType, **how: Any) -> None:
 
 
 def working(what: str) -> contextlib.AbstractContextManager[object]:
-    """A spinner with `what` for as long as it takes, where somebody looks at a screen."""
+    """Show a spinner with `what` during the block, if the output is a terminal."""
     return err.status(what) if err.is_terminal else contextlib.nullcontext()
 
 
@@ -80,7 +80,7 @@ def print_left_out(count: int, location: str) -> None:
 
 
 def print_report(path: Path, location: str) -> None:
-    """Say where the report is, and that a copy lies beside results in an object store."""
+    """Print the report's path, and say that a copy is stored beside results in an object store."""
     tell(Text.assemble("Report: ", (str(path.absolute()), "bold")), soft_wrap=True)
     if "://" in location:
         tell(f"Copied to report/ in {location}", highlight=False, soft_wrap=True)

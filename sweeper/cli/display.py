@@ -1,4 +1,4 @@
-"""What the terminal shows while a sweep runs: built here, printed by the command line."""
+"""The terminal's view of a running sweep. Built here, printed by the command line."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SHOWN_RUNNING = 24
 SHOWN_FAILURES = 10
 STOPPING = "Stopping: what is finished is kept, and reported on"
 LEAST_TITLE = 24
-"""Characters of a title in a table; where there are fewer, a trial takes several lines."""
+"""Characters of a title in a table; with less room, a trial takes several lines."""
 _LEAST_NAME = 6
-"""Characters that each of its names keeps, else the last goes."""
+"""Characters that each of its names keeps; if there is no room for these, the last name is dropped."""
 _MARKS = {"finished": ("✔ ", "green"), "failed": ("✘ ", "red"), "retried": ("↻ ", "yellow")}
 
 
 def cut_title(title: str, width: int) -> str:
-    """A trial's title in `width` characters: its longest names lose their middle, the last all, the seed nothing."""
+    """A trial's title in `width` characters: its longest names lose their middle, the last name may be dropped, the seed is kept."""
     names = title.split(" · ")
     sizes = list(map(len, names))
     while (left := sum(sizes) + 3 * (len(names) - 1) - width) > 0:
@@ -58,7 +58,7 @@ def _without_middle(name: str, size: int) -> str:
 
 
 class Title:
-    """A trial's title, cut to the width that it gets."""
+    """A trial's title, cut to the available width."""
 
     def __init__(self, title: str, mark: str = "", style: str = "", mark_style: str = "") -> None:
         self.title, self._mark, self._style, self._mark_style = title, mark, style, mark_style
@@ -74,7 +74,7 @@ class Title:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of `Rows`. `least` are the characters that its cells may be cut or wrapped to; None: they never are."""
+    """A column of `Rows`. Its cells may be cut or wrapped down to `least` characters; None: never."""
 
     heading: str = ""
     least: int | None = None
@@ -83,9 +83,9 @@ class Column:
 
 
 class Rows:
-    """A table; where the terminal is too narrow for its numbers, each row by itself, in as many lines as it takes.
+    """A table. If the terminal is too narrow for its numbers, each row is printed by itself, on as many lines as it needs.
 
-    Cells are text, or a `Title`. No cell of a column without `least` is ever cut, unless it alone is wider than the
+    Cells are text or a `Title`. Cells of a column without `least` are cut only if they alone are wider than the
     terminal.
     """
 
@@ -116,7 +116,7 @@ class Rows:
         yield Padding(table, (0, 0, 0, self._indent), expand=False)
 
     def _stacked(self, width: int) -> RenderResult:
-        """Each row's cells one after the other; what does not fit beside another is on the next line."""
+        """Print each row's cells one after the other; a cell that does not fit begins a new line."""
         for row in self._rows:
             line, start = Text(), self._indent
             for index, (column, cell) in enumerate(zip(self._columns, row, strict=True)):
@@ -136,7 +136,7 @@ def _width(cell: str | Title) -> int:
 
 
 class SweepDisplay:
-    """The state of a running sweep, fed with events; renders itself, or tells one line per finished trial."""
+    """The state of a running sweep, fed with events. Renders itself, or returns one line per finished trial."""
 
     def __init__(self, units: Sequence[Trial | ComparisonTask], done_before: int) -> None:
         self._titles = {unit.target_id: unit.title for unit in units}
@@ -155,7 +155,7 @@ class SweepDisplay:
         return len(self._titles) - self.elsewhere
 
     def update(self, event: Event) -> str | None:
-        """Take in an event; a line to log where a trial ended."""
+        """Handle an event. Returns a line to log if a trial ended."""
         now = time.monotonic()
         target_id = event.target_id
         if event.kind == "started":
@@ -187,7 +187,7 @@ class SweepDisplay:
         return line + (f": {event.what}" if event.what else "")
 
     def _rate(self) -> str:
-        """Trials per minute and the time left, from what has ended so far."""
+        """Trials per minute and the time left, estimated from the trials that have ended."""
         counted = self.finished + self.failed
         elapsed = time.monotonic() - self._started
         if not counted:
@@ -213,7 +213,7 @@ class SweepDisplay:
         if self._is_stopping:
             summary = Text(f"{STOPPING}; {self.finished} finished", style="yellow")
         yield summary
-        # Names are cut first, then what is done goes, then the bar; percentages and times stay whole
+        # Cut names first, then the activity, then the bar; keep percentages and times whole
         has_stage, has_bar = options.max_width >= 70, options.max_width >= 100
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
         table.add_column("trial", no_wrap=True, ratio=1)
@@ -245,12 +245,12 @@ class SweepDisplay:
 
 
 def status_view(status: SweepStatus, results: str) -> RenderableType:
-    """How a sweep stands, for a person."""
+    """The status of a sweep as text for the terminal."""
     head = Text(f"{status.done} of {status.trials} trials done", style="bold")
     head.append(f", {status.failed} failed", style="red" if status.failed else "dim")
     head.append(f", {status.left} left", style="not bold")
     if status.per_hour is not None:
-        head.append(f"; {status.per_hour:.3g} trials/h of late", style="not bold dim")
+        head.append(f"; {status.per_hour:.3g} trials/h recently", style="not bold dim")
         if status.left and status.left_s is not None:
             head.append(f", about {duration(status.left_s)} left", style="not bold dim")
     parts: list[RenderableType] = [head]
@@ -291,9 +291,9 @@ def status_view(status: SweepStatus, results: str) -> RenderableType:
             causes.append([printable(cell, 300) for cell in (failure.target_id, failure.attack or "training", error)])
         parts.append(Rows([Column(), Column(), Column(least=30)], causes, indent=2))
         more = len(status.failures) - SHOWN_FAILURES
-        parts.append(Text((f"and {more} more; " if more > 0 else "") + f"the whole story: sweeper logs {results} ID"))
+        parts.append(Text((f"and {more} more; " if more > 0 else "") + f"full output: sweeper logs {results} ID"))
     if status.quarantined:
-        parts.append(Text(f"{status.quarantined} damaged files lie in quarantine; what they held is made anew."))
+        parts.append(Text(f"{status.quarantined} damaged files are in quarantine; what they held is recomputed."))
     return Group(*parts)
 
 

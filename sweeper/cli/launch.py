@@ -43,19 +43,19 @@ def launch(
     address: Annotated[
         str | None,
         typer.Option(
-            help="Join the running Ray cluster at HOST:PORT (or `auto`), of which this machine is a node.",
+            help="Join the running Ray cluster at HOST:PORT (or `auto`); this machine must be one of its nodes.",
             envvar="SWEEPER_RAY_ADDRESS",
         ),
     ] = None,
     local: Annotated[
-        bool, typer.Option("--local", help="Use this machine alone, whatever else is set (the default).")
+        bool, typer.Option("--local", help="Use this machine alone, despite other settings (the default).")
     ] = False,
     gpus_per_trial: Annotated[
         list[str] | None,
         typer.Option(
             metavar="N|auto|ARCH=N",
-            help="GPUs of each trial; 0.25 packs four on one, auto measures one trial and packs by it, resnet18=0.5 is for "
-            "one architecture. Repeatable. \\[default: 1 where there are any]",
+            help="GPUs per trial: 0.25 packs four on one, auto measures one trial and packs accordingly, resnet18=0.5 is for "
+            "one architecture. Repeatable. \\[default: 1 if there are any]",
             show_default=False,
         ),
     ] = None,
@@ -63,28 +63,29 @@ def launch(
         list[str] | None,
         typer.Option(
             metavar="N|ARCH=N",
-            help="CPUs of each trial. Repeatable. \\[default: 1, or a GPU's share]",
+            help="CPUs per trial. Repeatable. \\[default: 1, or a GPU's share]",
             show_default=False,
         ),
     ] = None,
     max_concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time. \\[default: as many as fit]")
+        int | None, typer.Option(min=1, help="Trials that run at once. \\[default: as many as fit]")
     ] = None,
     chunk_size: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Examples private gradients work on at once; less takes less memory. \\[default: what fits]"
+            min=1,
+            help="Examples that private gradients process at once; fewer take less memory. \\[default: what fits]",
         ),
     ] = None,
-    retries: Annotated[int, typer.Option(min=0, help="How often a trial that failed is tried again.")] = 1,
+    retries: Annotated[int, typer.Option(min=0, help="How often a failed trial is retried.")] = 1,
     worker_retries: Annotated[
-        int, typer.Option(min=0, help="How often a trial is started again whose worker or node was lost.")
+        int, typer.Option(min=0, help="How often a trial is restarted if its worker or node is lost.")
     ] = 10,
     time_limit: Annotated[
         str, typer.Option(metavar="TIME|none", help="An attempt that takes longer is killed: 90s, 30m, 24h.")
     ] = "24h",
     checkpoint_every: Annotated[
-        str, typer.Option(metavar="TIME|none", help="A long training leaves a checkpoint so often, to go on from.")
+        str, typer.Option(metavar="TIME|none", help="Interval between checkpoints, from which a long training resumes.")
     ] = "60s",
     tensorboard: Annotated[
         Path | None, typer.Option(help="Also write TensorBoard events into this folder. Needs tensorboardX.")
@@ -97,16 +98,16 @@ def launch(
         bool,
         typer.Option(
             "--redo-changed",
-            help="Delete, and make anew, what was recorded by other code of its components than today's.",
+            help="Delete and recompute records whose components had other code than today's.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Ray says.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Ray's output.")] = False,
 ) -> None:
     """Run a sweep: train every target, attack it, record it, report on it.
 
-    What is recorded already is not done again: the same command finishes what is missing, and adding an attack to the
-    file trains nothing anew. Exit code 0: all finished; 1: some failed or are left, or there is no report; 2: wrong input.
+    Recorded results are not computed again: the same command finishes what is missing, and adding an attack to the file
+    retrains no target. Exit code 0: all finished; 1: some failed or are left, or there is no report; 2: wrong input.
     """
     from sweeper import launch as launching
     from sweeper.workers.scheduling import Resources, Retries
@@ -154,7 +155,7 @@ def launch(
 
 
 def _conclude(result: LaunchResult) -> None:
-    """Say how a launch ended; exit with 1 unless all is done and reported."""
+    """Print how a launch ended; exit with 1 unless everything is done and reported."""
     if result.stopped is not None:
         err.print(Text.assemble(("Stopped: ", "bold red"), result.stopped), soft_wrap=True, highlight=False)
     for line in result.failed:
@@ -186,7 +187,7 @@ def _conclude(result: LaunchResult) -> None:
 
 
 class TerminalReporter(CheckReporter):
-    """Shows a launch in the terminal: a live table, or a line for each trial where the output is no terminal."""
+    """Shows a launch in the terminal: a live table, or one line per trial if the output is not a terminal."""
 
     def __init__(self, *, verbose: bool = False) -> None:
         self._verbose = verbose
@@ -208,7 +209,9 @@ class TerminalReporter(CheckReporter):
         def on_event(event: Event) -> None:
             line = display.update(event)
             if event.kind == "stopping" and live is None:
-                os.write(2, f"{STOPPING}.\n".encode())  # no other output may be begun where another is interrupted
+                os.write(
+                    2, f"{STOPPING}.\n".encode()
+                )  # unbuffered: this signal handler may have interrupted other output
             if line is not None and live is None:
                 tell(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
 

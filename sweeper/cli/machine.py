@@ -1,4 +1,4 @@
-"""What there is: `sweeper ls` for components, `sweeper doctor` for this machine."""
+"""What is available: `sweeper ls` lists components, `sweeper doctor` describes this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sweeper.cli.options import DataDir
 
 @user_errors
 def list_components() -> None:
-    """List the defenses, attacks, datasets, architectures and sweeps there are, each with its source."""
+    """List the available defenses, attacks, datasets, architectures and sweeps, each with its source."""
     from sweeper.sweep import components
     from sweeper.sweep.packaged import packaged_sweeps
     from sweeper.sweep.yaml_file import parse_yaml
@@ -31,7 +31,7 @@ def list_components() -> None:
 
 @user_errors
 def doctor(data: DataDir = Path("data")) -> None:
-    """Say what this machine has: Python, PyTorch and CUDA, Ray, GPUs, datasets, disk; and how to get what is missing."""
+    """Show this machine's Python, PyTorch and CUDA, Ray, GPUs, datasets and disk, and how to get what is missing."""
     from importlib.metadata import version
 
     import torch
@@ -57,7 +57,7 @@ def doctor(data: DataDir = Path("data")) -> None:
             table.add_row(good, f"GPU {index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
     else:
         table.add_row(
-            note, "GPU", "none seen; trials run on CPUs. With a GPU: install its driver, then check `nvidia-smi`."
+            note, "GPU", "none found; trials run on CPUs. For a GPU, install its driver, then check `nvidia-smi`."
         )
     for name in sorted(components.names("dataset")):
         cls = components.component_class("dataset", name)
@@ -75,13 +75,13 @@ def doctor(data: DataDir = Path("data")) -> None:
     table.add_row(
         good if free > 5 else missing,
         "free disk",
-        f"{free:.0f} GiB here" + ("" if free > 5 else "; make room, 5 GiB at least"),
+        f"{free:.0f} GiB here" + ("" if free > 5 else "; free at least 5 GiB"),
     )
     out.print(table)
 
 
 def _print_list(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
-    """Names with what they are and where they come from, one line each."""
+    """Print each name with its description and source, one per line."""
     from sweeper.cli.display import Column, Rows
 
     out.print(Text(title, "bold"))

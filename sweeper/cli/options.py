@@ -1,4 +1,4 @@
-"""Arguments and options that commands share, and the values that they take."""
+"""Arguments and options that several commands share, and parsers for their values."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ Only = Annotated[
     typer.Option(
         "--only",
         metavar="[PART:]DEFENSE[/DATASET[/SPLIT]]",
-        help="Run just the trials of these labels, or of a part of the sweep; * and ? match. Repeatable.",
+        help="Run only the trials with these labels, or of a part of the sweep; * and ? match. Repeatable.",
     ),
 ]
 
 
 def seconds(text: str, option: str) -> float | None:
-    """A duration such as 90, 90s, 30m or 24h, in seconds; None for none."""
+    """Parse a duration such as 90, 90s, 30m or 24h into seconds; `none` gives None."""
     if text == "none":
         return None
     units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -81,13 +81,13 @@ def seconds(text: str, option: str) -> float | None:
 
 
 def amounts_of(given: Sequence[str] | None, option: str, lowest: float) -> dict[str | None, Any]:
-    """Amounts per architecture label; None is the label of all others."""
+    """Parse amounts per architecture label; the key None applies to all other labels."""
     amounts: dict[str | None, Any] = {}
     for text in given or ():
         label, equals, value = text.rpartition("=")
         key = label if equals else None
         if key in amounts:
-            raise UserError(f"{option}: got '{text}', but that amount was given before; keep one.")
+            raise UserError(f"{option}: got '{text}', but this amount was given before; keep one.")
         if value == "auto" and option == "--gpus-per-trial":
             amounts[key] = "auto"
             continue
@@ -101,7 +101,7 @@ def amounts_of(given: Sequence[str] | None, option: str, lowest: float) -> dict[
                 f"{option}: got '{text}'; give a number of at least {lowest:g}{also} or ARCHITECTURE=NUMBER."
             )
         if option == "--gpus-per-trial" and amounts[key] > 1 and amounts[key] % 1:
-            raise UserError(f"{option}: got '{text}'; above 1 only whole GPUs can be given.")
+            raise UserError(f"{option}: got '{text}'; above 1, only whole GPUs are allowed.")
     return amounts
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class CheckReporter(Reporter):
-    """Warnings, and a spinner while a sweep is checked."""
+    """Prints warnings, and shows a spinner while a sweep is checked."""
 
     def warn(self, text: str) -> None:
         warn(text)
@@ -39,7 +39,7 @@ def plan(
     only: Only = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
 ) -> None:
-    """List the trials of a sweep: what each resolves to, which are done, a rough cost. Nothing runs."""
+    """List the trials of a sweep: resolved settings, status, rough cost. Runs nothing."""
     from sweeper.results.store import Store
     from sweeper.sweep.preflight import missing_datasets
 
@@ -64,13 +64,13 @@ def plan(
 @user_errors
 def trial(
     sweep: SweepName,
-    target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or the beginning of one.")],
+    target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or its first characters.")],
     data: DataDir = Path("data"),
     out_dir: OutDir = None,
     overrides: Overrides = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
-    """Run one trial in this process, without Ray and with full tracebacks: for debugging."""
+    """Run one trial in this process, without Ray and with full tracebacks, for debugging."""
     loaded, _, resolved = resolve_sweep(sweep, LaunchOptions(data=data, overrides=overrides or ()), CheckReporter())
     trials = [each.trial for each in resolved]
     from sweeper.results.store import Store
@@ -108,7 +108,7 @@ def trial(
 
 
 def print_plan(prepared: Prepared) -> None:
-    """A table of trials, and the comparisons in a line."""
+    """Print a table of trials, and one line about the comparisons."""
     resolved, words = prepared.resolved, {key: status.word for key, status in prepared.statuses.items()}
     from sweeper.cli.display import LEAST_TITLE, Column, Rows, Title, duration
     from sweeper.sweep import components
@@ -138,6 +138,6 @@ def print_plan(prepared: Prepared) -> None:
     left = [each.rough_cpu_seconds for each in resolved if words[each.trial.target_id] in ("to do", "failed")]
     out.print(
         f"{len(resolved)} trials, {sum(word == 'done' for word in words.values())} done. Rough cost of the trainings left on one "
-        f"CPU thread: {duration(sum(left))}; attacks come on top, and a GPU takes a small part of it.",
+        f"CPU thread: {duration(sum(left))}; attacks add to it, and a GPU takes a small fraction of it.",
         highlight=False,
     )

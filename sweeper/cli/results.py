@@ -21,9 +21,9 @@ def report(
     results: Results,
     to: Annotated[Path | None, typer.Option("--to", help="Folder for the report. \\[default: RESULTS/report]")] = None,
 ) -> None:
-    """Gather results, finished or not; make tables, figures and one self-contained report.html.
+    """Gather results, finished or not; write tables, figures and one self-contained report.html.
 
-    Those of an object store are gathered there and copied to results/NAME, and so is the report.
+    Results in an object store are gathered to results/NAME, and the report is copied back to the store.
     """
     from sweeper.launch import copy_folder, report_on
     from sweeper.results.gather import gather
@@ -32,9 +32,9 @@ def report(
     store = Store(results)
     folder = store.storage.root if store.storage.is_local else copy_folder(_last_name(results))
     damaged: tuple[str, ...] = ()
-    # Without parts only the gathered tables were passed on, and they will do.
+    # If there are no parts, only the gathered tables were passed on; they suffice.
     if store.storage.is_local and (folder / "parts").is_dir() and not os.access(folder, os.W_OK):
-        warn(f"{folder} cannot be written, so this is of the tables as they were last gathered.")
+        warn(f"{folder} cannot be written, so the report uses the tables as they were last gathered.")
     elif not store.storage.is_local or (folder / "parts").is_dir():
         gathered = gather(store, folder)
         damaged = gathered.damaged
@@ -42,7 +42,7 @@ def report(
         print_left_out(gathered.left_out, store.location)
     print_report(report_on(folder, to, store, TerminalReporter()), store.location)
     if damaged:
-        err.print("Launch the sweep again to make anew what the damaged files held.", highlight=False)
+        err.print("Launch the sweep again to recompute what the damaged files held.", highlight=False)
         raise typer.Exit(1)
 
 
@@ -51,7 +51,7 @@ def status(
     results: Results,
     as_json: Annotated[bool, typer.Option("--json", help="One object on stdout, and nothing else.")] = False,
 ) -> None:
-    """How a sweep stands, from its results alone: counts, what runs where, rate, time left, failures by cause."""
+    """Show a sweep's status from its results alone: counts, running trials, rate, time left, failures by cause."""
     from sweeper.results.status import read_status
     from sweeper.results.store import Store
 
@@ -68,9 +68,9 @@ def status(
 @user_errors
 def logs(
     results: Results,
-    target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or the beginning of one.")],
+    target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or its first characters.")],
 ) -> None:
-    """Print what a trial printed, all its attempts one after the other: epochs, warnings, tracebacks of failures."""
+    """Print a trial's output, all attempts in order: epochs, warnings, tracebacks of failures."""
     from sweeper.results import layout
     from sweeper.storage import Storage
 
@@ -79,11 +79,11 @@ def logs(
     if len(found) != 1:
         raise UserError(
             f"{len(found)} of the trials with a log in {storage.location} have an id that begins with '{target_id}'. `sweeper plan` "
-            "lists the ids; a trial has a log when it was started."
+            "lists the ids; a trial has a log once it has started."
         )
     sys.stdout.write(storage.read(f"{layout.LOGS}/{found[0]}").decode(errors="replace"))
 
 
 def _last_name(uri: str) -> str:
-    """What the local copy of an object store's results is called."""
+    """The name of the local copy of an object store's results."""
     return PurePosixPath(urlsplit(uri).path).name or urlsplit(uri).netloc.rpartition("@")[2]

@@ -2,8 +2,8 @@
 
 import os
 
-# Ray reads these when it is imported: no tables, banners or loggers of Tune's own; trials stay in the user's folder; as many
-# trials may wait for a slot as we hand out; no snapshots of a state that is never restored.
+# Ray reads these on import. They turn off Tune's own tables, banners and loggers, keep trials in the user's folder, let as
+# many trials wait for a slot as we submit, and stop snapshots of a state that is never restored.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")

@@ -22,14 +22,14 @@ from sweeper.errors import UserError, reason_of, sentence
 from sweeper.workers.allocator import ALLOCATOR_ENVIRONMENT
 
 _LONGEST_RAY_FOLDER = 103 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.0")
-"""Bytes of the path of Ray's folder; a socket's own can have 103 on macOS, 107 on Linux."""
+"""Maximum length in bytes of Ray's folder; a socket's path can have 103 on macOS, 107 on Linux."""
 
 
 @contextlib.contextmanager
 def connect(address: str | None, verbose: bool) -> Iterator[None]:
-    """Ray for the duration of the block: a private one on this machine, or the cluster at `address`.
+    """Connect to Ray for the duration of the block: a private Ray on this machine, or the cluster at `address`.
 
-    A private one listens on the loopback interface alone.
+    A private Ray listens on the loopback interface only.
 
     Raises:
         UserError: there is no cluster at `address`.
@@ -61,11 +61,11 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
             ray.init(address=address, runtime_env=runtime_env, job_config=internals.DriversPaths(), **quiet)
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001  of a start that takes too long Ray says no more than that
+    except Exception as error:  # noqa: BLE001  if its start times out, Ray raises a plain Exception
         raise UserError(
             f"Ray could not be reached{f' at {address}' if address else ''}: {sentence(reason_of(error).splitlines()[0])} "
             "Give --address HOST:PORT of a running cluster that this machine is a node of (`ray start --head` prints it; one with "
-            "tokens needs its own, in ~/.ray/auth_token or RAY_AUTH_TOKEN), or --local for this machine alone."
+            "tokens needs its token in ~/.ray/auth_token or RAY_AUTH_TOKEN), or --local for this machine alone."
         ) from None
     _protect_token()
     try:
@@ -75,10 +75,10 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
 
 
 def _folder_for_sockets() -> str | None:
-    """Where a private Ray keeps its files: where it would by itself (None), unless the paths of its sockets were too long.
+    """The folder for a private Ray's files. None is Ray's own choice, unless its socket paths would be too long.
 
     Raises:
-        UserError: the user asked for such a folder.
+        UserError: the user chose a folder that is too long.
     """
     folder = internals.default_folder()
     if len(os.fsencode(folder)) <= _LONGEST_RAY_FOLDER:
@@ -88,14 +88,14 @@ def _folder_for_sockets() -> str | None:
             f"RAY_TMPDIR is {os.environ['RAY_TMPDIR']}, whose path is too long for Ray's sockets. Set it to a folder whose path has at "
             f"most {_LONGEST_RAY_FOLDER - len('/ray')} bytes, or leave it out."
         )
-    return "/tmp/ray"  # as where TMPDIR is not set
+    return "/tmp/ray"  # Ray's default if TMPDIR is unset
 
 
 def _check_reachable(address: str) -> None:
-    """Try the address ourselves: Ray goes on trying for ten minutes.
+    """Try to connect to the address first, because Ray keeps trying for ten minutes.
 
     Raises:
-        OSError: nothing answers there within seconds.
+            OSError: nothing answers there within ten seconds.
         ValueError: it is not HOST:PORT.
     """
     if address in ("auto", "local"):
@@ -107,10 +107,10 @@ def _check_reachable(address: str) -> None:
 
 
 def _bring_token(address: str) -> None:
-    """Use this user's token where the cluster asks for one: `ray start` does so unasked, to join by address Ray does not.
+    """Use this user's token if the cluster asks for one. `ray start` does this itself; Ray does not when joining by address.
 
     Raises:
-        UserError: it asks for one, and there is none.
+        UserError: the cluster asks for a token, and there is none.
     """
     if address == "auto" or "RAY_AUTH_MODE" in os.environ:
         return
@@ -125,7 +125,7 @@ def _bring_token(address: str) -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """What C++ writes to standard error is lost."""
+    """Discard what C++ code writes to standard error."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -137,6 +137,6 @@ def _silence() -> Iterator[None]:
 
 
 def _protect_token() -> None:
-    """Ray writes its authentication token readable by all; keep it to its owner."""
+    """Make Ray's authentication token readable by its owner only; Ray writes it readable by all."""
     with contextlib.suppress(OSError):
         (Path.home() / ".ray" / "auth_token").chmod(0o600)

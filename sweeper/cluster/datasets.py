@@ -1,4 +1,4 @@
-"""Datasets, decoded once on each node before its first trial, and each node's way to the store and to its GPUs."""
+"""Decodes each dataset once per node before the first trial there, and checks each node's access to the store and its GPUs."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _LOST = (
     ray.exceptions.TaskUnschedulableError,
     ray.exceptions.WorkerCrashedError,
 )
-"""What Ray says of a task whose node or worker was killed."""
+"""Ray's errors for a task whose node or worker was killed."""
 
 
 Shipped = Mapping[str, Any]
-"""References to the driver's datasets in Ray's object store, by the name of their file on a node."""
+"""References to the driver's datasets in Ray's object store, keyed by file name on a node."""
 
 
 def stage_datasets(
@@ -45,13 +45,13 @@ def stage_datasets(
     uses_gpus: bool = False,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Shipped:
-    """Have every dataset decoded once on each node, and each node's way to the store and to its GPUs tried.
+    """Decode every dataset once on each node, and check each node's access to the store and to its GPUs.
 
-    A node that lacks a dataset gets the driver's, now or when it joins. One that is lost meanwhile is no problem: more may
-    be lost at any time.
+    A node that lacks a dataset gets the driver's copy, now or when it joins. Losing a node meanwhile is no error, because
+    nodes may be lost at any time.
 
     Raises:
-        UserError: a dataset is neither here nor on a node, a node cannot write the store, or PyTorch cannot use its GPUs.
+            UserError: a dataset is neither here nor on a node, a node cannot write the store, or PyTorch cannot use its GPUs.
     """
     datasets = list(dict.fromkeys(trial.dataset for trial in trials))
     if not is_cluster:
@@ -77,10 +77,10 @@ def stage_datasets(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
         ).remote(datasets, settings, shipped, int(node["Resources"].get("GPU", 0)) if uses_gpus else 0)
         for node in alive
-        if node["Resources"].get("CPU")  # a head node often has none to give, and then needs no dataset
+        if node["Resources"].get("CPU")  # a head node often offers no CPUs, and then needs no dataset
     }
     if missing and not checks:
-        raise UserError(f"{missing[0]} No node that could have it is there yet, so it must be here.")
+        raise UserError(f"{missing[0]} No node that could have it has joined yet, so it must be here.")
     if missing and can_grow():
         warn(f"{missing[0]} Nodes that join later must have it.")
     problems = []
@@ -88,7 +88,7 @@ def stage_datasets(
         try:
             problems += [f"{nodes[node_id]}: {problem}" for problem in ray.get(check, timeout=_NODE_TIMEOUT_S)]
         except _LOST:
-            continue  # if it comes back, or another in its place, the first trial there does this
+            continue  # if it returns or is replaced, the first trial there does this
         except ray.exceptions.RayError as error:
             problems.append(f"{nodes[node_id]}: it cannot run sweeper's code: {_words_of(error)}")
     if problems:
@@ -99,14 +99,14 @@ def stage_datasets(
 
 
 def _words_of(error: Exception) -> str:
-    """The line of Ray's error that says what happened, without colors: of a task's traceback the last."""
+    """The informative line of Ray's error, without colors: the last line of a task's traceback."""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__]
     return lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0].strip()
 
 
 @ray.remote(num_cpus=0, max_retries=2)
 def _prepare_node(datasets: list[Dataset], settings: Settings, shipped: Shipped, declared_gpus: int) -> list[str]:
-    """On a node: stage the datasets, try the store and the GPUs; gives what is wrong."""
+    """On a node: stage the datasets, and check the store and the GPUs. Returns the problems found."""
     clear_unused()
     try:
         check_shared(Storage(settings.store), settings.launch_id)
@@ -120,10 +120,10 @@ def _prepare_node(datasets: list[Dataset], settings: Settings, shipped: Shipped,
 
 
 def stage_here(dataset: Dataset, settings: Settings, reference: Any) -> None:
-    """Stage a dataset on this node, unless that was done: from the node's own files, else the driver's.
+    """Stage a dataset on this node unless it is staged already: from the node's own files, else from the driver's copy.
 
     Raises:
-        DatasetError: it is in neither place.
+        DatasetError: the dataset is in neither place.
     """
     folder = node_folder(settings.launch_id)
     if (folder / staged_name(dataset)).exists():
@@ -138,7 +138,7 @@ def stage_here(dataset: Dataset, settings: Settings, reference: Any) -> None:
 
 
 def clear_staged(launch_id: str, *, is_cluster: bool) -> None:
-    """Remove the launch's folder from every node that still answers."""
+    """Remove the launch's folder from every reachable node."""
     if not is_cluster:
         shutil.rmtree(node_folder(launch_id), ignore_errors=True)
         return
@@ -159,7 +159,7 @@ def _clear_node(launch_id: str) -> None:
 
 
 def stage_late(parcel: Parcel, settings: Settings, shipped: Shipped) -> str | None:
-    """Stage a trial's dataset on a node that has joined since the launch; gives what is wrong."""
+    """Stage a trial's dataset on a node that joined after the launch began. Returns the problem, if any."""
     unit = parcel.open()
     assert isinstance(unit, Trial)
     try:

@@ -1,4 +1,4 @@
-"""What the driver tells its caller while trials run, and how a run ended."""
+"""Events that the driver reports while trials run, and how a run ended."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened to a trial; `what` is the stage it is in or the error's text.
+    """Something that happened to a trial; `what` is its current stage or the error's text.
 
-    `retried` is a failure that is not final, `elsewhere` the end of a trial that another launch ran. `stopping`, of no trial,
-    comes from the handler of a signal.
+    `retried` is a failure that is not final. `elsewhere` is the end of a trial that another launch ran. `stopping` belongs to
+    no trial and comes from a signal handler.
     """
 
     kind: Literal["started", "progress", "finished", "failed", "retried", "elsewhere", "added", "stopping"]
@@ -22,7 +22,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a run ended: whether with all its trials, and if not, why it stopped early (None: it was interrupted)."""
+    """How a run ended: whether all its trials ended, and if not, why it stopped early (None: it was interrupted)."""
 
     is_over: bool
     stopped: str | None

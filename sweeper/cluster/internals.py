@@ -1,6 +1,6 @@
-"""Everything here that depends on private parts of Ray and Ray Tune, read at Ray 2.60.0.
+"""All code that depends on private parts of Ray and Ray Tune, as of Ray 2.60.0.
 
-Each piece says which public behavior it stands in for. After an upgrade of Ray, read this file against the new version.
+Each piece says which public behavior it replaces. After upgrading Ray, check this file against the new version.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ EXPECTED_DEATHS = (
     NodeDeathInfo.Reason.Value("EXPECTED_TERMINATION"),
     NodeDeathInfo.Reason.Value("AUTOSCALER_DRAIN_IDLE"),
 )
-"""Why a node may leave without being lost: it was stopped, or an autoscaler had no use for it. `ray.nodes()` gives the number
-of the reason, and has no public name for it."""
+"""Reasons for which a node may leave without being lost: it was stopped, or an autoscaler removed it as idle. `ray.nodes()`
+returns the number of the reason, and has no public name for it."""
 
 
 class DriversPaths(JobConfig):
-    """A job whose workers look for modules in the working directory only where the driver does.
+    """A job whose workers search the working directory for modules only if the driver does.
 
-    Without it Ray puts its own working directory first on every worker's path. There is no public option.
+    By default Ray puts its own working directory first on every worker's path. There is no public option to change that.
     """
 
-    def _runtime_env_has_working_dir(self) -> bool:  # where this is true, Ray leaves the path as it is
+    def _runtime_env_has_working_dir(self) -> bool:  # if True, Ray leaves the path unchanged
         return not {"", str(Path.cwd())} & set(sys.path)
 
 
 class SilentReporter(TrialProgressCallback):
-    """Tune's own reporter replaced by one that prints nothing.
+    """Replaces Tune's own reporter by one that prints nothing.
 
-    Tune adds its reporter unless a callback of this class is there; it would print what each trial reports, and keep it all.
+    Tune adds its own reporter unless a callback of this class exists. That one would print and keep every trial's reports.
     """
 
 
 class ForgetfulScheduler(FIFOScheduler):
-    """Runs trials in the order they come, and makes Tune forget each that has ended.
+    """Runs trials in the order they come, and makes Tune forget each trial that has ended.
 
-    By itself Tune keeps all trials until its run ends, and looks through them at every step, so that a sweep takes time by the
-    square of its length. There is no public way to drop a trial.
+    By default Tune keeps all trials until its run ends and scans them at every step, so a sweep's time grows with the square
+    of its length. There is no public way to drop a trial.
     """
 
     def __init__(self, *, keeps_files: bool) -> None:
@@ -62,7 +62,7 @@ class ForgetfulScheduler(FIFOScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         its = tune_controller._tune_controller
         ended = {each for each in its._stopped_trials | its._failed_trials if each not in its._trial_to_actor}
-        ended -= set(its._trials[-1:])  # with none left it would read back its own snapshot in the end
+        ended -= set(its._trials[-1:])  # if none is left, Tune reads back its own snapshot at the end
         if ended:
             its._trials[:] = [each for each in its._trials if each not in ended]
             for trials in (its._stopped_trials, its._failed_trials, its._live_trials, its._trials_to_cache):
@@ -78,9 +78,9 @@ class ForgetfulScheduler(FIFOScheduler):
 
 
 def reason_of_loss(trial: Any) -> str:
-    """The last line of what Ray says of a lost worker.
+    """The last line of Ray's error for a lost worker.
 
-    Stands in for `Trial.get_error`, which reads a file that is only copied to its place later.
+    Replaces `Trial.get_error`, which reads a file that is copied to its place only later.
     """
     try:
         lines = Path(trial.local_path, "error.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -90,23 +90,23 @@ def reason_of_loss(trial: Any) -> str:
 
 
 def show_logs_of_nodes(shown: bool) -> None:
-    """Whether this driver prints what nodes publish to every driver, among it the last lines of a dead raylet's log.
+    """Set whether this driver prints what nodes publish to every driver, such as the last log lines of a dead raylet.
 
-    `log_to_driver=False` leaves these lines in.
+    `log_to_driver=False` does not suppress these lines.
     """
     ray._private.worker._worker_logs_enabled = shown
 
 
 def stay_on_loopback(stays: bool) -> None:
-    """Whether a Ray that is started here listens on 127.0.0.1 alone.
+    """Set whether a Ray started here listens on 127.0.0.1 only.
 
-    Ray binds it where it takes it that there will be no second node; on Linux it asks only this constant.
+    Ray does so if it expects no second node; on Linux it checks only this constant.
     """
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = not stays
 
 
 def default_folder() -> str:
-    """Where Ray keeps its files if nothing else is said: RAY_TMPDIR, TMPDIR or /tmp, and `ray` in it."""
+    """Ray's default folder for its files: `ray` in RAY_TMPDIR, TMPDIR or /tmp."""
     return str(get_default_ray_temp_dir())
 
 
@@ -120,17 +120,17 @@ def asks_for_token(address: str) -> bool:
 
 
 def use_own_token() -> bool:
-    """Use this user's token, as `ray start` does unasked; False if there is none."""
-    logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)  # it warns of being safe
+    """Use this user's token, as `ray start` does by default; returns False if there is none."""
+    logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)  # it warns even if this is safe
     return bool(authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False))
 
 
 def autoscaler_is_v2() -> bool:
-    """Whether the connected cluster runs the second version of the autoscaler, which always may start nodes."""
+    """Whether the connected cluster runs version 2 of the autoscaler, which may always start nodes."""
     return bool(is_autoscaler_v2(fetch_from_server=True))
 
 
 def autoscaler_report() -> dict[str, Any]:
-    """What the first version of the autoscaler last said of itself; empty where none has. `ray status` prints the same."""
+    """The latest report of version 1 of the autoscaler, which `ray status` prints; empty if there is none."""
     status: bytes | None = internal_kv._internal_kv_get(b"__autoscaling_status")
     return json.loads(status or "{}").get("autoscaler_report") or {}

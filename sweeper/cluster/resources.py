@@ -1,4 +1,4 @@
-"""What the nodes of the connected cluster have or can start, and what each trial gets of it."""
+"""What the nodes of the connected cluster have or can start, and each trial's share of it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from sweeper.workers.worker import check_gpus
 
 
 def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], None] = lambda text: None) -> Resources:
-    """Fill in what was not asked for, from what the connected cluster has or can start.
+    """Fill in resources that were not requested, from what the connected cluster has or can start.
 
-    A trial gets a whole GPU where there are any, else none, and one CPU, or its share of a GPU machine's. Where an
-    autoscaler runs whose kinds of nodes are not known here, what no present node can run is warned of, not refused.
+    A trial gets a whole GPU if there are any, else none. It gets one CPU, or its share of a GPU machine's CPUs. If an
+    autoscaler runs whose node types are unknown here, a trial that fits no present node causes a warning, not an error.
 
     Raises:
-        UserError: no node can ever run a trial that asks for this much.
+        UserError: no node can ever run a trial that requests this much.
     """
     startable = _startable_resources()
     nodes = _node_resources() + startable
@@ -37,7 +37,7 @@ def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], Non
     may_grow = not startable and can_grow()
     if largest_gpu == 0 and may_grow and None not in asked.gpus:
         warn(
-            "No node has a GPU now, so trials ask for none. If the autoscaler can start such nodes, say --gpus-per-trial."
+            "No node has a GPU now, so trials request none. If the autoscaler can start such nodes, give --gpus-per-trial."
         )
     if largest_gpu == 0 and not may_grow:
         gpus = {label: 0.0 if share == AUTO else share for label, share in gpus.items()}
@@ -51,17 +51,17 @@ def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], Non
             continue
         problem = f"No node can run a trial of {architecture} with {cpu:g} CPUs and {gpu:g} GPUs"
         if may_grow:
-            warn(f"{problem} now; waiting for the autoscaler to start one. `ray status` says what it is doing.")
+            warn(f"{problem} now; waiting for the autoscaler to start one. `ray status` shows its progress.")
             continue
         raise UserError(
-            f"{problem}: the largest has {largest_cpu:g} CPUs, and {largest_gpu:g} GPUs is the most of one. Ask for less with "
+            f"{problem}: the largest has {largest_cpu:g} CPUs, and no node has more than {largest_gpu:g} GPUs. Request less with "
             "--cpus-per-trial and --gpus-per-trial."
         )
     return resources
 
 
 def check_own_gpus() -> None:
-    """Make sure that PyTorch can use the GPUs of this machine, as a private Ray counts them.
+    """Check that PyTorch can use as many GPUs of this machine as a private Ray counts.
 
     Raises:
         OSError: it cannot.
@@ -70,7 +70,7 @@ def check_own_gpus() -> None:
 
 
 def _share_of_cpus(gpus: float | Literal["auto"], nodes: Sequence[Mapping[str, float]]) -> float:
-    """CPUs of a trial that asks for so much of a GPU: as much of the CPUs of the poorest machine with GPUs, one at least."""
+    """CPUs for a trial that requests this share of a GPU: the same share of the smallest GPU machine's CPUs, at least one."""
     if isinstance(gpus, str) or not gpus:
         return 1.0
     shares = [node["CPU"] * min(1.0, gpus / node["GPU"]) for node in nodes if node.get("GPU") and node.get("CPU")]
@@ -82,7 +82,7 @@ def _node_resources() -> list[dict[str, float]]:
 
 
 def _launcher_config() -> dict[str, Any]:
-    """The configuration of Ray's launcher; its head node alone has it."""
+    """The configuration of Ray's launcher; only its head node has it."""
     try:
         config = YAML(typ="safe").load(Path.home() / "ray_bootstrap_config.yaml")
     except (OSError, ValueError, YAMLError):
@@ -91,7 +91,7 @@ def _launcher_config() -> dict[str, Any]:
 
 
 def _startable_resources() -> list[dict[str, float]]:
-    """What each kind of node has that Ray's launcher may start, where that is known here."""
+    """The resources of each node type that Ray's launcher may start, if known here."""
     config = _launcher_config()
     try:
         kinds = config["available_node_types"].values()
@@ -102,12 +102,12 @@ def _startable_resources() -> list[dict[str, float]]:
 
 
 def can_grow() -> bool:
-    """Whether an autoscaler runs, which may start nodes that are not there yet.
+    """Whether an autoscaler runs that may start more nodes.
 
-    Every cluster has a process of that name. Where it may start nothing, it gives each node a kind of its own.
+    Every cluster has an autoscaler process. If it cannot start nodes, it gives each node a type of its own.
     """
     most = _launcher_config().get("max_workers")
-    if isinstance(most, int) and len(_node_resources()) > most:  # the head is no worker
+    if isinstance(most, int) and len(_node_resources()) > most:  # the head is not a worker
         return False
     if _startable_resources() or internals.autoscaler_is_v2():
         return True
@@ -116,7 +116,7 @@ def can_grow() -> bool:
 
 
 class Window:
-    """How many trials to hand out at a time: what fits on the nodes, and a few that wait for the next free slot."""
+    """How many trials to submit at a time: those that fit on the nodes, and a few that wait for the next free slot."""
 
     def __init__(self, resources: Resources, smallest_gpus: Callable[[], float]) -> None:
         self._resources, self._smallest_gpus = resources, smallest_gpus

@@ -1,8 +1,8 @@
 """Runs trials on Ray.
 
-Ray Tune is handed a window of target ids at a time; results do not come back through it but through the store, so
-nothing here depends on Tune's own state. What becomes of a trial that fails, or whose worker is lost, is decided by
-`scheduling`; Tune's retries are not used, for they cannot tell these apart.
+Ray Tune gets a window of target ids at a time. Results come back through the store, not through Tune, so nothing here
+depends on Tune's state. `scheduling` decides what happens to a trial that fails or loses its worker. Tune's own retries
+are not used, because they cannot tell these cases apart.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LOT = 500
 
 
 _PAUSE_AFTER_STORE_FAILURE_S, _LONGEST_PAUSE_S = 10.0, 600.0
-"""A worker waits so long after an attempt that could record nothing, twice as long after the next."""
+"""A worker's pause after an attempt that could record nothing; it doubles with each further one."""
 
 
 def run_units(
@@ -61,10 +61,10 @@ def run_units(
     warn: Callable[[str], None] = lambda text: None,
     verbose: bool = False,
 ) -> Ended:
-    """Run trials and comparisons to the end, or until Ctrl-C; what came of each is in the store.
+    """Run trials and comparisons to the end, or until Ctrl-C; their results are in the store.
 
-    Comparisons of `due` are run as soon as their targets are finished. `resources` are those that `resolve` gave; `attempt`
-    makes one attempt at a unit of work, on a worker.
+    Comparisons of `due` run as soon as their targets are finished. `resources` are the result of `resolve`. `attempt` makes
+    one attempt at a unit of work, on a worker.
     """
     if not verbose:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -111,7 +111,7 @@ def run_units(
             words |= states(store, [unit for unit in theirs if isinstance(unit, ComparisonTask)])
             failed = [each for each, word in words.items() if word == "failed" and each not in claimed]
             cut_short = store.cut_short(failed)
-        except StorageError:  # asked again soon
+        except StorageError:  # checked again soon
             return []
         ended = [each for each, word in words.items() if word == "done"]
         ended += [each for each in failed if each not in cut_short]
@@ -129,7 +129,7 @@ def run_units(
     positions = {unit.target_id: position for position, unit in enumerate(units)}
 
     def place(target_id: str) -> dict[str, Any]:
-        """Where a worker finds the unit: at a position of the lots that all share, or in a lot of its own."""
+        """Where a worker finds the unit: at a position in the lots that all trials share, or in a lot of its own."""
         if target_id in positions:
             return {"position": positions[target_id]}
         return {"position": 0, "lot": ray.put(pack([by_id[target_id]], staged_name))}
@@ -142,10 +142,10 @@ def run_units(
             try:
                 feeder = Feeder(schedule, place)
                 run_tune(function, feeder, watcher, loggers or Loggers(), name, folder, warn, verbose)
-                # A Ctrl-C that Tune heard before we could leaves trials behind.
+                # A Ctrl-C that reached Tune before our handler leaves trials behind.
                 interrupted = watcher.is_stopping or not feeder.is_finished or bool(schedule.out)
             except RuntimeError as error:
-                # Where Ray kills a worker for the node's memory, Tune gives up the whole run: begin one with the rest.
+                # If Ray kills a worker because the node's memory is full, Tune aborts the whole run: start a new run with the rest.
                 if not schedule.out:
                     raise
                 watcher.all_lost(f"Ray gave up: {str(error).splitlines()[0]}")
@@ -159,7 +159,7 @@ def run_units(
 def _trainable(
     units: Sequence[Trial | ComparisonTask], settings: Settings, shipped: Shipped, attempt: Callable[..., Outcome]
 ) -> Callable[[dict[str, Any]], None]:
-    """What a worker does for each unit of work. It travels by value, and must refer to nothing that imports PyTorch."""
+    """What a worker runs for each unit of work. It is sent by value, and must not refer to anything that imports PyTorch."""
     lots = [ray.put(pack(units[start : start + _LOT], staged_name)) for start in range(0, len(units), _LOT)]
     lot_size, report_every_s = _LOT, REPORT_EVERY_S
     pause_s, longest_pause_s = _PAUSE_AFTER_STORE_FAILURE_S, _LONGEST_PAUSE_S
@@ -172,7 +172,7 @@ def _trainable(
         if "lot" in config:
             number = -1
             received[number] = ray.get(config["lot"])
-        elif number not in received:  # one lot is kept, for the next trial is mostly of the same
+        elif number not in received:  # keep one lot, because the next trial is usually in the same one
             received.clear()
             received[number] = ray.get(lots[number])
         parcel = received[number][position]
@@ -189,7 +189,7 @@ def _trainable(
         problem = None
         needs_dataset = bool(parcel.staged_name)
         if needs_dataset and not (node_folder(settings.launch_id) / parcel.staged_name).exists():
-            # This node has joined since the launch.
+            # This node joined after the launch began.
             from sweeper.cluster.datasets import stage_late
 
             problem = stage_late(parcel, settings, shipped)
@@ -199,7 +199,7 @@ def _trainable(
             outcome = Outcome(target_id=parcel.target_id, cause="store", error=problem)
         failures_in_a_row = failures_in_a_row + 1 if outcome.cause == "store" else 0
         if failures_in_a_row:
-            # lest a node that cannot write has taken all trials before others took any
+            # Otherwise a node that cannot write would take all trials before other nodes take any.
             time.sleep(min(longest_pause_s, pause_s * 2 ** (failures_in_a_row - 1)))
         tune.report(
             {

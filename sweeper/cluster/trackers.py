@@ -1,4 +1,4 @@
-"""TensorBoard and MLflow, fed by Tune where they are asked for."""
+"""TensorBoard and MLflow, fed by Tune on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray import tune
 
 @dataclass(frozen=True, kw_only=True)
 class Loggers:
-    """Trackers that Tune feeds, where they are asked for: a folder for TensorBoard, a tracking URI of MLflow."""
+    """The requested trackers: a folder for TensorBoard, a tracking URI for MLflow."""
 
     tensorboard: Path | None = None
     mlflow: str | None = None
@@ -28,8 +28,10 @@ def tracker(kind: Literal["tensorboard", "mlflow"], uri: str, name: str, warn: C
         return _Forgiving(TBXLoggerCallback(), "TensorBoard", warn)
     os.environ.setdefault(
         "MLFLOW_ALLOW_FILE_STORE", "true"
-    )  # else MLflow 3 refuses a folder, and says so after the start
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own are four minutes, and all waits
+    )  # otherwise MLflow 3 refuses a folder, and only after the start
+    os.environ.setdefault(
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
+    )  # MLflow's default takes four minutes, during which everything waits
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     mlflow = MLflowLoggerCallback(tracking_uri=uri, experiment_name=name)
@@ -38,7 +40,7 @@ def tracker(kind: Literal["tensorboard", "mlflow"], uri: str, name: str, warn: C
 
 
 class _Forgiving(tune.Callback):
-    """A tracker whose errors end nothing but itself: after the first, which is told, it hears of nothing more."""
+    """A tracker that may fail without ending anything else: its first error is a warning, then it is ignored."""
 
     def __init__(
         self, tracker: tune.Callback, name: str, warn: Callable[[str], None], secrets: Sequence[str | None] = ()
@@ -54,7 +56,7 @@ class _Forgiving(tune.Callback):
             return
         try:
             getattr(self._tracker, what)(*args, **info)
-        except Exception as error:  # noqa: BLE001  a tracker's, whatever it is
+        except Exception as error:  # noqa: BLE001  any error of a tracker
             self._tracker = None
             text = f"{type(error).__name__}: {error}"
             for secret in filter(None, self._secrets):

@@ -20,7 +20,7 @@ from sweeper.cluster.watcher import LostNodes, Watcher
 from sweeper.workers.scheduling import Schedule
 
 _LONGEST_TITLE = 150
-"""Characters of a trial's title in the name of a folder, which can have 255 bytes."""
+"""Characters of a trial's title in a folder's name, which can have 255 bytes."""
 
 
 def run_tune(
@@ -33,7 +33,7 @@ def run_tune(
     warn: Callable[[str], None],
     verbose: bool,
 ) -> None:
-    """One run of Tune, whose files are of no use after it. A first Ctrl-C ends it without an error."""
+    """Run Tune once; its files are not needed afterwards. A first Ctrl-C ends it without an error."""
     callbacks: list[tune.Callback] = [watcher, LostNodes(warn)]
     if loggers.tensorboard is not None:
         callbacks.append(tracker("tensorboard", "", name, warn))
@@ -41,8 +41,8 @@ def run_tune(
         callbacks.append(tracker("mlflow", loggers.mlflow, name, warn))
     state_dir = tempfile.mkdtemp(prefix="tune-", dir=folder)
     on_interrupt = signal.getsignal(signal.SIGINT)
-    # Tune puts its own handler in place while it runs, and ours back at the first Ctrl-C; where it waits for something to
-    # run, it does not look further.
+    # While Tune runs, it installs its own signal handler, and restores ours at the first Ctrl-C. While it waits for something
+    # to run, it checks nothing else.
     feeder.is_interrupted = lambda: signal.getsignal(signal.SIGINT) is on_interrupt
     feeder.on_begin = lambda: _acknowledge_interrupts(watcher.stopping)
     try:
@@ -67,12 +67,14 @@ def run_tune(
             ),
         ).fit()
     finally:
-        signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own, which would swallow the next Ctrl-C
+        signal.signal(
+            signal.SIGINT, on_interrupt
+        )  # Tune leaves its own handler in place, which would swallow the next Ctrl-C
         shutil.rmtree(state_dir, ignore_errors=True)
 
 
 def _acknowledge_interrupts(acknowledge: Callable[[], None]) -> None:
-    """Let a Ctrl-C be acknowledged at once; the handler of Tune, which then takes seconds to end its workers, says nothing."""
+    """Acknowledge a Ctrl-C at once; Tune's handler prints nothing and then takes seconds to stop its workers."""
     tunes = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -84,7 +86,7 @@ def _acknowledge_interrupts(acknowledge: Callable[[], None]) -> None:
 
 
 class Feeder(Searcher):
-    """Gives Tune the schedule's next trial whenever it has room for one."""
+    """Gives Tune the schedule's next trial whenever Tune has room for one."""
 
     def __init__(self, schedule: Schedule, place: Callable[[str], dict[str, Any]]) -> None:
         super().__init__()

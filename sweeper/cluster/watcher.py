@@ -1,4 +1,4 @@
-"""Turns Tune's callbacks into ends of the schedule and into events."""
+"""Turns Tune's callbacks into updates of the schedule and into events."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from sweeper.workers.outcomes import Outcome
 from sweeper.workers.scheduling import Schedule
 
 _STORE_FAILURES = 3
-"""So many attempts in a row that could not write their results stop the launch, if it cannot write there either."""
+"""This many attempts in a row that cannot write their results stop the launch, if the driver cannot write either."""
 
 
 _LOST_BEFORE_ANY_WORK = 20
-"""So many workers more than twice those at work, lost in a row with no sign of work between them, stop the launch too."""
+"""The launch also stops if this many workers, plus twice those at work, are lost in a row with no sign of work between them."""
 
 
 _LOOK_AT_NODES_EVERY_S = 2.0
 
 
 class LostNodes(tune.Callback):
-    """Says of each node that was lost, once, that it was."""
+    """Warns once about each lost node."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn = warn
@@ -68,7 +68,7 @@ class _UnderWay:
 
 
 class Watcher(SilentReporter):
-    """Turns Tune's callbacks into the schedule's ends and our events."""
+    """Turns Tune's callbacks into updates of the schedule and into our events."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Watcher(SilentReporter):
         return {}  # Tune pickles its callbacks too
 
     def running(self) -> tuple[Running, ...]:
-        """What runs now; called from another thread."""
+        """What is running now; called from another thread."""
         now = time.monotonic()
         return tuple(
             Running(
@@ -105,7 +105,7 @@ class Watcher(SilentReporter):
         )
 
     def stopping(self) -> None:
-        """A Ctrl-C was heard."""
+        """Handle a Ctrl-C."""
         self.is_stopping = True
         self._on_event(Event(kind="stopping", target_id=""))
 
@@ -122,7 +122,7 @@ class Watcher(SilentReporter):
         if not result.get("ended"):
             fraction = float(result.get("fraction", 0.0))
             before = self._running.get(target_id, _UnderWay(began=time.monotonic()))
-            node = str(result.get("hostname") or "")  # Tune's own, as are all that stand beside ours
+            node = str(result.get("hostname") or "")  # set by Tune, like all keys beside ours
             self._running[target_id] = replace(before, stage=what, fraction=fraction, node=node)
             self._on_event(Event(kind="progress", target_id=target_id, what=what, fraction=fraction))
             return
@@ -152,10 +152,10 @@ class Watcher(SilentReporter):
             self._lost(target_id, f"its worker or node was lost: {reason}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Nothing more: what came of it was reported."""
+        """Do nothing: the trial's outcome was reported already."""
 
     def _can_write(self) -> bool:
-        """Whether the store can be written from here: then it is one node that cannot."""
+        """Whether the store can be written from here; if so, the fault is that node's."""
         try:
             self._store.prepare()
         except StorageError:
@@ -163,7 +163,7 @@ class Watcher(SilentReporter):
         return True
 
     def all_lost(self, reason: str) -> None:
-        """All that runs was lost at once."""
+        """Handle the loss of everything that runs."""
         self._running.clear()
         for target_id in list(self._schedule.out):
             self._lost(target_id, reason)
@@ -185,6 +185,6 @@ class Watcher(SilentReporter):
 
     def _end(self, target_id: str, kind: Literal["finished", "failed", "retried"], what: str) -> None:
         if kind != "retried":
-            with contextlib.suppress(StorageError):  # a claim that is left behind dies with this launch
+            with contextlib.suppress(StorageError):  # a claim that is left behind expires with this launch
                 self._launch.release(target_id)
         self._on_event(Event(kind=kind, target_id=target_id, what=what))

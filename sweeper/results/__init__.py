@@ -1,1 +1,1 @@
-"""The results folder: what is recorded, how it stands, and how it is gathered."""
+"""The results folder: its files, its status, and how it is gathered."""

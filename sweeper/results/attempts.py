@@ -1,6 +1,6 @@
-"""How often a trial or comparison that has not ended was started, by whichever launch.
+"""How often a trial or comparison that has not ended was started, by any launch.
 
-The count is deleted when it has ended, for its rows tell the count then.
+The count is deleted when the trial or comparison ends, because its rows then hold the count.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from sweeper.results import layout
 from sweeper.storage import Storage
 
 _MOST = 10**6
-"""More starts than these nothing counts."""
+"""A recorded count of this or more is taken as damaged."""
 
 
 def count(storage: Storage, target_id: str) -> int:
-    """The starts so far; 0 also where the count is damaged."""
+    """The number of starts so far; 0 if there is no count or it is damaged."""
     try:
         attempts = json.loads(storage.read(layout.attempts(target_id)))["attempts"]
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
@@ -24,12 +24,12 @@ def count(storage: Storage, target_id: str) -> int:
 
 
 def begin(storage: Storage, target_id: str) -> int:
-    """Count one more start; gives the count."""
+    """Count one more start. Returns the count."""
     attempt = count(storage, target_id) + 1
     storage.write(layout.attempts(target_id), json.dumps({"attempts": attempt}).encode())
     return attempt
 
 
 def end(storage: Storage, target_id: str) -> None:
-    """Forget the count."""
+    """Delete the count."""
     storage.delete(layout.attempts(target_id))

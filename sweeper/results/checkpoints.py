@@ -1,4 +1,4 @@
-"""A training that is under way as one safetensors file: weights, optimizer, generators, history; never a pickle."""
+"""A training in progress as one safetensors file: weights, optimizer, generators, history. Never a pickle."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _FORMAT = 2
 
 
 class CheckpointError(ValueError):
-    """The file is no checkpoint of this training; the text says why."""
+    """The file is not a checkpoint of this training; the text says why."""
 
 
 def to_bytes(checkpoint: Checkpoint, owner: dict[str, str]) -> bytes:
-    """The checkpoint as safetensors. `owner` says what it belongs to, and `from_bytes` asks for the same.
+    """The checkpoint as safetensors. `owner` says what it belongs to; `from_bytes` checks it.
 
-    ε needs nothing beside the history: it is computed from the steps taken, which the history holds.
+    ε needs no state of its own: it is computed from the number of steps, which the history holds.
     """
     tensors: dict[str, Tensor] = {}
     for part, values in (("model", checkpoint.model), ("generators", checkpoint.generators)):
@@ -51,10 +51,10 @@ def to_bytes(checkpoint: Checkpoint, owner: dict[str, str]) -> bytes:
 
 
 def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> Checkpoint:
-    """The checkpoint in `content`, its tensors on `device` but for the generators' states.
+    """The checkpoint in `content`, with its tensors on `device`, except for the generators' states.
 
     Raises:
-        CheckpointError: it is damaged, of another format, or belongs to something else than `owner`.
+        CheckpointError: it is damaged, has another format, or does not belong to `owner`.
     """
     try:
         metadata = metadata_of(content)
@@ -93,7 +93,7 @@ def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> C
 
 
 def _digest(tensors: dict[str, Tensor], training: str) -> str:
-    """SHA-256 of all that a training goes on from: safetensors itself notices no bit that flipped in a tensor."""
+    """SHA-256 of everything that a training resumes from. safetensors itself does not detect flipped bits in a tensor."""
     digest = hashlib.sha256(training.encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -106,7 +106,7 @@ def _canonical(owner: dict[str, str]) -> str:
 
 
 def metadata_of(content: bytes) -> dict[str, str]:
-    """The texts in the header of safetensors: eight bytes of its length, then JSON.
+    """The texts in the header of safetensors, which is eight bytes for its length, then JSON.
 
     Raises:
         ValueError, KeyError, TypeError: there is no such header.

@@ -1,4 +1,4 @@
-"""How the comparisons of a sweep stand, by what is on record of them."""
+"""The state of a sweep's comparisons, from their records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ State = Literal["done", "failed", "to do"]
 
 
 def states(store: Store, tasks: Iterable[ComparisonTask]) -> dict[str, State]:
-    """The state of each comparison, by its id. One that is older than the weights that it compared is to do again."""
+    """The state of each comparison, by its id. One that is older than the weights it compared is to do again."""
     tasks = list(tasks)
     if not tasks:
         return {}
@@ -43,10 +43,10 @@ def state(store: Store, task: ComparisonTask) -> State:
 
 
 class DueComparisons:
-    """Which comparisons are due while trials end: those whose targets are all finished, and that are not recorded.
+    """Tells which comparisons are due as trials end: those that are not recorded and whose targets are all finished.
 
-    Groups are planned over the targets that are finished or may still finish, so a target that fails leaves its groups, and
-    these are planned again without it.
+    Groups are planned over targets that are finished or may still finish. If a target fails, it leaves its groups, and these
+    are planned again without it.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class DueComparisons:
         self.planned = plan_comparisons(self._trials)
         """All comparisons of the targets, recorded or not."""
         self.states = states(self._store, self.planned)
-        """The state of each before this launch did anything, by id."""
+        """The state of each comparison when this launch began, by id."""
         self._waiting = {
             task.comparison_id: task
             for task in self.planned
@@ -76,11 +76,11 @@ class DueComparisons:
 
     @property
     def waiting(self) -> list[ComparisonTask]:
-        """Comparisons that were not yet due."""
+        """Comparisons that are not due yet."""
         return list(self._waiting.values())
 
     def due(self) -> list[ComparisonTask]:
-        """Comparisons that are due now; each is given once."""
+        """Comparisons that are due now; each is returned once."""
         due = [
             task for task in self._waiting.values() if all(trial.target_id in self._finished for trial in task.members)
         ]
@@ -90,7 +90,7 @@ class DueComparisons:
         return due
 
     def ended(self, target_id: str) -> list[ComparisonTask]:
-        """Comparisons that are due now that a trial has ended, whether it finished or failed."""
+        """Comparisons that become due when a trial ends, finished or failed."""
         if target_id not in self._pending:
             return []
         self._pending.discard(target_id)
@@ -105,5 +105,5 @@ class DueComparisons:
 
 
 def write_comparisons_now(store: Store, tasks: Sequence[ComparisonTask]) -> None:
-    """Record which comparisons the sweep's targets have now; `gather` follows it."""
+    """Record the current comparisons of the sweep's targets; `gather` follows this list."""
     store.write_comparisons_now([task.comparison_id for task in tasks])

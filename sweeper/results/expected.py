@@ -1,4 +1,4 @@
-"""What is to be recorded of a trial, and how it stands by what of that is there."""
+"""What must be recorded of a trial, and the trial's status from the parts that exist."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Status:
-    """What the store says of one trial."""
+    """A trial's recorded status."""
 
     target: str
     """`finished`, `failed` or `missing`."""
@@ -34,7 +34,7 @@ class Status:
 
     @property
     def word(self) -> str:
-        """One word for a person: done, failed, partial or to do."""
+        """The status in one word: done, failed, partial or to do."""
         if self.done:
             return "done"
         if self.target == "failed" or self.failed_attacks:
@@ -42,17 +42,17 @@ class Status:
         return "partial" if self.target == "finished" else "to do"
 
 
-_status = cache(Status)  # of 100,000 trials most have the same one
+_status = cache(Status)  # most of 100,000 trials have the same status
 
 
 def table_of(trial: Trial, each: str) -> str | None:
-    """The table that keeps what one recorded attack measured of each example or layer."""
+    """The table for what one recorded attack measured per example or layer."""
     attack = trial.attack_ids.get(each)
     return None if attack is None else {"membership": "scores", "inversion": "reconstructions"}[attack.family]
 
 
 def wanted_parts(trial: Trial) -> Iterator[tuple[str, str]]:
-    """Table and key of every part that says something of the trial's status."""
+    """Table and key of every part that determines the trial's status."""
     target_id = trial.target_id
     yield from ((table, target_id) for table in TARGET_TABLES)
     yield "trials", target_id + FAILED
@@ -64,9 +64,9 @@ def wanted_parts(trial: Trial) -> Iterator[tuple[str, str]]:
 
 
 def judge(trial: Trial, has: Callable[[str, str], bool]) -> Status:
-    """The status of a trial by the parts that are there.
+    """The status of a trial from the parts that exist.
 
-    A row says that all the rest of its record is there; a part that was deleted or set aside since is made anew.
+    A row implies that the rest of its record was written. A part that was deleted or set aside since is made again.
     """
     target_id = trial.target_id
     target = "missing"
@@ -87,7 +87,7 @@ BEST_OF = "best_of"
 
 
 BEST_OF_REVISION = 2
-"""As an attack's revision: it goes up when the same candidates would give other results."""
+"""Like an attack's revision: it increases when the same candidates would give other results."""
 
 
 def best_of_id(candidate_ids: Iterable[str]) -> str:
@@ -96,7 +96,7 @@ def best_of_id(candidate_ids: Iterable[str]) -> str:
 
 
 def recorded_attacks(trial: Trial) -> list[str]:
-    """Ids of all records under a trial's attacks: the attacks themselves, and the comparison of the membership ones."""
+    """Ids of all records of a trial's attacks: the attacks themselves, and the comparison of the membership attacks."""
     return list(_recorded_attacks(trial.attacks))
 
 

@@ -1,4 +1,4 @@
-"""Gathers the parts of a results folder into one Parquet file for each table."""
+"""Gathers the parts of a results folder into one Parquet file per table."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from sweeper.results.store import Store
 from sweeper.storage import replace_file
 
 _ROWS_AT_ONCE, _PARTS_AT_ONCE = 50_000, 500
-"""Rows and parts of a gathered table that are held in memory at most, and make one row group."""
+"""Most rows and most parts of a gathered table held in memory; they make one row group."""
 _STALE_S = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """What came of gathering: the folder that holds the tables, targets left out, damaged files set aside."""
+    """The result of gathering: the folder with the tables, the targets left out, and the damaged files set aside."""
 
     folder: Path
     left_out: int
@@ -35,10 +35,10 @@ class Gathered:
 
 
 def gather(store: Store, copy: Path | None = None) -> Gathered:
-    """Write each table as one file, from the parts that the sweep has now.
+    """Write each table as one file, from the parts that belong to the sweep now.
 
-    Rows stand in the order of the sweep. Parts are read in small lots, so memory stays flat. A damaged part is set
-    aside and left out. An object store's tables are written to the local folder `copy` and then stored.
+    Rows are in the order of the sweep. Parts are read in small batches, so memory use stays constant. A damaged part is set
+    aside and left out. An object store's tables are written to the local folder `copy` and then uploaded.
 
     Raises:
         UserError: the folder holds no results.
@@ -47,8 +47,8 @@ def gather(store: Store, copy: Path | None = None) -> Gathered:
     folder = store.storage.root if store.storage.is_local else copy
     assert folder is not None
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".gather-*"):  # of a process that was killed
-        with contextlib.suppress(FileNotFoundError):  # of one that has ended just now
+    for stale in folder.glob(".gather-*"):  # left by a process that was killed
+        with contextlib.suppress(FileNotFoundError):  # the process has just ended
             if time.time() - stale.stat().st_mtime > _STALE_S:
                 shutil.rmtree(stale, ignore_errors=True)
     planned = store.planned()
@@ -73,7 +73,7 @@ def gather(store: Store, copy: Path | None = None) -> Gathered:
 
 
 def _everything(store: Store, recorded: set[str]) -> dict[str, list[str]]:
-    """What is on record as the plan, where the sweep's own is not there."""
+    """All records as the plan, if the sweep's own plan is missing."""
     if not recorded:
         raise UserError(
             f"{store.location} holds no results of a sweep. Name the folder that `sweeper launch` wrote to."
@@ -108,7 +108,7 @@ def _gather_table(store: Store, table: str, keys: Iterable[str], folder: Path, d
 
 
 def _keys_in_order(table: str, planned: Mapping[str, Sequence[str]], there: set[str]) -> Iterator[str]:
-    """Keys of a table's parts in the order of the plan; a finished one before a failed one of the same."""
+    """Keys of a table's parts in the plan's order; a finished part takes precedence over a failed one."""
     for target_id, attack_ids in planned.items():
         found = [f"{target_id}.{each}" for each in attack_ids] if table in ATTACK_TABLES else [target_id]
         for key in found:

@@ -1,11 +1,11 @@
-"""Launches that work on one results folder: who is alive, and who has claimed which trial.
+"""Launches that share one results folder: which are alive, and which has claimed which trial.
 
-    launches/LAUNCH_ID.json   rewritten every few seconds while the launch lives: who it is, what it runs now
-    claims/TARGET_ID          the id of the launch that has handed the trial out
+    launches/LAUNCH_ID.json   rewritten every few seconds while the launch lives: its identity and running trials
+    claims/TARGET_ID          the id of the launch that runs the trial
 
-Nothing here decides whether a result is kept: records are written whole and say the same whoever writes them. Claims
-only spare work. So a race that object stores leave open (two launches that claim in the same moment) costs one
-training twice, and nothing else. Ages are told by the store's own clock: the machines' may differ.
+Nothing here decides whether a result is kept: records are written whole and have the same content, whoever writes them.
+Claims only avoid duplicate work. Object stores leave a race open (two launches claim at the same moment), which costs one
+duplicate training and nothing else. Ages are measured by the store's own clock, because machines' clocks may differ.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from sweeper.storage import Storage, StorageError
 
 HEARTBEAT_S = 5.0
 DEAD_AFTER_S = 60.0
-"""A launch on another machine is taken for dead when its file is older than this, next to a file written just now."""
+"""A launch on another machine counts as dead if its file is older than this, compared with a file written just now."""
 _LOOKS, _PAUSE_BETWEEN_LOOKS_S = 10, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A trial that is under way, as the launch that runs it sees it."""
+    """A running trial, as seen by the launch that runs it."""
 
     target_id: str
     title: str
@@ -44,12 +44,12 @@ class Running:
     fraction: float
     seconds: float
     node: str = ""
-    """Name of the machine it runs on; empty until its worker has said so."""
+    """Name of the machine it runs on; empty until its worker has reported it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchInfo:
-    """What a launch says of itself."""
+    """A launch's description of itself."""
 
     launch_id: str
     process: str
@@ -60,26 +60,26 @@ class LaunchInfo:
 
     @property
     def name(self) -> str:
-        """For people: where it runs."""
+        """A readable name: where the launch runs."""
         return f"process {self.pid} on {self.host}"
 
 
 @dataclass
 class _Process:
-    """Tells processes of one machine apart, and a living one from a later one of the same number."""
+    """Identifies processes of one machine, and tells a living process from a later one with the same number."""
 
     machine: str = field(default_factory=lambda: f"{_text('/proc/sys/kernel/random/boot_id')}:{_pid_namespace()}")
 
     def identity(self, pid: int) -> str | None:
-        """Machine, boot, process and its start; None for a process that is not there."""
+        """Machine, boot, process number and start time; None if there is no such process."""
         fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-        if len(fields) < 20 or fields[0] in "ZX":  # gone, or dead and waiting to be noticed
+        if len(fields) < 20 or fields[0] in "ZX":  # the process is gone, or is a zombie
             return None
         return f"{self.machine}:{pid}:{fields[19]}"
 
 
 class Launch:
-    """This process as one that works on a results folder."""
+    """This process's registration as a launch that works on a results folder."""
 
     def __init__(self, storage: Storage) -> None:
         self.id = secrets.token_hex(8)
@@ -94,9 +94,9 @@ class Launch:
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         self.others: tuple[LaunchInfo, ...] = ()
-        """Those alive at the last heartbeat."""
+        """The other launches that were alive at the last heartbeat."""
         self.met_others = False
-        """Whether any other was alive at any heartbeat: only then may trials be done elsewhere."""
+        """Whether another launch was alive at any heartbeat. Only then may trials be done elsewhere."""
         self._claimed: set[str] = set()
         self._dead: set[str] = set()
         self._closing = threading.Event()
@@ -117,11 +117,11 @@ class Launch:
             self._storage.delete(f"{LAUNCHES}/{self.id}.json")
 
     def report(self, running: Callable[[], tuple[Running, ...]]) -> None:
-        """Have each heartbeat tell what `running` gives; it is called from another thread."""
+        """Include the result of `running` in each heartbeat; it is called from another thread."""
         self._running = running
 
     def claim(self, target_id: str) -> Literal["ours", "theirs"]:
-        """Claim a trial, unless a launch that lives has it.
+        """Claim a trial, unless a living launch has claimed it.
 
         Raises:
             StorageError: the store cannot be written.
@@ -139,7 +139,7 @@ class Launch:
         return "ours"
 
     def release(self, target_id: str) -> None:
-        """Give up a claim of ours.
+        """Give up one of our own claims.
 
         Raises:
             StorageError: the store cannot be written.
@@ -149,13 +149,13 @@ class Launch:
             self._claimed.discard(target_id)
 
     def _clear_dead(self) -> None:
-        """Delete what killed launches left: their files, and their claims on trials that were done by then.
+        """Delete the files and claims that killed launches left behind.
 
-        Who lives is asked last: a launch tells of itself before it claims.
+        The living launches are listed last, because a launch registers itself before it claims.
         """
         claims: dict[str, str] = {}
         for name in self._storage.entries(CLAIMS):
-            with contextlib.suppress(FileNotFoundError):  # given up just now
+            with contextlib.suppress(FileNotFoundError):  # released just now
                 claims[name] = self._storage.read(f"{CLAIMS}/{name}").decode(errors="replace")
         files = [name for name in self._storage.entries(LAUNCHES) if name.endswith(".json")]
         alive = {each.launch_id for each in living(self._storage)}
@@ -178,7 +178,9 @@ class Launch:
 
     def _beat_on(self) -> None:
         while not self._closing.wait(HEARTBEAT_S):
-            with contextlib.suppress(StorageError):  # the next may succeed; trials notice a store that is gone
+            with contextlib.suppress(
+                StorageError
+            ):  # the next heartbeat may succeed; trials detect a store that is gone
                 self._beat()
 
     def _beat(self) -> None:
@@ -190,27 +192,27 @@ class Launch:
         alive = [each for each in living(self._storage) if each.launch_id != self.id]
         self.others = tuple(alive)
         self.met_others |= bool(alive)
-        self._dead -= {each.launch_id for each in alive}  # it was silent for a while only
+        self._dead -= {each.launch_id for each in alive}  # it was only silent for a while
 
 
 def check_shared(storage: Storage, launch_id: str) -> None:
-    """Make sure that what this machine takes for the results is where the launch works, and no folder of its own.
+    """Check that this machine's results folder is the one the launch writes to, not a folder of its own.
 
     Raises:
-        StorageError: the launch is not there.
+            StorageError: the launch is not registered there.
     """
     for _ in range(_LOOKS):  # a mounted folder may lag behind
         if storage.exists(f"{LAUNCHES}/{launch_id}.json"):
             return
         time.sleep(_PAUSE_BETWEEN_LOOKS_S)
     raise StorageError(
-        f"{storage.location} is not the launching machine's: what that wrote there is not seen here. For --out name a folder that "
+        f"{storage.location} is not the launching machine's: what that machine wrote is not visible here. For --out name a folder that "
         "all nodes mount under the same path, or s3://… or gs://…."
     )
 
 
 def living(storage: Storage, now: datetime | None = None) -> list[LaunchInfo]:
-    """The launches that live, by their files; `now` is the store's time, or that of its newest launch file.
+    """The living launches, from their files. `now` is the store's time; by default the time of the newest launch file.
 
     Raises:
         StorageError: the store cannot be read.
@@ -224,7 +226,7 @@ def living(storage: Storage, now: datetime | None = None) -> list[LaunchInfo]:
         try:
             info = _read_info(json.loads(storage.read(f"{LAUNCHES}/{name}")), name.removesuffix(".json"))
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            continue  # it ended just now, or is no launch's
+            continue  # it ended just now, or is not a launch's file
         if info.process.startswith(process.machine + ":"):
             alive = process.identity(info.pid) == info.process
         else:
@@ -235,7 +237,7 @@ def living(storage: Storage, now: datetime | None = None) -> list[LaunchInfo]:
 
 
 def _read_info(content: dict[str, Any], launch_id: str) -> LaunchInfo:
-    """The description in a launch's file, which another machine wrote: checked, not trusted."""
+    """The description in a launch's file. Another machine wrote it, so it is checked."""
     if content["launch_id"] != launch_id:
         raise ValueError("it describes another launch")
     running = tuple(
@@ -254,7 +256,7 @@ def _read_info(content: dict[str, Any], launch_id: str) -> LaunchInfo:
 
 
 def _shown(text: object) -> str:
-    """What a terminal can show, of reasonable length."""
+    """The printable part of a text, of limited length."""
     return printable(text, 300)
 
 

@@ -1,20 +1,20 @@
 """Names of everything in a results folder, on a disk or in an object store.
 
     RESULTS/
-      sweep.json                 which targets and attacks the sweep has now
-      comparisons.json           which comparisons its targets have now
-      parts/TABLE/KEY.parquet    one file per target (KEY is its id), attack (KEY is target.attack) or comparison (KEY is its id)
-      weights/TARGET_ID.safetensors
-      checkpoints/TARGET_ID.safetensors   of trainings that are under way
-      attempts/ID.json           how often a trial or comparison that has not ended was started
-      logs/ID.log                what a trial or comparison printed, all its attempts one after the other
-      claims/ID.json, launches/LAUNCH_ID.json   who works here now; see `launches.py`
+            sweep.json                 the sweep's current targets and attacks
+            comparisons.json           the current comparisons of its targets
+            parts/TABLE/KEY.parquet    one file per target (KEY is its id), attack (KEY is target.attack) or comparison (KEY is its id)
+            weights/TARGET_ID.safetensors
+            checkpoints/TARGET_ID.safetensors   of trainings in progress
+            attempts/ID.json           number of starts of a trial or comparison that has not ended
+            logs/ID.log                output of a trial or comparison, all attempts in order
+            claims/ID.json, launches/LAUNCH_ID.json   the launches at work; see `launches.py`
       quarantine/                damaged files, set aside
       TABLE.parquet              gathered from the parts that sweep.json and comparisons.json name
       report/                    tables, figures, report.html
 
-A target is done when its row in `parts/trials` is there, which is written after everything else of it; an attack likewise in
-`parts/attacks`, and a comparison in `parts/comparisons`. A failure is a row too, in a file whose name says so.
+A target is done if its row in `parts/trials` exists, which is written after the rest of its record. The same holds for an
+attack in `parts/attacks` and a comparison in `parts/comparisons`. A failure is a row too, in a file whose name says so.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ KEY = re.compile(r"[0-9a-f]{16}(\.[0-9a-f]{16})?(\.failed)?")
 
 
 def part(table: str, key: str) -> str:
-    """The file of one target's, attack's or comparison's rows."""
+    """The file with one target's, attack's or comparison's rows."""
     return f"{PARTS}/{table}/{key}{SUFFIX}"
 
 

@@ -1,4 +1,4 @@
-"""What is on record of a trial, for trackers."""
+"""A trial's recorded results, for trackers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MEASURED = {
     ]
     for table in ("attacks", "reconstructions")
 } | {"trials": ["train_accuracy", "test_accuracy", "train_loss", "test_loss", "epsilon_spent"]}
-"""Columns that a tracker is told of."""
+"""Columns that are passed to a tracker."""
 
 
 def recorded_metrics(store: Store, trial: Trial) -> dict[str, float]:
-    """What is on record of a trial, under the names that a tracker shows: accuracies, ε, and each attack's metrics.
+    """A trial's recorded results under the names that a tracker shows: accuracies, ε, and each attack's metrics.
 
     Raises:
-        DamagedError: a file of it is damaged.
+        DamagedError: one of the trial's files is damaged.
         StorageError: the store cannot be read.
     """
     target_id = trial.target_id
@@ -38,7 +38,7 @@ def recorded_metrics(store: Store, trial: Trial) -> dict[str, float]:
         if not store.storage.has_content(layout.part(table, key)):
             continue
         for row in store.read_part(table, key).to_pylist():
-            attack = row.get("attack") or attack  # rows of reconstructions follow their attack's
+            attack = row.get("attack") or attack  # rows of reconstructions follow their attack's row
             score = "" if attack == BEST_OF else row.get("score_name")
             place = "/".join(filter(None, () if table == "trials" else (attack, score, row.get("layer"))))
             for name in _MEASURED[table]:

@@ -1,7 +1,7 @@
 """The declared Parquet tables: every column with its type and meaning.
 
-`docs/schema.md` is written from this file, and a test keeps the two equal. Change a column, and
-`SCHEMA_VERSION` goes up.
+`docs/schema.md` is generated from this file, and a test keeps the two equal. If you change a column, increase
+`SCHEMA_VERSION`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ _ATTACK_KEY = ("attack_id", pa.string(), "Hash of the attack's configuration; wi
 _COMPARISON_KEY = ("comparison_id", pa.string(), "Hash of the comparison's configuration and of its targets")
 
 _CAUSES = (
-    "Why it failed: error (an exception), diverged (the loss is no number), gpu_memory (out of memory on the GPU), "
-    "time_limit, process_died (a crash, or killed for memory), worker_lost (with its worker or node); null where finished"
+    "Why it failed: error (an exception), diverged (the loss is not a number), gpu_memory (out of memory on the GPU), "
+    "time_limit, process_died (a crash, or killed for memory), worker_lost (its worker or node was lost); null if finished"
 )
 
 
@@ -35,7 +35,7 @@ def _tpr_columns(fpr: str, percent: str, needed: str) -> list[tuple[str, pa.Data
 
 _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
     "trials": (
-        "One row per target: what it was, whether it finished, how good it is, what is guaranteed.",
+        "One row per target: its configuration, whether it finished, its accuracy, its guarantee.",
         [
             ("schema_version", pa.int32(), "Version of these tables"),
             _KEY,
@@ -47,104 +47,108 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("architecture", pa.string(), "Architecture, by the label that the sweep gives it"),
             ("optimizer", pa.string(), "Optimizer, by the label that the sweep gives it"),
             ("defense", pa.string(), "Defense, by the label that the sweep gives it"),
-            ("mechanism", pa.string(), "Name of the private mechanism among the defenses; null where there is none"),
+            ("mechanism", pa.string(), "Name of the private mechanism among the defenses; null if there is none"),
             (
                 "twin_id",
                 pa.string(),
-                "target_id of the same training without its mechanism: same seed, initialization, batches; not every sweep has it. "
-                "Null without mechanism, and where an accounted one has batches of its own (paired_batches)",
+                "target_id of the same training without its mechanism: same seed, initialization and batches; not every sweep has one. "
+                "Null without a mechanism, or if an accounted one has its own batches (paired_batches)",
             ),
             (
                 "seed",
                 pa.int64(),
-                "Seed of the trial; random streams derive from it (noise from target_id, too), so it is a secret of a released model",
+                "Seed of the trial; random streams derive from it (noise also from target_id); keep it secret if you release the model",
             ),
             ("config", pa.string(), "Resolved configuration as canonical JSON, defaults spelled out"),
             ("status", pa.string(), "finished or failed"),
             ("error", pa.string(), "Text of the error of a failed trial, else null"),
             ("cause", pa.string(), _CAUSES),
-            ("attempts", pa.int32(), "Times it was started until this row, by any launch, lost workers included"),
+            ("attempts", pa.int32(), "Number of starts up to this row, by any launch, including lost workers"),
             ("n_train", pa.int64(), "Examples the target was trained on (its members)"),
             ("n_non_members", pa.int64(), "Examples that membership attacks are given as non-members"),
             ("n_test", pa.int64(), "Examples that test accuracy is measured on"),
-            ("dataset_sha256", pa.string(), "SHA-256 over the images and labels that were used"),
+            ("dataset_sha256", pa.string(), "SHA-256 of the images and labels that were used"),
             ("normalization_mean", pa.list_(pa.float64()), "Subtracted per channel from inputs in [0, 1]"),
             ("normalization_std", pa.list_(pa.float64()), "Divided by, per channel"),
-            ("epochs", pa.int32(), "Passes over the training data asked for"),
+            ("epochs", pa.int32(), "Passes over the training data that were requested"),
             ("batch_size", pa.int32(), "Batch size; the expected one under Poisson sampling"),
             ("learning_rate", pa.float64(), "Learning rate of the optimizer"),
-            ("steps", pa.int64(), "Optimizer steps really taken"),
-            ("train_accuracy", pa.float64(), "Fraction of training examples right, in eval mode, at the end"),
+            ("steps", pa.int64(), "Optimizer steps actually taken"),
+            (
+                "train_accuracy",
+                pa.float64(),
+                "Fraction of training examples classified correctly, in eval mode, at the end",
+            ),
             ("train_loss", pa.float64(), "Mean cross-entropy in nats on the training examples, eval mode"),
-            ("test_accuracy", pa.float64(), "Fraction of test examples right"),
+            ("test_accuracy", pa.float64(), "Fraction of test examples classified correctly"),
             ("test_loss", pa.float64(), "Mean cross-entropy in nats on the test examples"),
             ("weights_sha256", pa.string(), "SHA-256 of the target's weights file"),
-            ("load_time_s", pa.float64(), "Seconds to load the dataset; in no other time"),
+            ("load_time_s", pa.float64(), "Seconds to load the dataset; not part of other times"),
             (
                 "first_step_time_s",
                 pa.float64(),
-                "Seconds of the first step (lazy set-up, compilation); in no other time",
+                "Seconds of the first step (lazy set-up, compilation); not part of other times",
             ),
-            ("train_time_s", pa.float64(), "Seconds of all other steps; evaluation not counted"),
+            ("train_time_s", pa.float64(), "Seconds of all other steps; evaluation is excluded"),
             ("seconds_per_step", pa.float64(), "train_time_s over the steps it covers; null for a single step"),
-            ("epsilon_target", pa.float64(), "ε asked for; null where none was"),
-            ("epsilon_spent", pa.float64(), "ε proved for the steps really taken; null where there is no guarantee"),
-            ("delta", pa.float64(), "δ of the guarantee; null where there is none"),
-            ("accountant", pa.string(), "prv or rdp: what computed epsilon_spent"),
+            ("epsilon_target", pa.float64(), "ε that was requested; null if none was"),
+            ("epsilon_spent", pa.float64(), "ε proved for the steps actually taken; null if there is no guarantee"),
+            ("delta", pa.float64(), "δ of the guarantee; null if there is none"),
+            ("accountant", pa.string(), "prv or rdp: the accountant that computed epsilon_spent"),
             ("adjacency", pa.string(), "Neighboring relation of the guarantee"),
             ("sampling", pa.string(), "How batches were drawn: poisson or shuffled"),
             (
                 "noise_multiplier",
                 pa.float64(),
-                "What is accounted: noise over max_grad_norm; of noised_quantile, sum and count together; null where nothing is",
+                "The accounted value: noise over max_grad_norm; for noised_quantile, of sum and count together; null if none is",
             ),
             (
                 "rdp",
                 pa.list_(pa.struct([("order", pa.float64()), ("divergence", pa.float64())])),
-                "Rényi divergence of the whole training at each order (Mironov 2017). Add those of runs that share neither "
-                "noise nor batches, order by order, and convert: the ε of releasing all of them. Null without guarantee",
+                "Rényi divergence of the whole training at each order (Mironov 2017). For runs that share neither "
+                "noise nor batches, add it order by order and convert: the ε of releasing all of them. Null without a guarantee",
             ),
             (
                 "noise_source",
                 pa.string(),
-                "seed: noise derives from seed and target_id, no two targets share it; system: from the operating system's "
-                "cryptographic generator (secure_noise), the target cannot be repeated; null without mechanism",
+                "seed: noise derives from seed and target_id, no two targets share it; system: it comes from the operating system's "
+                "cryptographic generator (secure_noise), and the target cannot be reproduced; null without a mechanism",
             ),
             (
                 "paired_batches",
                 pa.bool_(),
-                "Whether accounted mechanisms drew batches and dropout masks from the seed alone: those of one seed then share "
+                "Whether accounted mechanisms drew batches and dropout masks from the seed alone: targets of one seed then share "
                 "them, and no guarantee covers releasing two of them",
             ),
             ("noise_scale", pa.float64(), "Standard deviation of the mechanism's noise, in noise_unit"),
             (
                 "noise_unit",
                 pa.string(),
-                "clip_norm or absolute; noise_then_clip: on each gradient, else: on the sum over a batch",
+                "clip_norm or absolute; noise is on each gradient for noise_then_clip, else on the sum over a batch",
             ),
             ("clipping", pa.string(), "fixed, quantile, quantile_per_layer or noised_quantile; null without mechanism"),
             (
                 "max_grad_norm",
                 pa.float64(),
-                "L2 norm that each example's gradient is clipped to; null where it changes",
+                "L2 norm that each example's gradient is clipped to; null if it changes",
             ),
-            ("sample_rate", pa.float64(), "Probability of each example to be in a Poisson batch; null where shuffled"),
+            ("sample_rate", pa.float64(), "Probability that an example is in a Poisson batch; null if shuffled"),
             (
                 "epsilon_gdp",
                 pa.float64(),
-                "ε by the Gaussian-DP central limit: an approximation, falls below the true ε, never a guarantee",
+                "ε by the Gaussian-DP central limit: an approximation that falls below the true ε, never a guarantee",
             ),
             ("no_guarantee_reason", pa.string(), "Why epsilon_spent is null, in words"),
             ("sweeper_version", pa.string(), "Version of sweeper"),
             (
                 "git_commit",
                 pa.string(),
-                "Commit of the checkout that the trial's process ran from, null where there was none",
+                "Commit of the checkout that the trial's process ran from, null if there was none",
             ),
             (
                 "git_dirty",
                 pa.bool_(),
-                "Whether tracked files differed from that commit, or it lacks a file behind component_sha256",
+                "Whether tracked files differed from that commit, or the commit lacks a file behind component_sha256",
             ),
             (
                 "component_sha256",
@@ -170,28 +174,32 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "train_loss",
                 pa.float64(),
-                "Mean cross-entropy over the epoch's batches, in train mode, as they were met",
+                "Mean cross-entropy over the epoch's batches, in train mode, each at its own step",
             ),
-            ("train_accuracy", pa.float64(), "Fraction right over the epoch's batches, in train mode"),
-            ("test_loss", pa.float64(), "Mean cross-entropy on the test examples; null where it was not evaluated"),
-            ("test_accuracy", pa.float64(), "Fraction of test examples right; null where it was not evaluated"),
-            ("epsilon_spent", pa.float64(), "ε of the steps so far; null where there is no guarantee"),
+            ("train_accuracy", pa.float64(), "Fraction classified correctly over the epoch's batches, in train mode"),
+            ("test_loss", pa.float64(), "Mean cross-entropy on the test examples; null if it was not evaluated"),
+            (
+                "test_accuracy",
+                pa.float64(),
+                "Fraction of test examples classified correctly; null if it was not evaluated",
+            ),
+            ("epsilon_spent", pa.float64(), "ε of the steps so far; null if there is no guarantee"),
             (
                 "clip_norm",
                 pa.float64(),
-                "Clip norm at the end of the epoch (of all layers together where each has its own); null without mechanism",
+                "Clip norm at the end of the epoch (of all layers together if each has its own); null without a mechanism",
             ),
             (
                 "clipped_fraction",
                 pa.float64(),
-                "Fraction of the epoch's gradients (noised ones, where noise comes first) above the clip norm; null without mechanism. "
-                "It is of private data, and no guarantee covers it",
+                "Fraction of the epoch's gradients (noised, if noise comes first) above the clip norm; null without a mechanism. "
+                "It is computed from private data, and no guarantee covers it",
             ),
             ("train_time_s", pa.float64(), "Seconds of training in this epoch, evaluation not counted"),
         ],
     ),
     "outputs": (
-        "The target's answer to every pool and test example, in eval mode.",
+        "The target's output on every pool and test example, in eval mode.",
         [
             _KEY,
             ("example_id", pa.int64(), "Index in the dataset; test examples follow the training examples"),
@@ -208,7 +216,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             _ATTACK_KEY,
             ("attack", pa.string(), "Name of the attack, or best_of"),
             ("family", pa.string(), "membership or inversion"),
-            ("score_name", pa.string(), "Which of the attack's scores; for best_of the one chosen on the first half"),
+            ("score_name", pa.string(), "Which of the attack's scores; for best_of, the one chosen on the first half"),
             ("config", pa.string(), "Resolved configuration as canonical JSON"),
             (
                 "component_sha256",
@@ -221,10 +229,10 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "uses_target_membership_labels",
                 pa.bool_(),
-                "Whether the attacker had true membership labels; best_of: whether a chosen score did (choosing uses them too)",
+                "Whether the attacker had true membership labels; best_of: whether a chosen score used them (choosing does, too)",
             ),
-            ("n_members", pa.int64(), "Members that the metrics are over"),
-            ("n_non_members", pa.int64(), "Non-members that the metrics are over"),
+            ("n_members", pa.int64(), "Members that the metrics cover"),
+            ("n_non_members", pa.int64(), "Non-members that the metrics cover"),
             (
                 "auc",
                 pa.float64(),
@@ -233,15 +241,15 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "auc_low",
                 pa.float64(),
-                "Lower end of the 95 % interval of auc, over examples. Where labels were used it covers fitting and choosing on a "
-                "half too: as wide as if the halves' errors had a correlation of 1 (best_of: .36, where not both choices were fitted)",
+                "Lower end of the 95 % interval of auc, over examples. If labels were used, it also covers fitting and choosing on a "
+                "half: as wide as if the halves' errors had a correlation of 1 (best_of: .36, unless both choices were fitted)",
             ),
             ("auc_high", pa.float64(), "Upper end of the 95 % interval of auc, likewise"),
             ("advantage", pa.float64(), "Attacker advantage, the maximum of |TPR − FPR| over thresholds (optimistic)"),
             (
                 "advantage_null",
                 pa.float64(),
-                "Mean advantage of a score that knows nothing, with the same counts and ties: what guessing gives",
+                "Mean advantage of random guessing with the same counts and ties",
             ),
             (
                 "balanced_accuracy",
@@ -251,13 +259,13 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             *_tpr_columns("0.001", "0.1 %", "10,000"),
             *_tpr_columns("0.01", "1 %", "1,000"),
             *_tpr_columns("0.1", "10 %", "100"),
-            ("n_tied", pa.int64(), "Examples that share their score with another one"),
+            ("n_tied", pa.int64(), "Examples that share their score with another example"),
             ("largest_tie", pa.int64(), "The most examples that share one score; 1 where none do"),
             (
                 "epsilon_lower_bound",
                 pa.float64(),
-                "Lower bound on ε from this one run at 95 % confidence, by this score alone: the largest of several is no bound. "
-                "Null but on split coins, for attackers without membership labels",
+                "Lower bound on ε from this one run at 95 % confidence, for this score alone: the largest of several is not a bound. "
+                "Null unless the split is coins and the attacker has no membership labels",
             ),
             ("audit_delta", pa.float64(), "δ of epsilon_lower_bound: that of the target's guarantee, or 1e-5"),
             ("candidates", pa.list_(pa.string()), "best_of: the scores compared, as attack/score"),
@@ -269,10 +277,10 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "paper_protocol_auc",
                 pa.float64(),
-                "best_of: the largest AUC over the candidates on the very data it is reported on (optimistic, as the papers have it)",
+                "best_of: the largest AUC over the candidates, on the same data that it is reported on (optimistic, as in the papers)",
             ),
-            ("paper_protocol_score", pa.string(), "best_of: the candidate that has it"),
-            ("attack_time_s", pa.float64(), "Seconds the attack took, shadow training included"),
+            ("paper_protocol_score", pa.string(), "best_of: the candidate with paper_protocol_auc"),
+            ("attack_time_s", pa.float64(), "Seconds that the attack took, including shadow training"),
         ],
     ),
     "scores": (
@@ -287,17 +295,17 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "fold",
                 pa.int64(),
-                "Half that the example was in; score is by an attacker fitted on the other one. Null where none was fitted on labels",
+                "Half that the example was in; score is from an attacker fitted on the other half. Null if none was fitted on labels",
             ),
             (
                 "selection_score",
                 pa.float64(),
-                "For choosing between attacks: as score, from labels of the example's own half alone, out of fold. Null likewise",
+                "For choosing between attacks: like score, but out of fold from labels of the example's own half only. Null likewise",
             ),
         ],
     ),
     "comparisons": (
-        "One row per comparison of a group of targets: what compared which of them, and whether it finished.",
+        "One row per comparison of a group of targets: its kind, its targets, and whether it finished.",
         [
             ("schema_version", pa.int32(), "Version of these tables"),
             _COMPARISON_KEY,
@@ -306,12 +314,12 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "members",
                 pa.list_(pa.string()),
-                "target_id of each target of the group, the one it is named after first",
+                "target_id of each target of the group; the group is named after the first",
             ),
             ("status", pa.string(), "finished or failed"),
-            ("error", pa.string(), "What went wrong; null where finished"),
+            ("error", pa.string(), "What went wrong; null if finished"),
             ("cause", pa.string(), _CAUSES),
-            ("compare_time_s", pa.float64(), "Seconds that it took; null where failed"),
+            ("compare_time_s", pa.float64(), "Seconds that the comparison took; null if failed"),
             (
                 "component_sha256",
                 pa.string(),
@@ -333,24 +341,24 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "tensors",
                 pa.list_(pa.struct([("parameter", pa.string()), ("value_difference", pa.float64())])),
-                "Per parameter tensor ‖W − W̄‖ / ‖W‖ (Frobenius), W the twin's; null where W is zero or not finite",
+                "Per parameter tensor ‖W − W̄‖ / ‖W‖ (Frobenius), W the twin's; null if W is zero or not finite",
             ),
             (
                 "displacement_sketch",
                 pa.list_(pa.float32()),
-                "Count sketch of (W − W̄) / ‖W‖ over all tensors: of two targets with one twin, the sketches' distance is near "
+                "Count sketch of (W − W̄) / ‖W‖ over all tensors. For two targets with the same twin, the sketches' distance is near "
                 "that of their weights",
             ),
             (
                 "other_init_twin_id",
                 pa.string(),
-                "target_id of the undefended target of the next seed (after the last one the first): the twin's training "
-                "with another initialization, other members and batches; null where there is one seed",
+                "target_id of the undefended target of the next seed (the first seed follows the last): the twin's training "
+                "with another initialization, other members and batches; null if there is one seed",
             ),
             (
                 "tpvd_other_init",
                 pa.float64(),
-                "As tpvd, with that target in the twin's place: some 1.41 for weights that share nothing but their size",
+                "Like tpvd, with that target in the twin's place: about 1.41 for weights that share only their size",
             ),
         ],
     ),
@@ -371,15 +379,15 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "mse_gap",
                 pa.float64(),
-                "mse_non_members − mse_members: above zero, members are rebuilt better (or, under official, test differs)",
+                "mse_non_members − mse_members: above zero, members are reconstructed better (or, under official, test differs)",
             ),
             ("mse_constant", pa.float64(), "Control: error on the test examples of the attacker's mean image"),
             (
                 "mse_untrained",
                 pa.float64(),
-                "Control: error on the test examples with a freshly initialized target; null where not asked for",
+                "Control: error on the test examples with a freshly initialized target; null if not requested",
             ),
-            ("n_attacker", pa.int64(), "Examples the decoder was trained on"),
+            ("n_attacker", pa.int64(), "Examples that the decoder was trained on"),
             ("n_members", pa.int64(), "Members it was measured on"),
             ("n_non_members", pa.int64(), "Non-members it was measured on"),
             ("n_test", pa.int64(), "Test examples it was measured on"),

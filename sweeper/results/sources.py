@@ -1,4 +1,4 @@
-"""Which source code made what is on record."""
+"""Which source code made the recorded results."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sweeper.results.store import Store
 
 
 def recorded_sources(store: Store) -> dict[str, str]:
-    """`component_sha256` of what is finished, by target id, `target.attack` or comparison id; older records have none.
+    """`component_sha256` of finished results, by target id, `target.attack` or comparison id; older records have none.
 
-    Parts that are older than the gathered table are not read, for there may be very many in an object store.
+    Parts that are older than the gathered table are not read, because an object store may hold very many.
     """
     found: dict[str, str] = {}
     for table in ("trials", "attacks", COMPARISONS):
@@ -38,7 +38,7 @@ def recorded_sources(store: Store) -> dict[str, str]:
 
 
 def _gathered_sources(store: Store, table: str) -> tuple[dict[str, Any], datetime | None]:
-    """Keys and source hashes of a gathered table, and when it was written; nothing where it is not there."""
+    """Keys and source hashes of a gathered table, and when it was written; empty if there is no such table."""
     name = table + SUFFIX
     entry = store.storage.entries("").get(name)
     if entry is None:
@@ -54,7 +54,7 @@ def _gathered_sources(store: Store, table: str) -> tuple[dict[str, Any], datetim
         ids = [rows.column(each).to_pylist() for each in ("comparison_id", "target_id", "attack_id") if each in present]
         recorded = rows.column("component_sha256").to_pylist() if "component_sha256" in present else []
         keys = [".".join(each) for each in zip(*ids, strict=True)]
-    # Gone, or damaged, which gathering mends
+        # Missing, or damaged; gathering repairs it
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException):
         return {}, None
     return dict(zip(keys, recorded or [None] * len(keys), strict=True)), entry.modified

@@ -1,4 +1,4 @@
-"""How a sweep stands, told from its results folder alone: from any machine, while it runs or after."""
+"""A sweep's status, from its results folder alone: on any machine, while it runs or afterwards."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _RATE_OVER = timedelta(hours=1)
 
 @dataclass(frozen=True, kw_only=True)
 class SweepStatus:
-    """Counts of trials, the launches that live, the rate of late, and what failed.
+    """Counts of trials, the living launches, the recent rate, and the failures.
 
-    A trial is done when its target and all its attacks are on record, failed when one of these is a failure and none
-    is under way. `per_hour` and `left_s` are None where too little has ended lately to say, or nothing runs.
+    A trial is done if its target and all its attacks are recorded. It is failed if one of these is a failure and none is
+    running. `per_hour` and `left_s` are None if too few trials have ended lately, or if nothing runs.
     """
 
     trials: int
     done: int
     failed: int
     comparisons: int
-    """Comparisons that the sweep's targets have now."""
+    """Number of comparisons that the sweep's targets have now."""
     compared: int
-    """Of these the ones on record."""
+    """How many of these are recorded."""
     launches: tuple[LaunchInfo, ...]
     per_hour: float | None
     left_s: float | None
@@ -46,11 +46,11 @@ class SweepStatus:
 
     @property
     def causes(self) -> dict[str, int]:
-        """Failures on record by cause, most frequent first."""
+        """Recorded failures by cause, most frequent first."""
         return dict(Counter(failure.cause or "error" for failure in self.failures).most_common())
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for machines."""
+        """Plain values for JSON."""
         return {
             **{name: getattr(self, name) for name in ("trials", "done", "failed", "left", "comparisons", "compared")},
             "per_hour": self.per_hour,
@@ -66,8 +66,8 @@ def read_status(store: Store) -> SweepStatus:
     """The status of the sweep in `store`.
 
     Raises:
-        UserError: it holds no sweep.
-        StorageError: it cannot be read.
+            UserError: the store holds no sweep.
+            StorageError: the store cannot be read.
     """
     planned = store.planned()
     if planned is None:
@@ -101,7 +101,7 @@ def read_status(store: Store) -> SweepStatus:
 
 
 def _now(store: Store) -> datetime:
-    """The store's clock, asked by a small file; where it cannot be written ours, or the last sign of any launch if later."""
+    """The store's clock, read from a small file. If that cannot be written: ours, or the last sign of any launch if later."""
     name = f"{LAUNCHES}/clock-{secrets.token_hex(8)}"
     with contextlib.suppress(StorageError):
         store.storage.write(name, b"")
@@ -114,7 +114,7 @@ def _now(store: Store) -> datetime:
 
 
 def _per_hour(ended: list[datetime], now: datetime) -> float | None:
-    """Trials per hour since the first that ended within the last hour; what went on before its end is not known."""
+    """Trials per hour since the first end within the last hour; work before that end is not counted."""
     late = [each for each in ended if now - each <= _RATE_OVER]
     since = (now - min(late)).total_seconds() if late else 0.0
     return 3600 * (len(late) - 1) / since if len(late) >= 2 and since > 0 else None

@@ -1,4 +1,4 @@
-"""Reads and writes what is recorded in a results folder; every file is written whole or not at all. `layout` names the files."""
+"""Reads and writes the records in a results folder. Every file is written whole or not at all; `layout` names the files."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ if TYPE_CHECKING:
 from sweeper.results.expected import Status, judge, recorded_attacks, table_of, wanted_parts
 
 _READERS = 16
-"""Parts of an object store that are fetched at a time."""
+"""Number of parts of an object store that are fetched at a time."""
 
 
 PARAMETERS = "parameters"
-"""Key in the weights' metadata of the JSON list of those tensors that are parameters."""
+"""Key in the weights' metadata for the JSON list of the tensors that are parameters."""
 
 
 _MOST_ROWS_PER_BYTE = 8
-"""A part that claims more is damaged: rows differ by their ids or losses, so that real ones take a byte and more."""
+"""A part that claims more is damaged: rows differ by ids or losses, so real rows take more than a byte."""
 
 
 class DamagedError(Exception):
-    """A file of the store cannot be read. It is set aside, so that what it held counts as missing and is made anew."""
+    """A file of the store cannot be read. It is set aside, so its content counts as missing and is made again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A failed target or attack on record; without an attack it is the target that failed."""
+    """A recorded failure of a target or attack; without an attack it is the target's."""
 
     target_id: str
     attack_id: str | None
@@ -67,7 +67,7 @@ class Failure:
 
 
 class Store:
-    """Reads and writes one results folder; picklable, and cheap to make."""
+    """Reads and writes one results folder. Picklable and cheap to create."""
 
     def __init__(self, location: str | Path) -> None:
         self.storage = Storage(location)
@@ -78,17 +78,17 @@ class Store:
         return self.storage.location
 
     def prepare(self) -> None:
-        """Create the folders and try to write.
+        """Create the folders and check that they can be written.
 
         Raises:
             StorageError: the folder cannot be written.
         """
         self.storage.prepare([*(f"{layout.PARTS}/{table}" for table in SCHEMAS), *FOLDERS])
 
-    # What is there
+        # What is recorded
 
     def keys(self, table: str) -> Iterator[str]:
-        """Keys of the parts of a table; a failed one's ends in `.failed`. An empty file, or of another name, is no part."""
+        """Keys of a table's parts; a failed part's key ends in `.failed`. Empty files and files with other names are skipped."""
         for name, entry in self.storage.entries(f"{layout.PARTS}/{table}").items():
             key = name.removesuffix(SUFFIX)
             if key != name and entry.size and KEY.fullmatch(key):
@@ -100,7 +100,7 @@ class Store:
                 yield name.removesuffix(layout.TENSORS)
 
     def status(self, trial: Trial) -> Status:
-        """The status of one trial, by a look at its own files."""
+        """The status of one trial, from its own files."""
         target_id = trial.target_id
         have = {("weights", target_id)} if self.storage.has_content(layout.weights(target_id)) else set()
         for table, key in wanted_parts(trial):
@@ -109,9 +109,9 @@ class Store:
         return judge(trial, lambda table, key: (table, key) in have)
 
     def statuses(self, trials: Iterable[Trial]) -> dict[str, Status]:
-        """The status of each trial, by target id; one listing of each folder for all of them.
+        """The status of each trial, by target id, from a single listing of each folder.
 
-        What is found is kept as one number per trial, for there may be very many.
+        The parts found are kept as one number per trial, because there may be very many trials.
         """
         by_id = {trial.target_id: trial for trial in trials}
         bits: dict[tuple[str, str], int] = {}
@@ -131,7 +131,7 @@ class Store:
         }
 
     def cut_short(self, failed: Collection[str]) -> set[str]:
-        """Of trials with a failure on record those that were started again since, and did not come to an end."""
+        """Those of the failed trials that were started again since their last failure and did not end."""
         last_failure: dict[str, datetime] = {}
         for table in ("trials", "attacks", COMPARISONS) if failed else ():
             for name, entry in self.storage.entries(f"{layout.PARTS}/{table}").items():
@@ -143,11 +143,11 @@ class Store:
         return {each for each, when in started.items() if each in last_failure and when >= last_failure[each]}
 
     def has_target(self, target_id: str) -> bool:
-        """Whether the target is on record as finished."""
+        """Whether the target is recorded as finished."""
         return self.storage.has_content(layout.part("trials", target_id))
 
     def has_attack(self, target_id: str, attack: str) -> bool:
-        """Whether the attack is on record as finished."""
+        """Whether the attack is recorded as finished."""
         return self.storage.has_content(layout.part("attacks", f"{target_id}.{attack}"))
 
     def read_part(self, table: str, key: str) -> pa.Table:
@@ -165,10 +165,10 @@ class Store:
             schema = file.schema_arrow
             metadata = schema.metadata or {}
             if metadata.get(b"sweeper_table") != table.encode():
-                raise ValueError(f"it is no part of the table '{table}'")
+                raise ValueError(f"it is not a part of the table '{table}'")
             if file.metadata.num_rows > _MOST_ROWS_PER_BYTE * len(content):
-                raise ValueError("it claims more rows than it could hold")
-            if schema.equals(SCHEMAS[table]):  # several times as fast
+                raise ValueError("it claims more rows than it can hold")
+            if schema.equals(SCHEMAS[table]):  # several times faster
                 rows = pa.table(file.read(use_threads=False).columns, schema=SCHEMAS[table])
             elif metadata.get(b"schema_version") != str(SCHEMA_VERSION).encode():
                 rows = pq.read_table(pa.BufferReader(content), schema=SCHEMAS[table], page_checksum_verification=True)
@@ -183,16 +183,16 @@ class Store:
             raise StorageError(
                 f"{name} in {self.location} cannot be read: there is not enough memory for it."
             ) from None
-        # Arrow has all of these for bytes that were a Parquet file
+            # Errors that Arrow raises for damaged Parquet files
         except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
             raise self._set_aside(name, error) from None
         return rows
 
     def read_weights(self, target_id: str) -> bytes:
-        """A target's weights as safetensors, checked against the record of it.
+        """A target's weights as safetensors, checked against the recorded hash.
 
         Raises:
-            DamagedError: the file is missing, or is not what was recorded.
+            DamagedError: the file is missing, or differs from the recorded hash.
             StorageError: the store cannot be read.
         """
         name = layout.weights(target_id)
@@ -209,12 +209,12 @@ class Store:
             raise DamagedError(f"{name} in {self.location} is missing.") from None
 
     def _set_aside(self, name: str, error: Exception) -> DamagedError:
-        """Move a damaged file to the quarantine; gives the error to raise."""
+        """Move a damaged file to the quarantine. Returns the error to raise."""
         what = "was set aside in quarantine"
         try:
             self.storage.move(name, f"{layout.QUARANTINE}/{name.replace('/', '.')}")
         except FileNotFoundError:
-            pass  # another process has set it aside just now
+            pass  # another process has just set it aside
         except StorageError:
             what = "cannot be set aside"
         return DamagedError(f"{name} in {self.location} is damaged and {what}: {_first_line(error)}.")
@@ -222,9 +222,9 @@ class Store:
     # Writing
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Delete what is recorded of targets, by their ids, with all their attacks, or of attacks, by `target.attack`.
+        """Delete the records of targets (by id, with all their attacks) or of attacks (by `target.attack`).
 
-        Attacks go before their target: where this is cut short, what is left still tells that other code made it.
+        Attacks are deleted before their target, so that after an interruption the rest still shows that other code made it.
         """
         chosen = set(keys)
         for table in (*reversed(ATTACK_TABLES), COMPARISONS, *COMPARED_TABLES, *reversed(TARGET_TABLES)):
@@ -241,10 +241,10 @@ class Store:
         outputs: Mapping[str, Any],
         weights: bytes,
     ) -> None:
-        """Record a finished target. Its row in `trials` comes last: it says that all the rest is there.
+        """Record a finished target. Its row in `trials` is written last and marks the record as complete.
 
         Raises:
-            StorageError: the store cannot be written; so all methods that write.
+            StorageError: the store cannot be written; this holds for all methods that write.
         """
         self.storage.write(layout.weights(target_id), weights)
         self._write("history", target_id, pa.Table.from_pylist(history, schema=SCHEMAS["history"]))
@@ -255,7 +255,7 @@ class Store:
         self.storage.delete(layout.checkpoint(target_id))
 
     def write_failed_target(self, target_id: str, trial: Mapping[str, Any]) -> None:
-        """Record that a target failed; it does not count as done."""
+        """Record a failed target; it does not count as done."""
         self._write("trials", target_id + FAILED, pa.Table.from_pylist([dict(trial)], schema=SCHEMAS["trials"]))
 
     def write_attack(
@@ -266,7 +266,7 @@ class Store:
         scores: Mapping[str, Any] | None,
         reconstructions: list[dict[str, Any]] | None,
     ) -> None:
-        """Record a finished attack. Its rows in `attacks` come last."""
+        """Record a finished attack. Its rows in `attacks` are written last."""
         key = f"{target_id}.{attack}"
         if scores is not None:
             self._write("scores", key, pa.table(dict(scores), schema=SCHEMAS["scores"]))
@@ -277,26 +277,26 @@ class Store:
         self.storage.delete(layout.part("attacks", key + FAILED))
 
     def write_failed_attack(self, target_id: str, attack: str, row: Mapping[str, Any]) -> None:
-        """Record that an attack failed; it does not count as done."""
+        """Record a failed attack; it does not count as done."""
         table = pa.Table.from_pylist([dict(row)], schema=SCHEMAS["attacks"])
         self._write("attacks", f"{target_id}.{attack}{FAILED}", table)
 
     def write_comparison(
         self, comparison_id: str, row: Mapping[str, Any], table: str, rows: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Record a finished comparison. Its row in `comparisons` comes last."""
+        """Record a finished comparison. Its row in `comparisons` is written last."""
         named = [{"comparison_id": comparison_id, **each} for each in rows]
         self._write(table, comparison_id, pa.Table.from_pylist(named, schema=SCHEMAS[table]))
         self._write(COMPARISONS, comparison_id, pa.Table.from_pylist([dict(row)], schema=SCHEMAS[COMPARISONS]))
         self.storage.delete(layout.part(COMPARISONS, comparison_id + FAILED))
 
     def write_failed_comparison(self, comparison_id: str, row: Mapping[str, Any]) -> None:
-        """Record that a comparison failed; it does not count as done."""
+        """Record a failed comparison; it does not count as done."""
         table = pa.Table.from_pylist([dict(row)], schema=SCHEMAS[COMPARISONS])
         self._write(COMPARISONS, comparison_id + FAILED, table)
 
     def write_sweep(self, sweep: Sweep, trials: Sequence[Trial]) -> None:
-        """Record which targets and attacks the whole sweep has, expanded as `trials`; `gather` follows it."""
+        """Record the targets and attacks of the whole sweep, expanded as `trials`; `gather` follows this list."""
         content = {
             "name": sweep.name,
             "summary": sweep.summary,
@@ -313,11 +313,11 @@ class Store:
         self.storage.write(layout.SWEEP, json.dumps(content).encode())
 
     def write_comparisons_now(self, comparison_ids: Sequence[str]) -> None:
-        """Record which comparisons the sweep's targets have now; `gather` follows it."""
+        """Record the current comparisons of the sweep's targets; `gather` follows this list."""
         self.storage.write(layout.COMPARISONS_NOW, json.dumps(list(comparison_ids)).encode())
 
     def comparisons_now(self) -> list[str] | None:
-        """The comparisons that the sweep's targets have now; None where none were written, or the file is damaged."""
+        """The current comparisons of the sweep's targets; None if the file is missing or damaged."""
         try:
             ids = json.loads(self.storage.read(layout.COMPARISONS_NOW))
             return list(ids) if all(ID.fullmatch(each) for each in ids) else None
@@ -325,18 +325,18 @@ class Store:
             return None
 
     def write_checkpoint(self, target_id: str, content: bytes) -> None:
-        """Keep the latest checkpoint of a training; it is deleted when the target is recorded."""
+        """Store the latest checkpoint of a training; it is deleted when the target is recorded."""
         self.storage.write(layout.checkpoint(target_id), content)
 
     def read_checkpoint(self, target_id: str) -> bytes | None:
-        """The latest checkpoint of a training, None where there is none."""
+        """The latest checkpoint of a training; None if there is none."""
         try:
             return self.storage.read(layout.checkpoint(target_id))
         except FileNotFoundError:
             return None
 
     def clear_done(self, done: Collection[str]) -> None:
-        """Delete what processes that were killed left of trials that are done by now."""
+        """Delete the leftovers of killed processes for trials that are done."""
         for folder, ending in ((layout.ATTEMPTS, ".json"), (layout.CHECKPOINTS, layout.TENSORS)):
             for name in self.storage.entries(folder):
                 if name.removesuffix(ending) in done:
@@ -346,10 +346,10 @@ class Store:
                 if key.endswith(FAILED) and key.partition(".")[0] in done:
                     self.storage.delete(layout.part(table, key))
 
-    # Reading it all
+        # Reading everything
 
     def failures(self) -> Iterator[Failure]:
-        """All failed targets and attacks on record."""
+        """All recorded failures of targets and attacks."""
         for table in ("trials", "attacks"):
             keys = [key for key in self.keys(table) if key.endswith(FAILED)]
             for _, rows in self.parts(table, keys, damaged=[]):
@@ -364,7 +364,7 @@ class Store:
                     )
 
     def ended(self, planned: Mapping[str, Sequence[str]]) -> dict[str, datetime]:
-        """Of the planned trials those that are done, as `statuses` says, with the time by the store's clock."""
+        """The planned trials that are done, as in `statuses`, with their end time by the store's clock."""
         kept = self._sweep().get("kept", {})
         tables = (*TARGET_TABLES, "attacks", *sorted(set(kept.values())))
         entries = {f"{layout.PARTS}/{table}": self.storage.entries(f"{layout.PARTS}/{table}") for table in tables}
@@ -381,7 +381,7 @@ class Store:
         return ended
 
     def planned(self) -> dict[str, list[str]] | None:
-        """Target ids to attack ids as the sweep has them now; None where it was never written.
+        """Target ids to attack ids of the current sweep; None if it was never written.
 
         Raises:
             UserError: the file is damaged.
@@ -389,12 +389,12 @@ class Store:
         return self._sweep().get("targets")
 
     def _sweep(self) -> dict[str, Any]:
-        """What `write_sweep` wrote; empty where it never did."""
+        """The content written by `write_sweep`; empty if there is none."""
         try:
             content = json.loads(self.storage.read(layout.SWEEP))
             if not all(ID.fullmatch(each) for target, ids in content["targets"].items() for each in (target, *ids)):
-                raise ValueError("it names something that is no id")
-            # Of an earlier version it says nothing of what attacks keep
+                raise ValueError("it contains something that is not an id")
+                # A file of an earlier version does not list what attacks keep
             content["kept"] = {each: table for each, table in content.get("kept", {}).items() if table in ATTACK_TABLES}
             return dict(content)
         except FileNotFoundError:
@@ -402,11 +402,11 @@ class Store:
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(
                 f"sweep.json in {self.location} cannot be read: {_first_line(error)}. Launch the sweep again to write it "
-                "anew; nothing is lost."
+                "again; nothing is lost."
             ) from None
 
     def parts(self, table: str, keys: Iterable[str], damaged: list[str]) -> Iterator[tuple[str, pa.Table]]:
-        """Key and rows of each part, in order; what is damaged is set aside, added to `damaged`, and skipped."""
+        """Key and rows of each part, in order. A damaged part is set aside, added to `damaged`, and skipped."""
 
         def read(key: str) -> pa.Table | str:
             try:

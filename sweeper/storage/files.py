@@ -1,4 +1,4 @@
-"""What a local disk and an object store have in common: their operations, and how they describe an error."""
+"""The operations that a local disk and an object store share, and how they describe an error."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sweeper.errors import UserError
 
 
 class StorageError(UserError):
-    """The store is out of reach, refuses, or is full. Passing errors were retried. The text says what to do."""
+    """The store is unreachable, refuses, or is full. Transient errors were retried. The text says what to do."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of a listing."""
+    """One file in a listing."""
 
     size: int
     """Bytes."""
@@ -32,7 +32,7 @@ class Problem:
     reason: str
     advice: str
     detail: str = ""
-    """What the store said, as a sentence."""
+    """The store's message, as a sentence."""
     passes: bool = False
     """Whether a retry can succeed."""
 
@@ -48,18 +48,18 @@ class Files(Protocol):
     def write(self, name: str, content: bytes | Path) -> None: ...
 
     def delete(self, name: str) -> None:
-        """Delete a file; a missing one is no error."""
+        """Delete a file; a missing file is no error."""
 
     def move(self, name: str, to: str) -> bool:
-        """Rename or copy a file, replacing any at `to`; returns whether it was a copy, so that `name` is left to delete."""
+        """Rename or copy a file, replacing any file at `to`. Returns whether it was a copy, so `name` must still be deleted."""
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None if there is no such file."""
+        """Size of a file in bytes; None if there is no such file."""
 
     def entries(self, folder: str, temporary: bool) -> dict[str, Entry]:
-        """The files directly in a folder whose names are text without backslash; empty if there is no such folder.
+        """The files directly in a folder whose names are text without a backslash; empty if there is no such folder.
 
-        `temporary` keeps only names that `is_temporary`.
+        If `temporary`, only names for which `is_temporary` holds.
         """
 
     def problem(self, error: OSError) -> Problem: ...
@@ -73,7 +73,7 @@ MAKE_ROOM = "Make room there, or name another place with --out; finished results
 
 
 def system_problem(error: OSError) -> Problem:
-    """An error of the operating system."""
+    """Describe an error of the operating system."""
     advice = OTHER_PLACE
     if error.errno in _FULL:
         advice = MAKE_ROOM

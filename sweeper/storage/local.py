@@ -1,4 +1,4 @@
-"""Files in a local folder: written under a temporary name in the same folder, then renamed."""
+"""Files in a local folder, written under a temporary name in the same folder and then renamed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sweeper.storage.location import is_file_name, is_temporary
 
 _CHUNK_BYTES = 32 * 2**20
 _NO_FILE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
-"""Errors of a path that leads to no file: to nothing, to a folder, or round in circles."""
+"""Errors for a path that leads to no file: it is missing, leads to a folder, or is a loop of links."""
 
 
 class LocalFiles:
@@ -58,7 +58,7 @@ class LocalFiles:
         return False
 
     def size(self, name: str) -> int | None:
-        # A folder that may not be entered is an error, not a missing file.
+        # A folder without access permission is an error, not a missing file.
         try:
             status = (self.folder / name).stat()
         except OSError as error:
@@ -73,7 +73,7 @@ class LocalFiles:
             with os.scandir(self.folder / folder) as scan:
                 for each in scan:
                     if not is_file_name(each.name) or (temporary and not is_temporary(each.name)):
-                        continue  # before it is looked at, which costs most
+                        continue  # skip before looking at the file, which is the slow part
                     try:
                         if each.is_file():
                             status = each.stat()
@@ -93,18 +93,18 @@ class LocalFiles:
 
 
 def replace_file(temporary: Path, target: Path) -> bool:
-    """Rename a file onto another, or onto a folder, which is kept under a new name."""
+    """Rename a file onto another file, or onto a folder, which is kept under a new name."""
     try:
         temporary.replace(target)
     except IsADirectoryError:
-        # Nothing here makes a folder of that name, so it is damage: keep it for its owner under another name.
+        # Nothing here creates a folder of that name, so it is damage: keep it for its owner under another name.
         target.replace(target.with_name(f"{target.name[:200]}.folder-{secrets.token_hex(4)}"))
         temporary.replace(target)
     return True
 
 
 def _write(target: Path, content: bytes | Path, publish: Callable[[Path, Path], bool]) -> bool:
-    """Write a temporary file in the target's folder, then `publish` it as the target; returns whether it did."""
+    """Write a temporary file in the target's folder, then `publish` it as the target. Returns whether it was published."""
     prefix = f".{target.name[:40]}."
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=".tmp")
@@ -128,11 +128,11 @@ def _write(target: Path, content: bytes | Path, publish: Callable[[Path, Path], 
 
 
 def _link(temporary: Path, target: Path) -> bool:
-    """Give the file its name unless the name is taken."""
+    """Give the file its name, unless the name is taken."""
     try:
         target.hardlink_to(temporary)
     except FileExistsError:
-        # NFS can say so although it did link, if its first answer was lost.
+        # NFS can report this although it did link, if its first reply was lost.
         return temporary.stat().st_nlink == 2
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
@@ -151,5 +151,5 @@ def _not_found(path: Path) -> FileNotFoundError:
 
 
 def _time(seconds: float) -> datetime:
-    """A file's time; those of some file systems are beyond Python's years."""
+    """A file's time. Some file systems have times outside Python's range of years."""
     return datetime.fromtimestamp(min(max(seconds, 0.0), 2.0**37), UTC)

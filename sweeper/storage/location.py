@@ -1,4 +1,4 @@
-"""Where results are: a local folder, or a path in a bucket; URIs, their options, and messages without secrets."""
+"""The location of results: a local folder, or a path in a bucket. URIs, their options, and messages without secrets."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SECRET_OPTIONS = ("session_token",)
 
 @dataclass(frozen=True)
 class BucketPath:
-    """A path in a bucket, as `s3://key:secret@bucket/path?option=value` names it."""
+    """A path in a bucket, given as `s3://key:secret@bucket/path?option=value`."""
 
     uri: str = field(repr=False)
-    """As given, secrets included."""
+    """As given, including secrets."""
     shown: str
     """Without secrets."""
     scheme: str
     bucket: str
     path: str
-    """Below the bucket, without slashes at its ends."""
+    """Path inside the bucket, without leading and trailing slashes."""
     options: dict[str, str] = field(repr=False)
     user: str | None = field(repr=False)
     """The access key, or `anonymous`."""
@@ -38,7 +38,7 @@ class BucketPath:
     """The secret key."""
 
     def without_secrets(self, text: str) -> str:
-        """The text with *** for each secret of this location."""
+        """The text with *** in place of each secret of this location."""
         secrets = [self.user, self.password, *(self.options.get(option) for option in _SECRET_OPTIONS)]
         url = urlsplit(self.uri)
         for secret in filter(None, (*secrets, url.username, url.password)):
@@ -47,14 +47,14 @@ class BucketPath:
 
 
 def parse(given: str) -> Path | BucketPath:
-    """The location that a user wrote.
+    """Parse a location that a user wrote.
 
     Raises:
         UserError: the location is not text, its scheme or an option is unknown, or it names no bucket.
     """
     if "\0" in given or not is_text(given):
         raise UserError(
-            f"{given!r} is no place for results: it has a NUL, or bytes that are not text in UTF-8. Name another."
+            f"{given!r} is not a valid location for results: it has a NUL, or bytes that are not UTF-8 text. Name another."
         )
     scheme = _SCHEME.match(given)
     if scheme is None:
@@ -63,17 +63,19 @@ def parse(given: str) -> Path | BucketPath:
 
 
 def check_name(name: str) -> None:
-    """Refuse names that could lead out of the store.
+    """Refuse names that could lead outside the store.
 
     Raises:
         ValueError: the name is not a plain relative path.
     """
     if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\\" in name or "\0" in name:
-        raise ValueError(f"{name!r} is no name of a file in a store; it must be a relative path without '..' and '\\'")
+        raise ValueError(
+            f"{name!r} is not a valid file name in a store; it must be a relative path without '..' and '\\'"
+        )
 
 
 def is_text(name: str) -> bool:
-    """Whether a name is text. File names can be other bytes, which Python shows as halves of surrogate pairs."""
+    """Whether a name is text. File names can contain other bytes, which Python shows as lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -82,12 +84,12 @@ def is_text(name: str) -> bool:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a name in a listing can be given to a `Storage`."""
+    """Whether a name from a listing can be passed to a `Storage`."""
     return name not in (".", "..") and "\\" not in name and is_text(name)
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is unfinished; listings leave it out."""
+    """Whether the name is that of an unfinished file; listings leave these out."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -101,14 +103,14 @@ def _local_folder(uri: str) -> Path:
 def _split(uri: str, scheme: str) -> SplitResult:
     try:
         return urlsplit(uri)
-    except ValueError:  # brackets, as of an IPv6 address, or characters that normalize to others
+    except ValueError:  # brackets, as in an IPv6 address, or characters that normalize to others
         raise UserError(
             f"The {scheme}:// URI cannot be parsed: before the path it may have letters, digits, '-' and '.' only."
         ) from None
 
 
 def _bucket_path(uri: str, scheme: str) -> BucketPath:
-    # Messages here must not repeat the URI: it can have credentials, and not where they belong.
+    # Messages here must not repeat the URI, because it can contain credentials in unexpected places.
     if scheme not in _OPTIONS:
         raise UserError(
             f"Unknown scheme '{scheme}://' of a place for results. Allowed: a folder, s3://bucket/path, gs://bucket/path."
@@ -121,7 +123,7 @@ def _bucket_path(uri: str, scheme: str) -> BucketPath:
             "# as %23, @ as %40."
         )
     try:
-        # A plus sign stands for itself, as tokens have them.
+        # A plus sign is literal, because tokens contain it.
         pairs = parse_qsl(url.query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(url.query))
     except ValueError:
         raise UserError(

@@ -1,12 +1,12 @@
-"""Files in a bucket of S3 or of Google's storage, through pyarrow.
+"""Files in a bucket of S3 or of Google Cloud Storage, through pyarrow.
 
-pyarrow's S3 starts threads that do not survive a fork, so nothing connects before the first use, and a process that
+pyarrow's S3 starts threads that do not survive a fork. So nothing connects before the first use, and a process that
 forks must not have used a store before.
 
-Why not obstore, whose conditional puts would make `Storage.create` atomic (read at version 0.12.1): it uses Google's XML
-API, which gcp-storage-emulator and fake-gcs-server do not serve far enough to test it; it reads no AWS profiles and looks
-up no bucket's region; and one object with `//` or `/../` in its name, which anyone who can write to the bucket can make,
-breaks every listing of that folder.
+Why not obstore, whose conditional puts would make `Storage.create` atomic (as of version 0.12.1): it uses Google's XML
+API, which gcp-storage-emulator and fake-gcs-server do not implement well enough for tests. It reads no AWS profiles and
+looks up no bucket's region. One object with `//` or `/../` in its name, which anyone who can write to the bucket can
+create, breaks every listing of that folder.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from sweeper.errors import UserError, sentence
 from sweeper.storage.files import MAKE_ROOM, Entry, Problem, StorageError, system_problem
 from sweeper.storage.location import BucketPath, is_file_name, is_temporary
 
-# Arrow's own limit is 3 s without a byte, which a busy store's copy or the end of a large upload can exceed.
+# Arrow's default limit is 3 s without a byte. A busy store's copy or the end of a large upload can exceed that.
 _REQUEST_TIMEOUT_S, _CONNECT_TIMEOUT_S = 30.0, 5.0
-# Of each request, within a second; a part of a large upload is thereby retried without the other parts.
+# Per request, within a second. So a failed part of a large upload is retried without the other parts.
 _REQUEST_ATTEMPTS = 5
 _GOOGLE_RETRIES_S = 10.0
 _CHUNK_BYTES = 32 * 2**20
@@ -48,17 +48,17 @@ class RemoteFiles:
         with self._missing_files_told(name), self._filesystem().open_input_stream(self._key(name)) as stream:
             before = None if self._location.scheme == "gs" else stream.metadata()
             content: bytes = stream.read()
-        if before is None:  # one request, which Google answers with one version
+        if before is None:  # a single request, which Google answers from one version
             return content
-        # From S3 Arrow asks for the size and then for so many bytes. Of a file that is replaced in between by a larger
-        # one it would give the beginning only: so check that it is still the same file.
+            # For S3, Arrow asks for the size and then reads that many bytes. If a larger file replaces the object in between,
+            # only its beginning is read. So check that it is still the same file.
         with self._missing_files_told(name), self._filesystem().open_input_stream(self._key(name)) as stream:
             if stream.metadata() != before:
                 raise OSError(errno.EAGAIN, "it was replaced while it was read")
         return content
 
     def write(self, name: str, content: bytes | Path) -> None:
-        # A Ctrl-C does not interrupt an upload: it is finished once begun.
+        # Ctrl-C does not interrupt an upload: once begun, it is finished.
         filesystem, key = self._filesystem(), self._key(name)
         pieces = iter([content]) if isinstance(content, bytes) else _pieces(content)
         with _missing_bucket_told(), _signals_held_back():
@@ -69,7 +69,7 @@ class RemoteFiles:
             self._filesystem().delete_file(self._key(name))
 
     def move(self, name: str, to: str) -> bool:
-        # Not the file system's own move: retried after its deletion was made and the answer lost, it misses its source.
+        # Not pyarrow's own move: if it deleted the source but the reply was lost, a retry fails because the source is missing.
         with self._missing_files_told(name):
             self._filesystem().copy_file(self._key(name), self._key(to))
         return True
@@ -83,7 +83,7 @@ class RemoteFiles:
 
         try:
             with _missing_bucket_told(), self._missing_files_told(folder):
-                # allow_not_found would take a missing bucket for an empty one.
+                # With allow_not_found, a missing bucket would look like an empty one.
                 listing = self._filesystem().get_file_info(FileSelector(self._key(folder)))
         except FileNotFoundError:
             return {}
@@ -98,13 +98,13 @@ class RemoteFiles:
             return system_problem(error)
         text = str(error)
         detail = (self._location.without_secrets(text).splitlines() or [type(error).__name__])[0]
-        # Without the name of the file before it, which could look like anything.
+        # Leave out the file name before it, which could match any pattern.
         answer = text.partition("AWS Error ")[2] or text
         for lasting in _LASTING:
             if lasting.pattern.search(answer):
                 return Problem(lasting.reason, lasting.advice, f"The store says: {sentence(detail)}")
-        # An unknown error of a store is more often a passing one than not, and a lost hour of training costs more
-        # than a minute of waiting.
+                # A store's unknown errors are more often transient than not, and losing an hour of training costs more than
+                # waiting a minute.
         return Problem(
             "the store does not answer as it should",
             "Check the network, the endpoint and the store's state, then run the same command again.",
@@ -127,7 +127,7 @@ class RemoteFiles:
 
     @contextlib.contextmanager
     def _missing_files_told(self, name: str) -> Iterator[None]:
-        """Some of pyarrow's errors of a missing file become a `FileNotFoundError`."""
+        """Turn those errors of pyarrow that mean a missing file into a `FileNotFoundError`."""
         try:
             yield
         except FileNotFoundError:
@@ -140,7 +140,7 @@ class RemoteFiles:
 
 @contextlib.contextmanager
 def _missing_bucket_told() -> Iterator[None]:
-    """Google's NOT_FOUND, of an operation that needs no file, is about the bucket."""
+    """For an operation that needs no file, Google's NOT_FOUND means that the bucket is missing."""
     try:
         yield
     except FileNotFoundError as error:
@@ -150,7 +150,7 @@ def _missing_bucket_told() -> Iterator[None]:
 
 
 def _connect(location: BucketPath) -> Any:
-    """pyarrow's file system of a location. Importing pyarrow.fs starts nothing; making an S3FileSystem does."""
+    """pyarrow's file system for a location. Importing pyarrow.fs starts no threads; creating an S3FileSystem does."""
     from pyarrow import fs
 
     options: dict[str, Any] = dict(location.options)
@@ -171,7 +171,7 @@ def _connect(location: BucketPath) -> Any:
         request_timeout=_REQUEST_TIMEOUT_S,
         connect_timeout=_CONNECT_TIMEOUT_S,
         retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=_REQUEST_ATTEMPTS),
-        allow_delayed_open=True,  # small files are one request, and appear with it
+        allow_delayed_open=True,  # a small file is one request, and is visible as soon as that completes
         **options,
     )
 
@@ -180,7 +180,7 @@ def _connect(location: BucketPath) -> Any:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    """A local file's content, in pieces for memory's sake.
+    """A local file's content in pieces, to limit memory use.
 
     Raises:
         StorageError: the file cannot be read, or its size changed meanwhile.
@@ -202,16 +202,16 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 def _put(filesystem: Any, key: str, pieces: Iterator[bytes]) -> None:
     """Upload one object."""
-    first = next(pieces, b"")  # a source that cannot be read at all fails before anything is opened
+    first = next(pieces, b"")  # an unreadable source fails here, before anything is opened
     stream = filesystem.open_output_stream(key)
     try:
         stream.write(first)
         for piece in pieces:
-            stream.flush()  # waits for what is on its way, which bounds the memory
+            stream.flush()  # wait for pending uploads, which bounds the memory
             stream.write(piece)
     except BaseException:
-        # To close the stream would make what is there so far the object, and so would its destructor. pyarrow has no
-        # way to abort, so it must never be destroyed, not even when the interpreter ends: one reference too many.
+        # Closing the stream, or destroying it, would publish the incomplete content as the object. pyarrow cannot abort
+        # an upload. So the stream must never be destroyed, not even at interpreter exit: leak one reference.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
         raise
     stream.close()
@@ -219,7 +219,7 @@ def _put(filesystem: Any, key: str, pieces: Iterator[bytes]) -> None:
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Python's handlers of SIGINT and SIGTERM, which run in the main thread, hear of one after the block only."""
+    """Delay Python's handlers of SIGINT and SIGTERM, which run in the main thread, until after the block."""
     received: list[tuple[int, FrameType | None]] = []
 
     def hold_back(number: int, frame: FrameType | None) -> None:
@@ -243,7 +243,7 @@ def _signals_held_back() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Lasting:
-    """An error that does not pass, by what pyarrow's message has in it."""
+    """A permanent error, recognized by a pattern in pyarrow's message."""
 
     pattern: re.Pattern[str]
     reason: str
@@ -256,7 +256,7 @@ _CREDENTIALS = (
 )
 _GOOGLE_NOT_FOUND = "google::cloud::Status(NOT_FOUND"
 _NO_SUCH_FILE = re.compile(r"AWS Error NO_SUCH_KEY|^No such file or directory '|^Cannot use file '.*' as a directory")
-"""Of a file or folder; but for these pyarrow raises a FileNotFoundError."""
+"""Errors of a missing file or folder for which pyarrow does not raise FileNotFoundError."""
 _LASTING = (
     _Lasting(
         re.compile(

@@ -1,11 +1,11 @@
-"""A results folder's files, on a local disk or in an object store: written whole or not at all.
+"""A results folder's files, on a local disk or in an object store. Each is written whole or not at all.
 
-A location is a folder, `s3://bucket/path` or `gs://bucket/path`. An S3 location takes options in its query, as
+A location is a folder, `s3://bucket/path` or `gs://bucket/path`. An S3 location takes options in its query, such as
 `s3://bucket/path?endpoint_override=minio:9000&scheme=http`. Credentials come from the usual AWS_* variables, files and
 roles, or are part of the URI (`s3://key:secret@bucket`); no message repeats them.
 
-A remote store connects on first use, and its threads do not survive a fork: a process that forks must not have used a
-remote `Storage` before.
+A remote store connects on first use, and its threads do not survive a fork. So a process that forks must not have used
+a remote `Storage` before.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from sweeper.storage.remote import RemoteFiles
 _Result = TypeVar("_Result")
 
 PATIENCE_S = 60.0
-"""How long an operation is retried while the store gives passing errors."""
+"""Seconds for which an operation is retried while the store returns transient errors."""
 PREPARE_PATIENCE_S = 10.0
-"""The same for `prepare`, while a person waits."""
+"""The same for `prepare`, where a person waits."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 8.0
 _STALE = timedelta(days=1)
 
@@ -38,12 +38,12 @@ _STALE = timedelta(days=1)
 class Storage:
     """The files below one location.
 
-    Names of files are relative POSIX paths; a `ValueError` refuses absolute ones, `..`, `.`, empty segments, backslashes
-    and NUL. A name that starts with a dot and ends in `.tmp` is temporary, and in no listing.
+    Names of files are relative POSIX paths. Absolute paths, `..`, `.`, empty segments, backslashes and NUL raise a
+    `ValueError`. A name that starts with a dot and ends in `.tmp` is temporary and appears in no listing.
 
-    Every method raises `StorageError` if the store is out of reach, refuses or is full, and `FileNotFoundError` only
-    where its docstring says so. Passing errors (5xx, throttling, timeouts, cut connections, a stale NFS handle) are
-    retried for `PATIENCE_S` seconds, after growing random pauses.
+    Every method raises `StorageError` if the store is unreachable, refuses or is full, and `FileNotFoundError` only if its
+    docstring says so. Transient errors (5xx, throttling, timeouts, cut connections, a stale NFS handle) are retried for
+    `PATIENCE_S` seconds, with growing random pauses.
 
     Raises:
         UserError: a scheme or an option of the URI is unknown, or the URI names no bucket.
@@ -81,11 +81,11 @@ class Storage:
             UserError: the store is remote.
         """
         if self._local is None:
-            raise UserError(f"{self.location} is no folder of this machine. Name a local folder for this.")
+            raise UserError(f"{self.location} is not a folder on this machine. Name a local folder for this.")
         return self._local.folder
 
     def read(self, name: str) -> bytes:
-        """The whole content, of one version of the file.
+        """The whole content, from one version of the file.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -96,8 +96,8 @@ class Storage:
     def write(self, name: str, content: bytes | Path) -> None:
         """Write or replace a file with these bytes, or with a copy of this local file.
 
-        Readers see the old file or the whole new one; if this fails, the old one. After a failed upload, an object store
-        can keep parts that no listing shows, until the bucket's rule for incomplete uploads removes them.
+        Readers see the old file or the whole new one; if the write fails, the old one. After a failed upload, an object store
+        can keep hidden parts until the bucket's rule for incomplete uploads removes them.
 
         Raises:
             FileNotFoundError: the local file to copy does not exist.
@@ -106,11 +106,11 @@ class Storage:
         self._attempt("written", name, lambda: self._files.write(name, content))
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a file unless it exists; returns whether it was written.
+        """Write a file unless it exists. Returns whether it was written.
 
-        On a local disk, of several concurrent calls exactly one succeeds. In an object store this looks and then writes:
-        of two calls within the same instants both can succeed, and the later content stays. Use it to save work, not to
-        guard it.
+        On a local disk, exactly one of several concurrent calls succeeds. In an object store this checks and then writes: two
+        calls at almost the same time can both succeed, and the later content stays. Use it to save work, not as a lock that
+        must hold.
         """
         check_name(name)
         if self._local is not None:
@@ -121,12 +121,12 @@ class Storage:
         return True
 
     def delete(self, name: str) -> None:
-        """Delete a file; a missing one counts as deleted."""
+        """Delete a file; a missing file counts as deleted."""
         check_name(name)
         self._attempt("deleted", name, lambda: self._files.delete(name))
 
     def move(self, name: str, to: str) -> None:
-        """Rename a file, replacing any at `to`. In an object store this copies, up to 5 GB, and then deletes.
+        """Rename a file, replacing any file at `to`. In an object store this copies, up to 5 GB, and then deletes.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -137,25 +137,25 @@ class Storage:
             self.delete(name)
 
     def exists(self, name: str) -> bool:
-        """Whether there is a file of that name."""
+        """Whether there is a file with that name."""
         return self._size(name) is not None
 
     def has_content(self, name: str) -> bool:
-        """Whether there is a file of that name that is not empty."""
+        """Whether there is a non-empty file with that name."""
         return bool(self._size(name))
 
     def entries(self, folder: str = "") -> dict[str, Entry]:
         """The files directly in a folder, by name, in one listing; empty if there is no such folder. `""` is the root.
 
-        Files whose names no method takes, and names that are not text, are left out.
+        Files are left out if their names are not text or if no method accepts them.
         """
         return {name: entry for name, entry in self._entries(folder).items() if not is_temporary(name)}
 
     def prepare(self, folders: Sequence[str]) -> None:
-        """Make the folders, remove temporary files a day old or older, and try to write, read and delete.
+        """Create the folders, remove temporary files that are a day old or older, and test writing, reading and deleting.
 
         Raises:
-            StorageError: one of these is not possible.
+            StorageError: one of these failed.
         """
         for folder in folders:
             check_name(folder)
@@ -167,11 +167,11 @@ class Storage:
                 for folder in folders:
                     self._attempt("written", folder, partial(self._local.make_folder, folder))
             self.write(probe, b"probe")
-            now = self._entries()[probe].modified  # the store's clock, which may not be ours
+            now = self._entries()[probe].modified  # the store's clock may differ from ours
             if self.read(probe) != b"probe":
-                raise StorageError(f"{self.location} does not give back what was written. {OTHER_PLACE}")
+                raise StorageError(f"{self.location} does not return what was written. {OTHER_PLACE}")
             self.delete(probe)
-            # Uploads to an object store have no temporary names; only probes do, and those are at the root.
+            # Uploads to an object store have no temporary names. Only probes do, and those are at the root.
             for folder in folders if self.is_local else ("",):
                 for name, entry in self._entries(folder, temporary=True).items():
                     if now - entry.modified > _STALE:
@@ -189,13 +189,13 @@ class Storage:
         return self._attempt("read", name, lambda: self._files.size(name))
 
     def _entries(self, folder: str = "", temporary: bool = False) -> dict[str, Entry]:
-        """All files of a folder; or only the temporary ones, which on a local disk skips looking at the others."""
+        """All files of a folder, or only the temporary ones. On a local disk the latter skips looking at the others."""
         if folder:
             check_name(folder)
         return self._attempt("listed", folder, lambda: self._files.entries(folder, temporary))
 
     def _attempt(self, doing: str, name: str, work: Callable[[], _Result]) -> _Result:
-        """What `work` returns; it is retried after passing errors. `doing` completes "cannot be …"."""
+        """Call `work`, retry after transient errors, and return its result. `doing` completes "cannot be …"."""
         patience_s = PATIENCE_S if self._patience_s is None else self._patience_s
         started = time.monotonic()
         pause_s = _FIRST_PAUSE_S

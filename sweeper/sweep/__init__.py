@@ -1,1 +1,1 @@
-"""What a sweep is: its file, checked; its trials; what they resolve to."""
+"""Sweeps: the checked file, its trials, and what they resolve to."""

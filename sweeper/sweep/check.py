@@ -1,4 +1,4 @@
-"""Checks what a sweep file says, and builds the sweep from it."""
+"""Checks a sweep file's content, and builds the sweep from it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PART_KEYS = (
 
 
 _COMPARISONS = ["tpvd"]
-"""The comparisons of a sweep that names none."""
+"""The comparisons of a sweep that specifies none."""
 _OPTIMIZER_FIELDS = ("learning_rate", "momentum")
 
 
@@ -44,7 +44,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
 MOST_TRIALS = 1_000_000
-"""Trials of one sweep; more are refused before they are listed."""
+"""Most trials of one sweep; more are refused before they are expanded."""
 
 
 _MOST_PARTS = 1000
@@ -155,7 +155,7 @@ def _seeds(value: Any, path: str) -> tuple[int, ...]:
 
 
 def _labelled(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Label and reference of each element; a list's elements are labelled by what they name."""
+    """Label and reference of each element; in a list, the label is the element's name."""
     if isinstance(value, dict) and value:
         pairs = [(str(label), reference) for label, reference in value.items()]
     else:
@@ -212,7 +212,7 @@ def _build_defenses(value: Any, path: str) -> dict[str, tuple[Defense, ...]]:
 
 
 def _grid_points(label: str, reference: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Label and reference of each point of a defense's `grid`, its first field slowest; without one, what was given."""
+    """Label and reference of each point of a defense's `grid`, its first field varying slowest; without one, the input itself."""
     if isinstance(reference, list) and any(isinstance(item, dict) and "grid" in item for item in reference):
         raise UserError(f"{path}: a grid inside a list of defenses. Only a defense by itself takes a grid.")
     if not isinstance(reference, dict) or "grid" not in reference:
@@ -235,7 +235,7 @@ def _grid_points(label: str, reference: Any, path: str) -> Iterator[tuple[str, A
 
 
 def _build_trainings(training: Any, optimizers: Any, path: str) -> dict[str, Training]:
-    """One training for each optimizer of the axis; without the axis the training itself, under its optimizer's name."""
+    """One training per optimizer of the axis; without the axis the training itself, labelled by its optimizer's name."""
     whole = components.validate(Training, training, f"{path}.training")
     if optimizers is None:
         return {whole.optimizer: whole}

@@ -1,4 +1,4 @@
-"""Comparisons of a sweep's targets: which groups there are, each a unit of work of its own."""
+"""Comparisons of a sweep's targets: the groups to compare, each a unit of work."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sweeper.sweep.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonTask:
-    """One comparison of one group of targets. It is scheduled like a trial, hence the names that it shares with `Trial`."""
+    """One comparison of one group of targets. It is scheduled like a trial, so some of its names are those of `Trial`."""
 
     comparison: Comparison
     members: tuple[Trial, ...]
-    """The trials of the group's targets; the first one gives the group its name."""
+    """The trials of the group's targets; the group is named after the first one."""
 
     @cached_property
     def comparison_id(self) -> str:
-        """A hash of the comparison's configuration and of its members: another seed in the group makes another id."""
+        """A hash of the comparison's configuration and its members: another seed in the group gives another id."""
         config = components.configuration("comparison", self.comparison)
         return identity({"comparison": config, "members": [trial.target_id for trial in self.members]})
 
@@ -72,7 +72,7 @@ class ComparisonTask:
 
 
 def label_of(trial: Trial) -> TargetLabel:
-    """What a comparison is told of a trial's target."""
+    """What a comparison knows about a trial's target."""
     return TargetLabel(
         target_id=trial.target_id,
         twin_id=trial.twin_id,

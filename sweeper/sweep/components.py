@@ -1,7 +1,7 @@
 """Finds defenses, attacks, comparisons, datasets and architectures by name, and builds them from untrusted values.
 
-A component is one file that defines one frozen dataclass; the file's name is the name users type. Other
-installed packages add their own through entry points of the groups below. Nothing is registered by hand.
+A component is one file that defines one frozen dataclass; users refer to it by the file's name. Other installed
+packages add components through entry points of the groups below. Nothing is registered by hand.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def names(kind: str) -> dict[str, str]:
 
 @cache
 def component_class(kind: str, name: str) -> type[Any]:
-    """The dataclass that a name stands for.
+    """The dataclass with this name.
 
     Raises:
         UserError: there is no such name, or its file does not define exactly one component.
@@ -72,7 +72,7 @@ def component_class(kind: str, name: str) -> type[Any]:
 
 
 def description(kind: str, name: str) -> tuple[str, str]:
-    """What a component is, in one line, and its source. Read from its file, for to import it is to import PyTorch."""
+    """A component's one-line description and its source. Read from its file, because importing it would import PyTorch."""
     module_name, _, attribute = names(kind)[name].partition(":")
     package, _, last = module_name.rpartition(".")
     if not attribute and package in KINDS[kind]:
@@ -86,7 +86,7 @@ def description(kind: str, name: str) -> tuple[str, str]:
 
 
 def _constant(node: ast.ClassDef, name: str) -> str | None:
-    """The text that a class gives one of its attributes."""
+    """The string that a class assigns to one of its attributes."""
     for each in node.body:
         if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and each.target.id == name:
             return (
@@ -106,10 +106,10 @@ def name_of(kind: str, component: object) -> str:
 
 
 def build(kind: str, reference: object, path: str) -> Any:
-    """A component from `NAME` or `{name: NAME, field: value, …}`, its values validated strictly.
+    """Build a component from `NAME` or `{name: NAME, field: value, …}`, with strict validation of its values.
 
     Raises:
-        UserError: the name or a field is unknown, or a value is of the wrong type or out of range; the text
+        UserError: the name or a field is unknown, or a value has the wrong type or is out of range; the text
             begins with `path`.
     """
     if isinstance(reference, str):
@@ -130,7 +130,7 @@ def build(kind: str, reference: object, path: str) -> Any:
 
 
 def validate(cls: type[Any], values: object, path: str) -> Any:
-    """An instance of a dataclass from untrusted values: no unknown fields, no silent conversions.
+    """An instance of a dataclass from untrusted values, without unknown fields or silent conversions.
 
     Raises:
         UserError: one sentence per problem, each with the path, the value and what is allowed.
@@ -150,7 +150,7 @@ def validate(cls: type[Any], values: object, path: str) -> Any:
 
 @cache
 def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
-    # Used in JSON mode, which is strict (no "3" for 3) and yet takes a list for a tuple, which YAML has no word for.
+    # JSON mode is strict (no "3" for 3), but accepts a list for a tuple, which YAML cannot express.
     return TypeAdapter(cls)
 
 
@@ -165,9 +165,9 @@ def _problem(path: str, item: Any) -> str:
 
 
 def configuration(kind: str, component: object) -> dict[str, Any]:
-    """A component as plain JSON values: name, revision where it has one, all fields with defaults spelled out.
+    """A component as plain JSON values: its name, its revision if any, and all fields with defaults spelled out.
 
-    Fields whose metadata say `identity: False` (how many processes to use, say) change no result and are left out.
+    Fields whose metadata say `identity: False` (such as the number of processes) change no result and are left out.
     """
     assert dataclasses.is_dataclass(component) and not isinstance(component, type)
     values: dict[str, Any] = {"name": name_of(kind, component)}

@@ -1,4 +1,4 @@
-"""A checked sweep, expanded into its trials; and the choice of some of them."""
+"""Expands a checked sweep into its trials, and selects some of them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from sweeper.sweep.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One grid of a sweep; every combination of its axes is a trial. Keys are the labels of tables and figures.
+    """One grid of a sweep. Every combination of its axes is a trial. Keys are the labels of tables and figures.
 
-    `trainings` is the axis of optimizers: one training for each of their labels.
+    `trainings` is the axis of optimizers: one training per label.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        """How many trials it has."""
+        """The number of trials."""
         axes = (self.datasets, self.splits, self.architectures, self.trainings, self.defenses, self.seeds)
         return math.prod(map(len, axes))
 
@@ -56,10 +56,10 @@ class Sweep:
 
 
 def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
-    """Every trial of the sweep, or those that `select` keeps; the first seed's first, trials with one target joined.
+    """All trials of the sweep, or those that `select` keeps, in the order of their seeds; trials with one target are merged.
 
     Raises:
-        UserError: two labels stand for one configuration or the other way round, or a pattern matches no trial.
+        UserError: one configuration has two labels, one label has two configurations, or a pattern matches no trial.
     """
     by_id: dict[str, Trial] = {}
     rounds = zip_longest(*(_rounds(sweep.name, part) for part in sweep.parts), fillvalue=())
@@ -93,10 +93,10 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
 
 
 def select(trials: Sequence[Trial], only: Sequence[str]) -> list[Trial]:
-    """Those of a sweep's trials that match one of the patterns `[PART:][DEFENSE[/DATASET[/SPLIT]]]`, with `*` and `?`.
+    """The trials that match one of the patterns `[PART:][DEFENSE[/DATASET[/SPLIT]]]`, with `*` and `?`.
 
-    The name of a part alone, where no defense is called so, keeps that part. A trial that several parts have is in each
-    of them. No pattern keeps all.
+    A part's name alone selects that part, unless a defense has the same name. A trial that several parts have belongs to
+    each of them. Without patterns, all trials are kept.
 
     Raises:
         UserError: a pattern matches no trial.
@@ -108,7 +108,7 @@ def select(trials: Sequence[Trial], only: Sequence[str]) -> list[Trial]:
 
 
 def _matching(pattern: str, trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that one pattern of `--only` picks."""
+    """The trials that one pattern of `--only` selects."""
     part, colon, labels = pattern.rpartition(":")
     part_names = {name for trial in trials for name in trial.parts}
     if colon:
@@ -146,7 +146,7 @@ def _in_part(glob: str, trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _rounds(sweep_name: str, part: Part) -> Iterator[list[Trial]]:
-    """The part's trials, one list per seed: a sweep that is cut short then has whole comparisons."""
+    """The part's trials, one list per seed, so that a sweep that is cut short still has whole comparisons."""
     for seed in part.seeds:
         yield list(_grid(sweep_name, part, seed))
 

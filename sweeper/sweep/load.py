@@ -1,4 +1,4 @@
-"""Reads a sweep's untrusted YAML file, with `--set` overrides applied."""
+"""Reads a sweep's untrusted YAML file and applies `--set` overrides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeper.sweep.yaml_file import MOST_CHARACTERS, MOST_LEVELS, parse_yaml
 def load_sweep(reference: str, overrides: Sequence[str] = ()) -> Sweep:
     """The sweep called `reference` (a packaged name or a YAML path), with `key=value` overrides applied.
 
-    An override's dotted key is a key of every part, or of one as `parts.NAME.key`; a name or label finds its
+    An override's dotted key is a key of every part, or of one part as `parts.NAME.key`. A name or label selects its
     element in a list: `training.epochs=3`, `defenses.dp_eps2.epsilon=1`, `attacks.layer_decoder.epochs=2`,
     `optimizers.adam.learning_rate=0.01`, `defenses.dp.grid.max_grad_norm=[0.5, 1]`.
 
@@ -38,7 +38,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             text = file.read(MOST_CHARACTERS + 1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text, or its name is no path"
+        reason = (
+            error.strerror if isinstance(error, OSError) else "it is not UTF-8 text, or its name is not a valid path"
+        )
         raise UserError(
             f"The sweep file {path} cannot be read: {reason}. Packaged sweeps: {', '.join(packaged_sweeps())}."
         ) from None
@@ -71,14 +73,14 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         try:
             _assign(holder, segments, value, override)
             assigned += 1
-        except UserError as error:  # a part that lacks the named element is left as it is
+        except UserError as error:  # leave a part that lacks the named element unchanged
             problem = error
     if not assigned and problem is not None:
         raise problem
 
 
 def _assign(container: Any, segments: list[str], value: Any, override: str, nested: bool = False) -> None:
-    """Set the value at a dotted key; an element of a list is found by its name, a bare name becomes a mapping."""
+    """Set the value at a dotted key. An element of a list is found by its name; a bare name becomes a mapping."""
     head, rest = segments[0], segments[1:]
     if isinstance(container, list):
         names = [

@@ -1,4 +1,4 @@
-"""What a sweep resolves to, and what is wrong with it, before anything is trained."""
+"""Resolves a sweep's trials and finds its errors before anything is trained."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from sweeper.errors import UserError, reason_of, sentence
 from sweeper.sweep import components
 from sweeper.sweep.trial import Trial
 
-# Floating-point operations per second of one CPU thread and cost factors, for the rough estimate only.
+# Floating-point operations per second of one CPU thread, and cost factors; for the rough estimate only.
 _OPERATIONS_PER_S = 50e9
 _PRIVATE_FACTOR = 1.4
 _SHADOW_FACTOR = 1.0
 _LARGEST_PROBED = 10**8
-"""Parameters of a model that is probed before a launch; a larger one is when its training begins."""
+"""Most parameters of a model that is probed before a launch; a larger model is probed when its training begins."""
 _LARGEST_IMAGE = 2**24
-"""Values of one image; more would not fit beside a batch of others."""
+"""Most values of one image; a batch of larger ones would not fit in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedTrial:
-    """A trial with everything that follows from it: sizes, steps, noise, ε, a rough cost."""
+    """A trial and everything that follows from it: sizes, steps, noise, ε, a rough cost."""
 
     trial: Trial
     n_train: int
@@ -47,7 +47,7 @@ class ResolvedTrial:
     rough_cpu_seconds: float
 
     def as_json(self, status: str) -> dict[str, Any]:
-        """Plain values for machines."""
+        """Plain values for JSON."""
         trial, plan = self.trial, self.plan
         accounting = plan.accounting
         settings = plan.rule.settings() if plan.rule else {}
@@ -85,7 +85,7 @@ class ResolvedTrial:
 
 
 def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[ResolvedTrial], list[str]]:
-    """Every trial resolved, and warnings.
+    """Resolve every trial. Also returns warnings.
 
     Raises:
         UserError: a batch is larger than the data, an ε cannot be reached or computed, images are too small for the
@@ -99,7 +99,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
     resolved, warnings = [], []
     for trial in trials:
         seed = trial.seed if trial.split in COIN_SPLITS else 0
-        # Most trials differ by their seed alone, and a sweep may have very many.
+        # Most trials differ only by their seed, and a sweep may have very many.
         alike = (trial.dataset, trial.split, trial.architecture, trial.defenses, trial.training, trial.attacks, seed)
         if alike in known:
             resolved.append(replace(known[alike], trial=trial))
@@ -111,7 +111,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
             model, operations = build(trial.architecture, trial.defenses, info)
             plan = make_plan(trial.training, trial.defenses, model, n_train)
             if plan.rule is not None and sum(each.numel() for each in model.parameters()) <= _LARGEST_PROBED:
-                # Defenses that leave the model alone, as the same mechanism at several ε, share one probe.
+                # Defenses that do not change the model, such as one mechanism at several ε, share one probe.
                 editing = tuple(each for each in trial.defenses if type(each).edit_model is not Defense.edit_model)
                 shapes = trial.architecture, editing, info.image_shape, info.num_classes
                 if shapes not in probed:
@@ -120,13 +120,13 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
             guarantee = plan.accounting.guarantee(plan.steps) if plan.accounting else None
             for attack in trial.attacks:
                 attack.check_population(n_train, n_non_members)
-        # RuntimeError and ArithmeticError are PyTorch's and the accountants' answers to sizes that no tensor has
+        # RuntimeError and ArithmeticError are what PyTorch and the accountants raise for impossible sizes.
         except (ValueError, AttackError, RuntimeError, ArithmeticError) as error:
             raise UserError(f"{trial.title}: {sentence(error)}") from None
         if plan.accounting is not None and plan.accounting.delta >= 1 / n_train:
             warnings.append(
                 f"{trial.defense_label} on {trial.dataset_label}: delta {plan.accounting.delta:g} is not below 1/n = "
-                f"{1 / n_train:.2g} for {n_train} training examples; such a guarantee allows to publish an example outright."
+                f"{1 / n_train:.2g} for {n_train} training examples; such a guarantee would allow publishing a whole example."
             )
         seconds = 3 * operations * n_train * trial.training.epochs / _OPERATIONS_PER_S
         seconds *= _PRIVATE_FACTOR if plan.rule is not None else 1.0
@@ -145,7 +145,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
 
 
 def twins_left_out(trials: Sequence[Trial], everything: Sequence[Trial]) -> str | None:
-    """A warning where TPVD will be missing, for `trials` lack twins that the whole sweep has."""
+    """A warning if TPVD will be missing because `trials` lack twins that the whole sweep has."""
     twins = {trial.twin_id for trial in trials} & {trial.target_id for trial in everything}
     missing = twins - {trial.target_id for trial in trials}
     if not missing:
@@ -153,13 +153,13 @@ def twins_left_out(trials: Sequence[Trial], everything: Sequence[Trial]) -> str 
     labels = sorted({trial.defense_label for trial in everything if trial.target_id in missing})
     alone = sum(trial.twin_id in missing for trial in trials)
     return (
-        f"{alone} of the chosen trials have a twin without their mechanism that --only leaves out ({', '.join(labels)}); unless "
+        f"{alone} of the chosen trials have a twin without their mechanism that --only leaves out ({', '.join(labels)}). Unless "
         "it is on record, they get no TPVD."
     )
 
 
 def check_datasets(trials: Sequence[Trial], data_dir: Path, download: bool) -> None:
-    """Open every dataset once, fetching it where that is allowed.
+    """Open every dataset once. If `download`, fetch the missing ones.
 
     Raises:
         UserError: one is missing or unreadable.
@@ -174,12 +174,12 @@ def check_datasets(trials: Sequence[Trial], data_dir: Path, download: bool) -> N
         except OSError as error:
             raise UserError(
                 f"Dataset '{components.name_of('dataset', dataset)}' could not be fetched into {data_dir}: {reason_of(error)}. "
-                "Check the network, or put the files there by hand and leave --download out."
+                "Check the network, or copy the files there yourself and omit --download."
             ) from None
 
 
 def missing_datasets(trials: Sequence[Trial], data_dir: Path) -> list[str]:
-    """Why each dataset that cannot be opened cannot."""
+    """For each dataset that cannot be opened, the reason."""
     problems = []
     for dataset in dict.fromkeys(trial.dataset for trial in trials):
         try:
@@ -211,17 +211,17 @@ def _split_sizes(split: str, n_train: int, n_test: int, seed: int) -> tuple[int,
 def _model_and_cost(architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo) -> tuple[Any, int]:
     """The edited model, and the floating-point operations of its forward pass for one example."""
     counter = FlopCounterMode(display=False)
-    # On no device: nothing is computed, and whatever the sizes are, no memory is taken
+    # On the meta device: nothing is computed, and no memory is used, whatever the sizes
     with warnings.catch_warnings(), torch.device("meta"):
         model = build_model(architecture, defenses, info, init_seed=0)
-        warnings.simplefilter("ignore")  # of Intel's GPUs
-        # The counter does not see into oneDNN's recurrent layers.
+        warnings.simplefilter("ignore")  # warnings about Intel's GPUs
+        # The counter cannot count oneDNN's recurrent layers.
         with torch.backends.mkldnn.flags(enabled=False), counter, torch.no_grad():
             model.eval()(torch.zeros(1, *info.image_shape))
     return model, int(counter.get_total_flops())
 
 
 def _probe(architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo) -> None:
-    """Refuse a model that mixes examples, by three random images and by eight; small enough for any CPU."""
+    """Refuse a model that mixes examples, by comparing three random images with eight; small enough for any CPU."""
     model = build_model(architecture, defenses, info, init_seed=0)
     check_examples_apart(model, torch.rand(8, *info.image_shape, generator=torch.Generator().manual_seed(0)))

@@ -1,4 +1,4 @@
-"""A trial: one target to train and the attacks to run on it; and the ids that hashes of configurations give."""
+"""A trial: one target to train and the attacks to run on it. Its ids are hashes of configurations."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from sweeper.sweep import components
 from sweeper.sweep.identity import attack_id, identity
 
 DEFAULT_ARCHITECTURE = "lomurno_cnn"
-"""The architecture of a sweep that names none."""
+"""The architecture of a sweep that specifies none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One target to train, and the attacks to run on it.
 
-    `target_id` is a hash of everything that makes the target, defaults spelled out, and of nothing else:
-    not the attacks and comparisons, not labels, resources or paths. Two trials with one id would train the same weights.
-    `parts` are the names of all parts of the sweep that have it.
+    `target_id` is a hash of everything that makes the target, with defaults spelled out, and of nothing else: no attacks,
+    comparisons, labels, resources or paths. Two trials with the same id would train the same weights. `parts` are the names
+    of all parts of the sweep that contain it.
     """
 
     sweep: str
@@ -47,7 +47,7 @@ class Trial:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Everything that makes the target, as plain JSON values; not kept, for a sweep may have 100,000 trials."""
+        """Everything that makes the target, as plain JSON values. Not cached, because a sweep may have 100,000 trials."""
         return {
             "dataset": components.configuration("dataset", self.dataset),
             "split": self.split,
@@ -63,7 +63,7 @@ class Trial:
 
     @cached_property
     def cell_id(self) -> str:
-        """The hash of everything but the seed: trials of one cell differ by their seed alone."""
+        """The hash of everything except the seed: trials of one cell differ only by their seed."""
         config = self.config
         del config["seed"]
         return identity(config)
@@ -89,10 +89,10 @@ class Trial:
 
     @cached_property
     def twin_id(self) -> str | None:
-        """The target id of the same trial without its private mechanisms, which says what these cost; None without any.
+        """The target id of the same trial without its private mechanisms, which shows their cost; None if it has none.
 
-        The twin draws its batches as this trial does: Poisson samples where a mechanism brought them along. An accounted
-        mechanism has batches of its own, hence no twin, unless the training asks for paired ones.
+        The twin draws its batches as this trial does: Poisson samples if the mechanism requires them. An accounted mechanism
+        has batches of its own, hence no twin, unless the training asks for paired batches.
         """
         mechanisms = [defense for defense in self.defenses if isinstance(defense, Mechanism)]
         is_accounted = any(isinstance(mechanism, AccountedMechanism) for mechanism in mechanisms)
@@ -111,12 +111,12 @@ class Trial:
 
     @property
     def labels(self) -> tuple[str, str, str, str]:
-        """The sweep's names for defense, dataset, architecture and optimizer."""
+        """The sweep's labels for defense, dataset, architecture and optimizer."""
         return self.defense_label, self.dataset_label, self.architecture_label, self.optimizer_label
 
     @property
     def title(self) -> str:
-        """A short name for people: defense, dataset, split and seed; architecture and optimizer where unusual."""
+        """A short readable name: defense, dataset, split and seed; architecture and optimizer if unusual."""
         title = f"{self.defense_label} · {self.dataset_label} · {self.split} · seed {self.seed}"
         if (self.architecture_label, self.optimizer_label) != (DEFAULT_ARCHITECTURE, "sgd"):
             title += f" · {self.architecture_label} · {self.optimizer_label}"

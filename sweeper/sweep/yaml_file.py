@@ -1,4 +1,4 @@
-"""Sweep files are YAML 1.2, read here: text, numbers, true and false, null, lists and mappings, and nothing else."""
+"""Reads sweep files: YAML 1.2 with text, numbers, true and false, null, lists and mappings only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ruamel.yaml.resolver import VersionedResolver
 from sweeper.errors import UserError, sentence, shown
 
 MOST_CHARACTERS = 300_000
-"""Of a sweep file, also with its anchors written out."""
+"""Most characters of a sweep file, also with its anchors written out."""
 MOST_LEVELS = 20
-"""Of lists and mappings in each other."""
+"""Most levels of nested lists and mappings."""
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 _CORE_SCHEMA = {
@@ -30,11 +30,11 @@ _CORE_SCHEMA = {
     ),
     "merge": (r"<<", ["<"]),
 }
-"""What is not text, and its first characters: YAML 1.2.2, section 10.3.2, and the merge key of YAML 1.1."""
+"""Patterns of values that are not text, with their first characters: YAML 1.2.2, section 10.3.2, and YAML 1.1's merge key."""
 
 
 class _Resolver(VersionedResolver):
-    """The core schema, whatever version a file asks for. ruamel.yaml's own takes `1_2` for 12, and dates for dates."""
+    """The core schema, whatever version a file declares. ruamel.yaml's own reads `1_2` as 12, and dates as dates."""
 
     processing_version = (1, 2)
     versioned_resolver: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
@@ -46,17 +46,17 @@ for _name, (_pattern, _firsts) in _CORE_SCHEMA.items():
 
 
 class _Constructor(SafeConstructor):
-    """Plain values only. A key given twice is an error, and so are values that cannot be stored."""
+    """Plain values only. A duplicate key is an error, and so is a value that cannot be stored."""
 
     def construct_document(self, node: Node) -> Any:
-        # Before anything is built, for anchors can make more of a small file than fits in memory
+        # Check before anything is built, because anchors can expand a small file beyond the available memory
         self._sizes: dict[Node, int | None] = {}
         if self._checked_size(node) > MOST_CHARACTERS:
             raise _error(f"with its anchors written out it has more than {MOST_CHARACTERS:,} characters", node)
         return _unshared(super().construct_document(node))
 
     def _checked_size(self, node: Node) -> int:
-        """Characters of the node with its anchors written out, its mappings' keys checked."""
+        """Characters of the node with its anchors written out. Also checks its mappings' keys."""
         if node not in self._sizes:
             self._sizes[node] = None
             if isinstance(node, ScalarNode):
@@ -87,9 +87,9 @@ class _Constructor(SafeConstructor):
     def construct_non_recursive_object(self, node: Node, tag: str | None = None) -> Any:
         try:
             value = super().construct_non_recursive_object(node, tag)
-            if isinstance(value, str):  # JSON writes what lies beyond 16 bits as two escapes
+            if isinstance(value, str):  # JSON writes characters beyond 16 bits as two escapes
                 value = value.encode("utf-16", "surrogatepass").decode("utf-16")
-        except (ValueError, LookupError, TypeError, AttributeError):  # of values such as !!int ''
+        except (ValueError, LookupError, TypeError, AttributeError):  # for values such as !!int ''
             raise _error(f"{shown(node.value)} cannot be read as {str(node.tag).removeprefix(_TAG)}", node) from None
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise _error("a whole number is not within ±2^63", node)
@@ -108,14 +108,14 @@ def _error(problem: str, node: Node) -> YAMLError:
 
 
 def _unshared(value: Any) -> Any:
-    """The value with a copy of its own wherever an anchor is repeated."""
+    """The value with a separate copy wherever an anchor is repeated."""
     if isinstance(value, dict):
         return {key: _unshared(child) for key, child in value.items()}
     return [_unshared(child) for child in value] if isinstance(value, list) else value
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML document; `where` says in an error what the text is.
+    """Parse a YAML document. `where` describes the text in errors.
 
     Raises:
         UserError: it is not YAML, holds a tag or a key twice, or is too large or too deep.
@@ -131,7 +131,7 @@ def parse_yaml(text: str, where: str) -> Any:
         problem, mark = f"it nests more than {MOST_LEVELS} levels deep", error.problem_mark
     except MarkedYAMLError as error:
         problem, mark = error.problem or error.context, error.problem_mark or error.context_mark
-    except (YAMLError, YAMLStreamError, ValueError, AssertionError) as error:  # of the reader and of %YAML lines
+    except (YAMLError, YAMLStreamError, ValueError, AssertionError) as error:  # from the reader and from %YAML lines
         problem, mark = str(error) or type(error).__name__, None
     place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
     raise UserError(f"{where} is not valid YAML: {place}{sentence(' '.join(str(problem).split()))}")

@@ -1,1 +1,1 @@
-"""One trial from configuration to records, without Ray."""
+"""Runs one trial, from its configuration to its records, without Ray."""

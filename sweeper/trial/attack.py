@@ -1,4 +1,4 @@
-"""Attacks on the target of a trial, run one by one and recorded."""
+"""Runs the attacks on a trial's target one by one, and records them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run_attacks(
     split: Split,
     context: TrialContext,
 ) -> tuple[list[str], Cause | None]:
-    """Run the missing attacks one by one, then compare the membership ones; gives the errors' texts and the first cause."""
+    """Run the missing attacks one by one, then compare the membership attacks. Returns the errors' texts and the first cause."""
     errors: list[str] = []
     first_cause: Cause | None = None
     for number, each in enumerate(missing):
@@ -86,7 +86,7 @@ def run_attacks(
 
 
 def attack_target(trial: Trial, data: ImageData, split: Split, context: TrialContext) -> AttackTarget:
-    """The recorded target as an attacker meets it; weights are loaded when an attack first asks for them."""
+    """The recorded target as an attacker sees it. Weights are loaded when an attack first asks for them."""
     outputs = context.store.read_part("outputs", trial.target_id)
     by_id = {example: row for row, example in enumerate(outputs.column("example_id").to_pylist())}
     logits = np.asarray(outputs.column("logits").combine_chunks().flatten()).reshape(outputs.num_rows, -1)
@@ -130,10 +130,10 @@ def attack_target(trial: Trial, data: ImageData, split: Split, context: TrialCon
 
 
 def _white_box(trial: Trial, data: ImageData, split: Split, context: TrialContext) -> WhiteBox:
-    """Activations of the target and of an untrained twin, and disjoint images to attack with.
+    """Activations of the target and of an untrained twin, and disjoint images for the attack.
 
-    The attacker's images are the shadow data where the split keeps some, else a random half of the
-    non-members; the other half is then what is reported on as non-members (and, under `official`, as test).
+    The attacker's images are the shadow data if the split keeps some, else a random half of the non-members. The results
+    are then for the other half of the non-members (which, under `official`, is also the test set).
     """
     attacker = np.concatenate([split.shadow_in, split.shadow_out])
     non_members, test = split.non_members, split.test
@@ -217,6 +217,6 @@ def _record_attack(
 
 
 def _concatenated(values: Sequence[npt.NDArray[Any] | None], n_each: Sequence[int], kind: pa.DataType) -> pa.Array:
-    """One column; nulls in place of what an attack does not have."""
+    """One column, with nulls for values that an attack does not have."""
     pairs = zip(values, n_each, strict=True)
     return pa.concat_arrays([pa.nulls(n, kind) if value is None else pa.array(value, kind) for value, n in pairs])

@@ -1,4 +1,4 @@
-"""The best of a target's membership attacks, as papers report it and chosen honestly."""
+"""The best of a target's membership attacks: as papers report it, and selected without bias."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def best_of_config(trial: Trial) -> dict[str, Any]:
 
 
 def record_best_of(trial: Trial, own_id: str, store: Store) -> None:
-    """Compare all membership scores of the target: the papers' maximum, and the honest selection beside it.
+    """Compare all membership scores of the target: the papers' maximum, and beside it the unbiased selection.
 
     Raises:
-        AttackError: one of the attacks it compares failed.
+        AttackError: one of the compared attacks failed.
     """
     membership = _membership_ids(trial)
     if not all(store.has_attack(trial.target_id, each) for each in membership):
@@ -73,5 +73,5 @@ def record_best_of(trial: Trial, own_id: str, store: Store) -> None:
 
 
 def _known(column: pd.Series, dtype: npt.DTypeLike) -> npt.NDArray[Any] | None:
-    """A column of scores; None where the attack has none."""
+    """A column of scores; None if the attack has none."""
     return None if column.isna().all() else column.to_numpy(dtype)

@@ -1,4 +1,4 @@
-"""`run_comparison`: one comparison of recorded targets, from their records to its rows. No Ray."""
+"""`run_comparison`: computes one comparison of recorded targets and records its rows. No Ray."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class RecordedTarget:
-    """A target of the group, read from the store when it is asked for."""
+    """A target of the group, read from the store on demand."""
 
     def __init__(self, target_id: str, store: Store) -> None:
         self.target_id, self._store = target_id, store
@@ -40,15 +40,15 @@ class RecordedTarget:
         """The trained parameters by name.
 
         Raises:
-            DamagedError: the weights are missing, or are not what was recorded.
-            ValueError: a version of the code wrote them that did not say which tensors are parameters.
+                DamagedError: the weights are missing, or differ from the recorded hash.
+                ValueError: the version of the code that wrote them did not record which tensors are parameters.
         """
         weights = self._store.read_weights(self.target_id)
         try:
             arrays = load_arrays(weights)
             return {name: arrays[name] for name in json.loads(metadata_of(weights)[PARAMETERS])}
         except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"the parameters of {self.target_id} cannot be told: {error}") from None
+            raise ValueError(f"the parameters of {self.target_id} cannot be identified: {error}") from None
 
 
 def run_comparison(task: ComparisonTask, context: TrialContext) -> TrialResult:
@@ -63,7 +63,7 @@ def run_comparison(task: ComparisonTask, context: TrialContext) -> TrialResult:
     context.on_progress(Progress(what=task.name, fraction=0.0))
     started = time.perf_counter()
     group = [RecordedTarget(trial.target_id, store) for trial in task.members]
-    # The streams of attacks on one target derive from its seed; a group has several, and the id stands for them all.
+    # Attacks on one target derive their streams from its seed. A group has several seeds, so the id replaces them.
     rng = np.random.default_rng([int(comparison_id[:8], 16), int(comparison_id[8:], 16)])
     try:
         rows = task.comparison.run(group, rng)

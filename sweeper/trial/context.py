@@ -1,4 +1,4 @@
-"""Where and how a trial runs: what all its stages share."""
+"""Where and how a trial runs: the context that all its stages share."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sweeper.workers.outcomes import NO_CHECKPOINTS, Progress
 
 @dataclass(frozen=True, kw_only=True)
 class TrialContext:
-    """Nothing in here changes what is measured, but for the device's arithmetic."""
+    """Nothing in here changes what is measured, except through the device's arithmetic."""
 
     data_dir: Path
     store: Store
     device: torch.device
     attempt: int = 1
-    """How often the trial was started, this time included."""
+    """How often the trial was started, including this time."""
     staged: Path | None = None
-    """A folder that may hold the dataset, decoded."""
+    """A folder that may hold the decoded dataset."""
     checkpoint_every_s: float = NO_CHECKPOINTS
     performance: Performance | None = None
     on_progress: Callable[[Progress], None] = lambda progress: None

@@ -1,4 +1,4 @@
-"""Failures are rows too: what went wrong in a trial, recorded."""
+"""Records a trial's failures as rows."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from sweeper.workers.outcomes import Cause
 
 
 def record_failure(trial: Trial, store: Store, attempt: int, error: str, cause: Cause) -> None:
-    """Record a trial that ended without saying so: its process was killed, or its node was lost.
+    """Record a trial that ended without a result: its process was killed, or its node was lost.
 
     Raises:
         StorageError: the store cannot be written.
     """
     row = trial_row(trial, datetime.datetime.now(datetime.UTC), attempt, torch.device("cpu"))
-    row |= {"device": None, "machine": None, "threads": None}  # those of the process that died are not known
+    row |= {"device": None, "machine": None, "threads": None}  # these are unknown for the process that died
     record_as_failed(trial, store, row, error, cause)
 
 
 def record_as_failed(trial: Trial, store: Store, row: dict[str, Any], error: str, cause: Cause) -> None:
-    """A failed row for the target, or, where that is finished, for each attack that is missing."""
+    """Write a failed row for the target or, if that is finished, for each missing attack."""
     status = store.status(trial)
     if status.target != "finished":
         store.write_failed_target(trial.target_id, row | {"status": "failed", "error": error, "cause": cause})
@@ -53,7 +53,7 @@ def record_failed_attack(trial: Trial, each: str, store: Store, error: str, caus
     store.write_failed_attack(trial.target_id, each, row | {"status": "failed", "error": error, "cause": cause})
 
 
-# What CUDA's libraries say where PyTorch's own allocator was not the one to fail.
+# Messages of CUDA's libraries when memory runs out outside PyTorch's own allocator.
 _LIBRARY_OUT_OF_MEMORY = re.compile(r"CUDA error: out of memory|CU(BLAS|DNN|SOLVER)_STATUS_ALLOC_FAILED")
 
 
@@ -66,7 +66,7 @@ def cause_of(error: Exception) -> Cause:
 
 
 def describe(error: Exception) -> str:
-    """The error's kind and text, and where in our code it arose."""
+    """The error's type and text, and where in our code it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{where}"

@@ -1,4 +1,4 @@
-"""Which code, on which machine, made a result."""
+"""Records which code on which machine made a result."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def code(sources: Sources) -> dict[str, Any]:
-    """Versions of sweeper and its libraries; the commit of the checkout it runs from, or nulls; the hash of the sources."""
+    """Versions of sweeper and its libraries; the checkout's commit, or nulls; the hash of the sources."""
     commit, differs, tracked = checkout()
     return {
         "sweeper_version": sweeper.__version__,
         "git_commit": commit,
-        # A file that the commit does not have makes its code unknown as much as an edited one does.
+        # A file that the commit lacks makes the code unknown, just as an edited file does.
         "git_dirty": None if commit is None else differs or not sources.paths <= tracked,
         "component_sha256": sources.sha256,
         "python_version": platform.python_version(),
@@ -35,7 +35,7 @@ def code(sources: Sources) -> dict[str, Any]:
 
 
 def training_code(sources: Sources) -> str:
-    """What must be the same for a training to go on: the code that trains, and the versions of what it trains with."""
+    """What must be unchanged for a training to resume: the training code, and the versions of its libraries."""
     return f"{sources.sha256} torch {version('torch')} opacus {version('opacus')}"
 
 
@@ -68,7 +68,7 @@ def processor() -> str:
 
 @cache
 def checkout() -> tuple[str | None, bool, frozenset[Path]]:
-    """The commit of the checkout that sweeper runs from, whether tracked files differ from it, and which Python files it has."""
+    """The commit of sweeper's checkout, whether tracked files differ from it, and the Python files it contains."""
     folder = Path(sweeper.__file__).parents[1]
     if not (folder / ".git").exists():
         return None, False, frozenset()

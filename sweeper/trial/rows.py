@@ -1,4 +1,4 @@
-"""Rows of a trial's tables, from what was measured."""
+"""Builds the rows of a trial's tables from the measurements."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def data_columns(data: ImageData, split: Split) -> dict[str, Any]:
 
 
 def accuracy_columns(outputs: ModelOutputs, split: Split) -> dict[str, Any]:
-    """Loss and accuracy on the members and on the test examples, from the target's outputs on every example."""
+    """Loss and accuracy on the members and the test examples, from the target's outputs on every example."""
     columns = {}
     for part, index in (("train", split.members), ("test", split.test)):
         logits, labels = torch.from_numpy(outputs.values[index]), torch.from_numpy(outputs.label[index])
@@ -147,7 +147,7 @@ def reconstruction_columns(result: LayerReconstruction) -> dict[str, Any]:
 
 
 def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    """(channels, height, width) uint8 as PNG; gray for one channel."""
+    """A (channels, height, width) uint8 image as PNG; gray if it has one channel."""
     buffer = io.BytesIO()
     pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image[:3].transpose(1, 2, 0))
     Image.fromarray(pixels).save(buffer, format="PNG")

@@ -1,4 +1,4 @@
-"""`run_trial`: one trial from configuration to records. No Ray; this is also what a debugger calls."""
+"""`run_trial`: runs one trial, from its configuration to its records. No Ray; a debugger calls it directly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DAMAGED_PARTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """How a trial ended: `finished`, or `failed` with one error text per thing that failed, and the first one's cause."""
+    """How a trial ended: `finished`, or `failed` with one text per error and the first error's cause."""
 
     target_id: str
     status: str
@@ -42,12 +42,12 @@ class TrialResult:
 
 
 def run_trial(trial: Trial, context: TrialContext) -> TrialResult:
-    """Do what is missing of a trial and record each result as soon as it is complete.
+    """Do what is missing of a trial, and record each result as soon as it is complete.
 
-    A recorded target is not trained again, and a recorded attack is not run again. A long training writes a checkpoint to the
-    store after the first epoch that ends `checkpoint_every_s` seconds after the last one, and resumes from the checkpoint that
-    is there. An error in training or in one attack is recorded as a failed row (or raised, with `raise_errors`); the other
-    attacks still run.
+    A recorded target is not trained again, and a recorded attack is not run again. A long training stores a checkpoint after
+    the first epoch that ends at least `checkpoint_every_s` seconds after the last one, and resumes from an existing checkpoint.
+    An error in training or in one attack is recorded as a failed row (or raised, with `raise_errors`); the other attacks
+    still run.
 
     Raises:
         StorageError: the store cannot be read or written, so nothing can be recorded, failures included.
@@ -56,7 +56,7 @@ def run_trial(trial: Trial, context: TrialContext) -> TrialResult:
         try:
             return _run_missing(trial, context)
         except DamagedError as error:
-            # The damaged file is set aside by now, so it counts as missing, and is made again.
+            # The damaged file is set aside by now, so it counts as missing and is made again.
             logger.warning("%s", error)
     raise StorageError(
         f"Files of {trial.target_id} in {context.store.location} are damaged again and again. Check the disk."
@@ -84,7 +84,7 @@ def _run_missing(trial: Trial, context: TrialContext) -> TrialResult:
             row = trial_row(trial, started_at, context.attempt, context.device) | {"load_time_s": load_time_s}
             row |= data_columns(data, split) | training_columns(target) | accuracy_columns(outputs, split)
             status = store.status(trial)
-            if status.target != "finished":  # else a process that was taken for lost has recorded it meanwhile
+            if status.target != "finished":  # otherwise a process that was believed lost has recorded it meanwhile
                 store.write_target(
                     trial.target_id,
                     row | {"status": "finished"},
@@ -117,10 +117,10 @@ def _run_missing(trial: Trial, context: TrialContext) -> TrialResult:
 
 
 def _check_same_data(trial: Trial, data: ImageData, store: Store) -> None:
-    """Refuse to attack a recorded target with other data than it was trained on."""
+    """Refuse to attack a recorded target with data that differ from its training data."""
     recorded = store.read_part("trials", trial.target_id).column("dataset_sha256")[0].as_py()
     if recorded != data.sha256:
         raise ValueError(
             f"the data of '{trial.dataset_label}' have changed since the target was trained (SHA-256 {recorded[:12]}…, now "
-            f"{data.sha256[:12]}…). Put the former data back, or name another results folder with --out"
+            f"{data.sha256[:12]}…). Restore the former data, or name another results folder with --out"
         )

@@ -1,4 +1,4 @@
-"""The source code behind a result: the files that its components were made of, and one hash over them."""
+"""The source code behind a result: the files of its components, and one hash over them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SELECTING = ("attacks.selection", "attacks.metrics")
 
 
 class Sources:
-    """The files of some modules and of all that these import of ours or of their own package, at any depth."""
+    """The files of some modules, and of all modules of ours or of their own package that these import, at any depth."""
 
     def __init__(self, files: dict[str, tuple[Path, bytes]]) -> None:
         self.paths = frozenset(path for path, _ in files.values())
@@ -34,31 +34,31 @@ class Sources:
         for name, (_, content) in sorted(files.items()):
             digest.update(f"{name}\n{len(content)}\n".encode() + content)
         self.sha256 = digest.hexdigest()
-        """By the modules' names and contents, wherever the files lie."""
+        """Hash of the modules' names and contents, independent of the files' locations."""
 
 
 def of_target(trial: Trial) -> Sources:
-    """What trains a trial's target: its dataset, architecture and defenses, splits, seeds and the training loop."""
+    """Sources that affect a trial's target: its dataset, architecture and defenses, splits, seeds and the training loop."""
     parts = (trial.dataset, trial.architecture, *trial.defenses)
     return _behind(tuple(sorted({*_TRAINING, *(type(part).__module__ for part in parts)})))
 
 
 def of_attack(attack: Attack | None) -> Sources:
-    """What makes an attack's rows; of no attack those that compare attacks."""
+    """Sources that affect an attack's rows; for None, those of the code that compares attacks."""
     return _behind(_SELECTING if attack is None else tuple(sorted({*_ATTACKING, type(attack).__module__})))
 
 
 def of_comparison(comparison: Comparison) -> Sources:
-    """What makes a comparison's rows."""
+    """Sources that affect a comparison's rows."""
     return _behind((type(comparison).__module__,))
 
 
 def made_otherwise(
     trials: Iterable[Trial], recorded: Mapping[str, str], tasks: Iterable[ComparisonTask] = ()
 ) -> list[str]:
-    """Of `recorded`, hashes by target id, `target.attack` or comparison id, the keys of what today's code did not make.
+    """The keys of `recorded` (target id, `target.attack` or comparison id, each with a hash) that other code than today's made.
 
-    Of a target that was made otherwise its attacks are not named too.
+    If a target is listed, its attacks are not listed too.
     """
     found = []
     for trial in trials:
@@ -77,7 +77,7 @@ def made_otherwise(
 
 
 def read_all() -> None:
-    """Read the sources of all components now, while they are those that were imported; they are kept."""
+    """Read and cache the sources of all components now, while they match the imported code."""
     for kind in components.KINDS:
         for name in components.names(kind):
             _behind((components.component_class(kind, name).__module__,))
@@ -103,10 +103,10 @@ def _behind(modules: tuple[str, ...]) -> Sources:
 
 @cache
 def _read(module: str) -> tuple[Path, bytes, tuple[str, ...]] | None:
-    """A module's file, its content, and the names of what it may import; None for what is no module with a source."""
+    """A module's file, its content, and the names it may import; None if it is not a module with a source."""
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # what is imported from a module is mostly no module
+    except (ImportError, ValueError):  # most names imported from a module are not modules
         return None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
@@ -128,7 +128,7 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
 
 
 def _with_parents(names: Iterable[str]) -> Iterator[str]:
-    """Names of modules and of the packages that hold them, which are imported too."""
+    """The names of modules and of the packages that contain them, which are imported too."""
     for name in names:
         parts = name.split(".")
         yield from (".".join(parts[: end + 1]) for end in range(len(parts)))

@@ -1,4 +1,4 @@
-"""The target of a trial: its data, its training, its outputs on every example."""
+"""A trial's target: its data, its training, and its outputs on every example."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def load_data(dataset: Dataset, context: TrialContext) -> ImageData:
 
 
 def train_target(trial: Trial, data: ImageData, split: Split, context: TrialContext) -> TrainedTarget:
-    """Train the target, from its checkpoint where there is one."""
-    # What a checkpoint must agree in beside the target's identity, for the rest of the training to give the same.
+    """Train the target, resuming from its checkpoint if there is one."""
+    # A checkpoint must match these, besides the target's identity, for the rest of the training to give the same result.
     code = provenance.training_code(sources.of_target(trial))
     owner = {"target_id": trial.target_id, "dataset_sha256": data.sha256, "code": code}
     owner["device"] = data.images.device.type
@@ -89,6 +89,6 @@ def outputs_of(model: torch.nn.Module, data: ImageData, index: IntArray) -> Mode
 
 
 def weights_of(model: torch.nn.Module) -> bytes:
-    """All that the model holds, and which of it are parameters: TPVD is over these alone."""
+    """All tensors of the model, and which of them are parameters, because TPVD uses only these."""
     names = [name for name, _ in model.named_parameters()]
     return save_weights(model.state_dict(), metadata={PARAMETERS: canonical_json(names)})

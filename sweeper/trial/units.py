@@ -1,4 +1,4 @@
-"""A unit of work is a trial or a comparison; here the two are told apart."""
+"""Dispatches on a unit of work, which is a trial or a comparison."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sweeper.workers.outcomes import Cause
 
 
 def run_unit(unit: Trial | ComparisonTask, context: TrialContext) -> TrialResult:
-    """Do what is missing of it, and record that."""
+    """Do what is missing of the unit, and record it."""
     return run_comparison(unit, context) if isinstance(unit, ComparisonTask) else run_trial(unit, context)
 
 
 def record_lost_unit(unit: Trial | ComparisonTask, store: Store, attempt: int, error: str, cause: Cause) -> None:
-    """Record that it ended without saying so: its process was killed, or its node was lost.
+    """Record a unit that ended without a result: its process was killed, or its node was lost.
 
     Raises:
         StorageError: the store cannot be written.
@@ -31,5 +31,5 @@ def record_lost_unit(unit: Trial | ComparisonTask, store: Store, attempt: int, e
 
 
 def metrics_of_unit(unit: Trial | ComparisonTask, store: Store) -> dict[str, float]:
-    """What is on record of it, for a tracker."""
+    """The unit's recorded results, for a tracker."""
     return {} if isinstance(unit, ComparisonTask) else recorded_metrics(store, unit)

@@ -1,1 +1,1 @@
-"""One unit of work at a time, as a worker does it, and which comes next; without Ray."""
+"""Runs one unit of work at a time in a worker, and decides which comes next. Without Ray."""

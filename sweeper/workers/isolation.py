@@ -1,7 +1,7 @@
-"""Runs a function in a fresh child process, so that its memory is freed, and a crash or a hang costs only the child.
+"""Runs a function in a fresh child process, so that its memory is freed, and a crash or a hang affects only the child.
 
-The child is forked from a server process that has imported PyTorch already and has touched no GPU: a start takes a
-fraction of a second, where a new interpreter takes many.
+The child is forked from a server process that has imported PyTorch but has used no GPU. So a start takes a fraction of
+a second, while a new interpreter takes many seconds.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 Send = Callable[[Any], None]
-"""Given to the function in the child: hands a picklable message to the parent."""
+"""Passed to the function in the child: sends a picklable message to the parent."""
 
 _PRELOADED = ["sweeper.workers.preloaded"]
 _LONGEST_WAIT_S = 86400.0
-"""The system waits for no more than 24 days at a time."""
+"""The system can wait for at most 24 days at a time."""
 _LONGEST_FOLDER_OF_A_SOCKET = 70
-"""Bytes; a socket's path can have 107 (103 on macOS), and multiprocessing adds a folder and a name, 32 bytes."""
+"""Bytes. A socket's path can have 107 (103 on macOS), of which multiprocessing's folder and name take 32."""
 _start_lock = threading.Lock()
 
 
@@ -55,21 +55,21 @@ def run_in_child(
 ) -> Ending:
     """Call `function(argument, send)` in a child process and wait for its end.
 
-    Both must be picklable, and `function` importable by name. What the child prints, and the traceback of a crash, is
-    appended to `log`. `environment` is set before the function is called. After `time_limit_s` seconds the child is
-    killed, with all that it started. If this process dies, the child dies too.
+    Both must be picklable, and `function` importable by name. The child's output, and the traceback of a crash, are
+    appended to `log`. `environment` is set before the function is called. After `time_limit_s` seconds the child and all
+    processes it started are killed. If this process dies, the child dies too.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
-    lifeline, held = context.Pipe(duplex=False)  # nothing is ever written into it; it breaks when this process ends
+    lifeline, held = context.Pipe(duplex=False)  # nothing is ever written to it; it breaks when this process ends
     process = context.Process(
         target=_child, args=(theirs, lifeline, function, argument, str(log), dict(environment or {})), daemon=False
     )
     try:
         with _start_lock, _no_main_module(), _safe_path(), _short_temporary_folder():
             process.start()
-    except (OSError, EOFError) as error:  # no process or memory left, or the fork server was killed
+    except (OSError, EOFError) as error:  # no more processes or memory, or the fork server was killed
         ours.close()
         held.close()
         return Ending(how="died", text=f"its process could not be started: {str(error) or 'the fork server is gone'}")
@@ -95,7 +95,7 @@ def run_in_child(
                     on_message(content)
                 else:
                     ending = Ending(how=kind, **content)
-            elif ready:  # the child is gone, and nothing that it sent is left to read
+            elif ready:  # the child is gone, and all its messages are read
                 process.join()
                 ending = Ending(how="died", text=_death(process.exitcode))
         return ending
@@ -108,24 +108,24 @@ def run_in_child(
 def _death(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name if -exitcode in set(signal.Signals) else f"signal {-exitcode}"
-        reason = " (the system kills so when memory runs out)" if name == "SIGKILL" else ""
+        reason = " (the system does this when memory runs out)" if name == "SIGKILL" else ""
         return f"its process was ended by {name}{reason}"
     return f"its process ended with exit code {exitcode}"
 
 
 def _kill(process: Any) -> None:
-    """End the child, if it has not ended, and all that it started; it leads a process group of its own."""
+    """Kill the child, if it still runs, and all processes it started; it leads its own process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join(10)
-    with contextlib.suppress(ValueError):  # it waits for a device or a disk, and dies when that answers
+    with contextlib.suppress(ValueError):  # it is blocked on a device or a disk, and dies when that answers
         process.close()
 
 
 @contextlib.contextmanager
 def _no_main_module() -> Iterator[None]:
-    """Hide `__main__`, which the child would import again: a worker's program is of no use to it, and slow."""
+    """Hide `__main__`, which the child would import again. A worker's main program is slow to import and not needed."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -136,7 +136,7 @@ def _no_main_module() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _safe_path() -> Iterator[None]:
-    """Have a fork server that is started here look for modules where this process does, not in the working directory first."""
+    """Make a fork server started here search modules where this process does, not in the working directory first."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -150,7 +150,7 @@ def _safe_path() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _short_temporary_folder() -> Iterator[None]:
-    """Have a fork server that is started here put its socket into /tmp where the path of TMPDIR is too long for one."""
+    """Make a fork server started here put its socket into /tmp if the path of TMPDIR is too long for one."""
     before = tempfile.gettempdir()
     if len(os.fsencode(before)) > _LONGEST_FOLDER_OF_A_SOCKET:
         tempfile.tempdir = "/tmp"
@@ -180,7 +180,7 @@ def _child(
     try:
         content = {"value": function(argument, lambda message: connection.send(("message", message)))}
         kind = "returned"
-    except BaseException as error:  # noqa: BLE001  whatever it was, the parent is told
+    except BaseException as error:  # noqa: BLE001  every error is reported to the parent
         traceback.print_exc()
         kind, content = "raised", {"text": f"{type(error).__name__}: {error}"}
     sys.stdout.flush()
@@ -190,13 +190,13 @@ def _child(
 
 
 def _die_when_broken(lifeline: Connection) -> None:
-    """Let the kernel end this process when the other end of the pipe is gone, whatever it is computing then.
+    """Make the kernel end this process when the pipe's other end closes, even during a computation.
 
-    The fork server outlives a killed parent for as long as it has children, so its own end would be no sign.
+    Watching the fork server would not do, because it outlives a killed parent while it has children.
     """
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     descriptor = lifeline.fileno()
     fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
     if wait([lifeline], 0):
-        os._exit(1)  # it broke before the kernel watched it
+        os._exit(1)  # it broke before the kernel was watching

@@ -1,4 +1,4 @@
-"""A node's own folder for one launch, which its trials and its driver share and the end of the launch clears."""
+"""A node's folder for one launch, shared by its trials and its driver, and removed when the launch ends."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _KEPT_UNUSED_S = 600.0
 
 
 def node_folder(launch_id: str) -> Path:
-    """This node's folder of a launch, made where it is missing, readable by its owner alone.
+    """This node's folder of a launch, created if missing, readable only by its owner.
 
     Raises:
-        OSError: it cannot be made, or is another user's.
+        OSError: it cannot be created, or belongs to another user.
     """
     folder = Path(tempfile.gettempdir()) / f"sweeper-{launch_id}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -31,16 +31,16 @@ def node_folder(launch_id: str) -> Path:
 
 @contextlib.contextmanager
 def in_use(folder: Path) -> Iterator[Path]:
-    """Keep the folder from being cleared by other launches while the block runs; gives the folder."""
+    """Keep other launches from clearing the folder while the block runs. Yields the folder."""
     with (folder / "in-use").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield folder
 
 
 def clear_unused() -> None:
-    """Delete the folders of launches that ended without doing so, on this node and of this user.
+    """Delete this user's folders on this node that ended launches left behind.
 
-    A launch that lives and has run nothing here for minutes may lose its folder too, and makes it again.
+    A living launch that has run nothing here for minutes may lose its folder too, and creates it again.
     """
     for folder in Path(tempfile.gettempdir()).glob("sweeper-*"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What passes between the driver, its workers and the children in which trials run. Imports nothing heavy: workers are many."""
+"""Messages between the driver, its workers and the trials' child processes. Imports nothing heavy, because workers are many."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 NO_CHECKPOINTS = math.inf
-"""As the seconds between two checkpoints: none is written."""
+"""As the number of seconds between two checkpoints, this means that none is written."""
 
 Cause = Literal["error", "diverged", "gpu_memory", "time_limit", "process_died", "worker_lost", "store"]
 """Why an attempt failed; the column `cause` of the tables.
 
-But for `store`, which records nothing: the node cannot write, or has no dataset or no working GPU for it."""
+`store` is the exception, and records nothing: the node cannot write, or has no dataset or no working GPU for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What is being done, the fraction of the trial that is done, and what was measured just now."""
+    """The current activity, the completed fraction of the trial, and the latest measurements."""
 
     what: str
     fraction: float
@@ -27,10 +27,10 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one attempt at a trial ended; without a cause it finished.
+    """How one attempt at a trial ended; it finished if it has no cause.
 
-    `gpu_memory_peak` is the fraction of its GPU's memory that it held at most, None without a GPU. `metrics` are what is
-    on record of the target and its attacks, where a tracker wants to know.
+    `gpu_memory_peak` is the largest fraction of its GPU's memory that it held, None without a GPU. `metrics` are the
+    recorded results of the target and its attacks, if a tracker needs them.
     """
 
     target_id: str

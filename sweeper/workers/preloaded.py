@@ -1,4 +1,4 @@
-"""Imported once by the fork server of a worker: what a trial's process needs, there before it is forked."""
+"""Imported once by a worker's fork server, so that a trial's process has its imports when it is forked."""
 
 import gc
 
@@ -9,6 +9,6 @@ from sweeper.trial import provenance, sources
 sources.read_all()
 provenance.checkout()
 
-# A child's garbage collector would write into the pages of all these objects, and so copy them.
+# Otherwise a child's garbage collector would write to these objects' pages, and so copy them.
 gc.collect()
 gc.freeze()

@@ -1,7 +1,7 @@
-"""Which trial runs next, what it asks for, and what becomes of it when it ends. Knows nothing of Ray.
+"""Decides which trial runs next, what it requests, and what happens when it ends. Independent of Ray.
 
-Only a window of trials is out at a time. A trial comes back as finished, as failed, or as lost with its worker, and
-is then recorded, or goes to the end of the line again.
+Only a window of trials is out at a time. A trial comes back finished, failed, or lost with its worker. It is then
+recorded, or goes back to the end of the queue.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from sweeper.workers.outcomes import Outcome
 
 AUTO = "auto"
 GPU_HEADROOM = 1.2
-"""A trial asks for its measured peak of GPU memory times this."""
+"""A trial requests its measured peak of GPU memory times this factor."""
 _LOOK_AGAIN_S = 5.0
 _CLAIMS_AT_ONCE = 20
-"""So many trials are tried to be claimed before the launch sees to others that have ended meanwhile."""
+"""The launch tries to claim at most this many trials before it handles trials that have ended meanwhile."""
 
 
 class Unit(Protocol):
@@ -28,7 +28,7 @@ class Unit(Protocol):
 
     @property
     def target_id(self) -> str:
-        """Its id; of a comparison that of the comparison."""
+        """Its id; for a comparison, the comparison's id."""
 
     @property
     def title(self) -> str: ...
@@ -53,16 +53,16 @@ class Unit(Protocol):
 
     @property
     def memory_kind(self) -> object:
-        """Equal for units that need the same GPU memory; None where it uses no GPU."""
+        """Equal for units that need the same GPU memory; None if it uses no GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What each trial is given, and how many may run at once (None: as many as fit).
+    """Resources of each trial, and how many may run at once (None: as many as fit).
 
-    CPUs and GPUs are by architecture label, `None` being the label of all others; a share of GPU may be "auto": the first
-    trial of each kind gets a whole one, the others what that one needed. `chunk_size` is the most examples that private
-    gradients work on at once (None: as many as fit their memory).
+    CPUs and GPUs are given per architecture label; `None` is the label of all others. A share of a GPU may be "auto": the first
+    trial of each kind gets a whole GPU, the others what that one needed. `chunk_size` is the largest number of examples that
+    private gradients process at once (None: as many as fit their memory).
     """
 
     cpus: Mapping[str | None, float] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """One attempt at a trial that is handed out, with what it asks for."""
+    """One attempt at a trial that is handed out, with the resources it requests."""
 
     target_id: str
     cpus: float
@@ -90,18 +90,18 @@ class Ticket:
 
 @dataclass(frozen=True, kw_only=True)
 class Retries:
-    """How often a trial is tried again: after a failure of its own, and after the loss of its worker or node."""
+    """How often a trial is retried: after its own failure, and after the loss of its worker or node."""
 
     failures: int = 1
     losses: int = 10
 
 
 class Schedule:
-    """The units of work of one launch, from the line to their end.
+    """The units of work of one launch, from the queue to their end.
 
-    `claim` says of a target id whether this launch may run it now ("ours"), another one does ("theirs"), or it is done
-    by now ("done"), or that the store does not answer ("unknown"); `settled` says which of many that others ran have ended.
-    `window` is the number of units that may be out at a time.
+    `claim` says whether this launch may run a target id now ("ours"), another launch does ("theirs"), it is done by now
+    ("done"), or the store does not answer ("unknown"). `settled` says which units that others ran have ended. `window` is
+    the number of units that may be out at a time.
     """
 
     def __init__(
@@ -138,13 +138,13 @@ class Schedule:
 
     @property
     def smallest_gpus(self) -> float:
-        """The least share of a GPU that a trial asks for, as far as that is known by now."""
+        """The smallest share of a GPU that a trial requests, as far as it is known."""
         fixed = [float(share) for share in self._resources.gpus.values() if share != AUTO]
         measured = [kind.share for kind in list(self._kinds.values()) if kind.share is not None]
         return min([*fixed, *measured], default=1.0)
 
     def add(self, units: Iterable[Unit]) -> None:
-        """Line up units that could not be done before; those that are known already are left as they are."""
+        """Queue units that could not run before; units that are known already are not queued again."""
         new = {unit.target_id: unit for unit in units if unit.target_id not in self.units}
         self.units |= new
         self._line.extend(new)
@@ -154,7 +154,7 @@ class Schedule:
         self.stopped = self.stopped or reason
 
     def next(self) -> Ticket | None:
-        """The next attempt; None where there is none now, or where it takes long to find one."""
+        """The next attempt; None if there is none now, or if finding one takes long."""
         if self.stopped is not None or len(self.out) >= max(1, self._window()):
             return None
         if not self._line and self._theirs and self._clock() >= self._look_again:
@@ -177,7 +177,7 @@ class Schedule:
         return None
 
     def _look_at_theirs(self) -> None:
-        """Forget what others have ended, and line up the rest to be claimed, should they have died."""
+        """Drop the units that others have ended, and queue the rest for claiming, in case the others died."""
         began = self._clock()
         settled = set(self._settled(self._theirs))
         self._line = deque(target_id for target_id in self._theirs if target_id not in settled)
@@ -185,9 +185,9 @@ class Schedule:
         self._look_again = self._clock() + max(_LOOK_AGAIN_S, 10 * (self._clock() - began))
 
     def ended(self, outcome: Outcome) -> bool:
-        """Take back a trial with its outcome; whether that is final."""
+        """Take back a trial with its outcome. Returns whether that is final."""
         ticket = self.out.pop(outcome.target_id, None)
-        if ticket is None:  # its worker was taken for lost meanwhile
+        if ticket is None:  # its worker was believed lost meanwhile
             return False
         trial = self.units[outcome.target_id]
         if outcome.gpu_memory_peak is not None and outcome.cause != "gpu_memory":
@@ -201,14 +201,14 @@ class Schedule:
             self._gpus_after_failure[outcome.target_id] = min(1.0, 2 * ticket.gpus) if ticket.gpus < 1 else ticket.gpus
         else:
             self._failures[outcome.target_id] += 1
-            allowed = 0 if outcome.cause == "diverged" else self._retries.failures  # the same seeds diverge again
+            allowed = 0 if outcome.cause == "diverged" else self._retries.failures  # the same seeds would diverge again
             if self._failures[outcome.target_id] > allowed:
                 return True
         self._line.append(outcome.target_id)
         return False
 
     def lost(self, target_id: str) -> bool:
-        """Take back a trial whose worker or node was lost; whether it is given up."""
+        """Take back a trial whose worker or node was lost. Returns whether it is given up."""
         if self.out.pop(target_id, None) is None:
             return False
         self._free_kind(self.units[target_id])
@@ -219,7 +219,7 @@ class Schedule:
         return False
 
     def _ticket(self, trial: Unit) -> Ticket | None:
-        """What the trial asks for; None where it is held until a trial of its kind has been measured."""
+        """The resources that the trial requests; None if it is held until a trial of its kind has been measured."""
         asked = self._resources.gpus_of(trial)
         if asked != AUTO:
             gpus = float(asked)
@@ -240,10 +240,10 @@ class Schedule:
             kind.share = share_for(peak)
 
     def _free_kind(self, trial: Unit, holds: bool = True) -> None:
-        """Let the others of its kind go on, if this trial was the one to be measured: with its share, or the next as probe.
+        """If this trial was its kind's probe, release the others: with the measured share, or with the next one as the probe.
 
-        Where the trial ended and nothing was measured, they wait for no other (`holds` is false): each asks for a whole GPU
-        until one of them is measured.
+        If the trial ended without a measurement, the others are not held (`holds` is false): each requests a whole GPU until one
+        of them is measured.
         """
         kind = self._kinds.get(trial.memory_kind)
         if kind is not None and kind.probe == trial.target_id:
@@ -254,13 +254,13 @@ class Schedule:
 
 
 def share_for(peak: float) -> float:
-    """The share of a GPU to ask for, in hundredths, where a like trial held the fraction `peak` of its memory."""
+    """The share of a GPU to request, in hundredths, if a similar trial held the fraction `peak` of its memory."""
     return min(1.0, max(1, math.ceil(round(100 * peak * GPU_HEADROOM, 6))) / 100)
 
 
 @dataclass
 class _Kind:
-    """Trials that need the same GPU memory; while it `holds`, `held` wait for the `probe` to be measured."""
+    """Trials that need the same GPU memory. While it `holds`, those in `held` wait for the `probe` to be measured."""
 
     holds: bool = True
     probe: str | None = None

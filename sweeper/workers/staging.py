@@ -1,7 +1,7 @@
-"""Datasets, each read and decoded once on a node, in a file that every trial of the node maps.
+"""Datasets, read and decoded once per node into a file that every trial on the node maps.
 
-A trial starts in a fresh process, so without this each would decode its dataset again; and a node that lacks a
-dataset gets this one file from the launching machine.
+A trial starts in a fresh process, so without this each would decode its dataset again. A node that lacks a dataset gets
+this one file from the launching machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sweeper.sweep.identity import identity
 
 
 def staged_name(dataset: Dataset) -> str:
-    """The name of the dataset's file in a node's folder."""
+    """The dataset's file name in a node's folder."""
     return f"{identity(components.configuration('dataset', dataset))}.safetensors"
 
 
@@ -46,7 +46,7 @@ def stage(dataset: Dataset, data: ImageData, folder: Path) -> None:
 
 
 def load_staged(dataset: Dataset, folder: Path) -> ImageData | None:
-    """The dataset that the folder holds, mapped and not read; None where it holds none."""
+    """The dataset in the folder, memory-mapped without reading it; None if it is not there."""
     path = folder / staged_name(dataset)
     if not path.exists():
         return None

@@ -1,6 +1,6 @@
-"""One attempt at a trial, as a worker makes it: in a fresh child process, with a log and a time limit of its own.
+"""One attempt at a trial, as a worker makes it: in a fresh child process with its own log and time limit.
 
-The worker itself imports nothing of PyTorch: the fork server behind the children has it, once.
+The worker itself does not import PyTorch; the children's fork server does, once.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from sweeper.sweep.trial import Trial
 
 PRETEND_GPUS = "SWEEPER_PRETEND_GPUS"
-"""Set in the environment of Ray's nodes, it has trials train on the CPU in turns for GPUs that are only declared: for tests."""
+"""If this is set in the environment of Ray's nodes, trials take turns on the CPU for GPUs that are only declared. For tests."""
 _COPY_LOG_EVERY_S = 30.0
 _CUDA_CONTEXT_BYTES = 600 * 2**20
-"""What a process that uses a GPU takes there beside PyTorch's own memory."""
+"""Memory that a process takes on a GPU beside PyTorch's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What all attempts of a launch have in common; paths are each node's own."""
+    """Settings that all attempts of a launch share; paths are each node's own."""
 
     launch_id: str
     store: str
@@ -51,29 +51,29 @@ class Settings:
     time_limit_s: float | None = None
     checkpoint_every_s: float = 60.0
     is_tracked: bool = False
-    """Whether outcomes tell what is on record, for a tracker."""
+    """Whether outcomes include the recorded results, for a tracker."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """A trial or comparison on its way to the child that runs it, closed: to open it is to import PyTorch."""
+    """A pickled trial or comparison on its way to the child that runs it. Opening it imports PyTorch."""
 
     target_id: str
     title: str
     staged_name: str
     """Name of its dataset's file in the node's folder; empty for a comparison, which needs none."""
     lot: bytes
-    """The pickled trials of one lot, which share most of what they hold; all parcels of the lot have it."""
+    """The pickled trials of one lot, which share most of their content. All parcels of the lot refer to these bytes."""
     position: int
 
     def open(self) -> Trial | ComparisonTask:
-        """The trial or comparison. What is unpickled was pickled by the driver, and came by Ray, not from the store."""
+        """The trial or comparison. Unpickling is safe: the driver pickled it, and it came through Ray, not from the store."""
         unit: Trial | ComparisonTask = pickle.loads(self.lot)[self.position]
         return unit
 
 
 def pack(units: Sequence[Trial | ComparisonTask], staged_name: Callable[[Dataset], str]) -> list[Parcel]:
-    """One lot of trials or comparisons as parcels."""
+    """Pack one lot of trials or comparisons as parcels."""
     lot = pickle.dumps(list(units))
     return [
         Parcel(
@@ -105,7 +105,7 @@ def attempt_trial(
     gpus: float,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Outcome:
-    """Make one attempt at what is missing of a trial; whatever becomes of it is in the store when this returns.
+    """Make one attempt at what is missing of a trial. When this returns, its result is in the store.
 
     A crash, a hang and an error are told apart; each is a failed row until another attempt succeeds.
     """
@@ -118,7 +118,7 @@ def attempt_trial(
             log = _open_log(storage, target_id, staged)
             _append(log, _headline(parcel, attempt))
             task = _Task(settings=settings, parcel=parcel, staged=staged, cpus=cpus, gpus=gpus, attempt=attempt)
-            # Ray hides no GPU from a trial that asked for none.
+            # Ray does not hide GPUs from a trial that requested none.
             devices = os.environ.get("CUDA_VISIBLE_DEVICES") if gpus else ""
             with _mirrored(log, storage, layout.log(target_id)):
                 ending = run_in_child(
@@ -142,12 +142,12 @@ def _append(log: Path, line: str) -> None:
 
 
 def _open_log(storage: Storage, target_id: str, staged: Path) -> Path:
-    """A file on this node for what the trial prints, which begins with what its other attempts have printed."""
+    """A file on this node for the trial's output, which begins with the output of earlier attempts."""
     log_name = layout.log(target_id)
     if storage.is_local:
         log = storage.root / log_name
         if log.is_symlink() or (log.exists() and not log.is_file()):
-            storage.write(log_name, b"")  # in the place of what would lead elsewhere, or nowhere
+            storage.write(log_name, b"")  # replaces a link that leads elsewhere or nowhere
         return log
     log = staged / f"{target_id}.log"
     with contextlib.suppress(FileNotFoundError):
@@ -159,7 +159,7 @@ def _open_log(storage: Storage, target_id: str, staged: Path) -> Path:
 
 @contextlib.contextmanager
 def _mirrored(log: Path, storage: Storage, log_name: str) -> Iterator[None]:
-    """Copy the log to an object store at the end of the block, and every now and then before, should this node be lost."""
+    """Copy the log to an object store at the end of the block, and regularly before, in case this node is lost."""
     if storage.is_local:
         yield
         return
@@ -170,7 +170,7 @@ def _mirrored(log: Path, storage: Storage, log_name: str) -> Iterator[None]:
         while True:
             size = log.stat().st_size
             if size != copied:
-                with contextlib.suppress(StorageError):  # the last copy tells
+                with contextlib.suppress(StorageError):  # the last copy reports errors
                     storage.write(log_name, log.read_bytes())
                 copied = size
             if over.wait(_COPY_LOG_EVERY_S):
@@ -202,7 +202,7 @@ def _outcome(parcel: Parcel, storage: Storage, attempt: int, ending: Ending) -> 
 
 
 def _run(task: _Task, send: Send) -> Outcome:
-    """In the child: the trial itself."""
+    """In the child process: run the trial itself."""
     import torch
 
     from models.performance import Performance
@@ -218,7 +218,9 @@ def _run(task: _Task, send: Send) -> Outcome:
         send(progress)
 
     trial = task.parcel.open()
-    if task.gpus and not torch.cuda.is_available() and PRETEND_GPUS not in os.environ:  # elsewhere it may be
+    if (
+        task.gpus and not torch.cuda.is_available() and PRETEND_GPUS not in os.environ
+    ):  # another node may have one that works
         problem = f"PyTorch cannot use GPU {os.environ.get('CUDA_VISIBLE_DEVICES')} of {socket.gethostname()}"
         return Outcome(target_id=trial.target_id, cause="store", error=problem)
     torch.set_num_threads(max(1, int(task.cpus)))
@@ -257,7 +259,7 @@ def _run(task: _Task, send: Send) -> Outcome:
 
 
 def check_gpus(declared: int) -> None:
-    """Make sure that PyTorch can use as many GPUs of this machine as Ray was told of.
+    """Check that PyTorch can use as many GPUs of this machine as Ray declares.
 
     Raises:
         OSError: it cannot.
@@ -268,15 +270,15 @@ def check_gpus(declared: int) -> None:
     usable = torch.cuda.device_count() if torch is not None else 0
     if usable >= declared:
         return
-    # In a process of its own, for Ray hides the GPUs from one that asked for none.
+    # In a process of its own, because Ray hides the GPUs from one that requested none.
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     command = [sys.executable, "-P", "-c", "import torch; print(torch.cuda.device_count())"]
     answer = subprocess.run(command, env=environment, capture_output=True, check=False).stdout.strip()
     usable = int(answer) if answer.isdigit() else 0
     if usable < declared:
         raise OSError(
-            f"Ray has {declared} GPUs of {socket.gethostname()}, where PyTorch can use {usable}: see `nvidia-smi` there, and whether "
-            "the driver is recent enough for PyTorch's CUDA, which `sweeper doctor` tells; or start Ray there with fewer. With "
+            f"Ray has {declared} GPUs of {socket.gethostname()}, where PyTorch can use {usable}. Check `nvidia-smi` there, and whether "
+            "the driver is recent enough for PyTorch's CUDA (see `sweeper doctor`), or start Ray there with fewer. With "
             "--gpus-per-trial 0 trials run on CPUs."
         )
 
