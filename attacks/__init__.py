@@ -1,1 +1,1 @@
-"""Everything done to a trained target, and the metrics of an attack."""
+"""Attacks on trained targets, and metrics of attacks."""

@@ -1,7 +1,7 @@
-"""A lower bound on ε from one training run, which an upper bound proved by accounting must exceed.
+"""A lower bound on ε from one training run. An upper bound proved by accounting must be at least as large.
 
-An audit puts canaries into one training run, each by its own fair coin, and guesses from the result which are
-in. The more guesses are right, the larger ε must be. This module imports no torch.
+An audit includes each canary in one training run by its own fair coin, then guesses from the result which are in. The more
+guesses are right, the larger ε must be. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from attacks.base import BoolArray, FloatArray, MembershipScores
 from attacks.metrics import check_scores
 
 DEFAULT_DELTA = 1e-5
-"""δ at which a training without a guarantee of its own is audited."""
+"""δ of the audit if the training has no guarantee of its own."""
 
 _TOLERANCE = 1e-7
-"""How far below the true root the returned ε may lie."""
+"""Maximum distance of the returned ε below the true root."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneRunAudit:
-    """What one training run proves about its ε: at least `epsilon_lower_bound`, at this δ and confidence.
+    """Result of an audit: ε is at least `epsilon_lower_bound`, at this δ and confidence.
 
-    Of `n_guesses` guesses about `n_canaries` canaries `n_right` were right. A bound of 0 proves nothing, neither
-    a leak nor its absence.
+    Of `n_guesses` guesses about `n_canaries` canaries, `n_right` were right. A bound of 0 proves neither a leak nor its
+    absence.
     """
 
     epsilon_lower_bound: float
@@ -48,27 +48,27 @@ def audit_one_run(
     confidence: float,
     rng: np.random.Generator,
 ) -> OneRunAudit:
-    """Guess the `n_guesses_per_side` highest scores in and as many lowest out, and bound ε from below.
+    """Bound ε from below: guess "in" for the `n_guesses_per_side` highest scores and "out" for equally many lowest ones.
 
-    `is_member` (canaries,) says which canaries were in. `score` (canaries,) is higher for those that look in; it
-    may use all that the training released and the canaries themselves, never `is_member`. Canaries between the
-    two sides are left unguessed.
+    `is_member` (canaries,) says which canaries were in. `score` (canaries,) is higher for canaries that look in. It may use
+    everything that the training released and the canaries themselves, but never `is_member`. Canaries between the two sides
+    are not guessed.
 
     The bound holds with probability `confidence` only if
 
-    - each canary was in or out by its own fair coin: halves of a fixed size, or a training set against a test
-      set, are no coins;
-    - `n_guesses_per_side` was fixed before the scores were seen. Then there is one test and nothing to correct
-      for; taking the best of several numbers on the same scores needs a correction that is not made here.
+    - each canary was in or out by its own fair coin. Halves of a fixed size are not coins, nor are a training set and a
+      test set;
+    - `n_guesses_per_side` was fixed before the scores were seen. There is then a single test and no correction. Choosing
+      the best of several numbers on the same scores would need a correction, which is not made here.
 
-    `rng` decides between equal scores, so that the order of the rows tells nothing; nothing else is random.
+    `rng` breaks ties, so the order of rows has no effect; nothing else is random.
 
     Raises:
-        ValueError: the shapes differ, `is_member` is not boolean, a score is NaN (infinities are fine), there are
-            fewer canaries than guesses, or another number is out of its range.
+        ValueError: the shapes differ, `is_member` is not boolean, a score is NaN (infinities are allowed), there are fewer
+            canaries than guesses, or another number is out of range.
 
-    Source: Steinke, Nasr & Jagielski 2023, Algorithm 1, with as many guesses of "in" as of "out"; there the two
-    numbers are free.
+    Source: Steinke, Nasr & Jagielski 2023, Algorithm 1, with equal numbers of "in" and "out" guesses; there the two numbers
+    are free.
     """
     check_scores(is_member, score)
     n_canaries = len(score)
@@ -94,18 +94,18 @@ def audit_one_run(
 
 
 def audit_membership(scores: MembershipScores, rng: np.random.Generator, delta: float = DEFAULT_DELTA) -> OneRunAudit:
-    """The audit of a membership attack's scores, every example a canary, with choices made beforehand.
+    """Audit a membership attack's scores with settings fixed in advance; every example is a canary.
 
-    A tenth of the examples is guessed in and a tenth out, at 95 % confidence; compare the bound with an ε at the same
-    `delta`. See `audit_one_run` for what must hold and `rng`. One bound of one score holds; the largest of several
-    does not.
+    A tenth of the examples is guessed "in" and a tenth "out", at 95 % confidence. Compare the bound with an ε at the same
+    `delta`. `audit_one_run` states the conditions and the use of `rng`. The bound of a single score is valid; the largest of
+    several bounds is not.
 
     Raises:
-        ValueError: an example comes twice, which is one canary and no two, the scores were fitted on membership labels,
-            or as `audit_one_run`.
+        ValueError: an example appears twice (it is only one canary), the scores were fitted on membership labels, or as
+            `audit_one_run`.
 
-    Deviation: a training on the members of such a split takes its sample rate and number of steps from how many they
-    are, as if that were public, so neighboring runs differ by one part in the number of members in these too.
+    Deviation: a training on such a split computes its sample rate and number of steps from the number of members, as if that
+    were public. Neighboring runs therefore also differ in these, by one part in the number of members.
     """
     n_examples = len(np.unique(scores.example_id))
     if n_examples < len(scores.example_id):
@@ -125,19 +125,17 @@ def audit_membership(scores: MembershipScores, rng: np.random.Generator, delta: 
 
 
 def one_run_epsilon(*, n_canaries: int, n_guesses: int, n_right: int, delta: float, confidence: float) -> float:
-    """The largest ε that one run refutes at `confidence`: a lower bound on the ε of the training, 0 if none.
+    """The largest ε that one run refutes at `confidence`: a lower bound on the training's ε, or 0.
 
-    If the training is (ε, δ)-differentially private for adding or removing one canary, the bound exceeds ε with
-    probability at most 1 − confidence. It is the largest ε whose `one_run_p_value` is at most 1 − confidence, to
-    10⁻⁷ from below. At δ = 0 that is the logit of the Clopper–Pearson lower bound on the share of right guesses.
-    O(n_guesses).
+    If the training is (ε, δ)-differentially private for adding or removing one canary, the bound exceeds ε with probability
+    at most 1 − confidence. It is the largest ε whose `one_run_p_value` is at most 1 − confidence, approximated from below to
+    10⁻⁷. At δ = 0 this is the logit of the Clopper–Pearson lower bound on the share of right guesses. O(n_guesses).
 
     Raises:
-        ValueError: not 0 ≤ n_right ≤ n_guesses ≤ n_canaries with a guess at least, not 0 ≤ delta < 1, or not
-            0 < confidence < 1.
+        ValueError: not 0 ≤ n_right ≤ n_guesses ≤ n_canaries, no guess, not 0 ≤ delta < 1, or not 0 < confidence < 1.
 
-    Source: Steinke, Nasr & Jagielski 2023, the code of Appendix D. Their bisection widens its bracket step by
-    step; here the bound at δ = 0, which no δ exceeds, is its upper end.
+    Source: Steinke, Nasr & Jagielski 2023, the code of Appendix D. Their bisection widens its bracket step by step. Here its
+    upper end is the bound at δ = 0, which the bound at any other δ does not exceed.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; it must be above 0 and below 1.")
@@ -164,13 +162,13 @@ def one_run_epsilon(*, n_canaries: int, n_guesses: int, n_right: int, delta: flo
 
 
 def one_run_p_value(epsilon: float, *, n_canaries: int, n_guesses: int, n_right: int, delta: float) -> float:
-    """At most this likely are so many right guesses in one run of an (ε, δ)-differentially private training.
+    """Upper bound on the probability of at least `n_right` right guesses in one run of an (ε, δ)-private training.
 
-    With m canaries, each in by its own fair coin, r guesses and v of them right, Q ~ Bin(r, e^ε / (1 + e^ε)):
+    With m canaries, each in by its own fair coin, r guesses of which v are right, and Q ~ Bin(r, e^ε / (1 + e^ε)):
 
         β = P[Q ≥ v],   A = max over 1 ≤ i ≤ v of P[v > Q ≥ v − i] / i,   p = min(1, β + 2 m δ A)
 
-    Canaries left unguessed cost nothing at δ = 0, and count in m otherwise. O(n_guesses).
+    Canaries without a guess have no cost at δ = 0; otherwise they count in m. O(n_guesses).
 
     Raises:
         ValueError: `epsilon` is negative, or as `one_run_epsilon`.

@@ -1,8 +1,7 @@
-"""What every attack takes and gives back.
+"""Inputs and results of every attack, and their base class.
 
-An attack is a frozen dataclass in a file of its own; the file's name is the name users type.
-It sees an `AttackTarget`, never the code that trained it. This module imports no torch, so
-that an audit of stored outputs starts quickly.
+An attack is a frozen dataclass in its own file; users type the file's name. It sees an `AttackTarget`, never the code that
+trained it. This module does not import torch, so an audit of stored outputs starts quickly.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class AttackError(ValueError):
-    """The attack cannot be run on what it was given; the text says what to do about it."""
+    """The attack cannot run on its input. The message says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelOutputs:
-    """What a model answers to `n` queries, in eval mode, under one deterministic transform.
+    """A model's outputs for `n` queries, in eval mode, under one deterministic transform.
 
-    `example_id` (n,) and `label` (n,) are int64; `values` (n, classes) holds logits, or class
-    probabilities where `is_probability` is true (a model behind an API gives nothing else).
+    `example_id` (n,) and `label` (n,) are int64. `values` (n, classes) holds logits, or class probabilities if
+    `is_probability` is true (a model behind an API may return nothing else).
     """
 
     example_id: IntArray
@@ -46,7 +45,7 @@ class ModelOutputs:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Membership:
-    """A model's outputs on its own members and non-members, which are told apart by `is_member` (n,)."""
+    """A model's outputs on its own members and non-members; `is_member` (n,) says which is which."""
 
     outputs: ModelOutputs
     is_member: BoolArray
@@ -54,7 +53,7 @@ class Membership:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """Images as (n, channels, height, width) uint8, with the ids they have in the dataset."""
+    """Images (n, channels, height, width) uint8, with their ids in the dataset."""
 
     example_id: IntArray
     images: torch.Tensor
@@ -62,12 +61,12 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WhiteBox:
-    """The target's inside: its activations at named cut points, and images to attack with.
+    """White-box access to a target: its activations at named cut points, and images for the attack.
 
-    `activations(images, cut)` takes uint8 images and gives the trained target's activations in eval
-    mode; `untrained_activations` the same for a model of the same architecture, freshly initialized
-    (the control: what the architecture alone gives away). `attacker` is disjoint from everything the
-    target was trained on and from the three sets that are reported on.
+    `activations(images, cut)` takes uint8 images and returns the trained target's activations in eval mode.
+    `untrained_activations` does the same for a newly initialized model of the same architecture (the control: what the
+    architecture alone reveals). `attacker` is disjoint from all training data of the target and from the three sets that
+    are evaluated.
     """
 
     cut_points: tuple[str, ...]
@@ -81,12 +80,12 @@ class WhiteBox:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttackTarget:
-    """A trained target as an attacker meets it.
+    """A trained target as an attacker sees it.
 
-    `population` is what membership is asked about. `half` (n,), 0 or 1, is how all attacks that are fitted on its
-    membership labels are to halve it, so that they can be compared; None leaves it to each. `train_shadow` trains a shadow model by the
-    target's own recipe on data disjoint from the target's and gives its outputs; it is None under a
-    split that keeps no shadow data. `white_box` is None for outputs that came without a model.
+    `population` holds the examples whose membership is to be inferred. `half` (n,), 0 or 1, splits it in two for all attacks
+    fitted on its membership labels, so that they can be compared; if None, each attack draws its own halves. `train_shadow`
+    trains a shadow model by the target's own recipe on data disjoint from the target's, and returns its outputs; it is None
+    if the split keeps no shadow data. `white_box` is None for outputs without a model.
     """
 
     population: Membership
@@ -99,9 +98,9 @@ class AttackTarget:
 class MembershipScores:
     """One score for each example of the population. **A higher score means more likely a member.**
 
-    An attack that is fitted on the target's own membership labels says two things more. `fold` (n,) is the half
-    that each example was in; its score comes from an attacker fitted on the other half. `selection_score` (n,) is
-    a score by which to choose between attacks: like `score`, but from labels of the example's own half alone.
+    An attack fitted on the target's own membership labels sets two more fields. `fold` (n,) is each example's half; its
+    score comes from an attacker fitted on the other half. `selection_score` (n,) is for choosing between attacks: like
+    `score`, but it uses labels of the example's own half only.
     """
 
     name: str
@@ -114,7 +113,7 @@ class MembershipScores:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReconstructedExample:
-    """One kept pair of images, each (channels, height, width) uint8, and their mean squared error in [0, 1]."""
+    """An image and its reconstruction, each (channels, height, width) uint8, and their mean squared error in [0, 1]."""
 
     example_id: int
     mse: float
@@ -124,7 +123,7 @@ class ReconstructedExample:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerReconstruction:
-    """How well inputs are rebuilt from one layer. Every MSE is per pixel, on images in [0, 1]."""
+    """Reconstruction errors from one layer. Every MSE is per pixel, on images in [0, 1]."""
 
     layer_index: int
     layer: str
@@ -143,9 +142,8 @@ class LayerReconstruction:
 class Attack(ABC):
     """Base of all attacks: a frozen, keyword-only dataclass with one method.
 
-    Class constants: `family` is "membership" or "inversion"; `revision` goes up when the same
-    configuration would give other results, so that recorded results are not mistaken for new ones;
-    `source` cites where the attack comes from.
+    Class constants: `family` is "membership" or "inversion". `revision` is raised when the same configuration would give
+    different results, so that old records are not mistaken for new ones. `source` cites the attack's origin.
     """
 
     family: ClassVar[str]
@@ -154,10 +152,10 @@ class Attack(ABC):
     needs_shadow_data: ClassVar[bool] = False
     uses_target_membership_labels: ClassVar[bool] = False
     min_per_side: ClassVar[int] = 2
-    """Members, and non-members, below which the attack refuses to run."""
+    """Minimum number of members, and of non-members; with fewer, the attack refuses to run."""
 
     def check_population(self, n_members: int, n_non_members: int) -> None:
-        """Raise `AttackError` where there are too few members or non-members."""
+        """Raise `AttackError` if there are too few members or non-members."""
         for count, what in ((n_members, "members"), (n_non_members, "non-members")):
             if count < self.min_per_side:
                 raise AttackError(

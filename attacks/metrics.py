@@ -1,8 +1,7 @@
-"""How well a score tells members from non-members.
+"""Metrics of how well a score separates members from non-members.
 
-Everything here depends on the order of the scores alone, never on their size, so any increasing
-transform of a score gives the same numbers. **A higher score means more likely a member.** This
-module imports no torch.
+All metrics depend only on the order of the scores, so any increasing transform of a score gives the same results.
+**A higher score means more likely a member.** This module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,28 +20,29 @@ _Rates = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 REPORTED_FPRS = (0.001, 0.01, 0.1)
 MIN_EXPECTED_FALSE_POSITIVES = 10
-"""A TPR at FPR α is given only with at least this many / α non-members; below, it is mostly chance."""
+"""A TPR at FPR α is reported only with at least (this number / α) non-members; with fewer, it is mostly chance."""
 
-_TAIL = 0.025  # each side of a 95 % interval
-_MIDPOINTS = (np.arange(200) + 0.5) / 200  # quantiles at which a distribution is averaged over
+_TAIL = 0.025  # probability on each side of a 95 % interval
+_MIDPOINTS = (np.arange(200) + 0.5) / 200  # quantiles over which a distribution is averaged
 _NULL_DRAWS = 500
-_NULL_EXAMPLES = 2_000_000  # draws times examples, at most, but for a hundred draws
+_NULL_EXAMPLES = 2_000_000  # maximum of draws · examples, but at least 100 draws
 
 
 @dataclass(frozen=True, kw_only=True)
 class MembershipMetrics:
-    """Metrics of one membership score; every one is a fraction in [0, 1].
+    """Metrics of one membership score; all metrics are fractions in [0, 1].
 
-    `auc`: probability that a random member scores above a random non-member, ties counting half.
-    `auc_low`, `auc_high`: its 95 % confidence interval (`membership_metrics` says which).
-    `advantage`: max |TPR − FPR| over all thresholds, as TensorFlow Privacy has it. The threshold and
-    the sign are chosen on the very scores it is measured on, so it is optimistic and is above 0 even
-    for a score that knows nothing; `advantage_null` is its mean for such a score of the same counts and ties.
-    `balanced_accuracy`: (TPR + TNR) / 2 with the threshold chosen on other examples than those it is
-    measured on, so a score that knows nothing averages 0.5.
-    `tpr_at_fpr`: for each reported FPR the TPR there, None where there are too few non-members.
-    `tpr_at_fpr_interval`: its 95 % confidence interval, None where the TPR is.
-    `n_tied` examples share their score with another one; `largest_tie` is the most that share one, 1 if none do.
+    `auc`: probability that a random member scores above a random non-member; ties count half.
+    `auc_low`, `auc_high`: its 95 % confidence interval, as in `membership_metrics`.
+    `advantage`: max |TPR − FPR| over all thresholds, as in TensorFlow Privacy. Threshold and sign are chosen on the scores
+    that are measured, so it is optimistic, and above 0 even for an uninformative score. `advantage_null` is its mean for an
+    uninformative score with the same counts and ties.
+    `balanced_accuracy`: (TPR + TNR) / 2 with the threshold chosen on other examples than the measured ones; an uninformative
+    score averages 0.5.
+    `tpr_at_fpr`: the TPR at each reported FPR; None if there are too few non-members.
+    `tpr_at_fpr_interval`: its 95 % confidence interval; None if the TPR is None.
+    `n_tied`: number of examples that share their score with another; `largest_tie`: the most examples that share one score,
+    1 if none do.
     """
 
     n_members: int
@@ -59,7 +59,7 @@ class MembershipMetrics:
     largest_tie: int
 
     def columns(self) -> dict[str, float | int | None]:
-        """Every metric by the name of its column."""
+        """Every metric by its column name."""
         columns: dict[str, float | int | None] = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
@@ -78,47 +78,45 @@ def membership_metrics(
     fold: IntArray | None = None,
     fold_correlation: float = 1.0,
 ) -> MembershipMetrics:
-    """Measure `score` (n,), higher for members, against the truth `is_member` (n,). O(n log n).
+    """Measure `score` (n,), higher for members, against the true `is_member` (n,). O(n log n).
 
-    **AUC.** The interval is DeLong's on the logit scale. It is asymptotic: with fewer than about
-    ten examples on a side it is a rough guide. Where the estimated variance is zero it is replaced by
-    an exact binomial bound. Take k = min(members, non-members) disjoint member–non-member pairs:
+    **AUC.** The interval is DeLong's on the logit scale. It is asymptotic: with fewer than about ten examples on a side it
+    is a rough guide. If the estimated variance is zero, an exact binomial bound replaces it. Take k = min(members,
+    non-members) disjoint member–non-member pairs:
 
-    - AUC of exactly 1 (or 0): all k independent pairs came out in order, which has probability at most
-      AUC^k, so the AUC is at least 0.025^(1/k) (or at most one minus that), the Clopper–Pearson bound.
-    - All scores equal: all k pairs are ties, so ties have a probability q of at least 0.025^(1/k), and
-      the AUC lies in [q/2, 1 − q/2].
+    - AUC of exactly 1 (or 0): all k independent pairs are in order. This has probability at most AUC^k, so the AUC is at
+      least 0.025^(1/k) (or at most one minus that), the Clopper–Pearson bound.
+    - All scores equal: all k pairs are ties. The probability q of a tie is then at least 0.025^(1/k), and the AUC is in
+      [q/2, 1 − q/2].
 
-    **TPR at FPR α** is the share of members above the threshold whose expected FPR is α: the r-th highest of n
-    non-members has an expected FPR of r/(n + 1), so r = α(n + 1), between two non-members in proportion. That is
-    α on average for a score that knows nothing, where the threshold just above the next non-member, as is usual, is a
-    tenth too high with ten false positives. Within a tie it is the mean over all orders of the tied, which is what an
-    attacker gets who breaks ties at random.
+    **TPR at FPR α** is the share of members above the threshold with an expected FPR of α. The r-th highest of n non-members
+    has an expected FPR of r/(n + 1), so r = α(n + 1); between ranks the TPR is interpolated linearly. For an uninformative
+    score this averages α. The usual threshold, just above the next non-member, would be a tenth too high with ten false
+    positives. Within a tie, the mean over all orders of the tied examples is used, as for an attacker who breaks ties at
+    random.
 
-    Its interval is Clopper–Pearson's, averaged over the threshold's own FPR, U ~ Beta(r, n + 1 − r). What the
-    TPR would be at another FPR is bounded by a straight line through 0: at least U/α of it below α, at most U/α
-    of it above. That holds for every ROC that is concave. Where members are fewer than non-members among the highest
-    scores, and ever more so, it does not: in simulations the interval then missed in up to 6 of 100 cases on either side,
-    where 2.5 are nominal.
+    Its interval is Clopper–Pearson's, averaged over the threshold's own FPR, U ~ Beta(r, n + 1 − r). The TPR at another FPR
+    is bounded by a straight line through 0: at least U/α of the TPR for U below α, at most U/α of it for U above α. This
+    holds for every concave ROC. It fails if, towards the highest scores, non-members increasingly outnumber members. In
+    simulations of this case, the interval missed in up to 6 of 100 cases on each side, instead of the nominal 2.5.
 
-    **`fold`** (n,) says, where the score was fitted on membership labels, or chosen by them, out of fold, which
-    examples were scored by the same fit. Scores of one fold are independent given its fit, but each fold's fit comes
-    from the labels of the others, so that the folds err together: for a linear attacker that knows nothing, two
-    folds' AUCs have a correlation of nearly 1. Intervals are as wide as `fold_correlation` between the folds'
-    errors makes them; 1 covers any: of two halves the variance is then twice that of independent examples.
-    They are about an attacker fitted on as many examples as a fold's was. Taken for independent, 12 to 14 of 100
-    intervals would miss.
+    **`fold`** (n,) is for scores that were fitted or chosen by membership labels, out of fold. It says which examples were
+    scored by the same fit. Scores of one fold are independent given its fit, but each fold's fit depends on the other
+    folds' labels, so the folds' errors are correlated: for an uninformative linear attacker, the AUCs of two folds have a
+    correlation of nearly 1. Intervals assume a correlation of `fold_correlation` between the folds' errors. A value of 1
+    covers all cases; with two halves, the variance is then twice that of independent examples. Without this, 12 to 14 of
+    100 intervals would miss. The intervals refer to an attacker fitted on as many examples as in one fold.
 
-    `rng` draws the two halves for `balanced_accuracy`; `advantage_null` is the mean over permutations of the
-    membership, drawn from a fixed seed (500, fewer with over 4,000 examples, at least 100).
+    `rng` draws the two halves for `balanced_accuracy`. `advantage_null` is the mean over permutations of the membership
+    from a fixed seed (500; fewer with over 4,000 examples; at least 100).
 
     Raises:
-        ValueError: the shapes differ, `is_member` is not boolean, a score is NaN (infinities are fine),
-            or there are fewer than two members or two non-members.
+        ValueError: the shapes differ, `is_member` is not boolean, a score is NaN (infinities are allowed), or there are
+            fewer than two members or two non-members.
 
-    Source: DeLong, DeLong & Clarke-Pearson 1988 (variance); Sun & Xu 2014 (computing it from ranks, here
-    from counts per distinct score); Pepe 2003 (logit scale); Yeom et al. 2018, definition 4
-    (advantage, there at one fixed threshold). The interval of the TPR and the bound over folds are ours.
+    Source: DeLong, DeLong & Clarke-Pearson 1988 (variance); Sun & Xu 2014 (computing it from ranks, here from counts per
+    distinct score); Pepe 2003 (logit scale); Yeom et al. 2018, definition 4 (advantage, there at one fixed threshold). The
+    interval of the TPR and the bound over folds are ours.
     """
     level, n_levels = _levels(is_member, score)
     members, non_members = _counts(is_member, level, n_levels)
@@ -155,9 +153,9 @@ def membership_metrics(
 
 
 def auc(is_member: BoolArray, score: FloatArray) -> float:
-    """Probability that a random member scores above a random non-member, ties counting half.
+    """Probability that a random member scores above a random non-member; ties count half.
 
-    Raises ValueError as `membership_metrics` does; one member and one non-member are enough here.
+    Raises ValueError as `membership_metrics` does, but one member and one non-member are enough.
     """
     level, n_levels = _levels(is_member, score)
     members, non_members = _counts(is_member, level, n_levels)
@@ -167,9 +165,9 @@ def auc(is_member: BoolArray, score: FloatArray) -> float:
 
 
 def roc_curve(is_member: BoolArray, score: FloatArray) -> _Rates:
-    """The ROC's corners (fpr, tpr), each (distinct scores + 1,), from (0, 0) to (1, 1).
+    """The corners (fpr, tpr) of the ROC curve, each (distinct scores + 1,), from (0, 0) to (1, 1).
 
-    No corner is dropped, equal scores make one corner. Raises ValueError as `auc` does.
+    No corner is dropped; equal scores give one corner. Raises ValueError as `auc` does.
     """
     level, n_levels = _levels(is_member, score)
     members, non_members = _counts(is_member, level, n_levels)
@@ -179,10 +177,9 @@ def roc_curve(is_member: BoolArray, score: FloatArray) -> _Rates:
 
 
 def example_folds(example_id: IntArray, is_member: BoolArray, n_folds: int, rng: np.random.Generator) -> IntArray:
-    """Deal examples out at random to `n_folds` folds (n,), members and non-members evenly; repeats go together.
+    """Assign examples at random to `n_folds` folds (n,), with members and non-members spread evenly.
 
-    All rows of one `example_id` are in one fold, members or not, so that nothing that is learned about an example
-    in one fold tells of it in another.
+    All rows of one `example_id` are in the same fold, members or not, so that no fold learns about an example of another.
     """
     ids, row = np.unique(example_id, return_inverse=True)
     kind = np.zeros(len(ids), dtype=np.int64)
@@ -196,10 +193,10 @@ def example_folds(example_id: IntArray, is_member: BoolArray, n_folds: int, rng:
 
 
 def one_score_per_example(scores: MembershipScores) -> MembershipScores:
-    """Each example once, with the mean of its scores; examples of two ids, or of two sides, are two.
+    """Each example once, with the mean of its scores. Rows are of one example if id and membership are equal.
 
-    Rows that repeat an example are no new evidence: intervals over rows would be too narrow. A mean with infinite
-    scores takes them as ±1e300. Examples are in the order of their first rows.
+    Repeated rows of an example are no new evidence: intervals over rows would be too narrow. In means, infinite scores count
+    as ±1e300. Examples are in the order of their first rows.
     """
     pairs = np.stack((scores.example_id, scores.is_member.astype(np.int64)))
     _, first, row, count = np.unique(pairs, axis=1, return_index=True, return_inverse=True, return_counts=True)
@@ -221,10 +218,10 @@ def one_score_per_example(scores: MembershipScores) -> MembershipScores:
 
 
 def check_scores(is_member: BoolArray, score: FloatArray) -> None:
-    """Refuse what is no membership and score for each example.
+    """Check that there is one membership and one score per example.
 
     Raises:
-        ValueError: the shapes differ, `is_member` is not boolean, or a score is NaN; infinities are fine.
+        ValueError: the shapes differ, `is_member` is not boolean, or a score is NaN (infinities are allowed).
     """
     if is_member.ndim != 1 or is_member.shape != score.shape:
         raise ValueError(f"is_member and score must be of one shape (n,), got {is_member.shape} and {score.shape}.")
@@ -235,7 +232,7 @@ def check_scores(is_member: BoolArray, score: FloatArray) -> None:
 
 
 def _levels(is_member: BoolArray, score: FloatArray) -> tuple[npt.NDArray[np.intp], int]:
-    """Each score's place (n,) among the distinct scores, ascending from 0, and how many there are."""
+    """Each score's rank (n,) among the distinct scores, ascending from 0, and the number of distinct scores."""
     check_scores(is_member, score)
     distinct, level = np.unique(score, return_inverse=True)
     return level, len(distinct)
@@ -244,7 +241,7 @@ def _levels(is_member: BoolArray, score: FloatArray) -> tuple[npt.NDArray[np.int
 def _counts(
     is_member: BoolArray, level: npt.NDArray[np.intp], n_levels: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Members, and non-members, at each distinct score, ascending. All metrics follow from these."""
+    """Numbers of members and of non-members at each distinct score, ascending. All metrics follow from these."""
     return (
         np.bincount(level[is_member], minlength=n_levels),
         np.bincount(level[~is_member], minlength=n_levels),
@@ -252,13 +249,13 @@ def _counts(
 
 
 def _rates(members: npt.NDArray[np.intp], non_members: npt.NDArray[np.intp]) -> _Rates:
-    """(fpr, tpr) when the k highest distinct scores are called members, for k = 0, 1, …"""
+    """(fpr, tpr) if the k highest distinct scores are predicted as members, for k = 0, 1, …"""
     fpr, tpr = (np.append(0, counts[::-1].cumsum()) / counts.sum() for counts in (non_members, members))
     return fpr, tpr
 
 
 def _auc(members: npt.NDArray[np.intp], non_members: npt.NDArray[np.intp]) -> float:
-    # Twice the number of ordered pairs is an integer, so an AUC of 0, 1 or 1/2 comes out exactly.
+    # Twice the number of ordered pairs is an integer, so AUCs of 0, 1 and 1/2 are exact.
     twice_ordered_pairs = int(members @ (2 * non_members.cumsum() - non_members))
     return twice_ordered_pairs / (2 * int(members.sum()) * int(non_members.sum()))
 
@@ -270,22 +267,22 @@ def _advantage(members: npt.NDArray[np.intp], non_members: npt.NDArray[np.intp])
 
 @lru_cache(maxsize=64)
 def _advantage_null(pooled: tuple[int, ...], n_members: int) -> float:
-    """The mean `advantage` where `n_members` of the examples, `pooled` per distinct score, are members at random.
+    """The mean `advantage` if `n_members` random examples are members; `pooled` is the number of examples per distinct score.
 
-    Scores of one target often have one tie pattern, none at all, so the last results are kept.
+    Results are cached, because scores of one target often have the same tie pattern (no ties).
     """
     counts, n = np.array(pooled), sum(pooled)
     draws = int(np.clip(_NULL_EXAMPLES // n, 100, _NULL_DRAWS))
     members = np.random.default_rng(0).multivariate_hypergeometric(counts, n_members, size=draws, method="count")
-    # TPR − FPR below each threshold; above it, it is the same with the sign turned.
+    # TPR − FPR below each threshold; above it, the value is the same with opposite sign.
     below = (members / n_members - (counts - members) / (n - n_members)).cumsum(axis=1)
     return float(np.abs(below).max(axis=1).mean())
 
 
 def _members_above(members: npt.NDArray[np.intp], non_members: npt.NDArray[np.intp], rank: float) -> float:
-    """How many members score above the non-member of this rank from the top, `rank` between 1 and their number.
+    """Number of members that score above the non-member of this rank from the top, for 1 ≤ `rank` ≤ number of non-members.
 
-    Between whole ranks in proportion. In a tie of a non-members and b members the j-th of these non-members has on
+    Interpolated linearly between whole ranks. In a tie of a non-members and b members, the j-th of these non-members has on
     average b·j/(a + 1) of these members above it.
     """
     members, non_members = members[::-1], non_members[::-1]
@@ -303,13 +300,13 @@ def _members_above(members: npt.NDArray[np.intp], non_members: npt.NDArray[np.in
 
 
 def _tpr_interval(caught: float, n_members: float, n_non_members: float, fpr: float) -> tuple[float, float]:
-    """The 95 % interval of `membership_metrics` for a TPR of caught/n_members at `fpr`; counts may be fractions."""
+    """The 95 % interval described in `membership_metrics` for a TPR of caught/n_members at `fpr`; counts may be fractional."""
     rank = fpr * (n_non_members + 1)
     over_fpr = betaincinv(rank, n_non_members + 1 - rank, _MIDPOINTS) / fpr
     least, most = np.minimum(over_fpr, 1), np.maximum(over_fpr, 1)
 
     def at_most(tpr: float) -> float:
-        """The probability of no more than `caught`, if the TPR at `fpr` is `tpr`."""
+        """The probability of at most `caught`, if the TPR at `fpr` is `tpr`."""
         return float(betainc(n_members - caught, caught + 1, 1 - tpr * least).mean())
 
     def at_least(tpr: float) -> float:
@@ -324,7 +321,7 @@ def _tpr_interval(caught: float, n_members: float, n_non_members: float, fpr: fl
 
 
 def _variance_inflation(fold: IntArray | None, correlation: float) -> float:
-    """How much more a mean varies where the errors of these folds are correlated than where examples are independent."""
+    """The variance of a mean with this correlation between the folds' errors, relative to independent examples."""
     if fold is None:
         return 1.0
     shares = np.unique(fold, return_counts=True)[1] / len(fold)
@@ -334,7 +331,7 @@ def _variance_inflation(fold: IntArray | None, correlation: float) -> float:
 def _auc_interval(
     members: npt.NDArray[np.intp], non_members: npt.NDArray[np.intp], inflation: float
 ) -> tuple[float, float]:
-    """The 95 % interval of `membership_metrics` for the AUC of these counts per distinct score."""
+    """The 95 % interval described in `membership_metrics`, for the AUC of these counts per distinct score."""
     n_members, n_non_members = int(members.sum()), int(non_members.sum())
     estimate = _auc(members, non_members)
     all_pairs_alike = float(_TAIL ** (inflation / min(n_members, n_non_members)))
@@ -345,7 +342,7 @@ def _auc_interval(
     if len(members) == 1:
         return all_pairs_alike / 2, 1 - all_pairs_alike / 2
 
-    # DeLong's placements: the share of non-members below a member, of members above a non-member.
+    # DeLong's placements: the share of non-members below each member, and of members above each non-member.
     below = (non_members.cumsum() - non_members / 2) / n_non_members
     above = 1 - (members.cumsum() - members / 2) / n_members
     variance = float(
@@ -360,9 +357,9 @@ def _auc_interval(
 def _balanced_accuracy(
     is_member: BoolArray, level: npt.NDArray[np.intp], n_levels: int, rng: np.random.Generator
 ) -> float:
-    """(TPR + TNR) / 2 at the threshold that is best on one random half, measured on the other.
+    """(TPR + TNR) / 2 on one random half, at the threshold that is best on the other half; the mean of both directions.
 
-    Both ways, averaged. Of equally good thresholds the highest is taken.
+    Among equally good thresholds, the highest is used.
     """
     half = example_folds(np.arange(len(is_member)), is_member, 2, rng) == 1
     advantage = []

@@ -1,4 +1,4 @@
-"""The best of several membership attacks, reported as papers do and reported honestly."""
+"""The best of several membership attacks, by the papers' protocol and by an honest one."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from attacks.base import IntArray, MembershipScores
 from attacks.metrics import MembershipMetrics, auc, example_folds, membership_metrics
 
 SELECTION_CORRELATION = 0.36
-"""The most that choosing among scores of independent errors correlates what is measured on the two halves.
+"""Maximum correlation between the two halves' measurements that is caused by choosing among scores with independent errors.
 
-Of J scores that know nothing it is μ²/(J − 1), μ being the mean of the largest of J normal deviates: .32 for 2, .36 for
-3, less for more. Scores whose errors agree, as those of thresholds do, come nearer to 0.
+For J uninformative scores it is μ²/(J − 1), where μ is the mean of the largest of J standard normal deviates: .32 for J = 2,
+.36 for 3, less for more. If the scores' errors agree, as those of thresholds do, it is closer to 0.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestOf:
-    """The best of several scores, twice.
+    """The best of several scores, by two protocols.
 
-    `paper_protocol_auc`, of the score `paper_protocol_score`: the highest AUC over all examples, chosen
-    on the very scores it is measured on, as papers and TensorFlow Privacy report it. Optimistic: for six
-    scores that know nothing, on 1,000 members and 1,000 non-members, it averages 0.516.
-    `metrics`: honest. The population is halved; the score chosen on each half is measured on the other, and
-    `selected` names the two choices. What was chosen and fitted saw no label of the examples it is measured on.
+    `paper_protocol_auc`, of the score `paper_protocol_score`: the highest AUC over all examples, chosen on the same data
+    that it is measured on, as papers and TensorFlow Privacy report it. It is optimistic: for six uninformative scores on
+    1,000 members and 1,000 non-members it averages 0.516.
+    `metrics`: honest. The population is split into halves. The score chosen on each half is measured on the other;
+    `selected` names the two choices. Choice and fit use no label of the examples that are measured.
     """
 
     paper_protocol_auc: float
@@ -38,24 +38,23 @@ class BestOf:
 
 
 def best_of(candidates: Mapping[str, MembershipScores], rng: np.random.Generator) -> BestOf:
-    """Choose among `candidates` by AUC; of equals, the first.
+    """Choose among `candidates` by AUC; among equals, the first.
 
-    The choice on a half is by `selection_score` where a candidate has one, so that a candidate that was fitted on
-    membership labels is judged by labels of that half alone; its `score` on the other half is by an attacker that was
-    fitted on this one. The halves are those that candidates were fitted on, else drawn by `rng`.
+    If a candidate has a `selection_score`, the choice on a half uses it. A candidate fitted on membership labels is
+    therefore judged by labels of that half alone, and its `score` on the other half comes from an attacker fitted on this
+    half. The halves are those that candidates were fitted on; otherwise `rng` draws them.
 
-    To be measured together, the scores of a half are replaced by their ranks in it, which takes no label.
-    Each half's choice, and fit, depends on the labels of the other, so the two halves err together. Intervals take a
-    correlation of 1 where both chosen scores were fitted on membership labels, which covers any, else
-    `SELECTION_CORRELATION`; `membership_metrics` says what that does.
+    To measure both halves together, scores are replaced by their ranks within each half, which needs no label. Each half's
+    choice and fit depend on the other half's labels, so the errors of the two halves are correlated. Intervals assume a
+    correlation of 1, the worst case, if both chosen scores were fitted on membership labels; otherwise
+    `SELECTION_CORRELATION`. See `membership_metrics`.
 
     Rows are aligned by example id, so their order does not matter. `rng` also draws the halves inside
     `membership_metrics`.
 
     Raises:
-        ValueError: no candidate, candidates that do not cover the same examples with the same membership or were
-            fitted on different halves, an example that comes twice, fewer than four members or four non-members,
-            or a NaN score.
+        ValueError: there is no candidate; candidates differ in their examples or membership, or were fitted on different
+            halves; an example appears twice; there are fewer than four members or four non-members; or a score is NaN.
     """
     aligned = _aligned(candidates)
     first = next(iter(aligned.values()))
@@ -81,7 +80,7 @@ def best_of(candidates: Mapping[str, MembershipScores], rng: np.random.Generator
             for name, one in aligned.items()
         }
         selected.append(max(on_half, key=on_half.__getitem__))
-        # From 0 to 1 in either half, and never equal between the two.
+        # From 0 to 1 in each half, and never equal across halves.
         rank[outside] = (rankdata(aligned[selected[-1]].score[outside]) - (0.25, 0.75)[number]) / outside.sum()
     is_fitted = all(aligned[name].fold is not None for name in selected)
     metrics = membership_metrics(is_member, rank, rng, half, 1.0 if is_fitted else SELECTION_CORRELATION)
@@ -94,7 +93,7 @@ def best_of(candidates: Mapping[str, MembershipScores], rng: np.random.Generator
 
 
 def _half(candidates: Mapping[str, MembershipScores]) -> IntArray | None:
-    """The halves that candidates were fitted on; None where none was fitted on membership labels."""
+    """The halves that candidates were fitted on; None if none was fitted on membership labels."""
     fitted = {name: one.fold for name, one in candidates.items() if one.fold is not None}
     if not fitted:
         return None
@@ -108,10 +107,10 @@ def _half(candidates: Mapping[str, MembershipScores]) -> IntArray | None:
 
 
 def _aligned(candidates: Mapping[str, MembershipScores]) -> dict[str, MembershipScores]:
-    """The candidates, all in the order of the example ids."""
+    """The candidates, all sorted by example id."""
     if not candidates:
         raise ValueError("There is no candidate to choose from.")
-    # An id may stand for one member and one non-member: train and test sets are often numbered apart.
+    # An id may occur once as a member and once as a non-member: train and test sets are often numbered separately.
     order = {name: np.lexsort((one.is_member, one.example_id)) for name, one in candidates.items()}
     rows = {
         name: np.stack((one.example_id, one.is_member.astype(np.int64)))[:, order[name]]

@@ -1,1 +1,1 @@
-"""Everything that makes one trained target: data, architectures, defenses, private gradients, the training loop."""
+"""Everything needed to train one target: data, architectures, defenses, private gradients, the training loop."""

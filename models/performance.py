@@ -1,4 +1,4 @@
-"""Switches of speed and memory. None of them can change what is clipped, or how much noise is added."""
+"""Options for speed and memory. None can change what is clipped or how much noise is added."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Performance:
-    """How one training uses the machine; its numbers change by rounding only, but for dropout's masks.
+    """How one training uses the machine. Results change by rounding only, except that dropout masks may differ.
 
     Args:
-        chunk_size: the most examples of a batch that private gradients work on at once, which bounds memory; None
-            takes as many as fit `chunk_bytes`, by what the first examples take. Ordinary gradients take whole batches;
-            `pad_to` may fill a chunk up beyond it.
-        chunk_bytes: None is 1.25 GiB on CPU and 5 GiB on CUDA.
-        channels_last: keep images with their channels innermost, which convolutions prefer.
-        replay: capture a step as a CUDA graph once for each number of rows and replay it, so that small models do not
-            wait for their kernels to be launched; None does so on CUDA. No other device can.
-        pad_to: rows are filled up to a multiple of this many with examples that weigh nothing, so that random batch
-            sizes come in few shapes; None is 32 where steps are replayed, else 1, since nothing is compiled.
+        chunk_size: the largest number of examples that private gradients process at once; it bounds memory. None: as many
+            as fit in `chunk_bytes`, measured on the first examples. `pad_to` may enlarge a chunk beyond it. Ordinary
+            gradients always use whole batches.
+        chunk_bytes: memory of a chunk. None: 1.25 GiB on CPU, 5 GiB on CUDA.
+        channels_last: store images with channels innermost, which is faster for convolutions.
+        replay: capture a step as a CUDA graph once for each number of rows, then replay it. This saves kernel launch time
+            in small models. None: true on CUDA. Other devices cannot replay.
+        pad_to: pad a batch to a multiple of this many rows with examples of weight zero, so that random batch sizes give few
+            shapes. None: 32 if steps are replayed, else 1, because nothing is compiled.
     """
 
     chunk_size: int | None = None
@@ -44,32 +44,32 @@ class Performance:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or left out")
 
     def replays_on(self, device: torch.device) -> bool:
-        """Whether steps are captured on this device."""
+        """Whether steps are replayed on this device."""
         if self.replay and device.type != "cuda":
             raise ValueError(f"replay captures CUDA graphs, and this is {device.type}; leave it out")
         return device.type == "cuda" if self.replay is None else self.replay
 
     def rows_multiple_on(self, device: torch.device) -> int:
-        """What numbers of rows are a multiple of."""
+        """The number of rows is padded to a multiple of this."""
         return self.pad_to or (32 if self.replays_on(device) else 1)
 
     def chunk_bytes_on(self, device: torch.device) -> int:
-        """What a chunk may take."""
+        """The memory that a chunk may use, in bytes."""
         return self.chunk_bytes or (5 * 2**30 if device.type == "cuda" else 5 * 2**28)
 
 
 def forward(model: nn.Module, images: Tensor, precision: Precision) -> Tensor:
-    """Logits in float32; in between, activations are in `precision` where PyTorch's autocast finds that safe."""
+    """Logits in float32. Activations are in `precision` wherever PyTorch's autocast allows it."""
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         logits: Tensor = model(images)
     return logits.float()
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """Refuse bf16 where it would be emulated.
+    """Check that the device computes in `precision` without emulation.
 
     Raises:
-        ValueError: this CPU or GPU does not compute in bfloat16.
+        ValueError: `precision` is bf16 and this CPU or GPU does not compute in bfloat16.
     """
     if precision == "fp32":
         return
@@ -87,16 +87,16 @@ def cpu_has_bf16() -> bool:
 
 Outputs = tuple[Tensor, ...]
 Capture = Callable[[Callable[..., Outputs], Sequence[Tensor]], tuple[Outputs, Callable[[], None]]]
-"""Takes a function and the tensors it shall read; gives the tensors it writes, and what runs it again."""
+"""Takes a function and its input tensors; returns its output tensors and a function that runs it again."""
 
 
 class Replay:
-    """A function of tensors, captured once for each shape of its arguments and then replayed.
+    """A function of tensors that is captured once for each shape of its arguments, then replayed.
 
-    The tensors it gives are overwritten by the next call. The function must do the same work, whatever the values, and
-    must not read any back; one that does cannot be captured, and is called as it is, with one warning in the log. What it
-    finds outside of its arguments, such as a model's mode, is that of the capture. Random numbers are drawn as if nothing
-    had been captured.
+    The next call overwrites the returned tensors. The function must do the same work for all values and must not copy a
+    value to the host; a function that does cannot be captured and is called directly, with one warning in the log. State
+    other than the arguments, such as a model's mode, stays as it was at the capture. Random numbers are drawn as without a
+    capture.
     """
 
     def __init__(self, function: Callable[..., Outputs], capture: Capture | None = None) -> None:
@@ -124,9 +124,9 @@ class Replay:
 
 
 class CudaGraphs:
-    """Captures functions as CUDA graphs, after the runs on another stream that PyTorch asks for.
+    """Captures functions as CUDA graphs, after the warm-up runs on a side stream that PyTorch requires.
 
-    All share their memory, so that the results of one are overwritten by another, too.
+    All graphs share one memory pool, so running one also overwrites the results of the others.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
 """Independent random streams of one trial.
 
-A trial's initialization must not depend on how many batches were drawn, nor its noise on its split, so
-each purpose has a stream of its own. Most streams derive from the trial's seed alone, which pairs the arms of a
-comparison. Those that a privacy guarantee rests on also derive from the target's identity: two private runs that
-shared their noise would, together, give away what the noise hides.
+Each purpose has its own stream, so that, for example, initialization does not depend on how many batches were drawn, nor
+noise on the split. Most streams derive from the trial's seed alone, which pairs the arms of a comparison. Streams that a
+privacy guarantee depends on also derive from the target's identity: two private runs with the same noise would together
+reveal what the noise hides.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """What a random stream is for. The numbers are part of every recorded result: never reuse one."""
+    """The purpose of a random stream. Every recorded result depends on these numbers: never reuse one."""
 
     INIT = 0
     SAMPLING = 1
@@ -28,12 +28,12 @@ class Stream(IntEnum):
 
 
 def numpy_generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:
-    """The NumPy generator of a stream; `index` tells several uses of one stream apart."""
+    """The NumPy generator of a stream; `index` separates several uses of one stream."""
     return np.random.default_rng([seed, stream, index])
 
 
 def torch_seed(seed: int, stream: Stream, index: int = 0, target_id: str = "") -> int:
-    """A 128-bit seed of the stream for `seed_torch`; with a `target_id`, of that target's own stream."""
+    """A 128-bit seed of the stream, for `seed_torch`. With a `target_id`, the stream belongs to that target alone."""
     owner = [int.from_bytes(hashlib.sha256(target_id.encode()).digest())] if target_id else []
     words = np.random.SeedSequence([seed, stream, index, *owner]).generate_state(2, np.uint64)
     return int(words[0]) << 64 | int(words[1])
@@ -49,24 +49,24 @@ def torch_generator(
 
 
 def seed_torch(generator: torch.Generator, seed: int) -> None:
-    """Seed a generator from an integer of any size, all bits of which count.
+    """Seed a generator from all bits of an integer of any size.
 
-    `manual_seed` reads 32 bits on CPU, so that 100,000 streams would collide. Here the whole state of the CPU's Mersenne
-    Twister is filled from a `SeedSequence`. CUDA's Philox has a key of 64 bits, which are drawn from it.
+    `manual_seed` reads only 32 bits on CPU, so 100,000 streams would collide. Here a `SeedSequence` fills the whole state
+    of the CPU's Mersenne Twister. On CUDA it gives the 64-bit key of Philox.
     """
     sequence = np.random.SeedSequence(seed)
     if generator.device.type != "cpu":
         generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
         return
     key = np.random.MT19937(sequence).state["state"]["key"].astype(np.uint64)
-    # PyTorch's layout: the seed, what is left of the block (4 bytes), whether it was seeded (4), the next word, the words
+    # PyTorch's layout: seed, words left in the block (4 bytes), whether seeded (4 bytes), index of the next word, words
     state = torch.Generator().manual_seed(0).get_state()
     state[24 : 24 + key.nbytes] = torch.from_numpy(key.view(np.uint8))
     generator.set_state(state)
 
 
 def seed_global_torch(seed: int, device: torch.device | None = None) -> None:
-    """Seed PyTorch's global generator on CPU, and that of a CUDA `device`."""
+    """Seed PyTorch's global CPU generator and, if `device` is a CUDA device, its global generator."""
     seed_torch(torch.default_generator, seed)
     if device is not None and device.type == "cuda":
         seed_torch(torch.cuda.default_generators[device.index or 0], seed)

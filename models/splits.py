@@ -1,4 +1,4 @@
-"""Who is a member: four ways of splitting a dataset between the target, the shadow and the test."""
+"""Four ways to split a dataset into members, non-members, shadow data and test examples."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ _NONE: IntArray = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Positions in a dataset whose training examples come first, then its test examples.
+    """Positions in a dataset, in which training examples come first and test examples after them.
 
-    `members` is what the target is trained on. `test` measures accuracy; under `official` it is also
-    the non-members.
+    The target is trained on `members`. Accuracy is measured on `test`; under `official` these are also the non-members.
     """
 
     members: IntArray
@@ -30,7 +29,7 @@ class Split:
     shadow_out: IntArray = field(default_factory=lambda: _NONE)
 
     def roles(self, count: int) -> list[str]:
-        """The role of each of `count` examples; one that is in no set is unused."""
+        """The role of each of `count` examples; an example in no set is "unused"."""
         roles = ["unused"] * count
         for name in ("test", "non_members", "members", "shadow_in", "shadow_out"):
             for position in getattr(self, name).tolist():
@@ -39,23 +38,23 @@ class Split:
 
 
 def official(n_train: int, n_test: int, seed: int) -> Split:
-    """The papers' protocol: members are the training set, non-members the test set.
+    """The papers' protocol: members are the training set, non-members are the test set.
 
-    The two were not drawn from one shuffled pool, so an attack may tell them apart by more than
-    membership; reported as the papers' protocol, beside the honest one. `seed` changes nothing.
+    The two sets do not come from one shuffled pool, so an attack may tell them apart by more than membership. Results are
+    therefore reported as the papers' protocol, beside an honest one. `seed` has no effect.
     """
     test = np.arange(n_train, n_train + n_test)
     return Split(members=np.arange(n_train), non_members=test, test=test)
 
 
 def half(n_train: int, n_test: int, seed: int) -> Split:
-    """Members are a random half of the shuffled training pool, non-members the other half."""
+    """Members are a random half of the training pool; non-members are the other half."""
     members, non_members = _parts(n_train, seed, 2)
     return Split(members=members, non_members=non_members, test=np.arange(n_train, n_train + n_test))
 
 
 def quarters(n_train: int, n_test: int, seed: int) -> Split:
-    """Salem et al. 2018: four disjoint parts of one shuffled pool, in and out for target and shadow."""
+    """Salem et al. 2018: four disjoint random parts of the training pool, in and out for the target and the shadow."""
     members, non_members, shadow_in, shadow_out = _parts(n_train, seed, 4)
     return Split(
         members=members,
@@ -67,11 +66,11 @@ def quarters(n_train: int, n_test: int, seed: int) -> Split:
 
 
 def coins(n_train: int, n_test: int, seed: int) -> Split:
-    """Steinke, Nasr & Jagielski 2023: a fair coin of its own makes each example of the pool a member, or a non-member.
+    """Steinke, Nasr & Jagielski 2023: an independent fair coin decides for each example of the pool if it is a member.
 
-    Their audit of one training run turns right guesses into a lower bound on ε by counting them as independent coins.
-    Halves of a fixed size are none: to know some of their members says something of the others. How many members there
-    are is binomial, n_train / 2 ± √n_train / 2, and depends on `seed`.
+    Their audit of one training run derives a lower bound on ε from the number of right guesses, and needs independent
+    coins. Halves of a fixed size are not independent: knowing some members tells something about the others. The number of
+    members is binomial, n_train / 2 ± √n_train / 2, and depends on `seed`.
     """
     heads = numpy_generator(seed, Stream.SPLIT, 2).random(n_train) < 0.5
     return Split(
@@ -82,7 +81,7 @@ def coins(n_train: int, n_test: int, seed: int) -> Split:
 
 
 def _parts(n_train: int, seed: int, parts: int) -> list[IntArray]:
-    """Equal, disjoint, sorted random parts of the pool; up to parts − 1 examples are left over."""
+    """Equal, disjoint random parts of the pool, each sorted; up to parts − 1 examples are left over."""
     shuffled = numpy_generator(seed, Stream.SPLIT).permutation(n_train)
     size = n_train // parts
     return [np.sort(shuffled[i * size : (i + 1) * size]).astype(np.int64) for i in range(parts)]
@@ -94,9 +93,9 @@ SPLITS: dict[str, Callable[[int, int, int], Split]] = {
     "quarters": quarters,
     "coins": coins,
 }
-"""Every split by the name users type: `(n_train, n_test, seed) -> Split`."""
+"""Every split, `(n_train, n_test, seed) -> Split`, by the name that users type."""
 
 SPLITS_WITH_SHADOW_DATA = frozenset({"quarters"})
 
 COIN_SPLITS = frozenset({"coins"})
-"""Splits that toss a coin for each member: how many there are depends on the seed, and one run can be audited."""
+"""Splits that toss a coin for each example. The number of members depends on the seed, and one run can be audited."""

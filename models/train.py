@@ -1,4 +1,4 @@
-"""`fit`: the one training loop, for every defense."""
+"""`fit`: the single training loop for all defenses."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ class DivergedError(ArithmeticError):
 
 
 LEARNING_RATES = {"sgd": 0.1, "adam": 0.001, "adagrad": 0.01, "adadelta": 1.0}
-"""The learning rate of each optimizer where none is given: PyTorch's own defaults, and 0.1 for SGD, which has none."""
+"""Default learning rates: PyTorch's own, except 0.1 for SGD."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """The optimizer and its settings, the same for every arm of a comparison.
 
-    `learning_rate` is by default the optimizer's in `LEARNING_RATES`; `momentum` is SGD's alone; all else is as PyTorch
-    has it. `evaluate_every` is the number of epochs between measurements on the test set in the history; 0 makes
-    none (the finished target is measured in any case). `sampling` is how batches are drawn: shuffled, each example
-    once per epoch, or Poisson samples, for which `batch_size` is the expected size, and by which gradients are averaged;
-    a mechanism whose guarantee needs Poisson samples draws them in any case. `paired_batches` has accounted mechanisms
-    draw batches and dropout masks from the seed alone, as all others do, so that the arms of one seed differ by their
-    mechanisms only: their guarantees then do not compose. `precision` is that of activations in
-    training, private or not: bf16 is faster where the machine computes in it; weights, gradients of weights, losses and
-    all measurements are fp32.
+    - `learning_rate`: default in `LEARNING_RATES`. `momentum`: for SGD only. Other settings are PyTorch's defaults.
+    - `sampling`: how batches are drawn. `shuffled`: each example once per epoch. `poisson`: Poisson samples of expected
+      size `batch_size`, by which summed gradients are divided. A mechanism whose guarantee needs Poisson samples always
+      draws them.
+    - `paired_batches`: accounted mechanisms draw batches and dropout masks from the seed alone, as all other trainings do.
+      The arms of one seed then differ only by their mechanisms, but their guarantees do not compose.
+    - `evaluate_every`: number of epochs between test measurements in the history; 0 for none. The finished target is
+      always measured.
+    - `precision`: of activations in training, private or not. bf16 is faster if the machine computes in it. Weights, their
+      gradients, losses and all measurements are fp32.
     """
 
     epochs: int = 30
@@ -60,14 +61,14 @@ class Training:
     precision: Precision = "fp32"
 
     revision: ClassVar[int] = 2
-    """Goes up when the same configuration would train another target."""
+    """Raised when the same configuration would train a different target."""
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch_size", 1), ("evaluate_every", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}")
         if self.learning_rate is None:
-            # Spelled out, so that a default and the same value given by hand are one configuration
+            # Resolved here, so that the default and the same value set by hand are one configuration
             object.__setattr__(self, "learning_rate", LEARNING_RATES[self.optimizer])
         assert self.learning_rate is not None
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -82,7 +83,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One row of a target's history; see the table `history` for the columns' meaning."""
+    """One row of a target's history; the table `history` defines the columns."""
 
     epoch: int
     step: int
@@ -98,9 +99,9 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
-    """All that a training needs to go on after an epoch as if it had never stopped, in memory of its own.
+    """Everything needed to resume a training after an epoch as if it had never stopped. It shares no memory with it.
 
-    `clip_norms` are those of private gradients, else None.
+    `clip_norms` are those of private gradients, or None for ordinary ones.
     """
 
     model: dict[str, Tensor]
@@ -113,9 +114,9 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedTarget:
-    """A trained model, in eval mode, with the plan it was trained by and how that went.
+    """A trained model in eval mode, with its plan, history and times.
 
-    `steps` counts what was really taken; `guarantee` is computed from it and is None where nothing is proved.
+    `steps` is the number of steps actually taken. `guarantee` is computed from it; it is None if nothing is proved.
     """
 
     model: StagedModel
@@ -128,15 +129,15 @@ class TrainedTarget:
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Mean over all steps but the first, which pays for set-up; None for a single step."""
+        """Mean over all steps except the first, which includes set-up; None if there was only one step."""
         return self.train_time_s / (self.steps - 1) if self.steps > 1 else None
 
 
 def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedModel, n_train: int) -> TrainingPlan:
-    """The plan that `defenses`, in order, make of `training` on `n_train` examples.
+    """The plan for `training` on `n_train` examples, after all `defenses` edited it in order.
 
     Raises:
-        ValueError: the batch is larger than the data, or the defenses do not go together.
+        ValueError: the batch is larger than the training data, or the defenses cannot be combined.
     """
     if training.batch_size > n_train:
         raise ValueError(
@@ -154,7 +155,7 @@ def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedMo
 def build_model(
     architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo, init_seed: int
 ) -> StagedModel:
-    """The architecture for a dataset, initialized from `init_seed` alone and edited by the defenses."""
+    """The model for a dataset, initialized from `init_seed` alone, then edited by the defenses."""
     with torch.random.fork_rng(devices=[]):
         seed_global_torch(init_seed)
         model = architecture.build(info)
@@ -182,25 +183,26 @@ def fit(
 ) -> TrainedTarget:
     """Train one model on the examples at `members`, on the device that holds `data`.
 
-    Randomness: initialization, batches, dropout and noise each have a stream of `seed`; `stream_index` is 0
-    for a target and from 1 for its shadows, which share nothing with it. Noise is also of `target_id`, the target's
-    identity, and so are batches and dropout under an accounted mechanism, unless `training.paired_batches`: no two
-    private runs then share any of what their guarantees rest on. A mechanism with `secure_noise` draws all three from
-    the system's generator, and the same call gives other weights each time. `on_epoch` gets each epoch's
-    record and the number of epochs. `on_checkpoint` gets a checkpoint after each epoch for which `is_checkpoint_due`
-    says so; with one of them as `resume`, and all else the same, training goes on to the weights and the ε of a run that
-    was never interrupted.
+    Randomness: initialization, batches, dropout and noise each have their own stream, derived from `seed` and
+    `stream_index` (0 for a target, 1 and up for its shadows, which share no stream with it). Noise also derives from
+    `target_id`. So do batches and dropout masks under an accounted mechanism, unless `training.paired_batches` is true;
+    two private runs then share none of the random numbers that their guarantees depend on. With `secure_noise`, batches,
+    dropout masks and noise come from the operating system's generator, so each call gives different weights.
+
+    `on_epoch` is called with each epoch's record and the number of epochs. `on_checkpoint` is called with a checkpoint
+    after each epoch if `is_checkpoint_due` returns true. Given such a checkpoint as `resume` and otherwise the same
+    arguments, training ends with the weights and ε of an uninterrupted run.
 
     Raises:
         DivergedError: the loss of an epoch is not finite.
-        ValueError: see `make_plan`; or `training.precision` is nothing that this device computes in.
+        ValueError: see `make_plan`; or this device does not compute in `training.precision`.
     """
     device, performance = data.images.device, performance or Performance()
     check_precision(training.precision, device)
     model = build_model(architecture, defenses, data.info, torch_seed(seed, Stream.INIT, stream_index)).to(device)
     plan = make_plan(training, defenses, model, len(members))
     if performance.channels_last:
-        # Convolutions run faster on CPU and GPU alike when channels are innermost; the numbers differ by rounding only.
+        # Convolutions are faster on CPU and GPU with channels innermost; results differ by rounding only.
         model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(training, _parameter_groups(model, plan))
     is_own = plan.accounting is not None and not training.paired_batches
@@ -312,7 +314,7 @@ def fit(
 
 
 class PlainGradient:
-    """The ordinary gradient of a batch: the mean, or the sum over `expected_batch_size` where that is given."""
+    """The ordinary gradient of a batch: the mean, or the sum divided by `expected_batch_size` if that is given."""
 
     def __init__(
         self,
@@ -326,13 +328,13 @@ class PlainGradient:
         self._expected_batch_size = expected_batch_size
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._precision = precision
-        # Poisson batches come in too many sizes to capture each, and are padded for private gradients only.
+        # Poisson batches have too many sizes to capture each; only private gradients pad them.
         replays = expected_batch_size is None and (performance or Performance()).replays_on(self._parameters[0].device)
         self._run = Replay(self._gradients) if replays else self._gradients
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Set every `.grad` from a batch; gives the summed loss and the number right, both 0-d tensors."""
-        if not len(labels):  # a Poisson sample may be empty, which not every layer takes
+        """Set every `.grad` from a batch. Returns the summed loss and the number of right answers, both 0-d tensors."""
+        if not len(labels):  # a Poisson sample may be empty, and some layers refuse empty input
             for parameter in self._parameters:
                 parameter.grad = torch.zeros_like(parameter)
             return torch.zeros((), device=images.device), torch.zeros((), device=images.device)
@@ -350,7 +352,7 @@ class PlainGradient:
 
 
 def predict(model: nn.Module, data: ImageData, index: IntArray) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) in eval mode, and labels (n,), of the examples at `index`, on CPU."""
+    """Logits (n, classes) in eval mode and labels (n,) of the examples at `index`, on CPU."""
     was_training = model.training
     model.eval()
     positions = torch.from_numpy(index).to(data.images.device)
@@ -362,7 +364,7 @@ def predict(model: nn.Module, data: ImageData, index: IntArray) -> tuple[Tensor,
 
 
 def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy in nats and the fraction right."""
+    """Mean cross-entropy in nats, and the fraction of right answers."""
     return float(cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
 
 
@@ -381,7 +383,7 @@ def _optimizer(training: Training, groups: list[dict[str, object]]) -> torch.opt
 
 
 def _parameter_groups(model: nn.Module, plan: TrainingPlan) -> list[dict[str, object]]:
-    """One group per penalty; λ‖w‖² has gradient 2λw, hence the 2."""
+    """One parameter group per penalty λ. The gradient of λ‖w‖² is 2λw, hence the factor 2."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault(plan.weight_decay.get(name, 0.0), []).append(parameter)
@@ -389,7 +391,7 @@ def _parameter_groups(model: nn.Module, plan: TrainingPlan) -> list[dict[str, ob
 
 
 def _batches(plan: TrainingPlan, members: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
-    """Endless batches of positions: shuffled without replacement per epoch, or Poisson samples."""
+    """Endless batches of positions: shuffled each epoch without replacement, or Poisson samples."""
     while True:
         if plan.sampling == "poisson":
             yield members[uniform(len(members), generator, members.device) < plan.sample_rate]

@@ -1,4 +1,4 @@
-"""What every comparison takes and gives: a measurement over a group of recorded targets."""
+"""Base class of comparisons, which measure a group of recorded targets."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, kw_only=True)
 class TargetLabel:
-    """What is known of a target before it is trained."""
+    """Facts about a target that are known before training."""
 
     target_id: str
     twin_id: str | None
-    """The target that is the same but for its private mechanism; None where it has none, or no twin."""
+    """The same target without its private mechanism. None if the target has no mechanism or no twin."""
     cell_id: str
-    """Equal for targets that differ by their seed alone."""
+    """Equal for targets that differ only by seed."""
     seed: int
     is_private: bool
-    """Whether a private mechanism trained it."""
+    """Whether it is trained with a private mechanism."""
 
 
 class ComparedTarget(Protocol):
@@ -37,8 +37,8 @@ class ComparedTarget(Protocol):
 class Comparison(ABC):
     """Base of all comparisons: a frozen, keyword-only dataclass with two methods.
 
-    Class constants: `table` is the table that takes the rows; `revision` goes up when the same configuration would give other
-    results; `source` cites where the comparison comes from.
+    Class constants: `table` is the table that the rows go to. `revision` is raised when the same configuration would give
+    different results. `source` cites the comparison's origin.
     """
 
     table: ClassVar[str]
@@ -47,9 +47,9 @@ class Comparison(ABC):
 
     @abstractmethod
     def groups(self, targets: Sequence[TargetLabel]) -> Iterator[tuple[str, ...]]:
-        """Target ids of each group, in the order in which `run` gets them; the first is the one that the group is named after.
+        """Target ids of each group, in the order that `run` gets them. The first id names the group.
 
-        `targets` are those that are finished or may still finish.
+        `targets` are those that have finished or may still finish.
         """
 
     @abstractmethod

@@ -1,6 +1,6 @@
-"""Total parameters value difference: how far a mechanism moved a model's weights from its undefended twin's.
+"""Total parameters value difference (TPVD): distance of a private model's weights from those of its undefended twin.
 
-It depends on the seed, the initialization and the optimizer, and is no guarantee. This module imports no torch.
+It depends on seed, initialization and optimizer, and is not a guarantee. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ SKETCH_SIZE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Tpvd(Comparison):
-    """TPVD: how far a mechanism moved the weights from the twin's, which has the same seed, and from those of another seed."""
+    """TPVD: distance of a private target's weights from its undefended twin of the same seed, and from one of another seed."""
 
     table: ClassVar[str] = "tpvd"
     source: ClassVar[str] = "Lin, Bao, Li, Si & Chu 2020, section 4.5.3"
 
     def groups(self, targets: Sequence[TargetLabel]) -> Iterator[tuple[str, ...]]:
-        """A target, its twin, and the twin's next seed in the order of seeds (after the last the first), if there is one."""
+        """A target, its twin and, if it exists, the twin's counterpart with the next seed (after the last seed, the first)."""
         known = {target.target_id: target for target in targets}
         cells: dict[str, list[TargetLabel]] = {}
         for target in targets:
@@ -60,12 +60,12 @@ class Tpvd(Comparison):
 
 
 def value_differences(weights: Mapping[str, FloatTensor], twin: Mapping[str, FloatTensor]) -> dict[str, float | None]:
-    """‖W − W̄‖ / ‖W‖ of each parameter tensor, W being the twin's (equations 16 and 17), in the twin's order.
+    """‖W − W̄‖ / ‖W‖ for each parameter tensor, where W is the twin's (equations 16 and 17), in the twin's order.
 
-    0 for identical tensors. None where the twin's tensor is zero, or either is not finite, which the paper does not foresee.
+    0 for identical tensors. None if the twin's tensor is zero or either tensor is not finite; the paper does not cover this.
 
     Raises:
-        ValueError: the two have tensors of other names or shapes.
+        ValueError: the names or shapes of the tensors differ.
 
     Source: Lin, Bao, Li, Si & Chu 2020, section 4.5.3, after Wang et al. 2006.
     """
@@ -82,9 +82,9 @@ def value_differences(weights: Mapping[str, FloatTensor], twin: Mapping[str, Flo
 
 
 def tpvd(differences: Mapping[str, float | None]) -> float | None:
-    """The mean of the tensors' value differences (equation 18), those that have none left out; None if none has.
+    """The mean of the tensors' value differences (equation 18), ignoring None; None if all are None.
 
-    Every tensor counts alike, biases too: the paper's sum is over "weights" without saying whether these are among them.
+    All tensors have equal weight, including biases. The paper sums over "weights" and does not say if these include biases.
     """
     known = [value for value in differences.values() if value is not None]
     return float(np.mean(known)) if known else None
@@ -93,10 +93,11 @@ def tpvd(differences: Mapping[str, float | None]) -> float | None:
 def displacement_sketch(
     weights: Mapping[str, FloatTensor], twin: Mapping[str, FloatTensor]
 ) -> npt.NDArray[np.float32] | None:
-    """A count sketch (256,) of all that TPVD is made of: (W − W̄) / ‖W‖ of every tensor, W being the twin's.
+    """A count sketch (256,) of (W − W̄) / ‖W‖ over all tensors, where W is the twin's.
 
-    The distance between the sketches of two targets with one twin estimates, to some 9 %, that between their weights on
-    the same scale: near 0 beside the sketches' own norms, both are one run. None where no tensor has a value difference.
+    For two targets with the same twin, the distance between their sketches estimates, to about 9 %, the distance between
+    their weights on the same scale. If it is near 0 relative to the sketches' norms, both are the same run. None if no
+    tensor has a value difference.
 
     Source: Charikar, Chen & Farach-Colton 2002, with one row.
     """

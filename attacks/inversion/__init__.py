@@ -1,1 +1,1 @@
-"""Model inversion: what did the input look like? One file per attack."""
+"""Model inversion: reconstructing inputs from a model. One file per attack."""

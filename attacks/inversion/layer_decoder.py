@@ -1,4 +1,4 @@
-"""Inversion from each layer of the target by a trained decoder."""
+"""Model inversion from each layer of the target, by a trained decoder."""
 
 from __future__ import annotations
 
@@ -27,24 +27,23 @@ PREDICTION_INPUTS = ("posterior", "log_posterior")
 
 @dataclass(frozen=True, kw_only=True)
 class LayerDecoder(Attack):
-    """For each cut point: freeze the target up to it, train a decoder back to the image, report the error.
+    """Trains a decoder from each layer's activations back to the image and reports the reconstruction error.
 
-    The decoder minimizes the mean squared error with Adam on attacker data disjoint from the target's;
-    hidden layers use SiLU, the output is a convolution and a sigmoid. Errors are per pixel on images in
-    [0, 1], on members, non-members and test examples. Two controls say how much of it is inversion at all:
-    the attacker's mean image, and the same attack on a freshly initialized target. The frozen part is in
-    eval mode and its activations are computed once.
+    The target is frozen up to the cut point, in eval mode; its activations are computed once. The decoder minimizes the
+    mean squared error with Adam on attacker data disjoint from the target's. Hidden layers use SiLU; the output layer is a
+    convolution and a sigmoid. Errors are per pixel on images in [0, 1], for members, non-members and test examples. Two
+    controls show how much of the result is inversion: the attacker's mean image, and the same attack on a newly initialized
+    target.
 
-    `prediction_input` is what an attacker sees of the last layer: the posterior, or its logarithm, which a
-    saturated softmax does not flatten.
+    `prediction_input` is what the attacker sees of the last layer: the posterior, or its logarithm, which stays informative
+    if the softmax saturates.
 
-    Source: Lomurno & Matteucci 2022, section 4. Deviations: the paper's decoder (its Figure 3) and its
-    attacker's data are lost, so the decoder's size is a choice: a first layer to `width` channels (a dense
-    layer to a small map where the cut is flat), then nearest-neighbor doubling and a 3×3 convolution until
-    the image's size is reached.
+    Source: Lomurno & Matteucci 2022, section 4. Deviations: the paper's decoder (its Figure 3) and attacker data are lost,
+    so the decoder is our choice. A first layer maps to `width` channels (a dense layer to a small map if the cut is flat);
+    then nearest-neighbor doubling and a 3×3 convolution repeat until the image's size is reached.
 
-    Randomness: subsets, the decoder's initialization and its batches come from `rng`; a control decoder
-    starts and is fed like its counterpart.
+    Randomness: subsets, the decoder's initialization and its batches come from `rng`. A control decoder has the same
+    initialization and batches as its counterpart.
     """
 
     epochs: int = 10
@@ -145,7 +144,7 @@ class LayerDecoder(Attack):
 
 
 class Decode:
-    """Images to their reconstructions, both (n, channels, height, width); the output is float in [0, 1]."""
+    """Maps images to their reconstructions, both (n, channels, height, width); the output is float in [0, 1]."""
 
     def __init__(self, features: Callable[[Tensor], Tensor], decoder: nn.Module) -> None:
         self._features = features
@@ -158,7 +157,7 @@ class Decode:
 
 
 def build_decoder(activation_shape: tuple[int, ...], image_shape: tuple[int, ...], width: int) -> nn.Sequential:
-    """From one activation, flat or (channels, height, width), to an image; see `LayerDecoder` for its form."""
+    """A decoder from an activation, flat or (channels, height, width), to an image; `LayerDecoder` describes it."""
     channels, height, width_px = image_shape
     layers: list[nn.Module] = []
     if len(activation_shape) == 1:

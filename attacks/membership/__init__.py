@@ -1,4 +1,4 @@
-"""Membership inference: was this example in the training set? One file per attack."""
+"""Membership inference: was an example in the training set? One file per attack."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 
 def check_names(what: str, names: Sequence[str], allowed: Iterable[str]) -> None:
-    """Raise ValueError where `names` is empty, repeats one, or has one that is not in `allowed`."""
+    """Raise ValueError if `names` is empty, has a duplicate, or has a name that is not in `allowed`."""
     allowed = tuple(allowed)
     if not names:
         raise ValueError(f"No {what} given. Available: {', '.join(allowed)}.")

@@ -1,4 +1,4 @@
-"""Membership learned on a shadow model: train one like the target, see how it answers, transfer that."""
+"""Membership inference learned on a shadow model, which is trained like the target, and transferred to the target."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ _L2 = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Shadow(Attack):
-    """A classifier fitted on one shadow model's members and non-members, applied to the target's.
+    """Fits a classifier on the members and non-members of one shadow model and applies it to the target.
 
-    The shadow is trained by the target's own recipe on data disjoint from the target's; the target's
-    membership labels are used for nothing. Features are the three largest class probabilities, in
-    descending order (both, for two classes), in float64; the true label is not looked at. The score,
-    higher for members, is the classifier's log-odds of being a member, in nats. Nothing is random but
-    what `train_shadow` does.
+    The shadow is trained by the target's own recipe on data disjoint from the target's. The target's membership labels are
+    not used. Features are the three largest class probabilities in descending order (both, for two classes), in float64;
+    the true label is not used. The score, higher for members, is the classifier's log-odds of membership, in nats. Only
+    `train_shadow` is random.
 
-    Source: Salem et al. 2019, "ML-Leaks", adversary 1. Deviations: the attack model, a softmax
-    regression with an L2 penalty of 1e-6 ‖W‖² on its mean cross-entropy, is solved to its optimum, where
-    the authors take 50 epochs of Adam (rate 0.01, batches of 10). The authors' public code fits on the
-    target and applies to the shadow; here it is the way the paper says.
+    Source: Salem et al. 2019, "ML-Leaks", adversary 1. Deviations: the attack model is a softmax regression with an L2
+    penalty of 1e-6 ‖W‖² on its mean cross-entropy; it is solved to the optimum, while the authors run 50 epochs of Adam
+    (rate 0.01, batches of 10). The authors' public code fits on the target and applies to the shadow; this follows the
+    paper.
     """
 
     family: ClassVar[str] = "membership"
@@ -41,9 +40,8 @@ class Shadow(Attack):
         """One `MembershipScores`, named `shadow`. Calls `target.train_shadow` once.
 
         Raises:
-            AttackError: there is no shadow data, too few members or non-members of the target or of the
-                shadow, the two differ in their classes, or outputs that cannot be used
-                (`class_probabilities` says which).
+            AttackError: there is no shadow data; the target or the shadow has too few members or non-members; their
+                numbers of classes differ; or outputs are unusable (see `class_probabilities`).
         """
         population = target.population
         self.check_population(int(population.is_member.sum()), int((~population.is_member).sum()))
@@ -61,8 +59,8 @@ class Shadow(Attack):
                 f"The shadow model answers with {n_shadow_classes} classes, the target with {n_classes}: "
                 "the shadow must be trained by the target's recipe."
             )
-        # Salem's two weight columns are w/2 and −w/2 at the optimum, so _L2 ‖W‖² is _L2 ‖w‖²/2. That
-        # over a mean of n losses is scikit-learn's ‖w‖²/2 over C times their sum for C = 1/(_L2 n).
+        # Salem's two weight columns are w/2 and −w/2 at the optimum, so _L2 ‖W‖² = _L2 ‖w‖²/2. With the mean of n losses
+        # this is scikit-learn's objective, ‖w‖²/2 + C · (sum of losses), for C = 1/(_L2 n).
         classifier = LogisticRegression(C=1 / (_L2 * len(shadow.outputs)), solver="newton-cholesky", max_iter=1000)
         classifier.fit(_top_posteriors(shadow.outputs), shadow.is_member)
         return [
@@ -76,6 +74,6 @@ class Shadow(Attack):
 
 
 def _top_posteriors(outputs: ModelOutputs) -> npt.NDArray[np.float64]:
-    """(n, min(3, classes)): the largest class probabilities, descending."""
+    """The largest class probabilities in descending order, (n, min(3, classes))."""
     probabilities = class_probabilities(outputs).astype(np.float64)
     return -np.sort(-probabilities, axis=1)[:, :_TOP_POSTERIORS]

@@ -1,4 +1,4 @@
-"""Membership from one number per example: how sure the model is of its answer. Nothing is trained."""
+"""Membership inference by thresholding the model's confidence. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _floored_log(probabilities: FloatArray) -> FloatArray:
     return log
 
 
-# TensorFlow Privacy's forms, of probabilities (n, classes) and true labels (n,).
+# TensorFlow Privacy's scores, from probabilities (n, classes) and true labels (n,).
 _CLIPPED = {
     "max_posterior": _max_posterior,
     "loss": log_likelihood,
@@ -53,14 +53,14 @@ _CLIPPED = {
 
 
 def _log_softplus(x: _Floats) -> _Floats:
-    """log log(1 + e^x): with x the log-odds of p, the log of −log(1 − p). It is x where e^x is lost beside 1."""
+    """log log(1 + e^x). With x the log-odds of p, this is the log of −log(1 − p). It equals x if 1 + e^x rounds to 1."""
     with np.errstate(divide="ignore"):
         log: _Floats = np.where(x < -37, x, np.log(np.logaddexp(0, x)))
     return log
 
 
 def _log_surprise(odds: _Floats) -> _Floats:
-    """log(−p log p), with `odds` the log-odds of p; −inf for p = 0."""
+    """log(−p log p), where `odds` are the log-odds of p; −inf for p = 0."""
     with np.errstate(invalid="ignore"):  # −inf + inf at p = 0
         return np.where(odds == -np.inf, -np.inf, _log_softplus(-odds) - np.logaddexp(0, -odds))
 
@@ -71,7 +71,7 @@ def _entropy_of_odds(odds: _Floats, label_odds: _Floats) -> _Floats:
 
 
 def _modified_entropy_of_odds(odds: _Floats, label_odds: _Floats) -> _Floats:
-    # log(−p log(1 − p)) of each class, and log(−(1 − p) log p) in place of the label's.
+    # log(−p log(1 − p)) for each class, but log(−(1 − p) log p) for the label.
     terms = _log_softplus(odds) - np.logaddexp(0, -odds)
     terms[np.arange(len(odds)), (odds < label_odds[:, None]).sum(axis=1)] = _log_softplus(-label_odds) - np.logaddexp(
         0, label_odds
@@ -80,7 +80,7 @@ def _modified_entropy_of_odds(odds: _Floats, label_odds: _Floats) -> _Floats:
     return entropy
 
 
-# The same order without saturation, of the log-odds of all classes (n, classes) and of the true label (n,).
+# Scores with the same order but without saturation, from the log-odds of all classes (n, classes) and of the label (n,).
 _UNSATURATED = {
     "max_posterior": lambda odds, label_odds: odds[:, -1],
     "loss": lambda odds, label_odds: label_odds,
@@ -93,26 +93,25 @@ _DTYPES = ("float64", "float32")
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold(Attack):
-    """Score each example by the model's confidence; whoever uses the score sets the threshold.
+    """Scores each example by the model's confidence; users of the score set the threshold.
 
-    With p the class probabilities and y the true label, the scores, higher for members, order examples by
+    Let p be the class probabilities and y the true label. Scores are higher for members and order examples by
 
     - `max_posterior`: max_i p_i;
     - `loss`: log p_y;
     - `entropy`: −H, H = −Σ_i p_i log p_i;
     - `modified_entropy`: −M, M = −(1 − p_y) log p_y − Σ_{i≠y} p_i log(1 − p_i).
 
-    In floating point these saturate: p_y is exactly 1 for several percent of a confident network's examples, and their
-    scores tie. By default (`form`: `log_odds`) the values are therefore the increasing transforms log(p / (1 − p)) of
-    the first two, and −log H and −log M, in nats, computed from logits without leaving the log scale: they tie where
-    answers are equal, and only there, whatever the order of the classes. An answer of probability 0 or 1 gives ±inf.
+    In floating point these saturate: p_y is exactly 1 for several percent of a confident network's examples, so their
+    scores tie. The default, `form: log_odds`, therefore uses increasing transforms, in nats: log(p / (1 − p)) for the first
+    two, −log H and −log M for the others. They are computed from logits on the log scale. Scores tie only if outputs are
+    equal, up to the order of the classes. A probability of 0 or 1 gives ±inf.
 
-    `form`: `tensorflow_privacy` gives that library's values: max_i p_i; log max(p_y, 1e-8); Σ_i p_i log p_i; and
-    (1 − p_y) log p_y + Σ_{i≠y} p_i log(1 − p_i), the logarithms of the two entropies of max(·, 1e-30). Their AUCs are
-    that library's at equal `dtype`, but that it uses the plain entropy only where it is given no labels, and has
-    no maximum posterior.
+    `form: tensorflow_privacy` uses that library's values: max_i p_i; log max(p_y, 1e-8); Σ_i p_i log p_i; and
+    (1 − p_y) log p_y + Σ_{i≠y} p_i log(1 − p_i). Logarithms in the two entropies are of max(·, 1e-30). At equal `dtype` the
+    AUCs equal that library's, except that it uses the plain entropy only if it has no labels, and has no maximum posterior.
 
-    Nothing is random. Labels are the true ones; `max_posterior` and `entropy` do not look at them.
+    Nothing is random. Labels are the true labels; `max_posterior` and `entropy` do not use them.
 
     Source: `loss`, Yeom et al. 2018; `max_posterior` and `entropy`, Salem et al. 2019, adversary 3
     (deviation: no threshold is set from random images, since the AUC needs none); `modified_entropy`,
@@ -124,14 +123,14 @@ class Threshold(Attack):
     source: ClassVar[str] = "Yeom et al. 2018; Salem et al. 2019 (adversary 3); Song & Mittal 2021"
 
     scores: tuple[str, ...] = tuple(_CLIPPED)
-    """Which scores to give, by name."""
+    """Names of the scores to compute."""
 
     form: str = "log_odds"
-    """`log_odds`, which does not saturate, or `tensorflow_privacy`, whose clipped values tie."""
+    """`log_odds` does not saturate; `tensorflow_privacy` has clipped values that may tie."""
 
     dtype: str = "float64"
-    """`float64` or `float32`: what logits are cast to before the softmax of `tensorflow_privacy`, which computes in
-    the dtype that the logits come in, mostly float32. `log_odds` is in float64 always."""
+    """`float64` or `float32`: logits are cast to it before the softmax of `form: tensorflow_privacy`. The library itself
+    computes in the dtype of the logits, usually float32. `log_odds` always uses float64."""
 
     def __post_init__(self) -> None:
         check_names("score", self.scores, _CLIPPED)
@@ -147,8 +146,7 @@ class Threshold(Attack):
         """One `MembershipScores` for each of `scores`, in that order.
 
         Raises:
-            AttackError: too few members or non-members, or outputs that cannot be used
-                (`class_probabilities` says which).
+            AttackError: there are too few members or non-members, or outputs are unusable (see `class_probabilities`).
         """
         population = target.population
         self.check_population(int(population.is_member.sum()), int((~population.is_member).sum()))

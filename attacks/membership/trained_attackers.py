@@ -1,4 +1,4 @@
-"""Membership by classifiers trained on the target's own members and non-members. No shadow is trained."""
+"""Membership inference by classifiers trained on the target's own members and non-members, without a shadow model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Floats = npt.NDArray[np.float64]
 _ATTACKERS = ("logistic_regression", "mlp", "random_forest", "knn")
 _INNER_FOLDS = 3
 
-# TensorFlow Privacy's grids. All that is not named is scikit-learn's default.
+# TensorFlow Privacy's grids. Other parameters are scikit-learn's defaults.
 _GRIDS: dict[str, dict[str, list[Any]]] = {
     "logistic_regression": {"C": list(np.logspace(-4, 2, 10))},
     "mlp": {"hidden_layer_sizes": [(64,), (32, 32)], "alpha": [1e-4, 1e-3, 1e-2]},
@@ -37,8 +37,8 @@ _GRIDS: dict[str, dict[str, list[Any]]] = {
     },
     "knn": {"n_neighbors": [3, 5, 7]},
 }
-# One point of each grid, chosen for restraint, not for its result on any data: an attacker that fits its
-# half by heart scores the other half badly.
+# One point of each grid, chosen for strong regularization and not by its result on any data: an attacker that memorizes
+# its half scores the other half badly.
 _FIXED: dict[str, dict[str, Any]] = {
     "logistic_regression": {"C": 1.0},
     "mlp": {"hidden_layer_sizes": (64,), "alpha": 1e-2},
@@ -50,35 +50,32 @@ _SEARCHES = ("tensorflow_privacy", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedAttackers(Attack):
-    """Classifiers that learn, from examples, how the target answers its members and its non-members.
+    """Fits classifiers on the target's own membership labels and scores each example out of fold.
 
-    **This trains no shadow model.** The attackers are fitted on the target's own membership labels,
-    which a real attacker does not have; cross-fitting keeps an example's own label out of its score. It
-    is what TensorFlow Privacy's tool does in its trained attacks; `shadow` is the attack that learns from a
-    shadow model.
+    **No shadow model is trained.** A real attacker does not have the target's membership labels. Cross-fitting keeps an
+    example's own label out of its score. TensorFlow Privacy's trained attacks work this way; `shadow` is the attack that
+    learns from a shadow model.
 
-    Features are an example's logits (its probabilities where there are no logits) and its loss,
-    −log max(p_y, 1e-8), unscaled; a logit of −inf counts as the lowest finite one. The population is split
-    in two stratified halves, all rows of one `example_id` in one of them. An attacker is fitted on a random balanced
-    subsample of one half, as many members as non-members, and scores the other half: the predicted probability
-    of being a member, in [0, 1].
+    Features, unscaled, are an example's logits (or probabilities, if there are no logits) and its loss, −log max(p_y, 1e-8).
+    A logit of −inf is replaced by the lowest finite one. The population is split into two stratified halves; all rows of
+    one `example_id` are in the same half. An attacker is fitted on a random balanced subsample of one half, with as many
+    members as non-members, and scores the other half by the predicted probability of membership, in [0, 1].
 
-    Scores of the two halves come from two fitted models, whose probabilities need not be calibrated alike, as in
-    TensorFlow Privacy's. Each half's scores depend on the other half's labels, so the AUCs of the two halves move
-    together; `fold` says so, and `attacks.metrics.membership_metrics` widens its intervals by it.
+    The two halves' scores come from two fitted models whose probabilities may be calibrated differently, as in TensorFlow
+    Privacy. Each half's scores depend on the other half's labels, so the AUCs of the two halves are correlated. `fold`
+    records the halves, and `attacks.metrics.membership_metrics` widens its intervals accordingly.
 
-    `selection_score` is for choosing between attacks on one half and reporting on the other
-    (`attacks.selection.best_of`). It is the out-of-fold score, in three folds, of the same attacker within the
-    half alone, with the parameters that were found there: no label of the other half is in it.
+    `selection_score` is for choosing between attacks on one half and reporting on the other (`attacks.selection.best_of`).
+    It is the same attacker's out-of-fold score, in three folds within the half, with the parameters found on that half. It
+    uses no label of the other half.
 
-    Random: the halves where the target does not give them, the subsamples, the inner folds, and the fits of `mlp`
-    and `random_forest`. An attacker's scores do not depend on which other attackers run, nor on `jobs`.
+    Random: the halves if the target does not give them, the subsamples, the inner folds, and the fits of `mlp` and
+    `random_forest`. An attacker's scores do not depend on which other attackers run, nor on `jobs`.
 
-    Source: TensorFlow Privacy's membership inference tool at commit 03035d5, which this repeats but for
-    these deviations: the loss is computed in float64 (there, in the logits' dtype); members are the
-    class 1 (there, non-members are); every fit of one attacker starts from one seed (there, from
-    wherever a global generator is); the subsample is balanced within each half, and what it leaves out is scored
-    by the other half's attacker (there, by the last one); rows of one example are never in two folds.
+    Source: TensorFlow Privacy's membership inference tool at commit 03035d5. Deviations: the loss is computed in float64
+    (there, in the logits' dtype); members are class 1 (there, non-members); all fits of one attacker start from one seed
+    (there, from the current state of a global generator); the subsample is balanced within each half, and examples left out
+    are scored by the other half's attacker (there, by the last one); rows of one example are never in two folds.
     """
 
     family: ClassVar[str] = "membership"
@@ -86,20 +83,20 @@ class TrainedAttackers(Attack):
     revision: ClassVar[int] = 2
     uses_target_membership_labels: ClassVar[bool] = True
     min_per_side: ClassVar[int] = 12
-    """12 a side leave 12 examples in a half and 8 in an inner training fold: enough for 7 neighbors."""
+    """With 12 per side, a half has 12 examples and an inner training fold has 8, enough for 7 neighbors."""
 
     attackers: tuple[str, ...] = _ATTACKERS
-    """Which attackers to fit, by name."""
+    """Names of the attackers to fit."""
 
     search: str = "tensorflow_privacy"
-    """`tensorflow_privacy` searches its grids by 3-fold accuracy inside each half (minutes for `mlp` and
-    `random_forest`); `none` takes one fixed point of each grid, for cheap sweeps."""
+    """`tensorflow_privacy`: search that library's grids by 3-fold accuracy within each half (minutes for `mlp` and
+    `random_forest`). `none`: one fixed point of each grid, for cheap sweeps."""
 
     max_per_side: int | None = None
-    """At most this many members, and non-members, to fit the attackers on, half of them in each half; None for all."""
+    """Maximum number of members, and of non-members, to fit the attackers on, half of them in each half; None for all."""
 
     jobs: int = field(default=1, metadata={"identity": False})
-    """Processes for the grid search; changes the time only."""
+    """Number of processes for the grid search; affects time only."""
 
     def __post_init__(self) -> None:
         check_names("attacker", self.attackers, _ATTACKERS)
@@ -113,8 +110,8 @@ class TrainedAttackers(Attack):
         """One `MembershipScores` for each of `attackers`, in that order.
 
         Raises:
-            AttackError: fewer than `min_per_side` members or non-members, or outputs that cannot be used
-                (`class_probabilities` says which).
+            AttackError: there are fewer than `min_per_side` members or non-members, or outputs are unusable (see
+                `class_probabilities`).
         """
         population = target.population
         outputs, is_member = population.outputs, population.is_member
@@ -123,7 +120,7 @@ class TrainedAttackers(Attack):
         )
         half = target.half if target.half is not None else example_folds(outputs.example_id, is_member, 2, rng)
         features = _features(outputs)
-        # A seed for every attacker there is, so that leaving one out does not move the others.
+        # One seed for each known attacker, so that leaving one out does not change the others.
         seeds = dict(zip(_ATTACKERS, rng.integers(2**32, size=len(_ATTACKERS)), strict=True))
         results = []
         for name in self.attackers:
@@ -145,7 +142,7 @@ class TrainedAttackers(Attack):
     def _cross_fitted_scores(
         self, name: str, features: _Floats, population: Membership, half: IntArray, rng: np.random.Generator
     ) -> tuple[_Floats, _Floats]:
-        """The score of each example by the other half's attacker, and its selection score."""
+        """Each example's score, by the other half's attacker, and its selection score."""
         is_member, example_id = population.is_member, population.outputs.example_id
         seed = int(rng.integers(2**32))
         score, selection_score = (np.empty(len(is_member)) for _ in range(2))
@@ -155,7 +152,7 @@ class TrainedAttackers(Attack):
             x, y, ids = features[fitted_on], is_member[fitted_on], example_id[fitted_on]
             attacker = self._attacker(name, seed, example_folds(ids, y, _INNER_FOLDS, rng))
             with warnings.catch_warnings():
-                # Default iteration limits are part of the attack; whether they bind is of no use here.
+                # Default iteration limits are part of the attack, so reaching one is not worth a warning.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 attacker.fit(x, y)
                 score[outside] = attacker.predict_proba(features[outside])[:, 1]
@@ -180,7 +177,7 @@ class TrainedAttackers(Attack):
 
 
 def _features(outputs: ModelOutputs) -> _Floats:
-    """(n, classes + 1): what the model answers, and its loss. A logit of −∞ counts as the lowest finite one of all."""
+    """The model's outputs and its loss, (n, classes + 1). A logit of −∞ is replaced by the lowest finite one of all."""
     loss = -log_likelihood(class_probabilities(outputs), outputs.label)
     values = outputs.values.astype(np.float64)
     values[values == -np.inf] = values[np.isfinite(values)].min()
@@ -190,7 +187,7 @@ def _features(outputs: ModelOutputs) -> _Floats:
 def _balanced_subsample(
     is_member: BoolArray, max_per_side: int | None, rng: np.random.Generator
 ) -> npt.NDArray[np.intp]:
-    """Indices, in random order, of as many members as non-members of one half: all of the smaller side if allowed."""
+    """Indices, in random order, of equally many members and non-members of one half: the whole smaller side if allowed."""
     members, non_members = np.flatnonzero(is_member), np.flatnonzero(~is_member)
     per_side = min(len(members), len(non_members), len(is_member) if max_per_side is None else max_per_side // 2)
     chosen = [rng.permutation(side)[:per_side] for side in (members, non_members)]

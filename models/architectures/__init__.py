@@ -1,1 +1,1 @@
-"""Networks that targets are made of. One file per architecture; the file's name is the name users type."""
+"""Network architectures of targets. One file per architecture; users type the file's name."""

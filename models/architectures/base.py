@@ -1,4 +1,4 @@
-"""What an architecture builds: a normalized, staged network whose stages are the inversion's cut points."""
+"""Base classes of architectures. Each builds a network of named stages, which model inversion uses as cut points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.datasets.base import DatasetInfo
 
 
 class Normalize(nn.Module):
-    """Turns uint8 images into floats in [0, 1], then subtracts `mean` and divides by `std` per channel."""
+    """Converts uint8 images to floats in [0, 1], then subtracts `mean` and divides by `std` per channel."""
 
     mean: Tensor
     std: Tensor
@@ -30,9 +30,9 @@ class Normalize(nn.Module):
 
 
 class StagedModel(nn.Module):
-    """A classifier as named stages in a row; each name is a cut point, the last gives the logits.
+    """A classifier as a sequence of named stages. Each name is a cut point; the last stage returns the logits.
 
-    Takes images (n, channels, height, width), uint8 or float in [0, 1]; gives logits (n, classes).
+    Takes images (n, channels, height, width), uint8 or float in [0, 1]. Returns logits (n, classes).
     """
 
     def __init__(self, normalize: Normalize, stages: OrderedDict[str, nn.Module]) -> None:
@@ -49,7 +49,7 @@ class StagedModel(nn.Module):
         return logits
 
     def activations(self, images: Tensor, cut: str) -> Tensor:
-        """What comes out of the stage `cut`, dropout's effect included in train mode."""
+        """The output of the stage `cut`; in train mode, dropout is applied."""
         value = self.normalize(images)
         for name, stage in self.stages.named_children():
             value = stage(value)
@@ -66,8 +66,8 @@ class Architecture(ABC):
 
     @abstractmethod
     def build(self, info: DatasetInfo) -> StagedModel:
-        """A freshly initialized model for a dataset, on CPU; draws from PyTorch's global generator.
+        """A newly initialized model for a dataset, on CPU; draws from PyTorch's global generator.
 
         Raises:
-            ValueError: the dataset's images are too small for it.
+            ValueError: the dataset's images are too small for this architecture.
         """

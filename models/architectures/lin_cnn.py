@@ -14,15 +14,14 @@ from models.datasets.base import DatasetInfo
 
 @dataclass(frozen=True, kw_only=True)
 class LinCnn(Architecture):
-    """Two 5×5 convolutions of 32 and 64 filters, 2×2 max pooling after each, a dense layer of 1024, dropout, outputs.
+    """CNN: two 5×5 convolutions (32 and 64 filters), each with 2×2 max pooling, a dense layer of 1024, dropout, outputs.
 
-    The paper states these sizes, stride 1 of the convolutions and stride 2 of the pooling. It states neither the
-    padding, the activations, the dropout rate nor how weights start. Ours are choices: no padding, so that a 28×28
-    image becomes 64 maps of 4×4, ReLU, a rate of 0.5, and PyTorch's own initialization.
+    The paper states these sizes, stride 1 for convolutions and stride 2 for pooling. It does not state padding,
+    activations, dropout rate or initialization. We chose no padding (a 28×28 image becomes 64 maps of 4×4), ReLU, a rate
+    of 0.5 and PyTorch's default initialization.
 
-    The paper cuts and grays every image to 28×28×1 first, which is a dataset's own choice here (`grayscale`, `crop`);
-    this takes images of 16×16 or more. Its dropout is part of the network, in every arm of a comparison; a
-    `dropout_rate` of 0 leaves it out.
+    The paper first converts every image to 28×28×1; here this is an option of the dataset (`grayscale`, `crop`). Images
+    must be at least 16×16. Dropout is part of the network in every arm of a comparison; `dropout_rate: 0` removes it.
     """
 
     filters: tuple[int, int] = (32, 64)

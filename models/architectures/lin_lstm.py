@@ -13,7 +13,7 @@ from models.datasets.base import DatasetInfo
 
 
 class RowLstm(nn.Module):
-    """Reads images (n, channels, height, width) a row per step, from the top; gives the last output (n, units)."""
+    """An LSTM that reads images (n, channels, height, width) one row per step, from the top; returns (n, units)."""
 
     def __init__(self, row_features: int, units: int) -> None:
         super().__init__()
@@ -27,13 +27,13 @@ class RowLstm(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class LinLstm(Architecture):
-    """One LSTM of 128 units over the rows of an image, its last output to the classes by a dense layer.
+    """LSTM: one layer of 128 units over the rows of an image; a dense layer maps its last output to the classes.
 
-    The rows themselves are no cut point: they are the image. The paper does not say how weights start; ours start
-    as PyTorch has them, without an offset of the forget gate's bias, and with PyTorch's two bias vectors per gate.
+    The rows are not a cut point, because they are the image itself. The paper does not state the initialization; ours is
+    PyTorch's default, with two bias vectors per gate and no offset of the forget gate's bias.
 
-    The paper reduces every image to 28 rows of 28 gray pixels first, which is a dataset's own choice here (`grayscale`,
-    `crop`); this takes images as they are, with a row's channels × width values in each step.
+    The paper first reduces every image to 28 rows of 28 gray pixels; here this is an option of the dataset (`grayscale`,
+    `crop`). Each step takes one row: channels × width values.
     """
 
     units: int = 128

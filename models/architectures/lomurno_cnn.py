@@ -14,12 +14,12 @@ from models.datasets.base import DatasetInfo
 
 @dataclass(frozen=True, kw_only=True)
 class LomurnoCnn(Architecture):
-    """Conv, MaxPool, Conv, MaxPool, Conv, MaxPool, Flatten + Dense, Prediction; ReLU in between.
+    """CNN: three 3×3 convolutions with ReLU, each followed by 2×2 max pooling; a dense layer; the prediction layer.
 
-    The paper gives the order of the layers (Figure 1, and the captions of Figure 5 and Table 4), but
-    the figure with their sizes is lost. Ours are a choice, and parameters: 3×3 convolutions, stride 1,
-    same padding, of 32, 64 and 128 filters, 2×2 pooling, and a dense layer of 128. Weights start as
-    Keras has them (Glorot uniform, zero biases), since the paper used TensorFlow.
+    The paper gives the order of the layers (Figure 1 and the captions of Figure 5 and Table 4), but the figure with their
+    sizes is lost. We chose, as defaults: convolutions of 3×3, stride 1, same padding, with 32, 64 and 128 filters; 2×2
+    pooling; a dense layer of 128. Initialization follows Keras (Glorot uniform, zero biases), because the paper used
+    TensorFlow.
     """
 
     filters: tuple[int, int, int] = (32, 64, 128)

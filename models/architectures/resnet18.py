@@ -14,7 +14,7 @@ from models.datasets.base import DatasetInfo
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions added to a shortcut, which is a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions added to a shortcut. If the shape changes, the shortcut is a 1×1 convolution."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, groups: int) -> None:
         super().__init__()
@@ -38,15 +38,15 @@ class BasicBlock(nn.Module):
 class ResNet18(Architecture):
     """ResNet-18: a stem, four layers of two basic blocks, global average pooling, outputs.
 
-    Deviations: GroupNorm (Wu & He 2018) in place of BatchNorm, which mixes the examples of a batch, so that no
-    example has a gradient of its own; it is there with and without a private mechanism, so that all arms of a
-    comparison train the same network. The stem is a 3×3 convolution of stride 1 without pooling, as is usual for
-    small images, in place of 7×7, stride 2 and pooling. Convolutions start as in He et al. 2015 (normal, by
-    fan-out), the rest as PyTorch has it.
+    Deviations: GroupNorm (Wu & He 2018) replaces BatchNorm, because BatchNorm mixes the examples of a batch and leaves no
+    per-example gradients. GroupNorm is used with and without a private mechanism, so all arms of a comparison train the
+    same network. The stem is a 3×3 convolution of stride 1 without pooling, as is usual for small images, instead of 7×7
+    with stride 2 and pooling. Convolutions are initialized as in He et al. 2015 (normal, by fan-out), the rest as PyTorch
+    does by default.
 
-    `width` is the number of filters of the stem and of the first layer; each later layer has twice those before it
-    and half the image's height and width. Every GroupNorm has `groups` groups. The defense `dropout` acts after the
-    stem and before the prediction; it does not reach into the blocks.
+    The stem and the first layer have `width` filters. Each later layer has twice the filters of the layer before, and half
+    the height and width. Every GroupNorm has `groups` groups. The defense `dropout` acts after the stem and before the
+    prediction layer, not inside the blocks.
     """
 
     width: int = 64

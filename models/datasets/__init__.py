@@ -1,1 +1,1 @@
-"""Images with labels, held as tensors. One file per dataset; the file's name is the name users type."""
+"""Datasets of labeled images, held as tensors. One file per dataset; users type the file's name."""

@@ -1,4 +1,4 @@
-"""A user's own image files: what their headers tell, and how they are decoded."""
+"""A user's own image files: reading their headers, decoding their pixels."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _DAMAGE = (
     struct.error,
     Image.DecompressionBombError,
 )
-"""What Pillow raises on a file that is no image, or a damaged one."""
+"""Exceptions that Pillow raises on a damaged file or one that is not an image."""
 _MOST_LABELS = 10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedImage:
-    """One image before it is decoded: `content` is its file, or the file's bytes; `name` is how messages call it."""
+    """One image before decoding: `content` is the path of its file, or its bytes; `name` is its name in messages."""
 
     name: str
     content: Path | bytes
@@ -53,7 +53,7 @@ class EncodedImage:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedPart:
-    """`name` is train or test; `images` gives those at an ascending index, one at a time, and reads no others."""
+    """The part `name`, train or test. `images` yields the images at an ascending index one by one and reads no others."""
 
     name: str
     labels: IntArray
@@ -64,10 +64,10 @@ class EncodedPart:
 class FolderDataset(Dataset):
     """A user's own images in `folder`, a path below the data folder.
 
-    Images are gray if all that are kept are, else in color (RGB). What is transparent is composed on white. Classes
-    are the labels that occur, numbered from 0 in ascending order. `size` resizes each image to a square as it is
-    read, so files of different sizes go together; `grayscale`, `crop` and `resize` come after it and need images of
-    one size.
+    If all images that are kept are gray, the dataset is gray; otherwise all are read in color (RGB). Transparent images
+    are composed on white. Classes are the labels that occur, numbered from 0 in ascending order. `size` resizes each image
+    to a square when it is read, so files may have different sizes; `grayscale`, `crop` and `resize` are applied later and
+    need images of one size.
     """
 
     folder: str
@@ -83,10 +83,10 @@ class FolderDataset(Dataset):
 
     @abstractmethod
     def find(self, data_dir: Path) -> tuple[EncodedPart, EncodedPart]:
-        """Training and test part under `data_dir`, with labels as they are stored.
+        """The training and the test part under `data_dir`, with labels as stored.
 
         Raises:
-            DatasetError: nothing usable is there.
+            DatasetError: no usable data were found.
         """
 
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
@@ -95,11 +95,11 @@ class FolderDataset(Dataset):
         return self.raw_part(parts[0], classes), self.raw_part(parts[1], classes)
 
     def raw_part(self, part: EncodedPart, classes: IntArray) -> RawPart:
-        """The part with its labels numbered by their place in `classes`, which are in ascending order."""
+        """The part with each label replaced by its position in `classes`, which are in ascending order."""
         return RawPart(labels=np.searchsorted(classes, part.labels), read=partial(self._decode, part))
 
     def raw_info(self, data_dir: Path) -> DatasetInfo:
-        """By the headers of the images that are kept; none is decoded."""
+        """Read from the headers of the images that are kept; no image is decoded."""
         parts = self.find(data_dir)
         classes = _classes(parts)
         train, test = (np.searchsorted(classes, part.labels) for part in parts)
@@ -131,10 +131,10 @@ class FolderDataset(Dataset):
         return replace(info, notes=tuple(notes))
 
     def _decode(self, part: EncodedPart, index: IntArray) -> ImageArray:
-        """The images at an ascending index, (n, channels, height, width), gray if all of them are, else RGB.
+        """The images at an ascending index, (n, channels, height, width): gray if all of them are gray, else RGB.
 
         Raises:
-            DatasetError: an image cannot be read or has more than 8 bits, or sizes differ and no `size` was given.
+            DatasetError: an image cannot be read or has more than 8 bits, or sizes differ and `size` is not set.
         """
         images: ImageArray | None = None
         for position, each in enumerate(part.images(index)):
@@ -159,10 +159,10 @@ def _classes(parts: Sequence[EncodedPart]) -> IntArray:
 
 @contextmanager
 def _image(each: EncodedImage, part: str) -> Iterator[Image.Image]:
-    """The open image; its pixels are decoded when they are asked for.
+    """The open image. Its pixels are decoded on first use.
 
     Raises:
-        DatasetError: it cannot be read, now or in the body of the `with`.
+        DatasetError: the image cannot be read, here or in the body of the `with`.
     """
     try:
         with Image.open(each.content if isinstance(each.content, Path) else io.BytesIO(each.content)) as image:
@@ -178,7 +178,7 @@ def _image(each: EncodedImage, part: str) -> Iterator[Image.Image]:
 
 
 def _pixels(image: Image.Image, size: int | None) -> ImageArray:
-    """Gray (1, height, width) or RGB (3, height, width), on white, resized to a square of `size`."""
+    """Pixels, gray (1, height, width) or RGB (3, height, width), composed on white; resized to a square if `size` is set."""
     is_gray = image.mode in _GRAY
     if image.has_transparency_data:
         on_white = Image.new("RGBA", image.size, "white")

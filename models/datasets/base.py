@@ -1,4 +1,4 @@
-"""What a dataset is: uint8 images and labels, training examples first, test examples after them."""
+"""Base class of datasets: uint8 images and labels, training examples first, then test examples."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ IntArray = npt.NDArray[np.int64]
 ImageArray = npt.NDArray[np.uint8]
 
 LUMA = (19595, 38470, 7471)
-"""Weights of red, green and blue in a gray value, in 1/65536: ITU-R 601 in the fixed point of Pillow's convert("L")."""
+"""Weights of red, green and blue in a gray value, in 1/65536: ITU-R 601 in the fixed-point form of Pillow's convert("L")."""
 
 _BLOCK = 1000
-"""Images that are transformed at a time, so that what is held beside them stays small."""
+"""Number of images that are transformed at a time, to keep temporary memory small."""
 
 
 class DatasetError(ValueError):
-    """The dataset is missing or unreadable; the text names the folder and what to do."""
+    """The dataset is missing or unreadable. The message names the folder and a remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What a model and a plan need to know of a dataset: sizes, image shape (channels, height, width), classes.
+    """Facts about a dataset that a model and a plan need: sizes, image shape (channels, height, width), classes.
 
-    `notes` are sentences for whoever plans with it: what reading changes in a user's own files. Only `describe` gives them.
+    `notes` are sentences for users: what is changed when their own files are read. Only `describe` sets them.
     """
 
     n_train: int
@@ -49,10 +49,9 @@ class DatasetInfo:
 class ImageData:
     """A loaded dataset.
 
-    `images` (n, channels, height, width) uint8 and `labels` (n,) int64 hold the `n_train` training
-    examples, then the test examples. `example_id` (n,) is each one's index in the complete dataset.
-    `info.mean` and `info.std` per channel normalize inputs in [0, 1]. `sha256` is over images and labels, as they
-    are here.
+    `images` (n, channels, height, width) uint8 and `labels` (n,) int64 hold the `n_train` training examples, then the
+    test examples. `example_id` (n,) is each example's index in the complete dataset. `info.mean` and `info.std`, per
+    channel, normalize inputs in [0, 1]. `sha256` is the hash of the bytes of `images` and `labels`.
     """
 
     images: Tensor
@@ -62,13 +61,13 @@ class ImageData:
     sha256: str
 
     def to(self, device: torch.device) -> ImageData:
-        """The same data held on `device`."""
+        """The same data on `device`."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RawPart:
-    """The training or the test part before any image is decoded; `read` decodes the images at an ascending index."""
+    """The training or test part before decoding. `read` decodes the images at an ascending index."""
 
     labels: IntArray
     read: Callable[[IntArray], ImageArray]
@@ -76,20 +75,20 @@ class RawPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(ABC):
-    """Base of all datasets: a frozen dataclass that says how to find, read and normalize images.
+    """Base of all datasets: a frozen dataclass that finds, reads and normalizes images.
 
-    `max_train_examples` and `max_test_examples` keep a fixed random subset where there are more (the same one for
-    every trial); `subset_seed` draws another one.
+    If a part has more than `max_train_examples` or `max_test_examples` examples, a fixed random subset is kept, the same
+    for every trial. `subset_seed` selects another subset.
 
-    Images are transformed after reading, in this order. `grayscale` turns color (RGB) into ITU-R 601 luma, as
-    Pillow's convert("L") does to the bit; gray images stay as they are. `crop` keeps the central square of so many
-    pixels on a side (where what is cut off is odd, one row or column more at the bottom or right). `resize` scales to
-    a square of so many pixels on a side, whatever the shape: Pillow's bilinear filter, with antialiasing.
+    Images are transformed after reading, in this order. `grayscale` converts color (RGB) to ITU-R 601 luma, bit for bit as
+    Pillow's convert("L"); gray images are unchanged. `crop` keeps the central square with sides of that many pixels; if an
+    odd number is cut off, one more row or column is removed at the bottom or right. `resize` scales any shape to a square
+    with sides of that many pixels, by Pillow's bilinear filter with antialiasing.
 
-    The normalization constants are fixed, never computed from what a trial trains on; those of public datasets are
-    the published ones of the whole training set, and ε does not cover their choice. Of a gray version, the mean is
-    the luma of the channels' means (exact, since luma is linear), and the standard deviation is the mean of the
-    channels': a choice, since the true one depends on how the channels vary together. Cropping and resizing keep
+    The normalization constants are fixed and never computed from a trial's training examples. For public datasets they are
+    the published values of the whole training set; ε does not cover this choice. For a gray version, the mean is the luma
+    of the channel means (exact, because luma is linear). The standard deviation is the mean of the channels' standard
+    deviations: a choice, because the true value depends on the channels' covariance. Cropping and resizing do not change
     the constants.
     """
 
@@ -119,18 +118,17 @@ class Dataset(ABC):
 
     @abstractmethod
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:
-        """Training and test part under `data_dir`.
+        """The training and the test part under `data_dir`. If `download` is true, missing files are fetched first.
 
         Raises:
-            DatasetError: nothing usable is there; where `download` is true it was tried first.
+            DatasetError: no usable data were found, or the download failed.
         """
 
     def describe(self, data_dir: Path) -> DatasetInfo:
-        """What a trial would see; a published dataset is described without looking for it.
+        """The dataset as a trial would see it. A published dataset is described without looking for its files.
 
         Raises:
-            DatasetError: it is not a published one, and nothing usable is there; or its images cannot be transformed
-                as the fields say.
+            DatasetError: an unpublished dataset was not found, or the images cannot be transformed as the fields say.
         """
         info = self.raw_info(data_dir)
         return replace(
@@ -140,10 +138,10 @@ class Dataset(ABC):
         )
 
     def raw_info(self, data_dir: Path) -> DatasetInfo:
-        """The whole dataset before any field of this class changes it.
+        """The whole dataset before any limit or transform.
 
         Raises:
-            DatasetError: it is not a published one, and nothing usable is there.
+            DatasetError: an unpublished dataset was not found.
         """
         if self.published is not None:
             return self.published
@@ -152,10 +150,10 @@ class Dataset(ABC):
         return self._info(len(train.labels), len(test.labels), first.shape[1:], train.labels, test.labels)
 
     def load(self, data_dir: Path, *, download: bool = False) -> ImageData:
-        """Read, limit, transform and fingerprint the dataset.
+        """Read, limit, transform and hash the dataset.
 
         Raises:
-            DatasetError: nothing usable is there, or its images cannot be transformed as the fields say.
+            DatasetError: no usable data were found, or the images cannot be transformed as the fields say.
         """
         train, test = self.open(data_dir, download)
         train_index = kept(len(train.labels), self.max_train_examples, self.subset_seed)
@@ -204,7 +202,7 @@ class Dataset(ABC):
         return images
 
     def _transformed(self, info: DatasetInfo) -> DatasetInfo:
-        """What `info`, of the images as they are read, is after `grayscale`, `crop` and `resize`."""
+        """`info` of the images as read, updated for `grayscale`, `crop` and `resize`."""
         channels, height, width = info.image_shape
         mean, std = info.mean, info.std
         name = type(self).__module__.rpartition(".")[2]  # as users type it
@@ -246,14 +244,17 @@ def _limited(count: int, limit: int | None) -> int:
 
 
 def kept(count: int, limit: int | None, subset_seed: int) -> IntArray:
-    """The index of all or, beyond a limit, of a fixed random subset, in ascending order; it does not depend on the trial's seed."""
+    """Indices of the examples to keep, ascending: all, or a fixed random subset if there are more than `limit`.
+
+    They do not depend on the trial's seed.
+    """
     if limit is None or limit >= count:
         return np.arange(count, dtype=np.int64)
     return np.sort(np.random.default_rng([count, limit, subset_seed]).permutation(count)[:limit]).astype(np.int64)
 
 
 def refuse_one_class(labels: IntArray, n_all: int, name: str) -> None:
-    """Raise `DatasetError` where training examples, of `n_all` before a limit, are all of one class."""
+    """Raise `DatasetError` if all training examples are of one class. `n_all` is their number before any limit."""
     if len(labels) and (labels == labels[0]).all():
         remedy = "Give examples of two classes or more."
         if len(labels) < n_all:
@@ -265,7 +266,7 @@ def refuse_one_class(labels: IntArray, n_all: int, name: str) -> None:
 
 
 def not_found(name: str, searched: Path, remedy: str) -> DatasetError:
-    """The error for a dataset that is not there."""
+    """The error for a dataset that was not found."""
     return DatasetError(f"Dataset '{name}' was not found: searched {searched.absolute()}. {remedy}")
 
 
@@ -282,10 +283,10 @@ DOWNLOAD_REMEDY = "Name the folder that holds it with --data DIR, or let `sweepe
 
 
 def inside(data_dir: Path, folder: str) -> Path:
-    """`data_dir/folder`, refusing a folder that leaves `data_dir`.
+    """`data_dir/folder`, if that is inside `data_dir`.
 
     Raises:
-        ValueError: the folder is absolute or climbs out of the data folder.
+        ValueError: the folder is absolute or contains "..".
     """
     parts = PurePosixPath(folder)
     if parts.is_absolute() or ".." in parts.parts or "\0" in folder:

@@ -1,4 +1,4 @@
-"""CIFAR-10, from either of the two layouts it is spread in."""
+"""CIFAR-10, from either of its two common file layouts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from models.datasets.parquet_images import ParquetImages
 class Cifar10(Dataset):
     """CIFAR-10: 50,000 + 10,000 color 32×32 pictures in ten classes.
 
-    Reads torchvision's `cifar-10-batches-py` (checksums verified), or else Parquet files in Hugging
-    Face's image layout in a folder `cifar10`; the pixels of such a copy may differ (JPEG), which the
-    recorded `dataset_sha256` shows.
+    Reads torchvision's `cifar-10-batches-py` (checksums verified). If that folder is missing, reads Parquet files in Hugging
+    Face's image layout from a folder `cifar10`. The pixels of such a copy may differ (JPEG); the recorded `dataset_sha256`
+    shows it.
     """
 
     source: ClassVar[str] = "Krizhevsky 2009"

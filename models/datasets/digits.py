@@ -15,10 +15,10 @@ from models.datasets.base import Dataset, DatasetInfo, RawPart
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(Dataset):
-    """Digits: 1,797 gray 8×8 handwritten digits that come with scikit-learn.
+    """Digits: 1,797 gray 8×8 handwritten digits, bundled with scikit-learn.
 
-    They have no official test set: 360, the same share of each class, are set apart by a fixed seed.
-    Pixel values 0–16 are scaled to 0–255.
+    There is no official test set, so a fixed seed draws one of 360, stratified by class. Pixel values 0–16 are scaled to
+    0–255.
     """
 
     source: ClassVar[str] = "Alpaydin & Kaynak 1998, UCI; bundled with scikit-learn"

@@ -13,7 +13,7 @@ from models.datasets.mnist import Mnist
 
 @dataclass(frozen=True, kw_only=True)
 class FashionMnist(Mnist):
-    """Fashion-MNIST: 60,000 + 10,000 gray 28×28 pictures of clothing, read as torchvision lays them out."""
+    """Fashion-MNIST: 60,000 + 10,000 gray 28×28 pictures of clothing, in torchvision's file layout."""
 
     source: ClassVar[str] = "Xiao, Rasul & Vollgraf 2017"
     mean: ClassVar[tuple[float, ...]] = (0.2860,)

@@ -17,7 +17,7 @@ from models.datasets.base import DatasetError, IntArray, inside, not_found
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(FolderDataset):
-    """Images in `folder/train/CLASS/*` and `folder/test/CLASS/*`, a path below the data folder.
+    """Images in `folder/train/CLASS/*` and `folder/test/CLASS/*`; `folder` is a path below the data folder.
 
     Classes are numbered in alphabetical order. Hidden files and folders are skipped (`._x.png`, `.ipynb_checkpoints`,
     `__MACOSX`). `size` resizes all images to a square.
@@ -49,7 +49,7 @@ class ImageFolder(FolderDataset):
 
 
 class _Visible(datasets.ImageFolder):  # type: ignore[misc]
-    """torchvision's reader, for which a hidden folder is no class."""
+    """torchvision's reader, without hidden folders as classes."""
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         names = [name for name in super().find_classes(directory)[0] if not _is_hidden(name)]

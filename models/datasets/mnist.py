@@ -1,4 +1,4 @@
-"""MNIST and, by subclass, the datasets that share its files' layout."""
+"""MNIST, and the base of datasets with its file layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.datasets.base import (
 
 @dataclass(frozen=True, kw_only=True)
 class Mnist(Dataset):
-    """MNIST: 60,000 + 10,000 gray 28×28 handwritten digits, read as torchvision lays them out."""
+    """MNIST: 60,000 + 10,000 gray 28×28 handwritten digits, in torchvision's file layout."""
 
     source: ClassVar[str] = "LeCun, Bottou, Bengio & Haffner 1998"
     mean: ClassVar[tuple[float, ...]] = (0.1307,)

@@ -16,18 +16,18 @@ from models.datasets._files import EncodedImage, EncodedPart, FolderDataset
 from models.datasets.base import DatasetError, IntArray, class_labels, inside, not_found
 
 _BATCH = 16
-"""Rows that are read at a time: Arrow holds at most 2 GiB of encoded images in one array."""
+"""Number of rows read at a time; an Arrow array holds at most 2 GiB of encoded images."""
 _BUFFER = 2**20
-"""Bytes of a column that are read at a time, and not the whole of it in a row group."""
+"""Bytes of a column read at a time, instead of a whole row group."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetImages(FolderDataset):
-    """Parquet files `train-*.parquet` and `test-*.parquet` in `folder`, a path below the data folder.
+    """Images in `train-*.parquet` and `test-*.parquet` in `folder`, a path below the data folder.
 
-    `image_column` holds a struct of `bytes` (an encoded image) and `path`, `label_column` whole numbers from 0; null
-    finds the only column of that kind. `size` resizes all images to a square. Files are read in pieces, and of images
-    only the row groups with one that a limit keeps.
+    `image_column` holds a struct of `bytes` (an encoded image) and `path`; `label_column` holds whole numbers from 0. If one
+    is null, the only column of that kind is taken. `size` resizes all images to a square. Files are read in pieces; images
+    are read only from row groups with at least one image to keep.
     """
 
     image_column: str | None = None
@@ -84,7 +84,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     """The open file.
 
     Raises:
-        DatasetError: it cannot be read, now or in the body of the `with`.
+        DatasetError: the file cannot be read, here or in the body of the `with`.
     """
     try:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
@@ -94,7 +94,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def _images(path: Path, column: str, rows: IntArray, part: str) -> Iterator[EncodedImage]:
-    """The images at ascending rows of a file."""
+    """The images at the given rows of a file, which are ascending."""
     with _opened(path) as file:
         first = 0
         for group in range(file.num_row_groups):
@@ -102,7 +102,7 @@ def _images(path: Path, column: str, rows: IntArray, part: str) -> Iterator[Enco
             if ((rows >= first) & (rows < end)).any():
                 batches = file.iter_batches(_BATCH, row_groups=[group], columns=[f"{column}.bytes"], use_threads=False)
                 for batch in batches:
-                    encoded = batch.column(0).flatten()[0]  # null where the struct is
+                    encoded = batch.column(0).flatten()[0]  # null if the struct is null
                     for row in rows[(rows >= first) & (rows < first + len(batch))].tolist():
                         content = encoded[row - first].as_py()
                         if content is None:

@@ -26,16 +26,15 @@ from models.datasets.base import (
 )
 
 DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, NotImplementedError, OSError)
-"""What SciPy's reader raises on a damaged file, besides its own error and those of zlib and struct."""
+"""Exceptions that SciPy's reader raises on a damaged file, besides its own error and those of zlib and struct."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Svhn(Dataset):
     """SVHN: 73,257 + 26,032 color 32×32 house-number digits (`train_32x32.mat`, `test_32x32.mat`).
 
-    torchvision fetches the files and verifies what it fetched; files that are there already are read
-    as they are. `extra` joins the 531,131 easier digits of `extra_32x32.mat` (1.3 GB) to the training examples,
-    after them.
+    torchvision downloads the files and verifies them; existing files are read without a check. `extra` appends the 531,131
+    easier digits of `extra_32x32.mat` (1.3 GB) to the training examples.
     """
 
     extra: bool = False
@@ -45,7 +44,7 @@ class Svhn(Dataset):
     std: ClassVar[tuple[float, ...]] = (0.1980, 0.2010, 0.1970)
 
     def raw_info(self, data_dir: Path) -> DatasetInfo:
-        """By the files; as published while one of them is not there yet."""
+        """Read from the files if all exist; otherwise as published."""
         parts = ("train", "extra", "test") if self.extra else ("train", "test")
         if all((data_dir / f"{part}_32x32.mat").is_file() for part in parts):
             return super().raw_info(data_dir)
@@ -73,7 +72,7 @@ class Svhn(Dataset):
         try:
             content = loadmat(path)
             images = content["X"].transpose(3, 2, 0, 1)
-            labels = content["y"].astype(np.int64).ravel() % 10  # the file calls zero 10
+            labels = content["y"].astype(np.int64).ravel() % 10  # the file labels zero as 10
             if images.dtype != np.uint8 or len(images) != len(labels):
                 raise ValueError(f"it holds {len(images)} images of {images.dtype} and {len(labels)} labels")
             if images.shape[1:] != (3, 32, 32):
@@ -84,7 +83,7 @@ class Svhn(Dataset):
 
 
 def _joined(first: RawPart, second: RawPart) -> RawPart:
-    """One part with the examples of `first`, then those of `second`; neither's images are copied."""
+    """One part with the examples of `first`, then those of `second`; no images are copied."""
     n_first = len(first.labels)
 
     def read(index: IntArray) -> ImageArray:

@@ -1,1 +1,1 @@
-"""Defenses of a target. One file per defense; the file's name is the name users type."""
+"""Defenses of a target. One file per defense; users type the file's name."""

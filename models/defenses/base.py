@@ -1,6 +1,6 @@
-"""What a defense may change: the model before training, and the plan of the training.
+"""Base classes of defenses. A defense may change the model before training, and the training plan.
 
-Defenses compose: a list of them is applied in order. None of them is named anywhere else.
+Defenses compose: a list of defenses is applied in order. No other code names a defense.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from models.private.rules import Rule
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """How one target is going to be trained; defenses replace parts of it.
+    """How one target will be trained. Defenses replace parts of it.
 
-    `weight_decay` maps parameter names to λ of a penalty λ‖w‖² added to the loss. `rule` turns
-    per-example gradient norms into weights and noise; without one, gradients are averaged as usual.
-    `accounting` proves a guarantee for the steps taken; without one, `no_guarantee_reason` says why not. `secure_noise`
-    draws noise, batches and dropout masks from the system's generator.
+    `weight_decay` maps a parameter's name to λ; the loss gets the penalty λ‖w‖². `rule` turns per-example gradient norms
+    into weights and noise; without a rule, gradients are averaged as usual. `accounting` proves a guarantee for the steps
+    taken; without it, `no_guarantee_reason` says why there is none. If `secure_noise` is true, noise, batches and dropout
+    masks come from the operating system's generator.
     """
 
     n_train: int
@@ -37,11 +37,11 @@ class TrainingPlan:
 
     @property
     def sample_rate(self) -> float:
-        """Probability of one example to be in a Poisson batch."""
+        """Probability that one example is in a Poisson batch."""
         return self.batch_size / self.n_train
 
     def steps_until(self, epoch: int) -> int:
-        """Steps after `epoch` epochs, an integer: Poisson epochs share ⌊epochs · n / batch⌋ steps."""
+        """Number of steps after `epoch` epochs. With Poisson sampling: ⌊epoch · n / batch⌋, at least 1 if epoch > 0."""
         if self.sampling == "poisson":
             return max(1, epoch * self.n_train // self.batch_size) if epoch else 0
         return epoch * -(-self.n_train // self.batch_size)
@@ -52,7 +52,11 @@ class TrainingPlan:
         return self.steps_until(self.epochs)
 
     def with_rule(self, rule: Rule, **changes: object) -> TrainingPlan:
-        """The plan under `rule`; a second rule in one training is refused."""
+        """The plan with `rule`.
+
+        Raises:
+            ValueError: the plan has a rule already.
+        """
         if self.rule is not None:
             raise ValueError("two private mechanisms in one list of defenses; keep one")
         return replace(self, rule=rule, **changes)  # type: ignore[arg-type]
@@ -60,26 +64,26 @@ class TrainingPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(ABC):
-    """Base of all defenses: a frozen dataclass with two methods, each of which may do nothing."""
+    """Base of all defenses: a frozen dataclass with two methods. By default both change nothing."""
 
     source: ClassVar[str]
     revision: ClassVar[int] = 1
-    """Goes up when the same configuration would train another target."""
+    """Raised when the same configuration would train a different target."""
 
     def edit_model(self, model: StagedModel) -> StagedModel:
-        """The model to train in place of `model`."""
+        """The model to train instead of `model`."""
         return model
 
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
-        """The plan to follow in place of `plan`; `model` is the edited one."""
+        """The plan to follow instead of `plan`; `model` is the edited model."""
         return plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mechanism(Defense):
-    """Base of the defenses that put a rule in place of the ordinary gradient; a training takes one of them.
+    """Base of the defenses that replace the ordinary gradient by a rule. A training takes at most one.
 
-    `poisson_sampling` says whether the mechanism draws Poisson batches, whatever the training asks for.
+    If `poisson_sampling` is true, the mechanism always draws Poisson batches, whatever `training.sampling` says.
     """
 
     poisson_sampling: ClassVar[bool] = False
@@ -87,10 +91,10 @@ class Mechanism(Defense):
 
 @dataclass(frozen=True, kw_only=True)
 class AccountedMechanism(Mechanism):
-    """Base of the mechanisms whose ε is proved: with `delta`, by `accountant`, under Poisson batches.
+    """Base of the mechanisms with a proved ε, at `delta`, by `accountant`, under Poisson batches.
 
-    `secure_noise` is for a model that is released: noise, batches and dropout masks come from the operating system's
-    cryptographic generator, without a seed that anyone could find. Such a target cannot be repeated, and its record says so.
+    Use `secure_noise` for a model that will be released: noise, batches and dropout masks then come from the operating
+    system's cryptographic generator, so there is no seed to find. Such a target cannot be repeated; its record says so.
     """
 
     delta: float = 1e-5
@@ -113,7 +117,7 @@ class AccountedMechanism(Mechanism):
         max_grad_norm: float | None,
         epsilon_target: float | None = None,
     ) -> TrainingPlan:
-        """A plan whose batches are Poisson samples, under `rule` and its accounting."""
+        """The plan with `rule` and its accounting. The plan's batches must be Poisson samples."""
         accounting = PrivacyAccounting(
             epsilon_target=epsilon_target,
             delta=self.delta,
@@ -127,7 +131,7 @@ class AccountedMechanism(Mechanism):
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetedMechanism(AccountedMechanism):
-    """Base of the mechanisms that are given either an ε to reach or a noise multiplier."""
+    """Base of the mechanisms that take either a target ε or a noise multiplier."""
 
     epsilon: float | None = None
     noise_multiplier: float | None = None
@@ -139,7 +143,7 @@ class BudgetedMechanism(AccountedMechanism):
         check_positive(self, "epsilon", "noise_multiplier")
 
     def resolved_noise_multiplier(self, plan: TrainingPlan) -> float:
-        """The noise multiplier given, or the smallest that reaches `epsilon` over the plan's steps."""
+        """The given noise multiplier, or else the smallest one that reaches `epsilon` over the plan's steps."""
         if self.noise_multiplier is not None:
             return self.noise_multiplier
         assert self.epsilon is not None
@@ -147,10 +151,10 @@ class BudgetedMechanism(AccountedMechanism):
 
 
 def check_positive(defense: Defense, *names: str) -> None:
-    """Refuse fields that are not above 0 and finite; None passes.
+    """Check that each named field is None, or above 0 and finite.
 
     Raises:
-        ValueError: one of them is not.
+        ValueError: a field is not.
     """
     for name in names:
         value = getattr(defense, name)
@@ -159,20 +163,20 @@ def check_positive(defense: Defense, *names: str) -> None:
 
 
 def check_quantile(quantile: float) -> None:
-    """Refuse a quantile that is none.
+    """Check a quantile.
 
     Raises:
-        ValueError: it is not from 0 to 1.
+        ValueError: it is not in [0, 1].
     """
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile is {quantile}; it must be from 0 to 1")
 
 
 def check_noise_scale(noise_scale: float) -> None:
-    """Refuse a noise scale that is below 0 or not finite.
+    """Check a noise scale.
 
     Raises:
-        ValueError: it is.
+        ValueError: it is below 0 or not finite.
     """
     if not (math.isfinite(noise_scale) and noise_scale >= 0):
         raise ValueError(f"noise_scale is {noise_scale}; it must be zero or more, and finite")

@@ -1,4 +1,4 @@
-"""Clipping before noise, by a noise scale: "CA" of Lin et al. 2020."""
+"""Clipping, then noise of a given scale: "CA" in Lin et al. 2020."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from models.private.rules import ClipThenNoise, NoiseUnit
 
 @dataclass(frozen=True, kw_only=True)
 class ClipThenNoiseDefense(AccountedMechanism):
-    """Clips each example's gradient to `max_grad_norm`, adds Gaussian noise to the batch's sum: DP-SGD by its noise.
+    """DP-SGD with a given noise scale: clips each example's gradient, then adds Gaussian noise to the batch's sum.
 
-    The noise's standard deviation is `noise_scale`, in clip norms (`noise_unit: clip_norm`, the noise multiplier of
-    DP-SGD) or `absolute`. The same guarantee as `dp_sgd`'s is proved, for Poisson batches; there is none without noise.
+    The clip norm is `max_grad_norm`. The noise has standard deviation `noise_scale`, either in multiples of the clip norm
+    (`noise_unit: clip_norm`; it is then DP-SGD's noise multiplier) or `absolute`. The guarantee is that of `dp_sgd`, for
+    Poisson batches. With a `noise_scale` of 0 there is none.
 
-    Deviation from the paper: it drew batches of a fixed size, and stated no ε.
+    Deviation from the paper: the paper drew batches of a fixed size and stated no ε.
     """
 
     max_grad_norm: float = 1.0

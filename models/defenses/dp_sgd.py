@@ -12,17 +12,19 @@ from models.private.rules import ClipThenNoise
 
 @dataclass(frozen=True, kw_only=True)
 class DpSgd(BudgetedMechanism):
-    """Clips each example's gradient to `max_grad_norm`, adds Gaussian noise, averages over the expected batch.
+    """DP-SGD: clips each example's gradient, adds Gaussian noise to the sum, divides by the expected batch size.
 
-    Give `epsilon`, and the smallest noise multiplier that reaches it for the planned steps is found; or
-    give `noise_multiplier`, and ε follows. Batches are Poisson samples of expected size `batch_size`, as
-    the accounting needs. The (ε, δ) guarantee is proved for adding or removing one example, for the
-    final weights and all the intermediate ones; it does not cover choosing among several runs. It assumes noise
-    that the attacker cannot reproduce and exact arithmetic: noise from a seed is good for studies; a model for release
-    needs `secure_noise`. docs/guarantees.md says what is inexact still.
+    The clip norm is `max_grad_norm`. Give either `epsilon` or `noise_multiplier`. For an `epsilon`, the smallest noise
+    multiplier that reaches it over the planned steps is found. Batches are Poisson samples of expected size `batch_size`,
+    as the accounting requires.
 
-    Deviation from the paper: its batches were shuffled, while its ε came from an accountant for Poisson
-    sampling; ours are Poisson. Its clip norm is not stated; ours is `max_grad_norm`, 1 by default.
+    The (ε, δ) guarantee is proved for adding or removing one example. It covers the final and all intermediate weights,
+    but not choosing among several runs. It assumes exact arithmetic, and noise that an attacker cannot reproduce: noise
+    from a seed is enough for studies, but a model for release needs `secure_noise`. docs/guarantees.md lists what remains
+    inexact.
+
+    Deviations from Lomurno & Matteucci 2022: the paper shuffled its batches although its accountant assumed Poisson
+    sampling; ours are Poisson. The paper does not state its clip norm; our default is 1.
     """
 
     max_grad_norm: float = 1.0

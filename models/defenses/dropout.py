@@ -14,10 +14,10 @@ from models.defenses.base import Defense
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout(Defense):
-    """Dropout after each convolution (its activation included) and before and after the first dense layer.
+    """Dropout after each convolution and its activation, and before and after the first dense layer.
 
-    Masks are drawn from PyTorch's global generator, which the training loop seeds from the trial's
-    dropout stream. No guarantee.
+    Masks come from PyTorch's global generator, which the training loop seeds from the trial's dropout stream. No
+    guarantee.
     """
 
     rate: float = 0.2

@@ -12,10 +12,10 @@ from models.defenses.base import Defense, TrainingPlan
 
 @dataclass(frozen=True, kw_only=True)
 class L2(Defense):
-    """Adds weight·‖w‖² to the loss for the weights (not the bias) of the prediction layer alone.
+    """Adds weight·‖w‖² to the loss, for the weights (not the bias) of the prediction layer only.
 
-    That is Keras's `kernel_regularizer`, which the paper used. PyTorch's `weight_decay` multiplies w
-    itself, so it is given 2·weight, and only for that parameter. No guarantee.
+    This is Keras's `kernel_regularizer`, which the paper used. PyTorch's `weight_decay` multiplies w itself, so the
+    optimizer gets 2·weight for this parameter. No guarantee.
     """
 
     weight: float = 2e-2

@@ -1,4 +1,4 @@
-"""Noise before clipping: the "noisy gradient", "AC", of Lin et al. 2020."""
+"""Noise, then clipping: the "noisy gradient" or "AC" in Lin et al. 2020."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ REASON = (
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseThenClipDefense(Mechanism):
-    """Adds Gaussian noise to each example's gradient, then clips it to `max_grad_norm`; no guarantee.
+    """Adds Gaussian noise to each example's gradient, then clips it to `max_grad_norm`. No guarantee.
 
-    The noise on each coordinate of each gradient has standard deviation `noise_scale`, in clip norms (`noise_unit:
-    clip_norm`) or `absolute`. Before clipping, a batch's sum thus holds √batch times as much noise as that of
-    `clip_then_noise` with the same scale. `form` is how the noise is drawn, see `models.private.rules.NoiseThenClip`: for
-    each example in full (`literal`), by two numbers each (`two_scalar`), or by the model's size (`auto`).
+    Each coordinate of each gradient gets noise of standard deviation `noise_scale`, in multiples of the clip norm
+    (`noise_unit: clip_norm`) or `absolute`. Before clipping, the noise in a batch's sum is therefore √batch times that of
+    `clip_then_noise` with the same scale. `form` says how noise is drawn: a full vector for each example (`literal`), two
+    numbers for each example (`two_scalar`), or whichever suits the model's size (`auto`). See
+    `models.private.rules.NoiseThenClip`.
 
-    No (ε, δ) is known: the gradient that is noised is unbounded. Batches are as the training asks for.
+    No (ε, δ) is known, because the gradients that get noise are unbounded. `training.sampling` decides how batches are
+    drawn.
 
-    Deviation from the paper: its Algorithm 1 is lost, so what its noise scale was relative to is not known.
+    Deviation from the paper: its Algorithm 1 is lost, so the unit of its noise scale is unknown.
     """
 
     max_grad_norm: float = 1.0

@@ -1,4 +1,4 @@
-"""Adaptive clipping with a guarantee: the clip norm follows a noised quantile."""
+"""Adaptive clipping with a guarantee: the clip norm follows a quantile estimated with noise."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from models.private.rules import NoisedQuantile
 
 @dataclass(frozen=True, kw_only=True)
 class NoisedQuantileDefense(BudgetedMechanism):
-    """DP-SGD whose clip norm follows a quantile of the norms, at a privacy cost that ε includes.
+    """DP-SGD whose clip norm follows a quantile of the gradient norms. ε includes the privacy cost of that.
 
-    Give `epsilon` or `noise_multiplier`: they are those of sum and count together, so the sum gets a little more noise than
-    DP-SGD's of the same multiplier. `count_noise_std` is the noise on the count of unclipped examples, by default a
-    twentieth of the batch size, as its authors advise; `initial_clip_norm` and `clip_learning_rate` are theirs too.
-    The guarantee is as `dp_sgd`'s: for Poisson batches, adding or removing one example.
+    Give either `epsilon` or `noise_multiplier`. Both are for sum and count together, so the sum gets slightly more noise
+    than in DP-SGD with the same multiplier. `count_noise_std` is the standard deviation of the noise on the count of
+    unclipped examples. Its default, a twentieth of the batch size, and those of `initial_clip_norm` and
+    `clip_learning_rate` are the authors'. The guarantee is that of `dp_sgd`: Poisson batches, adding or removing one
+    example.
     """
 
     quantile: float = 0.5

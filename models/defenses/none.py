@@ -10,6 +10,6 @@ from models.defenses.base import Defense
 
 @dataclass(frozen=True, kw_only=True)
 class NoDefense(Defense):
-    """The ordinary gradient of a batch, by whatever optimizer. No guarantee."""
+    """No defense: the ordinary gradient of a batch, with any optimizer. No guarantee."""
 
     source: ClassVar[str] = "the baseline"

@@ -17,14 +17,14 @@ REASON = (
 
 @dataclass(frozen=True, kw_only=True)
 class QuantileClippingDefense(Mechanism):
-    """Clips each example's gradient to a quantile of the batch's norms, then noises the sum; no guarantee.
+    """Clips each example's gradient to a quantile of the batch's norms, then adds noise to the sum. No guarantee.
 
-    `layers` clips the whole gradient (`flat`) or each layer's part by a quantile of its own (`per_layer`). The noise's
-    standard deviation is `noise_scale`, in multiples of the norm that one example can add to the sum (`noise_unit:
+    `layers: flat` clips the whole gradient; `per_layer` clips each layer's part to that layer's own quantile. The noise has
+    standard deviation `noise_scale`, in multiples of the largest norm that one example can add to the sum (`noise_unit:
     clip_norm`) or `absolute`. The private counterpart is `noised_quantile`.
 
-    Deviation: Lin et al.'s Algorithm 2 is lost but for its steps (gradients, quantile, clipping, update); the noise,
-    its scale and its unit are ours, as DP-SGD's.
+    Deviation: of Lin et al.'s Algorithm 2 only the steps survive (gradients, quantile, clipping, update). The noise, its
+    scale and its unit are our choice; they follow DP-SGD.
     """
 
     quantile: float = 0.5

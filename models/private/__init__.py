@@ -1,1 +1,1 @@
-"""Private gradients: per-example norms, rules over them, accounting."""
+"""Private gradients: per-example gradient norms, clipping and noise rules, accounting."""

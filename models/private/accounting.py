@@ -1,7 +1,7 @@
-"""Privacy accounting: ε of the steps really taken, and the noise that reaches a wanted ε.
+"""Privacy accounting: ε of the steps actually taken, and the noise multiplier for a target ε.
 
-Accountants are given the exact sample rate and an integer number of steps, never epochs or a loader's length, which lose
-steps. They give what Opacus's give; `models.private.composition` has the mathematics.
+Accountants take the exact sample rate and an integer number of steps, not epochs or a loader's length, which would lose
+steps. Their results equal Opacus's. The mathematics is in `models.private.composition`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from models.private import composition
 from models.private.composition import LEAST_NOISE_MULTIPLIER, Steps
 
 ACCOUNTANTS = ("prv", "rdp")
-"""`prv`: numerical composition of privacy loss variables (Gopi, Lee & Wutschitz 2021), with its error
-bound added; `rdp`: Rényi differential privacy (Mironov 2017), looser. Both are upper bounds. Gaussian DP is
-not among them: it is a limit that falls below the true ε."""
+"""`prv`: numerical composition of privacy loss variables (Gopi, Lee & Wutschitz 2021), with its error bound added. `rdp`:
+Rényi differential privacy (Mironov 2017), looser. Both are upper bounds. Gaussian DP is not offered: it is a limit that
+falls below the true ε."""
 
 PRV_ERROR = 0.01
-"""The error of its mesh that the PRV accountant adds to ε; more where ε and steps are so many that it would take gigabytes."""
+"""The mesh error that the PRV accountant adds to ε. It is larger if ε and steps are so large that it would need gigabytes."""
 
 _MOST_PRV_EPSILON = 500.0
-"""Beyond, Chernoff's bound is so far above ε that rounding may hide it, and no ε protects."""
+"""Above this, Chernoff's bound is so far above ε that rounding may hide ε. So large an ε protects nothing anyway."""
 
 _LEAST_PRV_EPSILON = 1.5 * PRV_ERROR
-"""Below this and above 0 the composition gives its own error, which rounding makes unsteady."""
+"""Between 0 and this, the composition returns mostly its own error, which rounding makes unstable."""
 
 _LEAST_DELTA = 1e-200
 _MOST_NOISE_MULTIPLIER = 1e5
@@ -41,7 +41,7 @@ _ORDERS = np.array(RDPAccountant.DEFAULT_ALPHAS)
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyGuarantee:
-    """(ε, δ)-differential privacy, and what it rests on."""
+    """An (ε, δ)-differential privacy guarantee and its assumptions."""
 
     epsilon: float
     delta: float
@@ -52,9 +52,9 @@ class PrivacyGuarantee:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyAccounting:
-    """The parameters of a subsampled Gaussian mechanism; with a number of steps, a guarantee.
+    """The parameters of a subsampled Gaussian mechanism. A number of steps turns them into a guarantee.
 
-    `max_grad_norm` is None where the clip norm changes from step to step.
+    `max_grad_norm` is None if the clip norm changes from step to step.
     """
 
     epsilon_target: float | None
@@ -70,11 +70,11 @@ class PrivacyAccounting:
         return PrivacyGuarantee(epsilon=spent, delta=self.delta, accountant=self.accountant)
 
     def epsilons(self, steps: Sequence[int]) -> list[float]:
-        """ε after each of several numbers of steps."""
+        """ε after each number of steps in `steps`."""
         return [self.guarantee(each).epsilon for each in steps]
 
     def rdp(self, steps: int) -> list[dict[str, float]]:
-        """Rényi divergence after `steps` steps at each order at which it is finite; over independent runs it adds up."""
+        """Rényi divergence after `steps` steps, at each order where it is finite. It adds up over independent runs."""
         divergences = steps * _rdp_of_a_step(self.noise_multiplier, self.sample_rate)
         return [
             {"order": float(order), "divergence": float(divergence)}
@@ -87,19 +87,19 @@ class PrivacyAccounting:
         if steps == 0:
             return 0.0
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it underestimates: which is why it is no guarantee here
+            warnings.simplefilter("ignore")  # Opacus warns that it underestimates ε; here it is no guarantee
             accountant = GaussianAccountant()
             accountant.history = [(self.noise_multiplier, self.sample_rate, steps)]
             try:
                 value = float(accountant.get_epsilon(delta=self.delta))
-            except ValueError:  # the root is out of the searched bracket at very large ε
+            except ValueError:  # at very large ε the root is outside the search bracket
                 return None
         return value if math.isfinite(value) else None
 
 
 @lru_cache(maxsize=4096)
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float, accountant: str) -> float:
-    """ε of `steps` Poisson-subsampled Gaussian mechanisms, for adding or removing one example; never below 0.
+    """ε of `steps` Poisson-subsampled Gaussian steps, for adding or removing one example; at least 0.
 
     Raises:
         ValueError: an argument is out of range.
@@ -109,14 +109,14 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
         raise ValueError(f"noise_multiplier is {noise_multiplier}; it must be above 0 and finite")
     if steps == 0:
         return 0.0
-    # An upper bound where noise is beyond all use
+    # Capping the noise gives an upper bound
     mechanism = Steps(min(noise_multiplier, _MOST_NOISE_MULTIPLIER), sample_rate, steps)
     if _is_hardly_ever_sampled(mechanism, delta):
         return 0.0
     by_rdp = float(_epsilon_by_order(mechanism, delta).min())
     if accountant == "rdp":
         return max(0.0, by_rdp)
-    # Rényi's orders begin at 1.1, too high for so large an ε: it may be thrice as large as the true one
+    # The lowest Rényi order, 1.1, is too high for so large an ε; the bound may be three times the true ε
     if by_rdp > 6 * _MOST_PRV_EPSILON:
         raise ValueError(
             f"the prv accountant goes up to an epsilon of {_MOST_PRV_EPSILON:g}, and this is near {by_rdp:.3g}. Use more noise "
@@ -133,12 +133,12 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
 
 
 def _is_hardly_ever_sampled(mechanism: Steps, delta: float) -> bool:
-    """Whether an example is in no batch but with a probability of at most δ, so that ε is 0 whatever the noise."""
+    """Whether the probability that an example is in any batch is at most δ; ε is then 0 for any noise."""
     return mechanism.sample_rate < 1 and -math.expm1(mechanism.steps * math.log1p(-mechanism.sample_rate)) <= delta
 
 
 def _epsilon_by_order(mechanism: Steps, delta: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """What each Rényi order gives; every one is a bound (Balle et al. 2020, Theorem 21)."""
+    """ε by each Rényi order; each is an upper bound (Balle et al. 2020, Theorem 21)."""
     divergences = mechanism.steps * _rdp_of_a_step(mechanism.noise_multiplier, mechanism.sample_rate)
     by_order = divergences - (math.log(delta) + np.log(_ORDERS)) / (_ORDERS - 1) + np.log1p(-1 / _ORDERS)
     return np.asarray(by_order)
@@ -146,9 +146,9 @@ def _epsilon_by_order(mechanism: Steps, delta: float) -> np.ndarray[Any, np.dtyp
 
 @lru_cache(maxsize=64)
 def _rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Rényi divergences at Opacus's orders; they add up over steps.
+    """Rényi divergences of one step at Opacus's orders; they add up over steps.
 
-    Below `LEAST_NOISE_MULTIPLIER` they are those without sampling, an upper bound that is hardly above.
+    Below `LEAST_NOISE_MULTIPLIER` they are the divergences without sampling, a close upper bound.
     """
     if noise_multiplier < LEAST_NOISE_MULTIPLIER:
         return np.asarray(_ORDERS / (2 * noise_multiplier**2))
@@ -156,7 +156,7 @@ def _rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> np.ndarray[An
 
 
 def _tilt(mechanism: Steps, delta: float) -> float:
-    """About where Chernoff's bound is least: the best Rényi order less one, or what is better beyond where the orders end."""
+    """An approximate minimizer of Chernoff's bound: the best Rényi order minus one, or a better value outside the orders."""
 
     def bound(tilt: float) -> float:
         moment = composition.log_moments(mechanism.noise_multiplier, mechanism.sample_rate, [tilt + 1])
@@ -175,10 +175,10 @@ def _tilt(mechanism: Steps, delta: float) -> float:
 def find_noise_multiplier(
     epsilon_target: float, sample_rate: float, steps: int, delta: float, accountant: str
 ) -> float:
-    """The smallest noise multiplier, to one part in 10⁴, whose ε is at most `epsilon_target`; six digits.
+    """The smallest noise multiplier whose ε is at most `epsilon_target`, to one part in 10⁴ and rounded to six digits.
 
     Raises:
-        ValueError: an argument is out of range; or no noise multiplier from 0.01 to 10⁵ reaches the target.
+        ValueError: an argument is out of range, or no noise multiplier from 0.01 to 10⁵ reaches the target.
     """
     _check(sample_rate, steps, delta, accountant)
     if steps == 0:
@@ -190,13 +190,13 @@ def find_noise_multiplier(
         raise ValueError(_unreachable(epsilon_target, sample_rate, steps, delta, accountant))
 
     def excess(noise_multiplier: float) -> float:
-        """How far above the target its ε is, as a logarithm, both without the accountant's constant error."""
+        """log(ε / target), both without the accountant's constant error; positive if ε is above the target."""
         spent = epsilon(noise_multiplier, sample_rate, steps, delta, accountant)
         return math.log((spent - floor) / (epsilon_target - floor)) if spent > floor else -50.0
 
     rough, start = excess, 1.0
     if accountant == "prv":
-        # Rényi's answer is cheap and close; where it cannot reach so small an ε, PRV may.
+        # The Rényi answer is cheap and close. If it cannot reach so small an ε, PRV may.
         reach = float(_epsilon_by_order(Steps(_MOST_NOISE_MULTIPLIER, sample_rate, steps), delta).min())
         try:
             start = find_noise_multiplier(max(epsilon_target, 1.2 * reach), sample_rate, steps, delta, "rdp")
@@ -204,7 +204,10 @@ def find_noise_multiplier(
             raise ValueError(_unreachable(epsilon_target, sample_rate, steps, delta, accountant)) from None
 
         def rough(noise_multiplier: float) -> float:
-            """Of the same sign, but for a few parts in 10⁶ of the noise: how far δ at the target is above, in Gaussian deviations."""
+            """How far δ at the target is above `delta`, in Gaussian deviations.
+
+            The sign equals that of `excess`, except within a few parts in 10⁶ of the noise.
+            """
             mechanism = Steps(noise_multiplier, sample_rate, steps)
             tilt = _tilt(mechanism, delta)
             log_delta = composition.log_delta(mechanism, epsilon_target - floor, tilt)
@@ -219,7 +222,7 @@ def find_noise_multiplier(
     if bracket is None:
         raise ValueError(_unreachable(epsilon_target, sample_rate, steps, delta, accountant))
     found = math.exp(brentq(by_logarithm, *bracket, xtol=1e-5)) * (1 + 3e-5)
-    # The tolerance is a ten-thousandth of the noise, in which ε falls about as Rényi's does. Six digits make machines agree.
+    # The tolerance is 10⁻⁴ of the noise; over it, ε falls about as fast as Rényi's ε. Six digits make machines agree.
     by_rdp = [epsilon(each, sample_rate, steps, delta, "rdp") for each in (found, 1.001 * found)]
     slope = max(1.0, math.log(by_rdp[0] / by_rdp[1]) / math.log(1.001)) if by_rdp[1] > 0 else 1.0
     low, high, last = 0.0, math.inf, None
@@ -240,7 +243,7 @@ def find_noise_multiplier(
 
 
 def _bracket(excess: Callable[[float], float], start: float) -> tuple[float, float] | None:
-    """Logarithms of a noise multiplier whose ε is above the target, and of one whose is not; None if there are none."""
+    """Logarithms of two noise multipliers, one with ε above the target, one not; None if there is no such pair."""
     least, most = math.log(LEAST_NOISE_MULTIPLIER), math.log(_MOST_NOISE_MULTIPLIER)
     low = high = start
     stride = 0.15
@@ -256,7 +259,7 @@ def _bracket(excess: Callable[[float], float], start: float) -> tuple[float, flo
 
 
 def _unreachable(epsilon_target: float, sample_rate: float, steps: int, delta: float, accountant: str) -> str:
-    """Why a target is out of reach, and what is not."""
+    """The message of a target that cannot be reached, with the nearest one that can."""
     least = epsilon(_MOST_NOISE_MULTIPLIER, sample_rate, steps, delta, accountant)
     wanted = f"epsilon {epsilon_target:g} cannot be reached with the {accountant} accountant"
     setting = f"over {steps} steps at sample rate {sample_rate:g} and delta {delta:g}"

@@ -1,9 +1,9 @@
 """The privacy loss of Poisson-subsampled Gaussian steps: its moments, and ε of its composition by FFT.
 
-Source: Gopi, Lee & Wutschitz 2021 (PRV), whose mesh, mean-matched discretization and error bound are kept, so that results
-equal Opacus's. Not from there: the loss is tilted exponentially before it is composed, as Chernoff's bound does, so that
-rounding is relative to δ and not to one. Without that, δ below some 1e-11 drowns in rounding. The window that is
-composed in is a Chernoff bound of the tilted loss, which also makes it shorter.
+Source: Gopi, Lee & Wutschitz 2021 (PRV). Mesh, mean-matched discretization and error bound are theirs, so results equal
+Opacus's. Ours: the loss is tilted exponentially before composition, as in Chernoff's bound, so rounding errors are relative
+to δ instead of 1. Without the tilt, a δ below about 1e-11 is lost in rounding. The window of the composition is a Chernoff
+bound on the tilted loss, which also makes it shorter.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from scipy.special import erfc, logsumexp
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 LEAST_NOISE_MULTIPLIER = 0.01
-"""With less, sampling hides next to nothing, and one step that takes all examples spends an ε of 5,000."""
+"""With less noise, sampling gives almost no protection: one step on all examples spends an ε of 5,000."""
 
 MOST_POINTS = 2**23
-"""The most points that a composition takes, 64 MiB each array; beyond that the error that ε includes grows."""
+"""Maximum number of mesh points in a composition; each array is then 64 MiB. If more were needed, the error included in ε
+grows instead."""
 
 _OUTSIDE = 25.0
-"""How improbable the tilted loss is outside of the window, as a negative logarithm; it is relative to about δ."""
+"""−log of the probability that the tilted loss is outside the window, relative to about δ."""
 
 _PANELS = 2
-"""Panels to a standard deviation of the noise where phases turn."""
+"""Panels per standard deviation of the noise, for integrals with rotating phases."""
 
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
 class Steps(NamedTuple):
-    """So many Gaussian steps of one noise multiplier, each on a Poisson sample."""
+    """A number of Gaussian steps with one noise multiplier, each on a Poisson sample."""
 
     noise_multiplier: float
     sample_rate: float
@@ -43,9 +44,9 @@ class Steps(NamedTuple):
 
 
 class _Quadrature(NamedTuple):
-    """Nodes of the noised sum, in units of the sensitivity: the privacy loss there, and the log of weight × density.
+    """At quadrature nodes of the noised sum, in units of the sensitivity: the privacy loss, and log(weight × density).
 
-    The density is that without the example, N(0, σ²).
+    The density is the one without the example, N(0, σ²).
     """
 
     loss: Array
@@ -56,9 +57,10 @@ class _Quadrature(NamedTuple):
 def _quadrature(
     noise_multiplier: float, sample_rate: float, low: float, high: float, panels_per_std: int = 1
 ) -> _Quadrature:
-    """Gauss and Legendre's nodes from 13 standard deviations below `low` to as many above `high`.
+    """Gauss–Legendre nodes from 13 standard deviations below `low` to 13 above `high`.
 
-    Panels are as wide as the noise; where both parts of the mixture meet, the loss bends within σ², and they are narrower.
+    Panels are as wide as one standard deviation. Where the two parts of the mixture meet, the loss bends within σ², and
+    panels are narrower.
     """
     count = math.ceil((high - low) / noise_multiplier) + 26
     edges = low + noise_multiplier * (np.arange(count * panels_per_std + 1) / panels_per_std - 13)
@@ -74,13 +76,13 @@ def _quadrature(
 
 
 def _loss(x: Array, noise_multiplier: float, sample_rate: float) -> Array:
-    """log((1 − q) + q exp((2x − 1) / 2σ²)): of the density with the example to that without."""
+    """log((1 − q) + q exp((2x − 1) / 2σ²)): the log ratio of the densities with and without the example."""
     with np.errstate(divide="ignore"):
         return np.logaddexp(np.log1p(-sample_rate), math.log(sample_rate) + (x - 0.5) / noise_multiplier**2)
 
 
 def log_moments(noise_multiplier: float, sample_rate: float, orders: Sequence[float] | Array) -> Array:
-    """log E[exp(α · loss)] without the example, for each order α: (α − 1) times the Rényi divergence of order α."""
+    """log E[exp(α · loss)] without the example, for each order α. It is (α − 1) times the Rényi divergence of order α."""
     orders = np.asarray(orders, dtype=float)
     moments = np.empty(len(orders))
     ranges = [_range(orders[index : index + 1]) for index in range(len(orders))]
@@ -94,16 +96,17 @@ def log_moments(noise_multiplier: float, sample_rate: float, orders: Sequence[fl
 
 
 def _range(orders: Array) -> tuple[float, float]:
-    """Where the noised sum lies under tilts of these orders, but for the noise; powers of two, so that neighbors share nodes."""
+    """Range of the noised sum under tilts of these orders, without the noise; powers of two, so close orders share nodes."""
     high, low = float(max(1.0, orders.max())), float(min(0.0, orders.min()))
     return (-(2.0 ** math.ceil(math.log2(-low))) if low < 0 else 0.0), 2.0 ** math.ceil(math.log2(high))
 
 
 def epsilon(mechanism: Steps, delta: float, tilt: float, error: float) -> float:
-    """ε of the steps together: an upper bound, which includes the mesh's `error`, or more where that is too fine.
+    """ε of all steps together. It is an upper bound that includes the mesh `error`, or a larger one if the mesh would have
+    too many points.
 
-    `tilt` is about where Chernoff's bound is least. Any above 0 gives the same, to rounding; as much less as rounding
-    allows is taken, for a shorter window.
+    `tilt` approximately minimizes Chernoff's bound. Any value above 0 gives the same result up to rounding. The value used
+    is as much smaller as rounding allows, which shortens the window.
     """
     steps = mechanism.steps
     if not steps:
@@ -131,8 +134,8 @@ def epsilon(mechanism: Steps, delta: float, tilt: float, error: float) -> float:
     start = math.floor((low - shift) / mesh)
     composed = np.roll(irfft(spectrum, n=size), -(start % size))
 
-    # δ(ε) = Σ over losses above ε of mass · (1 − exp(ε − loss)), here in units of the scale that the tilt took out.
-    # Below zero no ε is sought; far below Chernoff's bound, where the tilt magnifies rounding, none can be.
+    # δ(ε) = Σ over losses above ε of mass · (1 − exp(ε − loss)), here in units of the scale removed by the tilt.
+    # The search excludes ε below zero, and ε far below Chernoff's bound, where the tilt magnifies rounding.
     target = math.exp(math.log(delta - delta_error) - (log_moment - tilt * (chernoff - shift)))
     for reach in (10, 600):
         lowest = max(-2 * mesh_error, chernoff - min(reach / tilt, 600.0))
@@ -154,16 +157,17 @@ def epsilon(mechanism: Steps, delta: float, tilt: float, error: float) -> float:
 
 
 def log_delta(mechanism: Steps, epsilon: float, tilt: float) -> float | None:
-    """log δ of the steps together at `epsilon`, to some six digits but without proof; None where it is slow.
+    """log δ of all steps together at `epsilon`, to about six digits, without an error bound; None if it would be slow.
 
-    δ(ε) is a line integral of exp(log_moment(z) − z ε) / (z (z + 1)), z = tilt + i u, by the two-sided Laplace transform of
-    (1 − exp(ε − loss))₊. `tilt` is as in `epsilon`; far below it terms cancel, and digits are lost.
+    δ(ε) is a line integral of exp(log_moment(z) − z ε) / (z (z + 1)) over z = tilt + i u, by the two-sided Laplace transform
+    of (1 − exp(ε − loss))₊. `tilt` is as for the function `epsilon`; with a much smaller tilt, terms cancel and digits are
+    lost.
     """
     moment, _, variance = _log_moment_and_derivatives(mechanism, tilt)
     log_moment = mechanism.steps * moment
     low, high = _window(mechanism, tilt, log_moment, math.sqrt(mechanism.steps * variance))
     spacing = 2 * math.pi / max(high - min(low, epsilon), _OUTSIDE / tilt)
-    last = 20 * _PANELS * mechanism.noise_multiplier  # beyond, the nodes do not follow the phase
+    last = 20 * _PANELS * mechanism.noise_multiplier  # beyond this, the nodes do not resolve the phase
     nodes = _quadrature(mechanism.noise_multiplier, mechanism.sample_rate, *_range(np.array([tilt + 1])), _PANELS)
     exponents = (tilt + 1) * nodes.loss + nodes.log_weight
     density = np.exp(exponents - exponents.max())
@@ -175,7 +179,7 @@ def log_delta(mechanism: Steps, epsilon: float, tilt: float) -> float | None:
         terms = np.exp(-1j * u * epsilon) / ((tilt + 1j * u) * (tilt + 1j * u + 1))
         terms *= (np.exp(1j * np.multiply.outer(u, loss)) * density).sum(axis=1) ** mechanism.steps
         total += float(terms.real.sum()) - (float(terms[0].real) / 2 if first == 0 else 0.0)
-        # Many in a row: where steps either spend much or nothing, terms come and go.
+        # Many small terms in a row are required: if steps spend either much or nothing, terms vanish and return.
         if np.abs(terms[16:]).max() < 1e-6 * abs(total):
             return log_moment - tilt * epsilon + math.log(total * spacing / math.pi) if total > 0 else None
         if u[-1] > last:
@@ -184,7 +188,7 @@ def log_delta(mechanism: Steps, epsilon: float, tilt: float) -> float | None:
 
 
 def _log_moment_and_derivatives(mechanism: Steps, tilt: float) -> tuple[float, float, float]:
-    """log E[exp(tilt · loss)] with the example, for one step, and its first two derivatives: mean and variance, tilted."""
+    """log E[exp(tilt · loss)] with the example, for one step, and its two derivatives: the tilted mean and variance."""
     order = np.array([tilt + 1])
     nodes = _quadrature(mechanism.noise_multiplier, mechanism.sample_rate, *_range(order))
     exponents = (tilt + 1) * nodes.loss + nodes.log_weight
@@ -195,8 +199,8 @@ def _log_moment_and_derivatives(mechanism: Steps, tilt: float) -> tuple[float, f
 
 
 def _window(mechanism: Steps, tilt: float, log_moment: float, std: float) -> tuple[float, float]:
-    """Where the tilted, composed loss lies, but for exp(−_OUTSIDE): Chernoff's bound on either side."""
-    # Under rare sampling moments grow so fast with the order that the best bound is at one far closer than a Gaussian's.
+    """The range of the tilted, composed loss, except for a probability of exp(−_OUTSIDE), by Chernoff's bound on each side."""
+    # With rare sampling, moments grow so fast with the order that the best order is much closer than for a Gaussian.
     further = math.sqrt(2 * _OUTSIDE) / std * 2.0 ** np.arange(-16, 2)
 
     def bound(direction: int) -> float:
@@ -208,7 +212,7 @@ def _window(mechanism: Steps, tilt: float, log_moment: float, std: float) -> tup
 
 
 def _discretized(mechanism: Steps, mesh: float, tilt: float) -> tuple[int, Array, float]:
-    """Probabilities of one step's loss on the mesh, from which multiple of it, and the offset that makes the mean right."""
+    """The first multiple of the mesh, one step's loss probabilities from there on, and the offset that corrects the mean."""
     noise_multiplier, sample_rate, steps = mechanism
     nodes = _quadrature(noise_multiplier, sample_rate, *_range(np.array([tilt + 1])))
     weights = nodes.loss + nodes.log_weight
@@ -227,7 +231,7 @@ def _discretized(mechanism: Steps, mesh: float, tilt: float) -> tuple[int, Array
 
 
 def _probability_above(losses: Array, noise_multiplier: float, sample_rate: float) -> Array:
-    """How likely the loss is above each of these, with the example."""
+    """The probability that the loss is above each of `losses`, with the example."""
     with np.errstate(divide="ignore", invalid="ignore"):
         falling = np.exp(-np.abs(losses))
         mixed = np.where(losses > 0, 1 - (1 - sample_rate) * falling, np.maximum(falling - 1 + sample_rate, 0))
@@ -237,7 +241,7 @@ def _probability_above(losses: Array, noise_multiplier: float, sample_rate: floa
 
 
 def _power(spectrum: Any, first: int, exponent: int) -> Any:
-    """The `exponent`-th power of a spectrum moved by `first` points; zero where rounding leaves no more of it."""
+    """The `exponent`-th power of a spectrum shifted by `first` points; zero where it is below rounding."""
     heard = np.flatnonzero(spectrum.real**2 + spectrum.imag**2 > math.exp(-160 / exponent))
     size = 2 * (len(spectrum) - 1)
     turns = heard * (first * exponent % size) % size / size

@@ -1,4 +1,4 @@
-"""Per-example gradients turned into one private gradient."""
+"""Computes a batch's private gradient from its per-example gradients."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from models.private.tap import Recording, Tap, full_precision
 Chunk = Callable[..., tuple[Tensor, ...]]
 
 _FIRST_ROWS = 8
-"""Examples that are tried out before the first step."""
+"""Number of examples in the trial run before the first step."""
 
 
 class PrivateGradient:
-    """Computes Σᵢ weightᵢ · gᵢ + noise, over the expected batch size, into the parameters' `.grad`.
+    """Sets each parameter's `.grad` to (Σᵢ weightᵢ · gᵢ + noise) / expected batch size.
 
-    Poisson batches have an `expected_batch_size`; None takes each batch's own, as for an ordinary mean.
+    `expected_batch_size` is for Poisson batches; None divides by each batch's own size, as an ordinary mean does.
 
-    One forward and one backward pass give every layer's inputs and output gradients, from these come the norms, and
-    after the rule has turned norms into weights, the weighted sum; see `models.private.layers` for how. A batch is
-    worked through in chunks, so that memory does not grow with it; noise is drawn from `noise_generator` alone (the
-    system's where it is None), once per step, or once per example where the rule noises each: the same numbers whatever
-    the chunks. An empty batch is a step of the rule's noise on the sum only. A rule that clips by the batch's own norms
-    takes a second pass where the batch is more than a chunk.
+    One forward and one backward pass give every layer's inputs and output gradients. From these the norms are computed; the
+    rule turns norms into weights; then the weighted sum is computed (see `models.private.layers`). A batch is processed in
+    chunks, so that memory does not grow with it. If a rule clips by the batch's own norms and the batch has more than one
+    chunk, a second pass is needed. All noise comes from `noise_generator` (None: the operating system's generator). It is
+    drawn once per step, or once per example if the rule requires it; the numbers do not depend on the chunks. For an empty
+    batch the gradient is only the rule's noise on the sum.
 
-    `clip_norms` (groups,) are those of the next step, or of the last one where the batch decides; they are all of the
-    state there is, and go with a checkpoint. Norms, sums and noise are float32 also where activations are bf16.
+    `clip_norms` (groups,) are those of the next step, or of the last step if the rule clips by the batch. They are the only
+    state, and part of a checkpoint. Norms, sums and noise are float32 even if activations are bf16.
 
     Raises:
-        ValueError: a layer mixes examples, such as BatchNorm, or no per-example gradients of it are known.
+        ValueError: a layer mixes examples, such as BatchNorm, or has no known per-example gradients.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class PrivateGradient:
         self._run_chunk: Chunk = Replay(self._chunk) if replays else self._chunk
         self._run_whole: Chunk = Replay(self._whole_batch) if replays else self._whole_batch
         self._run_norms: Chunk = Replay(self._norms_alone) if replays else self._norms_alone
-        if self._example_noise_std is not None:  # noise that is drawn on the way would be repeated by a replay
+        if self._example_noise_std is not None:  # a replay would repeat noise drawn during the step
             self._run_chunk = self._literal_chunk
         n_groups = self._tap.n_layers if rule.per_layer else 1
         self.n_within = torch.zeros((), device=self._device)
-        """How many gradients were within the clip norm, of all steps since this was last set to zero."""
+        """Number of gradients within the clip norm, over all steps since this was last set to zero."""
         self.clip_norms = torch.full((n_groups,), float(rule.initial_clip_norm), device=self._device)
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Set every `.grad` from a batch; gives the summed loss and the number right, both 0-d tensors."""
+        """Set every `.grad` from a batch. Returns the summed loss and the number of right answers, both 0-d tensors."""
         count = len(labels)
         if count and not self._tried:
             self._try_out(images, labels)
@@ -94,7 +94,7 @@ class PrivateGradient:
             results = run(*self._padded(images[chunk], labels[chunk], draws[chunk]), self.clip_norms)
             totals = list(results) if totals is None else [a.add_(b) for a, b in zip(totals, results, strict=True)]
             if len(chunks) > 1 and totals[0] is results[0]:
-                totals = [total.clone() for total in totals]  # two may be one tensor, and a replay writes over them
+                totals = [total.clone() for total in totals]  # two may be the same tensor, and a replay overwrites them
         if totals is None:
             totals = [torch.zeros((), device=self._device) for _ in range(4)]
             totals += [torch.zeros_like(parameter) for parameter in self._parameters]
@@ -111,14 +111,14 @@ class PrivateGradient:
         self.clip_norms = self._rule.next_clip_norms(
             self.clip_norms, count, n_within, batch_size, self._noise_generator
         )
-        return loss_sum.clone(), n_right.clone()  # a replayed step writes over its own
+        return loss_sum.clone(), n_right.clone()  # a replayed step overwrites its results
 
     def close(self) -> None:
-        """Leave an ordinary model."""
+        """Restore the model to an ordinary one."""
         self._tap.close()
 
     def _chunks(self, count: int) -> Iterator[slice]:
-        """Chunks of nearly the same size, none above the limit."""
+        """Slices of nearly equal size, none larger than the chunk size."""
         done = 0
         while done < count:
             assert self._chunk_size is not None
@@ -128,9 +128,9 @@ class PrivateGradient:
             done += rows
 
     def _try_out(self, images: Tensor, labels: Tensor) -> None:
-        """Refuse a model that mixes examples; choose the size of the chunks by what a few take. Generators stay as they were.
+        """Refuse a model that mixes examples, and set the chunk size from the memory of a few. Generators are unchanged.
 
-        Their number is not the batch's: a layer that takes a sequence's steps for examples does not pass both.
+        The number of examples differs from the batch's, so a layer that mistakes a sequence's steps for examples fails.
         """
         check_examples_apart(
             self._model, images[:_FIRST_ROWS] if len(labels) > 1 else torch.cat([images, images.flip(-1)])
@@ -142,12 +142,12 @@ class PrivateGradient:
         if self._chunk_size is None:
             per_example = max(1, self._tap.bytes_recorded // len(labels[rows]))
             if self._example_noise_std is not None:
-                per_example += 8 * self._dimension  # the gradient, and its noise
+                per_example += 8 * self._dimension  # the gradient and its noise
             affordable = max(1, self._performance.chunk_bytes_on(self._device) // per_example)
             self._chunk_size = affordable - affordable % 32 if affordable > 32 else affordable
 
     def _padded(self, images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A chunk filled up with repetitions of its last example, and which rows are real."""
+        """A chunk padded with copies of its last example, and a mask of the real rows."""
         count = len(labels)
         rows = -(-count // self._rows_multiple) * self._rows_multiple
         position = torch.arange(rows, device=self._device)
@@ -158,7 +158,7 @@ class PrivateGradient:
         return images, labels, is_real, draws
 
     def _batch_clip_norms(self, images: Tensor, labels: Tensor, chunks: Sequence[slice]) -> Tensor:
-        """The rule's clip norms by the norms of all chunks; dropout's masks are drawn again in the pass that follows."""
+        """The rule's clip norms for the norms of all chunks. The next pass draws the same dropout masks again."""
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             norms, no_draws = [], torch.empty(len(labels), 0, device=self._device)
             for chunk in chunks:
@@ -169,7 +169,7 @@ class PrivateGradient:
 
     @contextmanager
     def _backward(self, images: Tensor, labels: Tensor, is_real: Tensor) -> Iterator[tuple[Recording, Tensor, Tensor]]:
-        """The recording of a forward and backward pass, the summed loss and the number right."""
+        """The recording of a forward and backward pass, the summed loss, and the number of right answers."""
         for parameter in self._parameters:
             parameter.grad = None
         with self._tap.recording(len(labels)) as recording:
@@ -191,8 +191,8 @@ class PrivateGradient:
     def _chunk(
         self, images: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
     ) -> tuple[Tensor, ...]:
-        """Summed loss, number right, number of norms within the clip norm, what the examples add to the noise's variance,
-        and each parameter's weighted sum. Rows that are not real weigh exactly nothing."""
+        """Summed loss, number of right answers, number of norms within the clip norm, variance that the examples add to
+        the noise, and each parameter's weighted sum. Padding rows have weight exactly 0."""
         with self._backward(images, labels, is_real) as (recording, loss_sum, n_right):
             norms = self._norms(recording, len(labels))
             return (loss_sum, n_right, *self._weighted(recording, norms, is_real, draws, clip_norms))
@@ -200,7 +200,8 @@ class PrivateGradient:
     def _whole_batch(
         self, images: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
     ) -> tuple[Tensor, ...]:
-        """As `_chunk`, of a whole batch, with the clip norms by its own norms, which come last; not by those given."""
+        """As `_chunk`, for a whole batch. Clip norms come from the batch's own norms, not from the argument, and are
+        returned last."""
         with self._backward(images, labels, is_real) as (recording, loss_sum, n_right):
             norms = self._norms(recording, len(labels))
             clip_norms = self._rule.batch_clip_norms(norms, is_real)
@@ -218,10 +219,10 @@ class PrivateGradient:
     def _literal_chunk(
         self, images: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
     ) -> tuple[Tensor, ...]:
-        """As `_chunk`, with a vector of noise for each example, before clipping."""
+        """As `_chunk`, with a noise vector added to each example's gradient before clipping."""
         assert self._example_noise_std is not None
         noises = []
-        for _ in range(int(is_real.sum())):  # one by one, so that chunks of other sizes give the same numbers
+        for _ in range(int(is_real.sum())):  # one by one, so the numbers do not depend on the chunk size
             noise = standard_normal([self._dimension], self._noise_generator, self._device)
             noises.append(noise.mul_(self._example_noise_std))
         noised = torch.stack(noises)

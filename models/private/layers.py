@@ -1,16 +1,16 @@
-"""What one call of a layer knows about its per-example gradients: their norms, and weighted sums of them.
+"""Norms and weighted sums of per-example gradients, from one call of a layer.
 
-A layer whose weight gradient is Σₜ gₜ uₜᵀ over T positions (the steps of a sequence, the pixels of a convolution;
-g the gradient of its output, u its input there) has three ways to the norm:
+Let a layer's weight gradient be Σₜ gₜ uₜᵀ over T positions (the steps of a sequence, the pixels of a convolution), with g
+the gradient of its output and u its input at a position. There are three ways to compute the norm:
 
 - T = 1: ‖g‖² ‖u‖², in closed form.
-- The product itself, one per example. Unless it is much larger than the layer's own input and output, it is kept for the
-  weighted sum; else only its norm is.
-- The Gram form ⟨G Gᵀ, U Uᵀ⟩, of T × T numbers in place of the weight's, where positions are few.
+- The product itself, for each example. It is kept for the weighted sum, unless it is much larger than the layer's input
+  and output; then only its norm is kept.
+- The Gram form ⟨G Gᵀ, U Uᵀ⟩, with T × T numbers instead of the weight's size; used if there are few positions.
 
-Sources: Goodfellow 2015 (closed form); Li, Tramèr, Liang & Hashimoto 2022 and Bu, Wang, Zha & Karypis 2023 (Gram form,
-and one backward pass for it all). Not from there: the Gram matrix of a convolution's patches is summed from shifted
-blocks of the image's own, so that no patch is ever laid out; and its rounding error is bounded, see `gram_squares`.
+Sources: Goodfellow 2015 (closed form); Li, Tramèr, Liang & Hashimoto 2022 and Bu, Wang, Zha & Karypis 2023 (Gram form with
+a single backward pass). Ours: the Gram matrix of a convolution's patches is summed from shifted blocks of the image's own
+Gram matrix, without laying out patches; and its rounding error is bounded, see `gram_squares`.
 
 A bias is a weight whose input is one.
 """
@@ -27,30 +27,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _BLOCK_FLOATS = {"cpu": 2**20, "cuda": 2**26}
-"""Intermediate results are worked through in blocks of examples of about this size: 4 MiB stay near in a core's cache."""
+"""Size of intermediate results, which are computed in blocks of examples. On CPU, 4 MiB stay in a core's cache."""
 
 _GRAM_ADVANTAGE = 30
-"""The Gram form is taken where it costs fewer multiply-adds than this, for each weight. The product of one example is
-slower than its arithmetic by about as many, for it is written, read for its norm, and read for the weighted sum; see
-docs/performance.md."""
+"""The Gram form is used if it costs fewer multiply-adds per weight than this. The product form has about this much overhead
+per weight: each product is written, read for its norm and read for the weighted sum; see docs/performance.md."""
 
 _GRAM_LENGTH = 4096
-"""The longest vectors of a position that the Gram form is taken for, unless there is one position alone. Products of
-much longer ones are rounded by more than `gram_squares` allows for: eight times at 16,384, where vectors point alike."""
+"""The longest vectors for which the Gram form is used, unless there is only one position. Products of much longer vectors
+have more rounding error than `gram_squares` allows for: eight times as much at 16,384, if the vectors are parallel."""
 
 _SHORT_ROW = 32
-"""Columns of patches below which products of single rows of a kernel are slower than those of whole patches."""
+"""If a kernel row has fewer columns of a patch than this, products by kernel rows are slower than by whole patches."""
 
 _KEEP_FACTOR = 8
-"""Per-example products are kept where they are at most this many times as large as the layer's input and output."""
+"""Per-example products are kept if they are at most this many times as large as the layer's input and output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerGradients:
-    """The gradients of one call's parameters, one per example, in the form that was cheapest to make.
+    """The per-example gradients of one call's parameters, in the cheapest form.
 
-    `squares` are the squared norms, (n,). `weighted_sum` maps (n,) weights to Σᵢ weightᵢ gᵢ, by parameter name; `each`
-    gives the gradients themselves, (n, *shape), for parameters that are used more than once. `bytes` is what is kept.
+    `squares` are the squared norms (n,). `weighted_sum` maps weights (n,) to Σᵢ weightᵢ gᵢ by parameter name. `each` returns
+    the gradients themselves (n, *shape), for parameters that are used more than once. `bytes` is the memory kept.
     """
 
     squares: Tensor
@@ -60,12 +59,12 @@ class LayerGradients:
 
 
 Sampler = Callable[[Any, Tensor, Tensor, frozenset[str]], LayerGradients]
-"""From a layer, its input, the gradient of its output (both with examples first, in float32 or more), and the names of
-the parameters wanted."""
+"""Takes a layer, its input, the gradient of its output (both with examples first, in float32 or wider), and the names of
+the wanted parameters."""
 
 
 def join(parts: Sequence[LayerGradients]) -> LayerGradients:
-    """The gradients of several groups of one layer's parameters as one."""
+    """Merge the gradients of several groups of one layer's parameters."""
     if len(parts) == 1:
         return parts[0]
     return LayerGradients(
@@ -77,7 +76,7 @@ def join(parts: Sequence[LayerGradients]) -> LayerGradients:
 
 
 def kept(each: dict[str, Tensor]) -> LayerGradients:
-    """Gradients that are at hand, one per example."""
+    """Per-example gradients that are already computed."""
     return LayerGradients(
         squares=torch.stack([_squares(sample) for sample in each.values()]).sum(0),
         weighted_sum=lambda weights: {
@@ -99,15 +98,15 @@ def _blocks(count: int, floats_per_example: int, device: torch.device) -> Iterat
     return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
 
 
-# Layers that multiply: T positions, each with an input and an output gradient
+# Layers with matrix products: T positions, each with an input and an output gradient
 
 
 class _Positions(ABC):
-    """A layer call as T positions per example; groups of a convolution stand as examples of their own.
+    """A layer call as T positions per example. Each group of a convolution counts as an example of its own.
 
-    `inputs` is the length of uₜ without its ones, of which there are `ones`, one for each bias; `outputs` that of gₜ;
-    `size` the numbers in the layer's input and output for one example; `input_gram_cost` the multiply-adds of
-    `input_gram` for one example, and `input_gram_floats` what it lays out meanwhile.
+    `inputs` is the length of uₜ without its ones; `ones` is the number of ones, one for each bias; `outputs` is the length
+    of gₜ. For one example, `size` is the number of values in the layer's input and output, `input_gram_cost` the
+    multiply-adds of `input_gram`, and `input_gram_floats` the temporary values that it needs.
     """
 
     count: int
@@ -128,22 +127,22 @@ class _Positions(ABC):
 
     @abstractmethod
     def columns(self, rows: slice) -> list[Tensor]:
-        """U of some examples, (rows · groups, T, inputs + ones), as one or several blocks of its columns."""
+        """U of some examples, (rows · groups, T, inputs + ones), as one or more blocks of columns."""
 
     @abstractmethod
     def input_gram(self, rows: slice) -> Tensor:
-        """U Uᵀ of some examples without the ones, (rows · groups, T, T), to be written over."""
+        """U Uᵀ of some examples without the ones, (rows · groups, T, T); the caller may overwrite it."""
 
     @abstractmethod
     def product(self, weights: Tensor) -> dict[str, Tensor]:
-        """Σᵢ weightᵢ Gᵢ Uᵢ as an ordinary summed gradient, by parameter name."""
+        """Σᵢ weightᵢ Gᵢ Uᵢ, computed as an ordinary summed gradient, by parameter name."""
 
     @abstractmethod
     def split(self, products: list[Tensor]) -> dict[str, Tensor]:
-        """Products G U (k, groups · outputs, columns), a block of columns each, as gradients (k, *shape), by name."""
+        """Gradients (k, *shape) by name, from products G U (k, groups · outputs, columns), one per block of columns."""
 
     def gradients(self) -> LayerGradients:
-        """Norms and weighted sums in the cheapest form, by rule of the shapes alone."""
+        """Norms and weighted sums in the cheapest form. The choice depends on shapes only."""
         weights_size = self.groups * self.outputs * (self.inputs + self.ones)
         gram_cost = self.input_gram_cost + self.groups * self.outputs * self.positions**2
         short = self.positions == 1 or max(self.inputs, self.outputs) <= _GRAM_LENGTH
@@ -167,7 +166,7 @@ class _Positions(ABC):
         return self.split(self._products(keep=True)[1])
 
     def _products(self, keep: bool) -> tuple[Tensor, list[Tensor]]:
-        """Squared norms of the products G U; and these, (n, groups · outputs, columns) for each block, if kept."""
+        """Squared norms of the products G U; if `keep`, also the products, (n, groups · outputs, columns) per block."""
         squares = torch.zeros(self.count, device=self.device, dtype=self.dtype)
         widths = [block.shape[2] for block in self.columns(slice(0, 0))]
         products = [squares.new_empty(self.count if keep else 0, self.groups, self.outputs, width) for width in widths]
@@ -190,11 +189,11 @@ class _Positions(ABC):
 
 
 def gram_squares(grad_gram: Tensor, input_gram: Tensor) -> Tensor:
-    """⟨G Gᵀ, U Uᵀ⟩ for each pair of (k, T, T): (k,), never far below the true value.
+    """⟨G Gᵀ, U Uᵀ⟩ (k,) for each pair of matrices (k, T, T), never far below the true value.
 
-    Where positions nearly cancel, the terms are much larger than their sum, and so is its rounding error; a norm that
-    comes out too small would break the bound on an example's contribution. By Cauchy and Schwarz the terms sum to at
-    most (Σₜ ‖gₜ‖ ‖uₜ‖)² in size: where rounding of that could matter, it is added.
+    If positions nearly cancel, the terms and the rounding error are large relative to the sum. A norm that is too small
+    would break the bound on an example's contribution. By Cauchy–Schwarz, the absolute terms sum to at most
+    (Σₜ ‖gₜ‖ ‖uₜ‖)². If the rounding error of that could matter, it is added to the result.
     """
     squares = (grad_gram * input_gram).sum((1, 2))
     diagonals = grad_gram.diagonal(dim1=1, dim2=2) * input_gram.diagonal(dim1=1, dim2=2)
@@ -203,9 +202,9 @@ def gram_squares(grad_gram: Tensor, input_gram: Tensor) -> Tensor:
 
 
 class Steps(_Positions):
-    """A linear layer on the steps of a sequence; or a recurrent one, given the gradients of its gates.
+    """A linear layer applied to the steps of a sequence, or a recurrent layer given the gradients of its gates.
 
-    `inputs` by weight's name and `grad` are (n, T, features), or (T, n, features) if `time_major`. Each of `biases` has
+    `inputs`, by name of the weight, and `grad` are (n, T, features), or (T, n, features) if `time_major`. All `biases` have
     the same gradient.
     """
 
@@ -254,10 +253,10 @@ class Steps(_Positions):
 
 
 class _Convolution(_Positions):
-    """A convolution of an image (n, channels, height, width) with zeros around it; `grad` (n, filters, out height, width).
+    """A convolution of a zero-padded image (n, channels, height, width); `grad` is (n, filters, out height, out width).
 
-    Any layout of memory is read as it is. A transposed convolution is one with the roles of image and gradient
-    swapped, and its bias apart.
+    Any memory layout is accepted. A transposed convolution is one with image and gradient swapped and its bias handled
+    separately.
     """
 
     def __init__(
@@ -275,7 +274,7 @@ class _Convolution(_Positions):
         self._unpadded, self._padding = image, padding
         image = functional.pad(image, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else image
         self.count, filters, *self._out = grad.shape
-        # Rows and columns that the stride leaves over are cut off.
+        # Cut off rows and columns that the stride does not reach.
         spans = [
             (out - 1) * s + d * (k - 1) + 1 for out, s, d, k in zip(self._out, stride, dilation, kernel, strict=True)
         ]
@@ -286,7 +285,7 @@ class _Convolution(_Positions):
         self.size = image[:1].numel() + grad[:1].numel()
         self._short_rows = self._channels * kernel[1] < _SHORT_ROW
         self.device, self.dtype = grad.device, grad.dtype
-        # Two ways to U Uᵀ: from the patches, or from the image's own Gram matrix; an addition in memory counts as ten.
+        # U Uᵀ from the patches or from the image's own Gram matrix; an addition in memory costs as much as ten multiply-adds.
         pixels, laid_out = spans[0] * spans[1], self.positions * (self.inputs + self.ones)
         from_patches = groups * (self.positions**2 * self.inputs + 10 * laid_out)
         sums = kernel[0] * (self._out[0] * spans[1]) ** 2 + kernel[1] * self.positions**2
@@ -299,7 +298,7 @@ class _Convolution(_Positions):
         return self._grad[rows].reshape(-1, self.outputs, self.positions)
 
     def columns(self, rows: slice) -> list[Tensor]:
-        """A block for each row of the kernel, which then is a moved view of one layout; or one, where rows are short.
+        """One block for each kernel row, each a shifted view of one layout; a single block if kernel rows are short.
 
         The ones are the last column of the first block.
         """
@@ -322,7 +321,7 @@ class _Convolution(_Positions):
         return blocks
 
     def _patches(self, image: Tensor) -> Tensor:
-        """All patches, their numbers ordered as in the weight, their positions next to each other in memory."""
+        """All patches, with values in the weight's order and positions contiguous in memory."""
         image = image.contiguous()
         (n, c, h, w), (s0, s1), (d0, d1) = image.stride(), self._stride, self._dilation
         laid_out = image.new_empty(len(image), self.groups, self.inputs + self.ones, *self._out)
@@ -341,8 +340,8 @@ class _Convolution(_Positions):
         height, width = image.shape[2:]
         pixels = image.reshape(-1, self._channels, height * width)
         gram = torch.bmm(pixels.transpose(1, 2), pixels).view(-1, height, width, height, width)
-        # ⟨uₜ, uₛ⟩ is the sum over the kernel's offsets of ⟨pixel at t + offset, pixel at s + offset⟩: first over its
-        # rows, then over its columns.
+        # ⟨uₜ, uₛ⟩ is the sum over the kernel's offsets of ⟨pixel at t + offset, pixel at s + offset⟩: first over the
+        # kernel's rows, then over its columns.
         columns = _diagonal_sum(gram, (1, 3), self._kernel[0], self._out[0], self._stride[0], self._dilation[0])
         both = _diagonal_sum(columns, (2, 4), self._kernel[1], self._out[1], self._stride[1], self._dilation[1])
         return both.view(-1, self.positions, self.positions)
@@ -375,7 +374,7 @@ class _Convolution(_Positions):
 
 
 def _diagonal_sum(gram: Tensor, dims: tuple[int, int], kernel: int, out: int, stride: int, dilation: int) -> Tensor:
-    """Σ over a kernel's offsets of the blocks of `gram` moved by it in both `dims`: contiguous, and a tensor of its own."""
+    """Σ over a kernel's offsets of the blocks of `gram` shifted by the offset in both `dims`, as a new contiguous tensor."""
 
     def moved(offset: int) -> Tensor:
         index = [slice(None)] * gram.dim()
@@ -432,8 +431,8 @@ def _conv_transpose2d(layer: nn.ConvTranspose2d, value: Tensor, grad: Tensor, wa
     if "weight" in wanted:
         geometry = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)
         padding = _pair(cast("tuple[int, int]", layer.padding))
-        # A convolution from the output back to the input would have to end where the kernel's last step does. With
-        # output_padding the output ends later than that, by as much less is missing on that side, or is left over.
+        # A convolution from the output back to the input must end at the kernel's last step. With output_padding the
+        # output ends later, so that side needs less padding, or has values left over.
         ends = [
             (side - 1) * stride + dilation * (kernel - 1) + 1 - pad
             for side, kernel, stride, dilation, pad in zip(value.shape[2:], *geometry, padding, strict=True)
@@ -478,7 +477,7 @@ def _embedding(layer: nn.Embedding, value: Tensor, grad: Tensor, wanted: frozens
         grads = grads * (tokens != layer.padding_idx)[..., None]
     squares = grads.new_empty(len(tokens))
     for rows in _blocks(len(tokens), 2 * tokens.shape[1] ** 2, grads.device):
-        # The rows of two positions meet where their tokens are the same.
+        # Two positions update the same row of the weight if their tokens are equal.
         same = (tokens[rows, :, None] == tokens[rows, None, :]).to(grads.dtype)
         squares[rows] = gram_squares(torch.bmm(grads[rows], grads[rows].transpose(1, 2)), same)
 
@@ -501,4 +500,4 @@ SAMPLERS: dict[type[nn.Module], Sampler] = {
     nn.LayerNorm: _layer_norm,
     nn.Embedding: _embedding,
 }
-"""By exact type: a subclass may compute something else."""
+"""Looked up by exact type, because a subclass may compute something else."""

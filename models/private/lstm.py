@@ -1,7 +1,7 @@
-"""An LSTM whose gates' gradients are at hand, and with them the per-example gradients of its weights.
+"""An LSTM that exposes the gradients of its gates, from which the per-example gradients of its weights follow.
 
-`nn.LSTM` keeps them inside its kernels. This one runs on the same parameters: the input projections of all steps are
-one product, and only the recurrence itself goes step by step.
+`nn.LSTM` hides them inside its kernels. This LSTM runs on the same parameters. The input projections of all steps are one
+product; only the recurrence runs step by step.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Record = Callable[[str, Tensor, Tensor, Tensor], None]
-"""Takes, for one layer and direction, the suffix of its parameters' names, its input (T, n, features), its hidden state
-before each step (T, n, units), and the gradient of its gates before their activation (T, n, 4 · units)."""
+"""Takes, for one layer and direction: the suffix of its parameters' names, its input (T, n, features), the hidden state
+before each step (T, n, units), and the gradient of the gates before activation (T, n, 4 · units)."""
 
 
 class PrivateLSTM(nn.LSTM):
-    """`nn.LSTM` in plain PyTorch operations: the same parameters, names, arguments and results, to rounding.
+    """`nn.LSTM` in plain PyTorch operations: same parameters, names and arguments; same results up to rounding.
 
-    Its state loads into an `nn.LSTM` and the other way round. Trained with a `PrivateGradient`, an `nn.LSTM` computes
-    by these operations, too, so a model need not name this class.
+    Its state can be loaded into an `nn.LSTM` and vice versa. `PrivateGradient` runs an `nn.LSTM` by these operations, too,
+    so models need not use this class.
 
     Raises:
-        ValueError: for packed sequences, input without a batch dimension, or `proj_size`.
+        ValueError: the input is a packed sequence or has no batch dimension, or `proj_size` is set.
     """
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> Any:  # type: ignore[override]
@@ -35,15 +35,15 @@ class PrivateLSTM(nn.LSTM):
 def lstm(
     layer: nn.LSTM, value: Any, state: tuple[Tensor, Tensor] | None = None, *, record: Record | None = None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """What `layer` gives for `value`; with `record`, the backward pass hands the parts of its gradients to that.
+    """The output of `layer` for `value`. With `record`, the backward pass calls it with the factors of the gradients.
 
-    With `record`, parameters get no gradient of their own.
+    With `record`, parameters get no ordinary gradient.
     """
     if not isinstance(value, Tensor) or value.dim() != 3:
         raise ValueError("an LSTM takes a tensor of three dimensions here, not a packed sequence or a single example")
     if layer.proj_size:
         raise ValueError(f"proj_size is {layer.proj_size}; per-example gradients are made for 0 only")
-    with torch.autocast(value.device.type, enabled=False):  # the recurrence is in the parameters' precision
+    with torch.autocast(value.device.type, enabled=False):  # the recurrence runs in the parameters' precision
         return _lstm(layer, value.to(cast(Tensor, layer.weight_hh_l0).dtype), state, record)
 
 
@@ -77,9 +77,9 @@ def _lstm(
 
 
 class _Recurrence(torch.autograd.Function):
-    """One layer in one direction: hidden states (T, n, units) and the last cell state (n, units).
+    """One layer in one direction: returns hidden states (T, n, units) and the last cell state (n, units).
 
-    Equations as PyTorch documents them for `nn.LSTM`, gates in its order: input, forget, cell, output.
+    Equations as documented for PyTorch's `nn.LSTM`, with gates in its order: input, forget, cell, output.
     """
 
     @staticmethod
@@ -129,8 +129,8 @@ class _Recurrence(torch.autograd.Function):
         steps, weight_ih, weight_hh, gates, hidden, cell, squashed = ctx.saved_tensors
         count, batch, units = squashed.shape
         enter, forget, candidate, leave = gates.chunk(4, 2)
-        # For all steps at once, what each gate's gradient is to the cell's (the first three) or to the hidden state's
-        # (the last), and what the cell's is to the hidden state's.
+        # For all steps at once: the derivatives of the cell by the first three gates, of the hidden state by the last
+        # gate, and of the hidden state by the cell.
         grads = torch.empty_like(gates)
         to_enter, to_forget, to_candidate, to_leave = grads.chunk(4, 2)
         torch.mul(enter, candidate, out=to_enter)
@@ -142,7 +142,7 @@ class _Recurrence(torch.autograd.Function):
         to_cell = torch.addcmul(leave, to_leave, squashed, value=-1)
         to_leave.addcmul_(to_leave, leave, value=-1)
 
-        later: Tensor | None = None  # the gates' gradients one step later
+        later: Tensor | None = None  # the gates' gradients at the next time step
         grad_cell = grad_last_cell
         for out, grad, cell_by_hidden, keep in zip(
             reversed(grad_hidden.unbind(0)),

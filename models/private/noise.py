@@ -1,9 +1,9 @@
-"""Gaussian noise whose tail is right, and random numbers of the system's own generator.
+"""Gaussian noise with correct tails, and random numbers from the operating system's generator.
 
-PyTorch draws float32 normals on CPU by the Box-Muller transform of uniforms with 24 bits, so none is ever beyond 5.77
-standard deviations; on CUDA, with 32 bits, beyond 6.7. An output that only such a draw explains would give an example
-away, and over a long training this alone adds more than 1e-5 to δ. Here the radius is computed in float64 from uniforms of
-53 bits: it ends at 8.57 standard deviations, beyond which a draw falls with a probability of 1e-17.
+PyTorch draws float32 normal numbers by the Box–Muller transform of uniforms with 24 bits on CPU and 32 bits on CUDA, so no
+draw exceeds 5.77 and 6.7 standard deviations. An output that would need a larger draw reveals an example; over a long
+training this alone adds more than 1e-5 to δ. Here the radius is computed in float64 from uniforms of 53 bits. It ends at
+8.57 standard deviations; the probability of a draw beyond is 1e-17.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 
 
 def standard_normal(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Independent standard normal numbers, float32, on `device`; from the system's generator where there is no other.
+    """Independent standard normal numbers, float32, on `device`. If `generator` is None, the system's generator is used.
 
-    What remains inexact: the numbers are rounded to float32, so that they lie on a grid which depends on their size
-    (Mironov 2012 breaks Laplace noise by such a grid); the angle of each pair has 24 bits.
+    Still inexact: numbers are rounded to float32, so they lie on a grid that depends on their size (Mironov 2012 breaks
+    Laplace noise by such a grid); the angle of each pair has 24 bits.
 
     Source: Box & Muller 1958.
     """
@@ -38,7 +38,7 @@ def standard_normal(shape: Sequence[int], generator: torch.Generator | None, dev
 def uniform(
     size: int, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Independent uniform numbers (size,) in [0, 1) of 53 bits, or 24 in float32; from the system's generator if None."""
+    """Independent uniform numbers (size,) in [0, 1) with 53 bits, or 24 in float32; None is the system's generator."""
     if generator is not None:
         return torch.rand(size, dtype=dtype, device=device, generator=generator)
     bits = 53 if dtype == torch.float64 else 24

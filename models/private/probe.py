@@ -1,7 +1,7 @@
-"""Finds models that mix the examples of a batch, before their gradients are taken for private ones.
+"""Detects models that mix the examples of a batch, before private training.
 
-A layer's class tells of BatchNorm; it does not tell of `h - h.mean(0)`. So the model is run: what it gives for an example,
-and that example's gradient, must be the same whatever the other examples are, and the same alone as in a batch.
+A layer's class reveals BatchNorm, but not `h - h.mean(0)`. Therefore the model is run. Its output and gradient for an
+example must not depend on the other examples, and its output must be the same for the example alone as in a batch.
 """
 
 from __future__ import annotations
@@ -29,18 +29,17 @@ _DROPOUTS = (
 )
 
 _TOLERANCE = 1e-3
-"""Of the largest number. A sum that is rounded in another order differs by far less; examples that are mixed, by far more."""
+"""Relative to the largest value. Rounding in another order differs by much less, mixing examples by much more."""
 
 
 def check_examples_apart(model: nn.Module, inputs: Tensor) -> None:
-    """Refuse a model whose examples meet, by `inputs` (n, ...) with n of at least 2: by three of them, and by all.
+    """Refuse a model that mixes examples. It is tried on `inputs` (n, ...), n ≥ 2: on three of them and on all.
 
-    It runs copies: the model's state and the generators are left as they were. In train mode, dropout's masks are the
-    same in the runs that are compared; a model with other random operations is not compared
-    with its examples one by one.
+    Copies are run, so the model's state and the generators do not change. In train mode, compared runs use the same dropout
+    masks. A model with other random operations is not compared with its outputs for single examples.
 
     Raises:
-        ValueError: an example's output or gradient depends on the others, or the model keeps something of them; or see
+        ValueError: an example's output or gradient depends on the others, or the model keeps state from them; or see
             `Tap`.
     """
     few = min(3, len(inputs))
@@ -72,7 +71,7 @@ def _check_apart(model: nn.Module, inputs: Tensor, replacements: Sequence[Tensor
 
 
 def _replacements(others: Tensor) -> tuple[Tensor, Tensor]:
-    """What the other examples become: something else, or something so large that a small share of it is seen too."""
+    """Two replacements of the other examples: different values, and values so large that a small share is visible."""
     if others.is_floating_point():
         return 0.7 - 3 * others, 1000 * others
     return (255 - others, 255 - others) if others.dtype == torch.uint8 else (others, others)
@@ -85,7 +84,7 @@ _REMEDY = (
 
 
 class _Run:
-    """Outputs, per-example gradients and layers' outputs of one batch; `later` is what the model gives after it."""
+    """Outputs, per-example gradients and layer outputs of one batch; `later` is the model's output after it, for zeros."""
 
     def __init__(self, model: nn.Module, inputs: Tensor) -> None:
         copy = deepcopy(model)
@@ -101,7 +100,7 @@ class _Run:
             outputs = copy(inputs)
             for handle in handles:
                 handle.remove()
-            # Neither linear, or its gradient would be the same whatever the outputs, nor even in the outputs of an example
+            # A loss that is not linear, so its gradient depends on the outputs, and not symmetric in an example's outputs
             weights = torch.linspace(0.5, 1.5, outputs[0].numel(), device=outputs.device).view_as(outputs[0])
             (outputs * weights + outputs.square() / 2).sum().backward()
         names = {parameter: name for name, parameter in copy.named_parameters()}
@@ -130,7 +129,7 @@ def _check_one_by_one(model: nn.Module, inputs: Tensor) -> None:
     copy = deepcopy(model)
     with torch.no_grad(), _WithoutDropout():
         together, again = copy(inputs), copy(inputs)
-        if not _close(together, again):  # it draws something else
+        if not _close(together, again):  # the model has other random operations
             return
         alone = torch.cat([copy(each[None]) for each in inputs])
     if alone.shape != together.shape or not _close(together, alone):

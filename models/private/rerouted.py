@@ -1,7 +1,7 @@
-"""Layers whose products PyTorch keeps inside of one call: GRU, plain RNN and multi-head attention, as products of their own.
+"""GRU, plain RNN and multi-head attention with visible matrix products, which PyTorch hides inside a single call.
 
-Each function computes what its layer does by plain operations on the same parameters, and every product with a weight by
-`affine`, which sees the product's input and, on the way back, the gradient of its output.
+Each function computes its layer by plain operations on the same parameters. Every product with a weight goes through
+`affine`, which records the product's input and, in the backward pass, the gradient of its output.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch.autograd.function import once_differentiable
 from models.private.layers import LayerGradients, Steps, kept
 
 Affine = Callable[..., Tensor]
-"""Takes a value (n, T, features), the names of a weight and of a bias or None, and which third of an input projection's
-rows, or None."""
+"""Takes a value (n, T, features), the name of a weight, the name of a bias or None, and the third of the rows of an input
+projection (0, 1, 2) or None."""
 
 
 class Products:
-    """The products of one call of a layer, each with its inputs and the gradients of its outputs."""
+    """The matrix products of one call of a layer, each with its inputs and output gradients."""
 
     def __init__(self, module: nn.Module) -> None:
         self._parameters = dict(module.named_parameters())
         self._pieces: dict[tuple[str, str | None, int | None], list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def affine(self, value: Tensor, weight: str, bias: str | None, third: int | None = None) -> Tensor:
-        """value · weightᵀ + bias, noted; `third` counts where queries, keys and values share a parameter."""
+        """value · weightᵀ + bias, recorded. `third` selects rows if queries, keys and values share a parameter."""
         pieces = self._pieces[weight, bias, third]
         matrix, shift = self._rows(weight, third), self._rows(bias, third) if bias else None
         result: Tensor = _Affine.apply(value, matrix, shift, lambda *piece: pieces.append(piece))
@@ -43,7 +43,7 @@ class Products:
     def gradients(
         self, wanted: dict[str, nn.Parameter], count: int
     ) -> list[tuple[dict[str, nn.Parameter], LayerGradients]]:
-        """Once the backward pass is over: of each parameter's products together; what no gradient reached counts as zero."""
+        """Each parameter's gradients over all its products; call after the backward pass. Unreached products count as 0."""
         by_name: dict[str, list[LayerGradients]] = defaultdict(list)
         for (weight, bias, third), pieces in self._pieces.items():
             rows, features = self._rows(weight, third).shape
@@ -63,7 +63,7 @@ def _wide(value: Tensor) -> Tensor:
 
 
 def _stacked(parts: list[LayerGradients]) -> LayerGradients:
-    """The gradients of rows of one parameter as that parameter's."""
+    """Stack the gradients of a parameter's blocks of rows into the parameter's gradients."""
     if len(parts) == 1:
         return parts[0]
 
@@ -96,7 +96,7 @@ class _Affine(torch.autograd.Function):
 
 
 def recurrent(layer: nn.GRU | nn.RNN, affine: Affine, value: Any, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`nn.GRU` and `nn.RNN`, by the equations in PyTorch's documentation of them."""
+    """`nn.GRU` and `nn.RNN`, by the equations in PyTorch's documentation."""
     if not isinstance(value, Tensor) or value.dim() != 3:
         raise ValueError("takes a tensor of three dimensions here, not a packed sequence or a single example")
     steps = value if layer.batch_first else value.transpose(0, 1)
@@ -145,7 +145,7 @@ def attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """`nn.MultiheadAttention`; `is_causal` is a hint there, and the mask says it all."""
+    """`nn.MultiheadAttention`. `is_causal` is ignored: in PyTorch it is only a hint, and `attn_mask` has the information."""
     if query.dim() != 3:
         raise ValueError("takes tensors of three dimensions here, not a single example")
     if layer.bias_k is not None or layer.add_zero_attn:
@@ -181,4 +181,4 @@ REROUTED: dict[type[nn.Module], Callable[..., Any]] = {
     nn.RNN: cast("Callable[..., Any]", recurrent),
     nn.MultiheadAttention: attention,
 }
-"""By exact type: a subclass may compute something else."""
+"""Looked up by exact type, because a subclass may compute something else."""

@@ -1,4 +1,4 @@
-"""Listens to a model's layers for what its per-example gradients are made of."""
+"""Records the inputs and output gradients of a model's layers, from which per-example gradients are computed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _REMEDIES: dict[type[nn.Module], str] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Layer:
-    """A module with parameters of its own, treated as one."""
+    """A module with trainable parameters that is handled as one layer."""
 
     name: str
     module: nn.Module
@@ -49,10 +49,10 @@ class _Layer:
 
 @dataclass(eq=False)
 class Recording:
-    """The per-example gradients of one backward pass, so far.
+    """The per-example gradients recorded so far in one backward pass.
 
-    `layer_of` tells each parameter's layer by its number; a parameter of several layers counts to the first. `bytes` is
-    about what it all took: each layer's input, output and output gradient, and the per-example gradients that are kept.
+    `layer_of` maps each parameter to its layer's number; a parameter shared by several layers belongs to the first. `bytes`
+    is approximately the memory used: each layer's input, output and output gradient, and the per-example gradients kept.
     """
 
     layer_of: dict[nn.Parameter, int] = field(default_factory=dict)
@@ -75,13 +75,13 @@ class Recording:
         if all(self.calls[parameter] == 1 for parameter in parameters.values()):
             self.gradients.append((parameters, gradients))
             return
-        # A parameter that is used more than once: its gradient is a sum, and so the norm of none of its parts.
+        # If a parameter is used more than once, its gradient is a sum, and the parts' norms do not give the sum's norm.
         for name, samples in gradients.each().items():
             parameter = parameters[name]
             self.shared[parameter] = self.shared[parameter] + samples if parameter in self.shared else samples
 
     def finish(self) -> None:
-        """Once the backward pass is over: what a layer used more than once counts as one call of it."""
+        """Call after the backward pass: merges all uses of each parameter that was used more than once."""
         by_layer: dict[int, dict[str, nn.Parameter]] = {}
         for number, parameter in enumerate(self.shared):
             by_layer.setdefault(self.layer_of[parameter], {})[str(number)] = parameter
@@ -103,7 +103,7 @@ class Recording:
         return squares.T
 
     def weighted_sums(self, weights: Tensor) -> dict[nn.Parameter, Tensor]:
-        """Σᵢ weightᵢ gᵢ of every parameter that took part; weights (n,), or (n, layers)."""
+        """Σᵢ weightᵢ gᵢ of every parameter that was used; weights (n,) or (n, layers)."""
         sums = {}
         with torch.no_grad(), full_precision(weights.device):
             for parameters, gradients in self.gradients:
@@ -113,7 +113,7 @@ class Recording:
         return sums
 
     def samples(self) -> dict[nn.Parameter, Tensor]:
-        """Every example's gradient (n, *shape) of every parameter that took part."""
+        """The per-example gradients (n, *shape) of every parameter that was used."""
         with torch.no_grad(), full_precision(next(iter(self.layer_of)).device):
             return {
                 parameters[name]: sample
@@ -126,17 +126,16 @@ class Recording:
 
 
 class Tap:
-    """Knows a model's layers, and records the gradients of a batch, one per example, while it is run.
+    """Finds a model's layers and records the per-example gradients of a batch while the model runs.
 
-    The ordinary gradients of the parameters are not computed meanwhile. Layers that are not known here fall back to
-    Opacus's per-example gradients, with one line in the log that names them.
+    Ordinary parameter gradients are not computed during a recording. Layers without an implementation here fall back to
+    Opacus's per-example gradients; one line in the log names them.
 
-    Examples must be the first dimension of every layer's input, and of its output (of an `nn.LSTM`, as `batch_first`
-    says).
+    Examples must be the first dimension of every layer's input and output (for an `nn.LSTM`, as `batch_first` says).
 
     Raises:
-        ValueError: a layer mixes examples, or has no per-example gradients. While recording, too: a parameter is used
-            outside of its layer, or a layer's input is changed in place before the backward pass has read it.
+        ValueError: a layer mixes examples or has no per-example gradients. While recording: also if a parameter is used
+            outside of its layer, or if a layer's input is changed in place before the backward pass has read it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -159,12 +158,12 @@ class Tap:
 
     @property
     def n_layers(self) -> int:
-        """How many layers have parameters that no layer before them has."""
+        """Number of layers with at least one parameter that no earlier layer has."""
         return len(set(self._layer_of.values()))
 
     @contextmanager
     def recording(self, count: int) -> Iterator[Recording]:
-        """Record one forward and backward pass of `count` examples; parameters need no gradient meanwhile."""
+        """Record one forward and backward pass of `count` examples; parameters require no gradient meanwhile."""
         _refuse_mixing(self._model)
         if {id(parameter) for parameter in _trainable(self._model)} != {
             id(parameter) for parameter in self._parameters
@@ -183,10 +182,12 @@ class Tap:
                     layer.module.forward = partial(self._rerouted, layer, recording, count, products)
                 else:
                     if layer.sampler is None:
-                        _prepare_fallback(layer.name, layer.module)  # each time: it works on a copy of the module
+                        _prepare_fallback(
+                            layer.name, layer.module
+                        )  # before each recording, because it works on a copy of the module
                     handles.append(layer.module.register_forward_pre_hook(partial(self._before, layer)))
                     hook = partial(self._after, layer, recording, count)
-                    # Before any other hook, which may change what the layer gave
+                    # Before any other hook, because others may change the layer's output
                     handles.append(layer.module.register_forward_hook(hook, with_kwargs=True, prepend=True))
             yield recording
             self._check_bypasses()
@@ -222,9 +223,9 @@ class Tap:
         for tensor in (value, output):
             _check_count(layer, count, tensor.shape[0] if tensor.dim() else 0)
         if output._is_view():
-            output = output.clone()  # where a view is changed in place, its hook is lost
+            output = output.clone()  # a view loses its hook if it is changed in place
         if not output.requires_grad:
-            # An anchor of the output's own device: a copy from the CPU could not be captured
+            # The anchor is created on the output's device, because a copy from the CPU cannot be captured
             output = _Start.apply(output, torch.zeros((), device=output.device, requires_grad=True))
         _set_requires_grad(layer, True)
         recording.calls.update(layer.wanted.values())
@@ -239,7 +240,7 @@ class Tap:
             with torch.no_grad(), full_precision(value.device):
                 recording.add(layer.wanted, _sample(layer, value.detach(), grads[number]))
 
-        # Not a hook of the tensor itself, which others that the model puts there would come after
+        # Not a hook of the tensor itself: hooks that the model adds to the tensor would run after it
         output.grad_fn.register_prehook(record)
         return output
 
@@ -262,7 +263,7 @@ class Tap:
         result = lstm(module, input, hx, record=record)
         _check_count(layer, count, input.shape[0 if module.batch_first else 1])
         recording.calls.update(layer.wanted.values())
-        # Hidden and cell states, gates, and the gates' gradients
+        # Hidden and cell states, gates and the gates' gradients
         recording.bytes += module.num_layers * _bytes(input, *[result[0]] * 12)
         return result
 
@@ -286,12 +287,12 @@ class Tap:
         if torch.is_grad_enabled():
             products.append((layer, made))
             recording.calls.update(layer.wanted.values())
-            # Inputs, projections, their gradients, and what is between
+            # Inputs, projections, their gradients and intermediate results
             recording.bytes += 12 * _bytes(value, result[0]) * getattr(module, "num_layers", 1)
         return result
 
     def close(self) -> None:
-        """Take what the fallback left on the model's layers off again."""
+        """Remove the attributes that the fallback added to the model's layers."""
         for layer in self._layers:
             layer.module.__dict__.pop("ft_compute_sample_grad", None)
 
@@ -306,7 +307,7 @@ class Tap:
 
 
 class _Start(torch.autograd.Function):
-    """Makes a tensor require a gradient where nothing before it does, without a copy."""
+    """Makes a tensor require a gradient, without a copy, if nothing before it does."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, anchor: Tensor) -> Tensor:
@@ -318,7 +319,7 @@ class _Start(torch.autograd.Function):
 
 
 def _layers(module: nn.Module, name: str = "") -> Iterator[_Layer]:
-    """Modules with trainable parameters of their own; one that is not known is a layer with all that is in it."""
+    """Modules with trainable parameters of their own. An unknown module is one layer together with its submodules."""
     own = {key: value for key, value in module.named_parameters(recurse=False) if value.requires_grad}
     sampler = SAMPLERS.get(type(module))
     if type(module) in REROUTED:
@@ -344,7 +345,7 @@ def _is_lstm(module: nn.Module) -> bool:
 
 
 def _is_rerouted(module: nn.Module) -> bool:
-    """Whether the layer's own forward is replaced while it is listened to."""
+    """Whether the module's forward is replaced during a recording."""
     return _is_lstm(module) or type(module) in REROUTED
 
 
@@ -377,7 +378,7 @@ def _refuse_mixing(model: nn.Module) -> None:
 
 
 def _refuse_ambiguous(layer: _Layer, others: Sequence[_Layer]) -> None:
-    """What a layer's class does not tell, or what would be counted twice or once too little."""
+    """Refuse a layer with a replaced forward, and layers whose parameters would be counted twice or missed."""
     inside = {id(module) for module in layer.module.modules()}
     if any("forward" in vars(module) for module in layer.module.modules()):
         raise ValueError(f"{layer.title} has had its forward replaced; make a class of its own for it")
@@ -393,7 +394,7 @@ def _refuse_ambiguous(layer: _Layer, others: Sequence[_Layer]) -> None:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No rounding below float32 in norms and sums, whatever is allowed around them: TF32 by default in cuDNN."""
+    """Computes norms and sums in full float32, whatever the global settings; cuDNN allows TF32 by default."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     cudnn = torch.backends.cudnn
@@ -411,7 +412,7 @@ def _sample(layer: _Layer, value: Tensor, grad: Tensor) -> LayerGradients:
     if layer.sampler is not None:
         return layer.sampler(layer.module, value, grad, frozenset(layer.wanted))
     names = {parameter: name for name, parameter in layer.wanted.items()}
-    # Opacus (1.6) unfolds a convolution's input by strides that assume contiguous memory.
+    # Opacus (1.6) unfolds a convolution's input with strides that assume contiguous memory.
     value, grad = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (value, grad))
     try:
         samples = _opacus_sampler(layer.module)(layer.module, [value], grad)
@@ -421,12 +422,12 @@ def _sample(layer: _Layer, value: Tensor, grad: Tensor) -> LayerGradients:
 
 
 def _widened(value: Tensor) -> Tensor:
-    """Norms and sums are made in float32 at least."""
+    """`value` in float32 or wider, for norms and sums."""
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
 
 
 def _is_reparametrized(module: nn.Module) -> bool:
-    """Whether the layer's weight is computed by a hook of the old kind, `nn.utils.weight_norm` or `spectral_norm`."""
+    """Whether an old-style hook computes the layer's weight: `nn.utils.weight_norm` or `spectral_norm`."""
     return any(isinstance(hook, SpectralNorm | WeightNorm) for hook in module._forward_pre_hooks.values())
 
 
@@ -453,7 +454,7 @@ def _prepare_fallback(name: str, module: nn.Module) -> None:
 
 def _opacus_sampler(module: nn.Module) -> Any:
     if getattr(module, "padding_mode", "zeros") != "zeros":
-        return ft_compute_per_sample_gradient  # Opacus's convolutions (1.6) pad with zeros, whatever the mode
+        return ft_compute_per_sample_gradient  # Opacus (1.6) always pads convolutions with zeros
     return GradSampleModule.GRAD_SAMPLERS.get(type(module), ft_compute_per_sample_gradient)
 
 
