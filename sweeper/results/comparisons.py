@@ -54,7 +54,8 @@ class DueComparisons:
     ) -> None:
         self._store = store
         self._finished, self._pending = set(finished), set(pending)
-        self._trials = [trial for trial in trials if trial.target_id in self._finished | self._pending]
+        possible = self._finished | self._pending
+        self._trials = [trial for trial in trials if trial.target_id in possible]
         self._given: set[str] = set()
         self._plan()
 
@@ -68,6 +69,10 @@ class DueComparisons:
             for task in self.planned
             if self.states[task.comparison_id] != "done" and task.comparison_id not in self._given
         }
+        self._tasks_of: dict[str, list[str]] = {}
+        for task in self._waiting.values():
+            for trial in task.members:
+                self._tasks_of.setdefault(trial.target_id, []).append(task.comparison_id)
 
     @property
     def n_done(self) -> int:
@@ -81,12 +86,15 @@ class DueComparisons:
 
     def due(self) -> list[ComparisonTask]:
         """Comparisons that are due now; each is returned once."""
-        due = [
-            task for task in self._waiting.values() if all(trial.target_id in self._finished for trial in task.members)
-        ]
-        for task in due:
-            del self._waiting[task.comparison_id]
-            self._given.add(task.comparison_id)
+        return self._due_of(list(self._waiting))
+
+    def _due_of(self, comparison_ids: Iterable[str]) -> list[ComparisonTask]:
+        due = []
+        for comparison_id in comparison_ids:
+            task = self._waiting.get(comparison_id)
+            if task is not None and all(trial.target_id in self._finished for trial in task.members):
+                due.append(self._waiting.pop(comparison_id))
+                self._given.add(comparison_id)
         return due
 
     def ended(self, target_id: str) -> list[ComparisonTask]:
@@ -96,11 +104,11 @@ class DueComparisons:
         self._pending.discard(target_id)
         if self._store.has_target(target_id):
             self._finished.add(target_id)
-            concerned = any(target_id == trial.target_id for task in self._waiting.values() for trial in task.members)
-            return self.due() if concerned else []
+            return self._due_of(self._tasks_of.get(target_id, ()))
         self._trials = [trial for trial in self._trials if trial.target_id != target_id]
-        if any(target_id == trial.target_id for task in self.planned for trial in task.members):
-            self._plan()
+        if target_id not in self._tasks_of:
+            return []
+        self._plan()
         return self.due()
 
 
