@@ -1,1 +1,1 @@
-"""What compares a group of targets with one another."""
+"""Comparisons of a group of recorded targets. One file per comparison."""
