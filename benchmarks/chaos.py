@@ -1,22 +1,22 @@
-"""A sweep whose processes are killed again and again, against the same sweep undisturbed.
+"""Runs a sweep whose processes are killed again and again, and compares it with the same sweep undisturbed.
 
     python benchmarks/chaos.py            60 trainings, at least 110 kills, two Rays; about half an hour on two cores
     python benchmarks/chaos.py --quick    8 trainings, 6 to 16 kills on a private Ray; about five minutes
 
-First the sweep runs undisturbed, with longer trainings where the machine is so fast that there would be no time to kill
-anything. Then it runs again, in turn on a cluster of its own (a head and further raylets, all on this machine) and on the
-private Ray of `sweeper launch`, until there were kills enough; a run begins with an empty results folder. A kill counts
-where it falls into work: where a trial's process was there. At random moments SIGKILL goes to a trial's child process, its
-fork server, a Tune worker, a raylet that is not the head's, the driver and, seldom, the head or a private Ray. As a person
-would, this starts again what has no one else to do so: a raylet, a lost cluster, and `sweeper launch` with the same command,
+First the sweep runs undisturbed. On a fast machine its trainings are longer, so that there is time to kill something. Then
+it runs again, alternating between its own cluster (a head and further raylets, all on this machine) and the private Ray of
+`sweeper launch`, until there were enough kills. Each run begins with an empty results folder. A kill counts if it hits
+work, that is if a trial's process was running. At random moments SIGKILL is sent to a trial's child process, its fork
+server, a Tune worker, a raylet other than the head's, the driver and, rarely, the head or a private Ray. Like a person,
+this script restarts what nothing else restarts: a raylet, a lost cluster, and `sweeper launch` with the same command,
 whether it was killed or gave up.
 
-Every trial must then be there once, and every table equal to the undisturbed run's, but for times and attempts. The last
-line printed is a JSON object; the exit code is 0 where that holds, and nothing of a sweep was left behind: no claim, no
-process. What is drawn (kinds, victims, pauses) follows from --seed; but what runs at that moment is up to the machine,
-so no two runs are the same.
+In the end every trial must exist exactly once, and every table must equal the undisturbed run's, except for times and
+attempts. The last line printed is a JSON object. The exit code is 0 if that holds and the sweep left nothing behind: no
+claim, no process. The random choices (kinds, victims, pauses) follow from --seed, but what runs at a given moment depends
+on the machine, so no two runs are the same.
 
-Only processes that were started here are killed. Needs Linux, for its /proc.
+Kills only processes that it started. Needs Linux, for its /proc.
 """
 
 from __future__ import annotations
@@ -117,10 +117,10 @@ class Process:
 
 
 class Processes:
-    """Those started here: by the session they were started in, a mark in their environment, or their parents.
+    """The processes started here, recognized by their session, a mark in their environment, or their parents.
 
-    No one sign is enough: trials lead sessions of their own, Ray's workers overwrite their environment with their title,
-    and who loses its parent gets another.
+    No single sign is enough: trials lead their own sessions, Ray's workers overwrite their environment with their title,
+    and a process that loses its parent gets another.
     """
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class Processes:
         return process
 
     def look(self) -> None:
-        """Bring `alive` up to date."""
+        """Update `alive`."""
         seen: dict[int, Process] = {}
         strangers: list[Process] = []
         for entry in os.scandir("/proc"):
@@ -176,7 +176,7 @@ class Processes:
         return [process for process in self.alive.values() if process.kind == kind]
 
     def kill(self, process: Process) -> bool:
-        """SIGKILL, unless the number has passed to another process meanwhile; whether it was there."""
+        """Send SIGKILL, unless another process has this number by now. Returns whether the process was there."""
         try:
             descriptor = os.pidfd_open(process.pid)
         except OSError:
@@ -193,7 +193,7 @@ class Processes:
         return True
 
     def kill_all(self) -> list[Process]:
-        """Leave none; gives those that were there."""
+        """Kill all processes. Returns those that were there."""
         killed: dict[int, Process] = {}
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -224,7 +224,7 @@ def _kind(process: Process) -> Kind:
 def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
-    except OSError:  # it has just ended, or is another user's
+    except OSError:  # it has just ended, or belongs to another user
         return b""
 
 
@@ -232,7 +232,7 @@ def _read(path: str) -> bytes:
 
 
 class Cluster:
-    """A head and further raylets, each of one CPU; what dies is started again by `tend`."""
+    """A head and further raylets with one CPU each. `tend` restarts those that die."""
 
     def __init__(self, processes: Processes, folder: Path, environment: dict[str, str], workers: int) -> None:
         self._processes, self._folder, self._environment = processes, folder, environment
@@ -245,13 +245,13 @@ class Cluster:
         self.address = f"127.0.0.1:{self.port}"
 
     def start_head(self) -> None:
-        """Start the head, and wait until it is there."""
+        """Start the head and wait until it is ready."""
         options = ["--head", f"--port={self.port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
         if self._start("head", options).wait(120) != 0:
             raise RuntimeError(f"`ray start --head` failed; see {self._folder / 'ray-head.log'}")
 
     def tend(self, rng: np.random.Generator) -> None:
-        """Start those raylets again that are dead, each after a moment."""
+        """Restart dead raylets, each after a moment."""
         for address in self._workers:
             running = any(
                 f"--node_ip_address={address} " in process.command for process in self._processes.of("raylet")
@@ -278,7 +278,7 @@ class Cluster:
 
 @dataclass
 class Found:
-    """What was seen over all runs."""
+    """Observations from all runs."""
 
     by_kind: Counter[str] = field(default_factory=Counter)
     idle: Counter[str] = field(default_factory=Counter)
@@ -301,7 +301,7 @@ class Found:
 
 
 class Run:
-    """One run of the sweep into a folder of its own, with or without kills."""
+    """One run of the sweep into its own folder, with or without kills."""
 
     def __init__(
         self,
@@ -332,11 +332,11 @@ class Run:
 
     @property
     def worked_s(self) -> float:
-        """How long trials were under way."""
+        """For how long trials were running."""
         return self._worked_s
 
     def go(self, *, kills: int, sure: Sequence[Kind] = ()) -> None:
-        """Run to the end, with up to so many kills, those of `sure` kinds among them when a quarter of all are done."""
+        """Run to the end with up to `kills` kills. After a quarter of these, it kills one of each `sure` kind not killed before."""
         sure = [kind for kind in sure if not self._found.by_kind[kind]]
         self._start_driver()
         next_kill = time.monotonic() + self._pause()
@@ -376,7 +376,7 @@ class Run:
         self._excuse = ""
         command = [sys.executable, "-m", "sweeper.cli", "launch", "chaos.yaml", "--out", self.name]
         command += ["--cpus-per-trial", "1", "--checkpoint-every", "0.2s"]
-        # A child that is killed counts as a failure of its trial's own, for it may have crashed; none is to be given up.
+        # A killed child counts as its trial's own failure, because it may have crashed. No trial may be given up.
         command += ["--retries", "1000", "--worker-retries", "1000"]
         command += ["--local"] if self._cluster is None else ["--address", self._cluster.address]
         self._driver = self._processes.start(command, log=self._log, environment=self._environment, cwd=self._folder)
@@ -388,13 +388,15 @@ class Run:
         return list(WEIGHTS)[self._rng.choice(len(shares), p=shares / shares.sum())]
 
     def _kill(self, kind: Kind) -> bool:
-        """Kill one of a kind, if there is one; whether that was in the middle of work.
+        """Kill one process of a kind, if there is one. Returns whether it hit work.
 
-        A launch takes as long to begin as many trials do: while none is under way, mostly nothing is killed, or most
-        kills would fall there.
+        A launch takes as long to start as many trials do. So while no trial is running, most kills are skipped; otherwise most
+        would fall into that time.
         """
         victims = sorted(self._processes.of(kind), key=lambda process: process.pid)
-        if kind == "head":  # of the cluster the process that knows all others, of a private Ray the one that they need
+        if (
+            kind == "head"
+        ):  # in the cluster the GCS server, which knows all other processes; in a private Ray its only raylet
             program = "raylet" if self._cluster is None else "gcs_server"
             victims = [process for process in victims if f"/{program} " in process.command]
         is_at_work = bool(self._processes.of("child"))
@@ -414,7 +416,7 @@ class Run:
         return is_at_work
 
     def _ended(self, code: int) -> bool:
-        """Take notice of the driver's end; whether the run is over."""
+        """Handle the driver's end. Returns whether the run is over."""
         self._found.exit_codes[code] += 1
         if self._head_killed_at is not None:
             seconds = time.monotonic() - self._head_killed_at
@@ -422,7 +424,7 @@ class Run:
             say(f"  {self.name}: the driver ended {seconds:.0f} s after Ray's head, with exit code {code}")
             self._head_killed_at = None
             if self._cluster is not None and code != 0:
-                self._processes.kill_all()  # what is left of the cluster
+                self._processes.kill_all()  # the rest of the cluster
                 self._cluster.start_head()
         if code != 0 and not self._excuse:
             words = (self._log.read_text(errors="replace").splitlines() or ["nothing was said"])[-1]
@@ -478,7 +480,7 @@ class Run:
         say(f"{self.name}: {self._parts()} targets, {self._kills} kills; running: {running or 'nothing'}")
 
     def _look_for_survivors(self) -> None:
-        """After a clean end nothing of the sweep may go on; what belongs to the cluster does."""
+        """Check that after a clean end no process of the sweep is running; the cluster's own processes may be."""
         # Agents of a Ray whose driver was killed look for its head for a minute
         deadline = time.monotonic() + 90
         while True:
@@ -494,11 +496,11 @@ class Run:
         self._processes.kill_all()
 
 
-# What came of it
+# The result
 
 
 def compare(here: Path, there: Path) -> dict[str, set[str]]:
-    """Target ids that are lost, doubled, or different in `here`, next to `there`."""
+    """Target ids that are lost, doubled, or different in `here`, compared with `there`."""
     planned = set(json.loads((here / "sweep.json").read_text())["targets"])
     found: dict[str, set[str]] = {"lost": set(), "doubled": set(), "different": set()}
     for name, keys in KEYS.items():
@@ -521,7 +523,7 @@ def compare(here: Path, there: Path) -> dict[str, set[str]]:
 
 
 def by_target(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Rows of each target as text: NaN equals NaN."""
+    """Rows of each target as text, so that NaN equals NaN."""
     found: dict[str, list[str]] = {}
     for row in rows:
         found.setdefault(row["target_id"], []).append(repr(row))
@@ -529,7 +531,7 @@ def by_target(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def left_behind(results: Path) -> dict[str, int]:
-    """Files that a sweep which ended well should not have left."""
+    """Files that a sweep should not have left after a good end."""
     counts = {folder: len(list((results / folder).iterdir())) for folder in ("claims", "launches", "attempts")}
     counts["checkpoints"] = len(list((results / "checkpoints").glob("*.safetensors")))
     counts["failed_rows"] = len(list((results / "parts").glob("*/*.failed.parquet")))
@@ -543,7 +545,7 @@ def left_behind(results: Path) -> dict[str, int]:
 
 
 def attempts_of(results: Path) -> tuple[int, int, list[str]]:
-    """The most attempts at a trial, how often one went on from a checkpoint, and trials whose attempts are miscounted."""
+    """The most attempts at a trial, how many resumed from a checkpoint, and trials whose attempts are miscounted."""
     most, resumed, miscounted = 0, 0, []
     recorded = {row["target_id"]: row["attempts"] for row in pq.read_table(results / "trials.parquet").to_pylist()}
     for target_id, attempts in recorded.items():
@@ -558,7 +560,7 @@ def attempts_of(results: Path) -> tuple[int, int, list[str]]:
 
 @contextlib.contextmanager
 def working_folder(keep: bool) -> Iterator[Path]:
-    """Short, for the paths of Ray's sockets must be; deleted unless something is wrong."""
+    """A folder with a short path, because Ray's socket paths must be short. Deleted unless something is wrong."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
     try:
         yield folder
@@ -598,20 +600,20 @@ def main() -> int:
 
 
 def enough_epochs(epochs: int, worked_s: float, needed_s: float) -> int:
-    """Epochs with which trials are at work for `needed_s` that were so for `worked_s`; those there were, if that is enough."""
+    """Epochs for which trials run `needed_s`, given that they ran `worked_s` with `epochs`; never fewer than `epochs`."""
     if worked_s >= needed_s:
         return epochs
     return math.ceil(epochs * min(20.0, 1.3 * needed_s / max(worked_s, 0.1)))
 
 
 def missing_kinds(found: Found, wanted: int) -> list[Kind]:
-    """What must have been killed in the middle of work, and was not."""
+    """Kinds that had to be killed in the middle of work, but were not."""
     kinds: tuple[Kind, ...] = ("driver", "child")
     return [kind for kind in kinds if wanted and not found.by_kind[kind]]
 
 
 def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All runs, and what they came to."""
+    """Run everything, and return the results."""
     quick = arguments.quick
     wanted = arguments.kills if arguments.kills is not None else 16 if quick else 110
     rng = np.random.default_rng(arguments.seed)
@@ -623,7 +625,7 @@ def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -
     for name in ("ray", "tmp"):
         (folder / name).mkdir()
     environment = os.environ | {"RAY_TMPDIR": str(folder / "ray"), "TMPDIR": str(folder / "tmp")}
-    # A password for whoever meets the cluster on the network, and nothing in the user's home folder.
+    # A password against others on the network who reach the cluster; and nothing is written to the user's home folder.
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     common: dict[str, Any] = {"folder": folder, "processes": processes, "environment": environment, "rng": rng}
@@ -648,7 +650,7 @@ def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -
     totals: dict[str, set[str]] = {"lost": set(), "doubled": set(), "different": set()}
     behind: Counter[str] = Counter()
     attempts_max, resumed, miscounted = 0, 0, []
-    # What costs most time is done once, and on a slow machine all the less, where a few minutes are all there is.
+    # In quick mode, limit the most expensive kills, because a slow machine has only a few minutes.
     manner: dict[str, Any] = {"mean_pause_s": MEAN_PAUSE_S[mode]}
     if quick:
         manner |= {"limits": {"driver": 1, "raylet": 2}, "patience_s": 30.0}
@@ -661,7 +663,7 @@ def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -
             say("a cluster of its own")
             cluster = Cluster(processes, folder, environment, workers=1 if quick else 2)
             cluster.start_head()
-        # The rest runs in peace where a run has had its share, or a slow machine would never end.
+        # After its share of kills a run continues undisturbed; otherwise a slow machine would never finish.
         share = max(wanted - found.kills, len(SURE[mode])) if quick else -(-wanted * 3 // 5)
         run = Run(name, cluster=cluster, found=found, **manner, **common)
         run.go(

@@ -1,7 +1,7 @@
-"""How long the commands take that a person waits for, beside a Python that starts and imports what the command line is made of.
+"""Times the commands that a person waits for, beside a Python that starts and imports the command line's libraries.
 
-Each command runs several times in a process of its own, and the median counts. Exits with 1 where a command that only reads takes
-longer than the bar.
+Each command runs several times in its own process, and the median counts. Exits with 1 if a command that only reads takes
+longer than the limit.
 """
 
 from __future__ import annotations

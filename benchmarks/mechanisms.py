@@ -1,9 +1,9 @@
-"""What a step of each mechanism costs, as a multiple of a step of DP-SGD, which clips and then adds noise.
+"""The cost of a step of each mechanism, as a multiple of a step of DP-SGD, which clips and then adds noise.
 
     python benchmarks/mechanisms.py [--quick]
 
-Noise before clipping in the two-scalar form is to cost no more; its literal form draws a vector for each example. All take
-turns in one process, so that their ratios hold on a noisy machine. Rows go to build/bench/mechanisms.json.
+Noise before clipping should cost no more in its two-scalar form; its literal form draws a vector for each example. All
+mechanisms take turns in one process, so that their ratios hold on a noisy machine. Writes build/bench/mechanisms.json.
 """
 
 from __future__ import annotations

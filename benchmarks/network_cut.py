@@ -1,15 +1,15 @@
-"""What a sweep loses when a machine's network is cut in its middle, for good.
+"""Measures what a sweep loses if a machine's network is cut permanently in the middle of the run.
 
     sudo python benchmarks/network_cut.py [--shell]
 
-Three hosts, each a set of Linux namespaces (network, processes, mounts, home folder) with an sshd of its own, on one
-bridge: a head and two workers with one CPU each. `ray up` starts a cluster on them from deploy/cluster-local.yaml, as on
-machines of one's own; `sweeper launch` runs a sweep across it from the head; after a quarter of the trials one worker's
-link goes down and stays so. The results are compared with those of the same sweep run undisturbed on this machine. The
-last line printed is a JSON object. About ten minutes on two cores.
+There are three hosts on one bridge: a head and two workers with one CPU each. Each host is a set of Linux namespaces
+(network, processes, mounts, home folder) with its own sshd. `ray up` starts a cluster on them from
+deploy/cluster-local.yaml, as on one's own machines. `sweeper launch` runs a sweep across it from the head. After a quarter
+of the trials one worker's link goes down and stays down. The results are compared with those of the same sweep run
+undisturbed on this machine. The last line printed is a JSON object. About ten minutes on two cores.
 
-Everything lives in namespaces of the script: this machine's network, home folder and other Rays are not touched, and
-nothing is left when it ends or is interrupted. `--shell` stops after `ray up` and opens a shell beside the hosts instead.
+Everything is in the script's own namespaces: this machine's network, home folder and other Rays are not touched, and
+nothing is left after the end or an interruption. `--shell` stops after `ray up` and opens a shell beside the hosts.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
 attacks: [threshold]
 """
 TABLES = ("trials", "history", "outputs", "attacks", "scores")
-# Of the machine and the moment, not of the result; shipped code has no commit that it could name.
+# These describe the machine and the moment, not the result. Shipped code has no commit to record.
 INCIDENTAL = re.compile(r"_time_s$|_at$|^seconds_|^attempts$|^machine$|^host|^git_|^launch")
 
 
@@ -63,7 +63,7 @@ def run(*command: str | Path, **options: Any) -> None:
     subprocess.run([str(each) for each in command], check=True, **options)
 
 
-# The outer half: namespaces around everything, removed with all that is in them
+# The outer half: creates namespaces around everything, and removes them with their content
 
 
 def main() -> int:
@@ -73,7 +73,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.inside is not None:
         return inside(arguments.inside, arguments.shell)
-    os.environ["PATH"] += os.pathsep + "/usr/sbin:/sbin"  # where sshd and ip are, and not every user's PATH
+    os.environ["PATH"] += (
+        os.pathsep + "/usr/sbin:/sbin"
+    )  # the folders of sshd and ip, which are not on every user's PATH
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if sys.platform != "linux" or os.geteuid() != 0 or missing:
         lacking = f", of which {', '.join(missing)} are not here" if missing else ""
@@ -83,7 +85,7 @@ def main() -> int:
             "util-linux` brings them all. Nothing was run.\n"
         )
         return 2
-    work = tempfile.mkdtemp(prefix="network-cut-", dir="/var/tmp")  # not in /tmp, over which a private one is laid
+    work = tempfile.mkdtemp(prefix="network-cut-", dir="/var/tmp")  # not in /tmp, which a private folder will cover
     command = ["unshare", "--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"]
     command += [sys.executable, __file__, "--inside", work, *(["--shell"] if arguments.shell else [])]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -93,7 +95,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        process.kill()  # the first process of a process namespace takes all others with it
+        process.kill()  # killing the first process of a process namespace kills all others in it
         process.wait()
         shutil.rmtree(work, ignore_errors=True)
 
@@ -112,7 +114,7 @@ def inside(work: Path, shell: bool) -> int:
     run("ip", "link", "add", "bridge", "type", "bridge")
     run("ip", "address", "add", f"{BRIDGE}/24", "dev", "bridge")
     run("ip", "link", "set", "bridge", "up")
-    run("ip", "route", "add", "default", "dev", "bridge")  # leads nowhere; Ray finds its own address by it
+    run("ip", "route", "add", "default", "dev", "bridge")  # leads nowhere, but Ray finds its own address by it
     prepare_ssh(work)
     hosts = [start_host(work, name, address) for name, address in HOSTS.items()]
     environment = os.environ | {"RAY_UP_enable_autoscaler_v2": "0", "RAY_AUTH_MODE": "token"}
@@ -174,7 +176,7 @@ def prepare_ssh(work: Path) -> None:
 
 
 def start_host(work: Path, name: str, address: str) -> subprocess.Popen[bytes]:
-    """A host that shares nothing with the others but the disk and the bridge; it has a home folder of its own."""
+    """A host that shares only the disk and the bridge with the others; it has its own home folder."""
     home_layers = layers(work / "untouched-home", work / name)
     setup = (
         f"mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && mount -t tmpfs tmpfs /run && mkdir /run/sshd && "
@@ -201,7 +203,7 @@ def start_host(work: Path, name: str, address: str) -> subprocess.Popen[bytes]:
 
 
 def ssh(work: Path, name: str, command: str, **options: Any) -> subprocess.Popen[str]:
-    """`command` in a login shell of a host, as its user would run it."""
+    """Run `command` in a login shell of a host, as its user would."""
     flags = ["-i", f"{work}/key", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
     flags += ["-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5"]
     remote = f"bash --login -i -c {shlex.quote(command)}"
@@ -218,7 +220,7 @@ def wait_until(condition: Any, seconds: float, otherwise: str) -> None:
 
 
 def write_cluster_file(work: Path) -> str:
-    """deploy/cluster-local.yaml with these hosts; instead of installing, they use the interpreter of this script."""
+    """Write deploy/cluster-local.yaml for these hosts; instead of installing, they use this script's interpreter."""
     content = yaml.safe_load((ROOT / "deploy" / "cluster-local.yaml").read_text(encoding="utf-8"))
     content["cluster_name"] = "network-cut"
     content["provider"] |= {"head_ip": HOSTS["head"], "worker_ips": [HOSTS["worker1"], HOSTS["worker2"]]}
@@ -233,7 +235,7 @@ def write_cluster_file(work: Path) -> str:
 
 
 class Alive:
-    """How many nodes the head takes for alive, asked once a second."""
+    """How many nodes the head considers alive, sampled once a second."""
 
     def __init__(self, work: Path) -> None:
         self.count = 0
@@ -255,7 +257,7 @@ class Alive:
 
 
 def cut_a_sweep(work: Path, alive: Alive) -> dict[str, Any]:
-    """Run the sweep over the cluster and cut a worker off; what is known before results are compared."""
+    """Run the sweep on the cluster and cut a worker off. Returns the measurements before results are compared."""
     (work / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
     command = (
         f"cd {work} && sweeper launch sweep.yaml --address {HOSTS['head']}:{PORT} --cpus-per-trial 1 --out cluster"
@@ -302,7 +304,7 @@ def cut_a_sweep(work: Path, alive: Alive) -> dict[str, Any]:
 
 
 def compare(disturbed: Path, undisturbed: Path) -> dict[str, Any]:
-    """Which targets are lost, there twice, or not the same in some table."""
+    """Which targets are lost, duplicated, or different in some table."""
     tables = {
         name: (pq.read_table(disturbed / f"{name}.parquet"), pq.read_table(undisturbed / f"{name}.parquet"))
         for name in TABLES
@@ -327,7 +329,7 @@ def compare(disturbed: Path, undisturbed: Path) -> dict[str, Any]:
 
 
 def by_target(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Rows of each target as text, in no order: NaN equals NaN, and who came first does not matter."""
+    """Rows of each target as text, sorted, so that NaN equals NaN and the order of arrival does not matter."""
     found: dict[str, list[str]] = {}
     for row in rows:
         found.setdefault(row["target_id"], []).append(repr(row))

@@ -1,11 +1,11 @@
-"""What a step of private training costs, as a multiple of a step of SGD: ours and Opacus's ways, side by side.
+"""The cost of a step of private training, as a multiple of a step of SGD: our implementation and Opacus's, side by side.
 
     python benchmarks/private_training.py [--quick | --profile MODEL]
 
-Every implementation takes the same batch, model and optimizer, and all take turns in one process, so that their
-ratios hold on a noisy machine; milliseconds do not. Each one's memory is measured in a process of its own, as the peak
-of a few steps above what it held before the first. Rows go to build/bench/private_training.json, the same as a table
-in Markdown beside it.
+Every implementation takes the same batch, model and optimizer. All take turns in one process, so that their ratios hold
+on a noisy machine; milliseconds do not. Each one's memory is measured in its own process, as the peak of a few steps
+above what it held before the first. Rows go to build/bench/private_training.json, with the same as a Markdown table
+beside it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from models.private.rules import ClipThenNoise
 from models.train import PlainGradient
 from sweeper.workers.allocator import ALLOCATOR_ENVIRONMENT
 
-warnings.filterwarnings("ignore", message="Full backward hook is firing")  # Opacus's, on a model's first layer
+warnings.filterwarnings("ignore", message="Full backward hook is firing")  # from Opacus, about a model's first layer
 
 OUT = Path("build/bench/private_training.json")
 CASES: list[tuple[str, Architecture, tuple[int, int, int], int]] = [
@@ -68,7 +68,7 @@ Step = Callable[[], object]
 
 
 def sgd(model: nn.Module, images: Tensor, labels: Tensor, *, channels_last: bool = True) -> Step:
-    """What `fit` does without a private mechanism; `channels_last=False` keeps PyTorch's default layout of memory."""
+    """A step of `fit` without a private mechanism; `channels_last=False` keeps PyTorch's default memory layout."""
     if channels_last:
         model.to(memory_format=torch.channels_last)
     gradient = PlainGradient(model)
@@ -81,7 +81,7 @@ def sgd_contiguous(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
 
 
 def ours(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
-    """What `fit` does with DP-SGD."""
+    """A step of `fit` with DP-SGD."""
     model.to(memory_format=torch.channels_last)
     rule = ClipThenNoise(max_grad_norm=CLIP_NORM, noise_scale=NOISE_MULTIPLIER)
     generator = torch.Generator().manual_seed(0)
@@ -166,7 +166,7 @@ def _with_dp_lstm(model: nn.Module) -> nn.Module:
 
 
 def model_and_batch(case: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """A model in train mode, images and labels of a case, always the same."""
+    """A case's model in train mode, images and labels; always the same."""
     _, architecture, shape, batch_size = CASES[case]
     torch.manual_seed(0)
     info = DatasetInfo(
@@ -181,7 +181,7 @@ def build(case: int, implementation: str) -> Step:
 
 
 def time_case(case: int, threads: int, seconds: float) -> dict[str, float]:
-    """Median milliseconds of a step by implementation, all taking turns for about `seconds`."""
+    """Median milliseconds per step by implementation; all take turns for about `seconds`."""
     torch.set_num_threads(threads)
     steps = {}
     for name in IMPLEMENTATIONS:
@@ -190,12 +190,12 @@ def time_case(case: int, threads: int, seconds: float) -> dict[str, float]:
             steps[name]()
         except NotImplementedError:
             steps.pop(name, None)
-    # SGD and ours more often: theirs is the ratio that is looked at, and they take the least time.
+    # SGD and ours run more often, because their ratio matters most and they take the least time.
     return medians(steps, ("sgd", "ours", "sgd", "ours", *steps), seconds)
 
 
 def medians(steps: Mapping[str, Step], turns: Sequence[str], seconds: float) -> dict[str, float]:
-    """Median milliseconds of each step, all taking `turns` for about `seconds`."""
+    """Median milliseconds of each step; all take `turns` for about `seconds`."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(times[turns[0]]) < 5:
@@ -207,7 +207,7 @@ def medians(steps: Mapping[str, Step], turns: Sequence[str], seconds: float) -> 
 
 
 def peak_of(case: int, threads: int, implementation: str) -> float | None:
-    """MiB that a few steps took at their peak, above what was held before the first; None if it cannot be had."""
+    """Peak MiB of a few steps, above what was held before the first; None if it cannot be measured."""
     torch.set_num_threads(threads)
     try:
         step = build(case, implementation)
@@ -226,7 +226,7 @@ def _status_mib(field: str) -> float:
 
 
 def apart(function: Callable[..., Any], *arguments: object) -> Any:
-    """The function's result, from a process that starts as this one is."""
+    """The function's result, computed in a process that starts like this one."""
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=lambda: send.send(function(*arguments)))
@@ -239,7 +239,7 @@ def apart(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 def measure(allocator: str, quick: bool) -> Iterator[dict[str, Any]]:
-    """Rows of all cases with the allocator that this process was started with."""
+    """Rows of all cases with this process's allocator."""
     for case, (model, _, shape, batch_size) in enumerate(CASES[:QUICK_CASES] if quick else CASES):
         for threads in (1,) if quick else (1, 2):
             times = apart(time_case, case, threads, 14.0 if quick else 12.0)
@@ -259,7 +259,7 @@ def measure(allocator: str, quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def profile(case: int) -> None:
-    """Print where the time of a step goes, SGD's and ours, on one thread."""
+    """Print how the time of a step is spent, for SGD and ours, on one thread."""
     torch.set_num_threads(1)
     for name in ("sgd", "ours"):
         step = build(case, name)

@@ -1,8 +1,8 @@
-"""What a sweep costs beside its trials: slots kept busy, workers, overhead, and 100,000 trials that do nothing.
+"""A sweep's overhead beside its trials: slot utilization, workers, start-up, and 100,000 empty trials.
 
     python benchmarks/scheduling.py [--quick] [--trials 100000]
 
-Times are compared within one run only. Needs two cores, and a quiet machine for its ratios to mean anything.
+Compare times within one run only. Needs two cores, and a quiet machine for meaningful ratios.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def sweep_file(folder: Path, seeds: int, epochs: int) -> Path:
 
 @contextmanager
 def nodes(count: int, gpus: int = 0) -> Iterator[None]:
-    """A Ray of so many nodes on this machine, one CPU each, with declared GPUs."""
+    """A Ray with `count` nodes on this machine, each with `gpus` declared GPUs and as many CPUs (at least one)."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -75,7 +75,7 @@ def nodes(count: int, gpus: int = 0) -> Iterator[None]:
 def run(
     trials: Sequence[Any], folder: Path, attempt: Callable[..., Any] | None = None, gpus: float = 0.0
 ) -> tuple[float, Any]:
-    """Seconds that the connected Ray takes for the trials, and the store with the results."""
+    """Returns the seconds that the connected Ray takes for the trials, and the store with the results."""
     from sweeper.cluster import datasets, resources, run
     from sweeper.results.launches import Launch
     from sweeper.results.store import Store
@@ -106,7 +106,7 @@ def run(
 
 
 def timed(notes: str) -> Callable[..., Any]:
-    """Attempts as they are, with a note of when the trial's own work began and ended, and on what."""
+    """Unchanged attempts that also note when the trial's own work began and ended, and on which slot and devices."""
 
     def attempt(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress: Any) -> Any:
         import ray
@@ -133,8 +133,8 @@ def read_notes(folder: Path) -> list[dict[str, Any]]:
 
 
 def busy(notes: list[dict[str, Any]], slots: int) -> float:
-    """The fraction of the time of so many slots with a trial at work, in the steady state: from when the last worker began
-    until the first found nothing left to do.
+    """The fraction of the slots' time in which a trial was at work, in the steady state: from the last worker's first trial
+    until the first worker runs out of trials.
     """
     workers: dict[str, list[dict[str, Any]]] = {}
     for note in notes:
@@ -146,7 +146,7 @@ def busy(notes: list[dict[str, Any]], slots: int) -> float:
 
 
 def most_at_once(notes: list[dict[str, Any]]) -> int:
-    """The most trials that ever held one device at a time."""
+    """The largest number of trials that held one device at the same time."""
     most = 0
     for note in notes:
         same = [each for each in notes if (each["node"], each["devices"]) == (note["node"], note["devices"])]
@@ -155,7 +155,7 @@ def most_at_once(notes: list[dict[str, Any]]) -> int:
 
 
 def epochs_for(seconds: float, folder: Path) -> int:
-    """Epochs of a training that takes about so long here, on one thread of a free core."""
+    """Epochs of a training that takes about `seconds` here, on one thread of a free core."""
     from sweeper.sweep.expand import expand
     from sweeper.sweep.load import load_sweep
 
@@ -178,7 +178,7 @@ def slots_and_workers(folder: Path, trial_s: float, trials_per_worker: int) -> d
         notes = folder / f"notes-{workers}"
         notes.mkdir()
         trials = expand(load_sweep(str(sweep_file(folder, 2 * trials_per_worker, epochs))))
-        with nodes(1):  # started apart, so that its start is in no time
+        with nodes(1):  # started separately, so that its start is not measured
             pass
         with nodes(workers):
             walls[workers], _ = run(trials, folder / f"workers-{workers}", timed(str(notes)))
@@ -202,9 +202,9 @@ def slots_and_workers(folder: Path, trial_s: float, trials_per_worker: int) -> d
 
 
 def two_bare_processes(folder: Path, epochs: int) -> float:
-    """How many times as fast two trainings at once are as one after the other, in processes of their own without Ray.
+    """How many times faster two trainings run in parallel than in sequence, in their own processes without Ray.
 
-    That is what the machine allows: its cores share their memory, and the host's with others.
+    That is the machine's limit: its cores share their memory, and share the host's with others.
     """
     import pyarrow.parquet as pq
 
@@ -231,7 +231,7 @@ def two_bare_processes(folder: Path, epochs: int) -> float:
 
 
 def whole_launch(folder: Path, trial_s: float, trials_per_worker: int) -> dict[str, Any]:
-    """`sweeper launch` from the command to the report on two workers, above what its records say was computed."""
+    """Time of `sweeper launch` from the command to the report on two workers, beyond the computation that its records show."""
     import pyarrow.parquet as pq
 
     sweep = sweep_file(folder, 2 * trials_per_worker, epochs_for(trial_s, folder))
@@ -262,7 +262,7 @@ def whole_launch(folder: Path, trial_s: float, trials_per_worker: int) -> dict[s
 
 
 def starts(folder: Path) -> dict[str, Any]:
-    """How long a trial's process takes to begin its work, next to a new interpreter that imports what it needs."""
+    """How long a trial's process takes to begin its work, compared with a new interpreter that imports the same modules."""
     from sweeper.workers.isolation import run_in_child
 
     def seconds(start: Callable[[], Any]) -> float:
@@ -273,7 +273,7 @@ def starts(folder: Path) -> dict[str, Any]:
     def child() -> None:
         assert run_in_child(os.getenv, "HOME", log=folder / "log").how in ("returned", "raised")
 
-    child()  # starts the fork server
+    child()  # this starts the fork server
     forked = sorted(seconds(child) for _ in range(20))[10]
     command = [sys.executable, "-c", "import sweeper.workers.preloaded"]
     fresh = sorted(seconds(lambda: subprocess.run(command, check=True, stderr=subprocess.DEVNULL)) for _ in range(5))[2]
@@ -284,7 +284,7 @@ def starts(folder: Path) -> dict[str, Any]:
 
 
 def devices(folder: Path, trial_s: float) -> dict[str, Any]:
-    """Two nodes of two declared GPUs: what each trial sees, and whether a device is ever shared."""
+    """Two nodes with two declared GPUs each: the devices each trial sees, and whether a device is ever shared."""
     from sweeper.sweep.expand import expand
     from sweeper.sweep.load import load_sweep
 
@@ -307,14 +307,14 @@ def devices(folder: Path, trial_s: float) -> dict[str, Any]:
 
 
 def nothing_at_all(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress: Any) -> Any:
-    """An attempt that does not even record."""
+    """An attempt that does nothing, not even record a result."""
     from sweeper.workers.outcomes import Outcome
 
     return Outcome(target_id=parcel.target_id)
 
 
 def nothing(parcel: Any, settings: Any, *, cpus: float, gpus: float, on_progress: Any) -> Any:
-    """An attempt that trains nothing and records the least there is."""
+    """An attempt that trains nothing and records the minimum."""
     from sweeper.results.store import Store
     from sweeper.workers.outcomes import Outcome
 
@@ -381,7 +381,7 @@ print(json.dumps(found))
 
 
 def scale(folder: Path, counts: Sequence[int]) -> list[dict[str, Any]]:
-    """Trials that do nothing, each count in a process of its own, so that its memory is its own."""
+    """Run empty trials, each count in its own process, so that its memory is measured separately."""
     rows = []
     for count in counts:
         place = folder / f"scale-{count}"
