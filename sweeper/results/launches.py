@@ -206,7 +206,7 @@ def check_shared(storage: Storage, launch_id: str) -> None:
             return
         time.sleep(_PAUSE_BETWEEN_LOOKS_S)
     raise StorageError(
-        f"{storage.location} is not the launching machine's: what that wrote there is not seen here. For --out name a folder that "
+        f"{storage.location} is not the launching machine's: what that machine wrote is not visible here. For --out name a folder that "
         "all nodes mount under the same path, or s3://… or gs://…."
     )
 

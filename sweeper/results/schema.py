@@ -57,7 +57,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "seed",
                 pa.int64(),
-                "Seed of the trial; random streams derive from it (noise also from target_id), so keep it secret if the model is released",
+                "Seed of the trial; random streams derive from it (noise also from target_id); keep it secret if you release the model",
             ),
             ("config", pa.string(), "Resolved configuration as canonical JSON, defaults spelled out"),
             ("status", pa.string(), "finished or failed"),

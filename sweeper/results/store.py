@@ -165,9 +165,9 @@ class Store:
             schema = file.schema_arrow
             metadata = schema.metadata or {}
             if metadata.get(b"sweeper_table") != table.encode():
-                raise ValueError(f"it is no part of the table '{table}'")
+                raise ValueError(f"it is not a part of the table '{table}'")
             if file.metadata.num_rows > _MOST_ROWS_PER_BYTE * len(content):
-                raise ValueError("it claims more rows than it could hold")
+                raise ValueError("it claims more rows than it can hold")
             if schema.equals(SCHEMAS[table]):  # several times faster
                 rows = pa.table(file.read(use_threads=False).columns, schema=SCHEMAS[table])
             elif metadata.get(b"schema_version") != str(SCHEMA_VERSION).encode():
@@ -393,7 +393,7 @@ class Store:
         try:
             content = json.loads(self.storage.read(layout.SWEEP))
             if not all(ID.fullmatch(each) for target, ids in content["targets"].items() for each in (target, *ids)):
-                raise ValueError("it names something that is no id")
+                raise ValueError("it contains something that is not an id")
                 # A file of an earlier version does not list what attacks keep
             content["kept"] = {each: table for each, table in content.get("kept", {}).items() if table in ATTACK_TABLES}
             return dict(content)
@@ -402,7 +402,7 @@ class Store:
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(
                 f"sweep.json in {self.location} cannot be read: {_first_line(error)}. Launch the sweep again to write it "
-                "anew; nothing is lost."
+                "again; nothing is lost."
             ) from None
 
     def parts(self, table: str, keys: Iterable[str], damaged: list[str]) -> Iterator[tuple[str, pa.Table]]:
