@@ -385,8 +385,8 @@ def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter
     if not redo:
         reporter.warn(
             f"{what} on record were made by other code than there is now, the first of them {keys[0]} ({title}). They are kept, "
-            "and tables will mix both codes. To make them anew launch with --redo-changed, which deletes them; or raise the `revision` "
-            "of what you have edited, or name another folder with --out, and they stay beside the new ones."
+            "and tables will mix both. To recompute them, launch with --redo-changed, which deletes them. Or raise the `revision` "
+            "of what you edited, or name another folder with --out; then they stay beside the new ones."
         )
         return prepared
     if not dry_run:
@@ -440,7 +440,7 @@ class _Runner:
             checkpoint_every_s=options.checkpoint_every_s or NO_CHECKPOINTS,
             is_tracked=options.tensorboard is not None or options.mlflow is not None,
         )
-        with reporter.working("decoding the datasets, once on each node"):
+        with reporter.working("decoding the datasets once on each node"):
             shipped = datasets.stage_datasets(
                 pending,
                 settings,
@@ -449,7 +449,7 @@ class _Runner:
                 warn=reporter.warn,
             )
         for other in self._launch.others:
-            reporter.tell(f"Also at work on these results: {other.name}; trials are shared.")
+            reporter.tell(f"Another launch works on these results: {other.name}; trials are shared.")
         waiting = prepared.due.waiting
         units: list[Trial | ComparisonTask] = [*pending, *waiting]
         titles = {unit.target_id: unit.title for unit in units}

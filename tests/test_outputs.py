@@ -416,7 +416,7 @@ def test_values_that_rank_nowhere_are_refused(column: str, value: float, message
 def test_a_row_without_a_possible_class_is_refused(tmp_path: Path) -> None:
     logits = base()["logits"].copy()
     logits[17] = -np.inf
-    with pytest.raises(UserError, match="row 17 has logits of −∞ alone"):
+    with pytest.raises(UserError, match="row 17 has only logits of −∞"):
         read_outputs(write(tmp_path / "a.parquet", changed(logits=rows_of(logits))))
 
 
@@ -510,7 +510,7 @@ def test_probabilities_beside_logits_are_not_used_and_that_is_said(tmp_path: Pat
         write(tmp_path / "a.parquet", changed(probabilities=rows_of(np.full((N, CLASSES), 0.1))))
     )
     assert not stored.population.outputs.is_probability
-    assert stored.changes == ("there are logits, so the probabilities beside them are not used",)
+    assert stored.changes == ("logits are used, so the probabilities beside them are not",)
 
 
 def test_ids_that_are_not_numbers_keep_who_is_who(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_names_that_could_lead_elsewhere_are_refused(store: Storage, name: str) 
         lambda: store.entries(name) if name else store.read(name),
     ]
     for operation in operations:
-        with pytest.raises(ValueError, match="no name of a file"):
+        with pytest.raises(ValueError, match="not a valid file name in a store"):
             operation()
 
 

@@ -100,7 +100,7 @@ def write_metrics(rows: Sequence[dict[str, Any]], path: Path) -> None:
         with path.open("wb") as file:
             pq.write_table(pa.Table.from_pylist(list(rows), schema=_metrics_schema()), file)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its name is no path"
+        reason = error.strerror if isinstance(error, OSError) else "its name is not a valid path"
         raise UserError(f"{path} cannot be written: {reason or error}. Name another file with --out.") from None
 
 

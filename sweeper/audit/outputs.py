@@ -88,7 +88,7 @@ def read_outputs(path: Path) -> StoredOutputs:
         ruled_out = np.isneginf(matrix)
         if ruled_out.all(axis=1).any():
             raise UserError(
-                f"{where}: row {int(ruled_out.all(axis=1).argmax())} has logits of −∞ alone; one class at least must be "
+                f"{where}: row {int(ruled_out.all(axis=1).argmax())} has only logits of −∞; at least one class must be "
                 "possible."
             )
         if ruled_out.any():
@@ -130,7 +130,7 @@ def _read_table(path: Path) -> tuple[pa.Table, _Values, list[str]]:
             raise UserError(f"{file} has its answers in {others.name}, but {files[0]} in {values.name}.")
     changes = []
     if not values.is_probability and any(_is_probability_name(name) for _, _, names in read for name in names):
-        changes.append("there are logits, so the probabilities beside them are not used")
+        changes.append("logits are used, so the probabilities beside them are not")
     in_paths = [_columns_in_path(file.relative_to(path)) for file in files]
     for name in sorted({name for columns in in_paths for name in columns} - set(table.column_names)):
         parts = len({columns.get(name) for columns in in_paths})
@@ -173,7 +173,7 @@ def _files(path: Path) -> list[Path]:
         if path.is_file():
             return [path]
         if not path.is_dir():
-            raise UserError(f"{path} does not exist or is no file. Give a Parquet file of a model's outputs.")
+            raise UserError(f"{path} does not exist or is not a file. Give a Parquet file of a model's outputs.")
         files = sorted(
             file
             for file in path.rglob("*.parquet")
@@ -313,7 +313,7 @@ def _check_finite(values: FloatArray, where: str, is_probability: bool) -> None:
         allowed = "" if is_probability else " (a logit of −∞ is fine: that class is ruled out)"
         raise UserError(
             f"{where} has NaN or infinity in {len(bad)} rows, the first is row {bad[0]}{allowed}. Drop those rows, or "
-            "find out why the model answers so; a score of NaN ranks nowhere."
+            "find out why the model outputs them; a score of NaN cannot be ranked."
         )
 
 
@@ -323,10 +323,10 @@ def _both_classes(values: FloatArray, is_probability: bool) -> tuple[FloatArray,
     if is_probability:
         return np.column_stack(
             (1 - exact, exact)
-        ), "the one probability of a row, p, is taken as (1 − p, p) of two classes"
+        ), "each row's single probability p is read as the probabilities (1 − p, p) of two classes"
     return np.column_stack(
         (np.zeros(len(exact)), exact)
-    ), "the one logit of a row, z, is taken as (0, z) of two classes"
+    ), "each row's single logit z is read as the logits (0, z) of two classes"
 
 
 def _whole_numbers(column: pa.ChunkedArray, where: str) -> IntArray:

@@ -19,7 +19,7 @@ from sweeper.workers.allocator import restart_with_allocator_environment
 app = typer.Typer(
     name="sweeper",
     help="Which defense gives the most privacy for the least accuracy and time?",
-    epilog="Begin with `sweeper launch`: the demo trains, attacks and reports on data that needs no download.",
+    epilog="Start with `sweeper launch`: the demo trains, attacks and reports, and needs no download.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -50,11 +50,15 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 for _command, _name, _example in (
     (launch, "launch", "`sweeper launch lomurno2022 --data data --set training.epochs=5 --only 'dp_*/mnist'`"),
     (plan, "plan", "`sweeper plan lomurno2022 --json | jq '.[0]'`"),
-    (trial, "trial", "`sweeper trial demo 7f3399` (ids are those of `sweeper plan`; a beginning is enough)"),
+    (trial, "trial", "`sweeper trial demo 7f3399` (`sweeper plan` lists the ids; the first characters are enough)"),
     (audit, "audit", "`sweeper audit outputs.parquet --attack loss --attack entropy --json`"),
     (report, "report", "`sweeper report results/demo`"),
     (status, "status", "`sweeper status s3://bucket/results/lomurno2022`"),
-    (logs, "logs", "`sweeper logs results/demo 7f3399` (ids are those of `sweeper plan`; a beginning is enough)"),
+    (
+        logs,
+        "logs",
+        "`sweeper logs results/demo 7f3399` (`sweeper plan` lists the ids; the first characters are enough)",
+    ),
     (list_components, "ls", "`sweeper ls`"),
     (doctor, "doctor", "`sweeper doctor --data ../datasets`"),
 ):

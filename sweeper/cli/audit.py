@@ -16,12 +16,15 @@ from sweeper.errors import UserError
 @user_errors
 def audit(
     outputs: Annotated[
-        Path, typer.Argument(help="Parquet, a file or a folder: example_id, is_member, label, logits or probabilities.")
+        Path,
+        typer.Argument(
+            help="A Parquet file, or a folder of them: example_id, is_member, label, logits or probabilities."
+        ),
     ],
     attack: Annotated[
         list[str] | None,
         typer.Option(
-            help="Which attack; repeatable. \\[default: all]", autocompletion=complete_attack, show_default=False
+            help="Attack to run; repeatable. \\[default: all]", autocompletion=complete_attack, show_default=False
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
@@ -29,8 +32,8 @@ def audit(
     form: Annotated[
         str,
         typer.Option(
-            help="log_odds or tensorflow_privacy: how the threshold scores are computed; in the latter sure answers tie, and equal "
-            "answers can differ by rounding."
+            help="log_odds or tensorflow_privacy: the form of the threshold scores. In the latter, confident outputs tie, and equal "
+            "outputs can differ by rounding."
         ),
     ] = "log_odds",
     dtype: Annotated[
@@ -98,9 +101,9 @@ def audit(
     n_examples = first["n_members"] + first["n_non_members"]
     notes = [
         *(f"Input: {change}." for change in stored.changes),
-        f"{first['n_members']} members, {first['n_non_members']} non-members. — : too few non-members to say (10/FPR are "
-        "needed). Intervals are 95 %. The advantage is the best over all thresholds, chosen on the data it is measured "
-        "on; beside it, what guessing gets that way on average.",
+        f"{first['n_members']} members, {first['n_non_members']} non-members. — : too few non-members (10/FPR are "
+        "needed). Intervals are 95 %. The advantage is the maximum over all thresholds, on the data it is measured "
+        "on; beside it is the average for random guessing.",
     ]
     if n_examples < first["n_rows"]:
         notes.append(

@@ -28,9 +28,9 @@ SHOWN_RUNNING = 24
 SHOWN_FAILURES = 10
 STOPPING = "Stopping: what is finished is kept, and reported on"
 LEAST_TITLE = 24
-"""Characters of a title in a table; where there are fewer, a trial takes several lines."""
+"""Characters of a title in a table; with less room, a trial takes several lines."""
 _LEAST_NAME = 6
-"""Characters that each of its names keeps, else the last goes."""
+"""Characters that each of its names keeps; if there is no room for these, the last name is dropped."""
 _MARKS = {"finished": ("✔ ", "green"), "failed": ("✘ ", "red"), "retried": ("↻ ", "yellow")}
 
 
@@ -250,7 +250,7 @@ def status_view(status: SweepStatus, results: str) -> RenderableType:
     head.append(f", {status.failed} failed", style="red" if status.failed else "dim")
     head.append(f", {status.left} left", style="not bold")
     if status.per_hour is not None:
-        head.append(f"; {status.per_hour:.3g} trials/h of late", style="not bold dim")
+        head.append(f"; {status.per_hour:.3g} trials/h recently", style="not bold dim")
         if status.left and status.left_s is not None:
             head.append(f", about {duration(status.left_s)} left", style="not bold dim")
     parts: list[RenderableType] = [head]
@@ -291,9 +291,9 @@ def status_view(status: SweepStatus, results: str) -> RenderableType:
             causes.append([printable(cell, 300) for cell in (failure.target_id, failure.attack or "training", error)])
         parts.append(Rows([Column(), Column(), Column(least=30)], causes, indent=2))
         more = len(status.failures) - SHOWN_FAILURES
-        parts.append(Text((f"and {more} more; " if more > 0 else "") + f"the whole story: sweeper logs {results} ID"))
+        parts.append(Text((f"and {more} more; " if more > 0 else "") + f"full output: sweeper logs {results} ID"))
     if status.quarantined:
-        parts.append(Text(f"{status.quarantined} damaged files lie in quarantine; what they held is made anew."))
+        parts.append(Text(f"{status.quarantined} damaged files are in quarantine; what they held is recomputed."))
     return Group(*parts)
 
 

@@ -43,19 +43,19 @@ def launch(
     address: Annotated[
         str | None,
         typer.Option(
-            help="Join the running Ray cluster at HOST:PORT (or `auto`), of which this machine is a node.",
+            help="Join the running Ray cluster at HOST:PORT (or `auto`); this machine must be one of its nodes.",
             envvar="SWEEPER_RAY_ADDRESS",
         ),
     ] = None,
     local: Annotated[
-        bool, typer.Option("--local", help="Use this machine alone, whatever else is set (the default).")
+        bool, typer.Option("--local", help="Use this machine alone, despite other settings (the default).")
     ] = False,
     gpus_per_trial: Annotated[
         list[str] | None,
         typer.Option(
             metavar="N|auto|ARCH=N",
-            help="GPUs of each trial; 0.25 packs four on one, auto measures one trial and packs by it, resnet18=0.5 is for "
-            "one architecture. Repeatable. \\[default: 1 where there are any]",
+            help="GPUs per trial: 0.25 packs four on one, auto measures one trial and packs accordingly, resnet18=0.5 is for "
+            "one architecture. Repeatable. \\[default: 1 if there are any]",
             show_default=False,
         ),
     ] = None,
@@ -63,28 +63,29 @@ def launch(
         list[str] | None,
         typer.Option(
             metavar="N|ARCH=N",
-            help="CPUs of each trial. Repeatable. \\[default: 1, or a GPU's share]",
+            help="CPUs per trial. Repeatable. \\[default: 1, or a GPU's share]",
             show_default=False,
         ),
     ] = None,
     max_concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time. \\[default: as many as fit]")
+        int | None, typer.Option(min=1, help="Trials that run at once. \\[default: as many as fit]")
     ] = None,
     chunk_size: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Examples private gradients work on at once; less takes less memory. \\[default: what fits]"
+            min=1,
+            help="Examples that private gradients process at once; fewer take less memory. \\[default: what fits]",
         ),
     ] = None,
-    retries: Annotated[int, typer.Option(min=0, help="How often a trial that failed is tried again.")] = 1,
+    retries: Annotated[int, typer.Option(min=0, help="How often a failed trial is retried.")] = 1,
     worker_retries: Annotated[
-        int, typer.Option(min=0, help="How often a trial is started again whose worker or node was lost.")
+        int, typer.Option(min=0, help="How often a trial is restarted if its worker or node is lost.")
     ] = 10,
     time_limit: Annotated[
         str, typer.Option(metavar="TIME|none", help="An attempt that takes longer is killed: 90s, 30m, 24h.")
     ] = "24h",
     checkpoint_every: Annotated[
-        str, typer.Option(metavar="TIME|none", help="A long training leaves a checkpoint so often, to go on from.")
+        str, typer.Option(metavar="TIME|none", help="Interval between checkpoints, from which a long training resumes.")
     ] = "60s",
     tensorboard: Annotated[
         Path | None, typer.Option(help="Also write TensorBoard events into this folder. Needs tensorboardX.")
@@ -97,11 +98,11 @@ def launch(
         bool,
         typer.Option(
             "--redo-changed",
-            help="Delete, and make anew, what was recorded by other code of its components than today's.",
+            help="Delete and recompute records whose components had other code than today's.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what Ray says.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Ray's output.")] = False,
 ) -> None:
     """Run a sweep: train every target, attack it, record it, report on it.
 

@@ -57,7 +57,7 @@ def doctor(data: DataDir = Path("data")) -> None:
             table.add_row(good, f"GPU {index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
     else:
         table.add_row(
-            note, "GPU", "none seen; trials run on CPUs. With a GPU: install its driver, then check `nvidia-smi`."
+            note, "GPU", "none found; trials run on CPUs. For a GPU, install its driver, then check `nvidia-smi`."
         )
     for name in sorted(components.names("dataset")):
         cls = components.component_class("dataset", name)
@@ -75,7 +75,7 @@ def doctor(data: DataDir = Path("data")) -> None:
     table.add_row(
         good if free > 5 else missing,
         "free disk",
-        f"{free:.0f} GiB here" + ("" if free > 5 else "; make room, 5 GiB at least"),
+        f"{free:.0f} GiB here" + ("" if free > 5 else "; free at least 5 GiB"),
     )
     out.print(table)
 

@@ -63,7 +63,7 @@ Only = Annotated[
     typer.Option(
         "--only",
         metavar="[PART:]DEFENSE[/DATASET[/SPLIT]]",
-        help="Run just the trials of these labels, or of a part of the sweep; * and ? match. Repeatable.",
+        help="Run only the trials with these labels, or of a part of the sweep; * and ? match. Repeatable.",
     ),
 ]
 
@@ -87,7 +87,7 @@ def amounts_of(given: Sequence[str] | None, option: str, lowest: float) -> dict[
         label, equals, value = text.rpartition("=")
         key = label if equals else None
         if key in amounts:
-            raise UserError(f"{option}: got '{text}', but that amount was given before; keep one.")
+            raise UserError(f"{option}: got '{text}', but this amount was given before; keep one.")
         if value == "auto" and option == "--gpus-per-trial":
             amounts[key] = "auto"
             continue
@@ -101,7 +101,7 @@ def amounts_of(given: Sequence[str] | None, option: str, lowest: float) -> dict[
                 f"{option}: got '{text}'; give a number of at least {lowest:g}{also} or ARCHITECTURE=NUMBER."
             )
         if option == "--gpus-per-trial" and amounts[key] > 1 and amounts[key] % 1:
-            raise UserError(f"{option}: got '{text}'; above 1 only whole GPUs can be given.")
+            raise UserError(f"{option}: got '{text}'; above 1, only whole GPUs are allowed.")
     return amounts
 
 

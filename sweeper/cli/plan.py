@@ -64,7 +64,7 @@ def plan(
 @user_errors
 def trial(
     sweep: SweepName,
-    target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or the beginning of one.")],
+    target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or its first characters.")],
     data: DataDir = Path("data"),
     out_dir: OutDir = None,
     overrides: Overrides = None,
@@ -138,6 +138,6 @@ def print_plan(prepared: Prepared) -> None:
     left = [each.rough_cpu_seconds for each in resolved if words[each.trial.target_id] in ("to do", "failed")]
     out.print(
         f"{len(resolved)} trials, {sum(word == 'done' for word in words.values())} done. Rough cost of the trainings left on one "
-        f"CPU thread: {duration(sum(left))}; attacks come on top, and a GPU takes a small part of it.",
+        f"CPU thread: {duration(sum(left))}; attacks add to it, and a GPU takes a small fraction of it.",
         highlight=False,
     )

@@ -34,7 +34,7 @@ def report(
     damaged: tuple[str, ...] = ()
     # If there are no parts, only the gathered tables were passed on; they suffice.
     if store.storage.is_local and (folder / "parts").is_dir() and not os.access(folder, os.W_OK):
-        warn(f"{folder} cannot be written, so this is of the tables as they were last gathered.")
+        warn(f"{folder} cannot be written, so the report uses the tables as they were last gathered.")
     elif not store.storage.is_local or (folder / "parts").is_dir():
         gathered = gather(store, folder)
         damaged = gathered.damaged
@@ -42,7 +42,7 @@ def report(
         print_left_out(gathered.left_out, store.location)
     print_report(report_on(folder, to, store, TerminalReporter()), store.location)
     if damaged:
-        err.print("Launch the sweep again to make anew what the damaged files held.", highlight=False)
+        err.print("Launch the sweep again to recompute what the damaged files held.", highlight=False)
         raise typer.Exit(1)
 
 
@@ -68,7 +68,7 @@ def status(
 @user_errors
 def logs(
     results: Results,
-    target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or the beginning of one.")],
+    target_id: Annotated[str, typer.Argument(metavar="ID", help="Target id, or its first characters.")],
 ) -> None:
     """Print a trial's output, all attempts in order: epochs, warnings, tracebacks of failures."""
     from sweeper.results import layout
@@ -79,7 +79,7 @@ def logs(
     if len(found) != 1:
         raise UserError(
             f"{len(found)} of the trials with a log in {storage.location} have an id that begins with '{target_id}'. `sweeper plan` "
-            "lists the ids; a trial has a log when it was started."
+            "lists the ids; a trial has a log once it has started."
         )
     sys.stdout.write(storage.read(f"{layout.LOGS}/{found[0]}").decode(errors="replace"))
 

@@ -65,7 +65,7 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
         raise UserError(
             f"Ray could not be reached{f' at {address}' if address else ''}: {sentence(reason_of(error).splitlines()[0])} "
             "Give --address HOST:PORT of a running cluster that this machine is a node of (`ray start --head` prints it; one with "
-            "tokens needs its own, in ~/.ray/auth_token or RAY_AUTH_TOKEN), or --local for this machine alone."
+            "tokens needs its token in ~/.ray/auth_token or RAY_AUTH_TOKEN), or --local for this machine alone."
         ) from None
     _protect_token()
     try:

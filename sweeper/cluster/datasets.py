@@ -80,7 +80,7 @@ def stage_datasets(
         if node["Resources"].get("CPU")  # a head node often offers no CPUs, and then needs no dataset
     }
     if missing and not checks:
-        raise UserError(f"{missing[0]} No node that could have it is there yet, so it must be here.")
+        raise UserError(f"{missing[0]} No node that could have it has joined yet, so it must be here.")
     if missing and can_grow():
         warn(f"{missing[0]} Nodes that join later must have it.")
     problems = []

@@ -37,7 +37,7 @@ def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], Non
     may_grow = not startable and can_grow()
     if largest_gpu == 0 and may_grow and None not in asked.gpus:
         warn(
-            "No node has a GPU now, so trials ask for none. If the autoscaler can start such nodes, say --gpus-per-trial."
+            "No node has a GPU now, so trials request none. If the autoscaler can start such nodes, give --gpus-per-trial."
         )
     if largest_gpu == 0 and not may_grow:
         gpus = {label: 0.0 if share == AUTO else share for label, share in gpus.items()}
@@ -51,10 +51,10 @@ def resolve(asked: Resources, trials: Sequence[Trial], warn: Callable[[str], Non
             continue
         problem = f"No node can run a trial of {architecture} with {cpu:g} CPUs and {gpu:g} GPUs"
         if may_grow:
-            warn(f"{problem} now; waiting for the autoscaler to start one. `ray status` says what it is doing.")
+            warn(f"{problem} now; waiting for the autoscaler to start one. `ray status` shows its progress.")
             continue
         raise UserError(
-            f"{problem}: the largest has {largest_cpu:g} CPUs, and {largest_gpu:g} GPUs is the most of one. Ask for less with "
+            f"{problem}: the largest has {largest_cpu:g} CPUs, and no node has more than {largest_gpu:g} GPUs. Request less with "
             "--cpus-per-trial and --gpus-per-trial."
         )
     return resources

@@ -54,7 +54,7 @@ def parse(given: str) -> Path | BucketPath:
     """
     if "\0" in given or not is_text(given):
         raise UserError(
-            f"{given!r} is no place for results: it has a NUL, or bytes that are not text in UTF-8. Name another."
+            f"{given!r} is not a valid location for results: it has a NUL, or bytes that are not UTF-8 text. Name another."
         )
     scheme = _SCHEME.match(given)
     if scheme is None:
@@ -69,7 +69,9 @@ def check_name(name: str) -> None:
         ValueError: the name is not a plain relative path.
     """
     if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\\" in name or "\0" in name:
-        raise ValueError(f"{name!r} is no name of a file in a store; it must be a relative path without '..' and '\\'")
+        raise ValueError(
+            f"{name!r} is not a valid file name in a store; it must be a relative path without '..' and '\\'"
+        )
 
 
 def is_text(name: str) -> bool:

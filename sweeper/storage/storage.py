@@ -81,7 +81,7 @@ class Storage:
             UserError: the store is remote.
         """
         if self._local is None:
-            raise UserError(f"{self.location} is no folder of this machine. Name a local folder for this.")
+            raise UserError(f"{self.location} is not a folder on this machine. Name a local folder for this.")
         return self._local.folder
 
     def read(self, name: str) -> bytes:
@@ -169,7 +169,7 @@ class Storage:
             self.write(probe, b"probe")
             now = self._entries()[probe].modified  # the store's clock may differ from ours
             if self.read(probe) != b"probe":
-                raise StorageError(f"{self.location} does not give back what was written. {OTHER_PLACE}")
+                raise StorageError(f"{self.location} does not return what was written. {OTHER_PLACE}")
             self.delete(probe)
             # Uploads to an object store have no temporary names. Only probes do, and those are at the root.
             for folder in folders if self.is_local else ("",):

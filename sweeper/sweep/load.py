@@ -38,7 +38,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             text = file.read(MOST_CHARACTERS + 1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text, or its name is no path"
+        reason = (
+            error.strerror if isinstance(error, OSError) else "it is not UTF-8 text, or its name is not a valid path"
+        )
         raise UserError(
             f"The sweep file {path} cannot be read: {reason}. Packaged sweeps: {', '.join(packaged_sweeps())}."
         ) from None

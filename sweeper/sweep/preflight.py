@@ -126,7 +126,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
         if plan.accounting is not None and plan.accounting.delta >= 1 / n_train:
             warnings.append(
                 f"{trial.defense_label} on {trial.dataset_label}: delta {plan.accounting.delta:g} is not below 1/n = "
-                f"{1 / n_train:.2g} for {n_train} training examples; such a guarantee allows to publish an example outright."
+                f"{1 / n_train:.2g} for {n_train} training examples; such a guarantee would allow publishing a whole example."
             )
         seconds = 3 * operations * n_train * trial.training.epochs / _OPERATIONS_PER_S
         seconds *= _PRIVATE_FACTOR if plan.rule is not None else 1.0
@@ -153,7 +153,7 @@ def twins_left_out(trials: Sequence[Trial], everything: Sequence[Trial]) -> str 
     labels = sorted({trial.defense_label for trial in everything if trial.target_id in missing})
     alone = sum(trial.twin_id in missing for trial in trials)
     return (
-        f"{alone} of the chosen trials have a twin without their mechanism that --only leaves out ({', '.join(labels)}); unless "
+        f"{alone} of the chosen trials have a twin without their mechanism that --only leaves out ({', '.join(labels)}). Unless "
         "it is on record, they get no TPVD."
     )
 
@@ -174,7 +174,7 @@ def check_datasets(trials: Sequence[Trial], data_dir: Path, download: bool) -> N
         except OSError as error:
             raise UserError(
                 f"Dataset '{components.name_of('dataset', dataset)}' could not be fetched into {data_dir}: {reason_of(error)}. "
-                "Check the network, or put the files there by hand and leave --download out."
+                "Check the network, or copy the files there yourself and omit --download."
             ) from None
 
 

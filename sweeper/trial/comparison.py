@@ -48,7 +48,7 @@ class RecordedTarget:
             arrays = load_arrays(weights)
             return {name: arrays[name] for name in json.loads(metadata_of(weights)[PARAMETERS])}
         except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"the parameters of {self.target_id} cannot be told: {error}") from None
+            raise ValueError(f"the parameters of {self.target_id} cannot be identified: {error}") from None
 
 
 def run_comparison(task: ComparisonTask, context: TrialContext) -> TrialResult:

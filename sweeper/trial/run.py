@@ -122,5 +122,5 @@ def _check_same_data(trial: Trial, data: ImageData, store: Store) -> None:
     if recorded != data.sha256:
         raise ValueError(
             f"the data of '{trial.dataset_label}' have changed since the target was trained (SHA-256 {recorded[:12]}…, now "
-            f"{data.sha256[:12]}…). Put the former data back, or name another results folder with --out"
+            f"{data.sha256[:12]}…). Restore the former data, or name another results folder with --out"
         )

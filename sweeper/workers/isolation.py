@@ -108,7 +108,7 @@ def run_in_child(
 def _death(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name if -exitcode in set(signal.Signals) else f"signal {-exitcode}"
-        reason = " (the system kills so when memory runs out)" if name == "SIGKILL" else ""
+        reason = " (the system does this when memory runs out)" if name == "SIGKILL" else ""
         return f"its process was ended by {name}{reason}"
     return f"its process ended with exit code {exitcode}"
 

@@ -277,8 +277,8 @@ def check_gpus(declared: int) -> None:
     usable = int(answer) if answer.isdigit() else 0
     if usable < declared:
         raise OSError(
-            f"Ray has {declared} GPUs of {socket.gethostname()}, where PyTorch can use {usable}: see `nvidia-smi` there, and whether "
-            "the driver is recent enough for PyTorch's CUDA, which `sweeper doctor` tells; or start Ray there with fewer. With "
+            f"Ray has {declared} GPUs of {socket.gethostname()}, where PyTorch can use {usable}. Check `nvidia-smi` there, and whether "
+            "the driver is recent enough for PyTorch's CUDA (see `sweeper doctor`), or start Ray there with fewer. With "
             "--gpus-per-trial 0 trials run on CPUs."
         )
 
