@@ -72,26 +72,26 @@ KEYS = {
     "attacks": ["target_id", "attack_id", "score_name"],
     "scores": ["target_id", "attack_id", "score_name", "example_id"],
 }
-"""The tables, each with the columns that no two rows may have in common."""
+"""The tables, each with the columns that identify a row."""
 INCIDENTAL = re.compile(r"_time_s$|^seconds_per_step$|^started_at$|^attempts$|^git_")
-"""Columns of the moment, not of the result; code that was shipped to a cluster has no commit that it could name."""
+"""Columns that describe the moment, not the result; code shipped to a cluster has no commit to record."""
 
 Kind = Literal["driver", "child", "fork_server", "worker", "raylet", "head", "other"]
 WEIGHTS: dict[Kind, int] = {"child": 8, "worker": 5, "fork_server": 2, "raylet": 2, "driver": 2}
-"""How often each kind is drawn."""
+"""Relative frequency of each kind."""
 EPOCHS = 30
 MEAN_PAUSE_S = {"full": 2.5, "quick": 0.9}
 WORK_S = {"full": 60.0, "quick": 25.0}
-"""A sweep that is at work for less is too short to be disturbed."""
+"""A sweep with less time at work is too short to be disturbed."""
 FEWEST_QUICK_KILLS = 6
 SURE: dict[str, tuple[Kind, ...]] = {"full": ("child",), "quick": ("driver", "child")}
-"""Kinds that are killed in the first run of each sort whatever is drawn."""
+"""Kinds that are killed in the first run of each sort, whatever is drawn."""
 HEADS = 2
-"""So often, in the full mode, all of Ray dies: once in each of the first runs."""
+"""In full mode all of Ray is killed this often: once in each of the first runs."""
 STALL_S = 240.0
-"""A driver that is alive while nothing moves for so long hangs."""
+"""A living driver hangs if nothing moves for this long."""
 GIVE_UPS = 10
-"""More drivers than these that end on their own are too many."""
+"""More drivers than this that end on their own are too many."""
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 MARKER = "SWEEPER_CHAOS"
 WORKER_ADDRESSES = ("127.0.0.2", "127.0.0.3")
@@ -282,18 +282,18 @@ class Found:
 
     by_kind: Counter[str] = field(default_factory=Counter)
     idle: Counter[str] = field(default_factory=Counter)
-    """Kills that count for nothing, since no trial was under way."""
+    """Kills that do not count, because no trial was running."""
     launches: int = 0
     exit_codes: Counter[int] = field(default_factory=Counter)
     gave_up: list[str] = field(default_factory=list)
-    """Last words of drivers that ended on their own though neither they nor Ray's head were killed."""
+    """Last output of drivers that ended on their own although neither they nor Ray's head were killed."""
     after_head_s: list[float] = field(default_factory=list)
     """How long drivers outlived a head."""
     stalls: int = 0
     at_once: set[str] = field(default_factory=set)
-    """Trials that were seen under way in two processes at once: allowed, but a waste."""
+    """Trials seen running in two processes at once: allowed, but wasteful."""
     survivors: list[str] = field(default_factory=list)
-    """Processes of a sweep that were there after its clean end."""
+    """Processes of a sweep that were still running after its clean end."""
 
     @property
     def kills(self) -> int:
@@ -394,9 +394,7 @@ class Run:
         would fall into that time.
         """
         victims = sorted(self._processes.of(kind), key=lambda process: process.pid)
-        if (
-            kind == "head"
-        ):  # in the cluster the GCS server, which knows all other processes; in a private Ray its only raylet
+        if kind == "head":  # a cluster's GCS server, which knows all its processes; a private Ray's only raylet
             program = "raylet" if self._cluster is None else "gcs_server"
             victims = [process for process in victims if f"/{program} " in process.command]
         is_at_work = bool(self._processes.of("child"))
@@ -570,7 +568,7 @@ def working_folder(keep: bool) -> Iterator[Path]:
         raise
     finally:
         if keep:
-            say(f"All of it is kept in {folder}")
+            say(f"Everything is kept in {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -578,9 +576,13 @@ def working_folder(keep: bool) -> Iterator[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer trials, fewer kills")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn [default: 0]")
-    parser.add_argument("--kills", type=int, help="at least so many [default: 110]; in quick up to so many [16]")
-    parser.add_argument("--on", choices=["cluster", "local"], help="whose Ray [default: both in turn; quick: local]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random choices [default: 0]")
+    parser.add_argument(
+        "--kills", type=int, help="minimum number of kills [default: 110]; with --quick the maximum [16]"
+    )
+    parser.add_argument(
+        "--on", choices=["cluster", "local"], help="the Ray to use [default: both in turn; quick: local]"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the results and logs")
     arguments = parser.parse_args()
     if not sys.platform.startswith("linux"):
@@ -660,7 +662,7 @@ def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -
         name = f"{ray}{len(runs) + 1}"
         cluster = None
         if ray == "cluster":
-            say("a cluster of its own")
+            say("starting a cluster")
             cluster = Cluster(processes, folder, environment, workers=1 if quick else 2)
             cluster.start_head()
         # After its share of kills a run continues undisturbed; otherwise a slow machine would never finish.

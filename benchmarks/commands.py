@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 BAR_S = 1.0
-"""For commands that only read."""
+"""Limit in seconds for commands that only read."""
 
 
 def seconds(command: list[str], repeats: int) -> float:
@@ -47,7 +47,7 @@ def main() -> int:
         slow = []
         for arguments in (["--help"], ["ls"], ["status", results], ["logs", results, "0123"], ["plan", "demo"]):
             took = seconds([sys.executable, "-m", "sweeper.cli", *arguments], repeats)
-            print(f"sweeper {arguments[0]}: {took:.2f} s, {took / bare:.1f} times as long")
+            print(f"sweeper {arguments[0]}: {took:.2f} s, {took / bare:.1f} times as long as Python")
             if took > BAR_S and arguments[0] != "plan":
                 slow.append(arguments[0])
     if slow:

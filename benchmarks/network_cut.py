@@ -73,16 +73,14 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.inside is not None:
         return inside(arguments.inside, arguments.shell)
-    os.environ["PATH"] += (
-        os.pathsep + "/usr/sbin:/sbin"
-    )  # the folders of sshd and ip, which are not on every user's PATH
+    os.environ["PATH"] += os.pathsep + "/usr/sbin:/sbin"  # for sshd and ip; not on every user's PATH
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if sys.platform != "linux" or os.geteuid() != 0 or missing:
         lacking = f", of which {', '.join(missing)} are not here" if missing else ""
         sys.stderr.write(
-            "This needs Linux, root (it makes network namespaces; run it with sudo), and the programs "
+            "This needs Linux, root (it creates network namespaces; run it with sudo), and the programs "
             f"{', '.join(TOOLS)}{lacking}; on Debian or Ubuntu, `apt-get install openssh-server rsync iproute2 "
-            "util-linux` brings them all. Nothing was run.\n"
+            "util-linux` installs them all. Nothing was run.\n"
         )
         return 2
     work = tempfile.mkdtemp(prefix="network-cut-", dir="/var/tmp")  # not in /tmp, which a private folder will cover

@@ -311,9 +311,7 @@ def main() -> None:
     OUT.with_suffix(".md").write_text("\n".join(markdown(rows, *each) for each in shown))
     for each in shown:
         console.print(table(rows, *each))
-    console.print(
-        "hooks, ew and ghost are Opacus's; SGD nchw keeps PyTorch's default layout of memory.", highlight=False
-    )
+    console.print("hooks, ew and ghost are Opacus's; SGD nchw keeps PyTorch's default memory layout.", highlight=False)
     console.print(f"written to {OUT}", highlight=False)
 
 

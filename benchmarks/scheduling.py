@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 LEAST_BUSY = 0.95
-"""Less of the slots' time with a trial at work, on a quiet machine, is a defect: exit code 1."""
+"""A smaller fraction of the slots' time with a trial at work, on a quiet machine, is a defect: exit code 1."""
 TRAININGS = """
 name: scheduling
 summary: trainings of digits for a benchmark
@@ -278,7 +278,7 @@ def starts(folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-c", "import sweeper.workers.preloaded"]
     fresh = sorted(seconds(lambda: subprocess.run(command, check=True, stderr=subprocess.DEVNULL)) for _ in range(5))[2]
     log(
-        f"a trial's process begins {fresh / forked:.0f} times as soon as a new interpreter ({forked:.2f} s, {fresh:.1f} s)"
+        f"a trial's process begins {fresh / forked:.0f} times sooner than a new interpreter ({forked:.2f} s, {fresh:.1f} s)"
     )
     return {"forked_s": forked, "fresh_s": fresh}
 
