@@ -50,15 +50,11 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 for _command, _name, _example in (
     (launch, "launch", "`sweeper launch lomurno2022 --data data --set training.epochs=5 --only 'dp_*/mnist'`"),
     (plan, "plan", "`sweeper plan lomurno2022 --json | jq '.[0]'`"),
-    (trial, "trial", "`sweeper trial demo 7f3399` (`sweeper plan` lists the ids; the first characters are enough)"),
+    (trial, "trial", "`sweeper trial demo 7f3399` (`sweeper plan` lists the ids; a prefix is enough)"),
     (audit, "audit", "`sweeper audit outputs.parquet --attack loss --attack entropy --json`"),
     (report, "report", "`sweeper report results/demo`"),
     (status, "status", "`sweeper status s3://bucket/results/lomurno2022`"),
-    (
-        logs,
-        "logs",
-        "`sweeper logs results/demo 7f3399` (`sweeper plan` lists the ids; the first characters are enough)",
-    ),
+    (logs, "logs", "`sweeper logs results/demo 7f3399` (`sweeper plan` lists the ids; a prefix is enough)"),
     (list_components, "ls", "`sweeper ls`"),
     (doctor, "doctor", "`sweeper doctor --data ../datasets`"),
 ):

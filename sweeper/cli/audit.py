@@ -16,10 +16,7 @@ from sweeper.errors import UserError
 @user_errors
 def audit(
     outputs: Annotated[
-        Path,
-        typer.Argument(
-            help="A Parquet file, or a folder of them: example_id, is_member, label, logits or probabilities."
-        ),
+        Path, typer.Argument(help="Parquet file or folder: example_id, is_member, label, logits or probabilities.")
     ],
     attack: Annotated[
         list[str] | None,

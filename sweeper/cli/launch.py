@@ -209,9 +209,7 @@ class TerminalReporter(CheckReporter):
         def on_event(event: Event) -> None:
             line = display.update(event)
             if event.kind == "stopping" and live is None:
-                os.write(
-                    2, f"{STOPPING}.\n".encode()
-                )  # unbuffered: this signal handler may have interrupted other output
+                os.write(2, f"{STOPPING}.\n".encode())  # unbuffered: the signal may have interrupted other output
             if line is not None and live is None:
                 tell(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True, markup=False)
 

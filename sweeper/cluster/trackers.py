@@ -29,9 +29,7 @@ def tracker(kind: Literal["tensorboard", "mlflow"], uri: str, name: str, warn: C
     os.environ.setdefault(
         "MLFLOW_ALLOW_FILE_STORE", "true"
     )  # otherwise MLflow 3 refuses a folder, and only after the start
-    os.environ.setdefault(
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
-    )  # MLflow's default takes four minutes, during which everything waits
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # by default it blocks everything for four minutes
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     mlflow = MLflowLoggerCallback(tracking_uri=uri, experiment_name=name)

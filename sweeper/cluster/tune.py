@@ -67,9 +67,7 @@ def run_tune(
             ),
         ).fit()
     finally:
-        signal.signal(
-            signal.SIGINT, on_interrupt
-        )  # Tune leaves its own handler in place, which would swallow the next Ctrl-C
+        signal.signal(signal.SIGINT, on_interrupt)  # else Tune's handler swallows the next Ctrl-C
         shutil.rmtree(state_dir, ignore_errors=True)
 
 

@@ -178,9 +178,7 @@ class Launch:
 
     def _beat_on(self) -> None:
         while not self._closing.wait(HEARTBEAT_S):
-            with contextlib.suppress(
-                StorageError
-            ):  # the next heartbeat may succeed; trials detect a store that is gone
+            with contextlib.suppress(StorageError):  # the next may succeed; trials detect a store that is gone
                 self._beat()
 
     def _beat(self) -> None:

@@ -218,9 +218,7 @@ def _run(task: _Task, send: Send) -> Outcome:
         send(progress)
 
     trial = task.parcel.open()
-    if (
-        task.gpus and not torch.cuda.is_available() and PRETEND_GPUS not in os.environ
-    ):  # another node may have one that works
+    if task.gpus and not torch.cuda.is_available() and PRETEND_GPUS not in os.environ:  # another node's may work
         problem = f"PyTorch cannot use GPU {os.environ.get('CUDA_VISIBLE_DEVICES')} of {socket.gethostname()}"
         return Outcome(target_id=trial.target_id, cause="store", error=problem)
     torch.set_num_threads(max(1, int(task.cpus)))
