@@ -194,6 +194,6 @@ def _pixels(image: Image.Image, size: int | None) -> ImageArray:
 def _check_size(each: EncodedImage, part: str, size: Sequence[int], first: Sequence[int]) -> None:
     if tuple(size) != tuple(first):
         raise DatasetError(
-            f"{each.name} ({part}) is {size[0]}x{size[1]} where the first image is {first[0]}x{first[1]}. Set `size` in "
-            "the dataset to resize all."
+            f"{each.name} ({part}) is {size[0]}x{size[1]}, but the first image is {first[0]}x{first[1]}. Set `size` in the "
+            "dataset to resize all."
         )

@@ -169,7 +169,7 @@ class Tap:
             id(parameter) for parameter in self._parameters
         }:
             raise ValueError(
-                "parameters were frozen, released or replaced since private gradients were set up; do so before"
+                "parameters were frozen, released or replaced after private gradients were set up; change them before"
             )
         recording = Recording(layer_of=self._layer_of)
         handles = []
