@@ -105,6 +105,7 @@ _OPTIONAL: dict[str, dict[str, str]] = {
         text="target_id",
         number="epoch train_loss train_accuracy test_loss test_accuracy epsilon_spent train_time_s clip_norm clipped_fraction",
     ),
+    "comparisons": _columns(text="comparison_id comparison status error", list="members"),
     "tpvd": _columns(text="target_id twin_id", number="tpvd tpvd_other_init", list="tensors displacement_sketch"),
 }
 
@@ -119,8 +120,8 @@ class Results:
     """The tables of one results folder. Columns that a table lacks are null.
 
     Scores and example images are large and stay on disk; see `read_scores` and `read_examples`. `history` has a row per
-    target and epoch, and `tpvd` has a row per target whose non-private twin finished. Both are empty where the folder has no
-    such table.
+    target and epoch, `comparisons` a row per comparison of a group of targets, and `tpvd` a row per target whose non-private
+    twin finished. They are empty if the folder has no such table.
     """
 
     directory: Path
@@ -128,6 +129,7 @@ class Results:
     attacks: pd.DataFrame
     reconstructions: pd.DataFrame
     history: pd.DataFrame
+    comparisons: pd.DataFrame
     tpvd: pd.DataFrame
     planned: int | None = None
     """The number of targets in the sweep, where the folder says it."""
@@ -234,6 +236,7 @@ def load(directory: Path) -> Results:
         attacks=_frame(directory, "attacks"),
         reconstructions=_frame(directory, "reconstructions"),
         history=_frame(directory, "history"),
+        comparisons=_frame(directory, "comparisons"),
         tpvd=_frame(directory, "tpvd"),
         planned=_planned(directory),
         expected=_expected(directory),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from analysis.measure.targets import Measurements, measure
 from analysis.measure.tradeoff import pareto_front
 from analysis.naming import file_name, latex, scientific
 from analysis.report import write as report_module
+from analysis.report.runs import failures
 from analysis.report.write import write_report
 from analysis.statistics.estimates import estimate, sign
 from analysis.studies.lomurno2022.claims import judge
@@ -302,6 +304,22 @@ def test_report_lists_every_failure(report: Path) -> None:
     assert "MemoryError: attack died" in page
     assert "23 of 24 trials finished, 1 failed" in page
     assert "2 failed; none of them enters any number above." in page
+
+
+def test_a_comparison_that_failed_is_a_failure(tmp_path: Path) -> None:
+    rows = make_rows()
+    first = rows["trials"][0]["target_id"]
+    row: dict[str, Any] = {"comparison": "tpvd", "members": [first, "0" * 16]}
+    rows["comparisons"] = [
+        row | {"comparison_id": "1" * 16, "status": "finished", "error": None},
+        row | {"comparison_id": "2" * 16, "status": "failed", "error": "ValueError: of two models"},
+    ]
+    (failure,) = [each for each in failures(load(write_tables(tmp_path, rows))) if each.kind == "comparison"]
+    assert failure.what.startswith("tpvd of ") and ", seed" in failure.what
+    assert failure.last_line == "ValueError: of two models"
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "1 of 2 comparisons of targets finished." in page
+    assert "Comparison: tpvd of" in page
 
 
 def test_figures_are_written_as_png_and_svg(report: Path) -> None:

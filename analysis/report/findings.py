@@ -309,9 +309,13 @@ def _what_ran(results: Results, measured: Measurements) -> list[str]:
         f"seed{'' if seeds == 1 else 's'}; {len(attacks) - broken} of {len(attacks)} attack scores were "
         f"computed, {broken} failed."
     ]
+    compared = results.comparisons
+    uncompared = int((compared["status"] != "finished").sum())
+    if len(compared):
+        sentences.append(f"{len(compared) - uncompared} of {len(compared)} comparisons of targets finished.")
     if planned > len(trials):
         sentences.append(f"{planned - len(trials)} planned trials have not run yet: this report is of a part.")
-    if failed or broken:
+    if failed or broken or uncompared:
         sentences.append("The failures are listed below; no number covers for them.")
     if seeds == 1:
         sentences.append(

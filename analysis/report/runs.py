@@ -13,7 +13,7 @@ from analysis.tables.model import Column, Entry, Label, Number, Table
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A trial or an attack that failed: what it was, the last line of its error, and the whole error."""
+    """A trial, an attack or a comparison that failed: what it was, the last line of its error, and the whole error."""
 
     kind: str
     what: str
@@ -22,7 +22,7 @@ class Failure:
 
 
 def failures(results: Results) -> list[Failure]:
-    """Every failed trial, then every failed attack."""
+    """Every failed trial, then every failed attack, then every failed comparison."""
     trials = results.trials
     names = {
         str(row.target_id): f"{naming.display(str(row.defense))} on {naming.display(str(row.dataset))}, "
@@ -38,6 +38,10 @@ def failures(results: Results) -> list[Failure]:
         score = "" if pd.isna(row.score_name) else f"/{row.score_name}"
         target = names.get(str(row.target_id), f"target {row.target_id}")
         failed.append(_failure("attack", f"{row.attack}{score} against {target}", row.error))
+    comparisons = results.comparisons
+    for row in comparisons[comparisons["status"] != "finished"].itertuples():
+        first = str(row.members[0]) if row.members is not None and len(row.members) else ""
+        failed.append(_failure("comparison", f"{row.comparison} of {names.get(first, f'target {first}')}", row.error))
     return failed
 
 
