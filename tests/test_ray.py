@@ -490,7 +490,7 @@ def test_a_killed_driver_leaves_a_store_that_the_same_command_finishes(tiny: Pat
         "--set",
         "seeds=[0, 1]",
         "--set",
-        "training.epochs=250",
+        "training.epochs=1000",  # so many that none ends before the orphans of the killed driver do
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
