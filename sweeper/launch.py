@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,9 +112,9 @@ class Prepared:
         """A chosen trial's status in one word."""
         return self.statuses[trial.target_id].word
 
-    def again(self, *, at_end: bool = False) -> Prepared:
-        """The same sweep with its current recorded state."""
-        return look_up(self.sweep, self.everything, self.resolved, self.store, at_end=at_end)
+    def again(self, may_finish: Collection[str]) -> Prepared:
+        """The same by what is on record now. Of the unfinished targets only those of `may_finish` are still expected."""
+        return look_up(self.sweep, self.everything, self.resolved, self.store, may_finish)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,15 +196,22 @@ def prepare(sweep: str, options: LaunchOptions, reporter: Reporter | None = None
 
 
 def look_up(
-    sweep: Sweep, everything: Sequence[Trial], resolved: Sequence[ResolvedTrial], store: Store, *, at_end: bool = False
+    sweep: Sweep,
+    everything: Sequence[Trial],
+    resolved: Sequence[ResolvedTrial],
+    store: Store,
+    may_finish: Collection[str] | None = None,
 ) -> Prepared:
-    """Look up a sweep's recorded state. `at_end`: plan comparisons over finished targets only, since no others will finish."""
+    """Look up a sweep's recorded state. Comparisons are planned over finished targets and those that may still finish.
+
+    `may_finish` has ids of chosen targets; None means all chosen ones.
+    """
     from sweeper.results.comparisons import DueComparisons
 
     statuses = store.statuses(everything)
     chosen = {each.trial.target_id for each in resolved}
     finished = {target_id for target_id, status in statuses.items() if status.target == "finished"}
-    due = DueComparisons(store, everything, finished, set() if at_end else chosen - finished)
+    due = DueComparisons(store, everything, finished, (chosen if may_finish is None else set(may_finish)) - finished)
     return Prepared(
         sweep=sweep,
         everything=everything,
@@ -274,12 +281,10 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
         runner = _Runner(stack, store, options, reporter)
         for number in range(_ROUNDS):
             is_over = True
-            # Failed trials are tried again in this launch's first round, and by the next launch.
+            # Failed trials and comparisons are tried again in this launch's first round, and by the next launch.
             pending = [trial for trial in prepared.pending if not number or prepared.word(trial) != "failed"]
             due = [
-                state
-                for state in prepared.due.states.values()
-                if state == "to do" or (not number and state == "failed")
+                state for state in prepared.due.states.values() if state == "to do" or not (number or state == "done")
             ]
             if number and not pending and not due:
                 break
@@ -289,10 +294,11 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
                 failed += new_failed
             try:
                 with reporter.working("gathering the results"):
-                    write_comparisons_now(store, prepared.again(at_end=True).due.planned)
+                    write_comparisons_now(store, prepared.again(()).due.planned)
                     gathered = gather(store, copy_folder(prepared.sweep.name))
-                    ended = prepared.again(at_end=True)
-                    prepared = prepared.again()
+                    ended = prepared.again(())
+                    missing = [trial.target_id for trial in ended.pending if ended.word(trial) != "failed"]
+                    prepared = ended.again(missing) if missing else ended
             except (StorageError, OSError) as error:
                 return LaunchResult(
                     location=store.location,
@@ -346,10 +352,11 @@ def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter) -
     """
     from analysis.load import ResultsError
     from analysis.report.write import write_report
+    from sweeper.results import layout
 
     def copy(name: str, path: Path) -> None:
         if not store.storage.is_local:
-            store.storage.write(f"report/{name}", path)
+            store.storage.write(f"{layout.REPORT}/{name}", path)
 
     try:
         with reporter.working("writing the report"):
@@ -392,7 +399,7 @@ def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter
     if not dry_run:
         store.forget(keys)
     reporter.tell(f"{what} of other code {'would be' if dry_run else 'are'} made anew.")
-    return prepared.again()
+    return look_up(prepared.sweep, prepared.everything, prepared.resolved, store)
 
 
 def _take_sigterm_as_interrupt() -> None:

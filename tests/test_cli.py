@@ -28,6 +28,7 @@ from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial
 from sweeper.trial.context import TrialContext
+from sweeper.trial.failures import record_failure
 from sweeper.trial.run import run_trial
 
 __all__ = ["start_s3_server"]  # a fixture
@@ -387,6 +388,27 @@ def test_a_launch_makes_anew_what_is_damaged_but_not_without_end(
     else:
         assert (result.exit_code, len(here.ran)) == (0, 1), result.output
     assert set(here.ran) == {part.stem}
+
+
+def test_a_comparison_whose_target_failed_starts_no_further_round(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, rounds = Store(tmp_path / "out"), []
+
+    def run(self: Any, pending: list[Trial], prepared: Any) -> tuple[list[str], bool, str | None]:
+        rounds.append([trial.defense_label for trial in pending])
+        for trial in pending:
+            if trial.twin_id is None:
+                run_trial(trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu")))
+            else:
+                record_failure(trial, store, 1, "it died", "process_died")
+        return [], True, None
+
+    monkeypatch.setattr("sweeper.launch._Runner.run", run)
+    defenses = "defenses={none: none, ac: {name: noise_then_clip, noise_scale: 0.01}}"
+    result = sweeper("launch", tiny, "--set", "attacks=[]", "--set", defenses, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert rounds == [["none", "ac"]]
 
 
 def test_results_that_cannot_be_gathered_are_no_wrong_input(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
