@@ -7,6 +7,7 @@ guesses are right, the larger ε must be. This module does not import torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,51 @@ def audit_one_run(
     guessed_out, guessed_in = ascending[:n_guesses_per_side], ascending[-n_guesses_per_side:]
     n_right = int(is_member[guessed_in].sum() + (~is_member[guessed_out]).sum())
     n_guesses = 2 * n_guesses_per_side
+    return OneRunAudit(
+        epsilon_lower_bound=one_run_epsilon(
+            n_canaries=n_canaries, n_guesses=n_guesses, n_right=n_right, delta=delta, confidence=confidence
+        ),
+        delta=delta,
+        confidence=confidence,
+        n_canaries=n_canaries,
+        n_guesses=n_guesses,
+        n_right=n_right,
+    )
+
+
+def audit_runs(
+    runs: Sequence[tuple[BoolArray, FloatArray]],
+    *,
+    n_guesses_per_side: int,
+    delta: float,
+    confidence: float,
+    rng: np.random.Generator,
+) -> OneRunAudit:
+    """Bound the ε that several runs of one training have in common: `audit_one_run` on the guesses of all runs together.
+
+    `runs` has `is_member` and `score` of each run, as in `audit_one_run`; `n_guesses_per_side` is the number in each run.
+
+    Take the runs as one: a canary of one run changes no other run, so that if each run is (ε, δ)-private for one canary, all
+    of them together are so for one canary of one run. The theorem then holds for all canaries of all runs, with guesses that
+    may use the outputs of every run. **It does not hold if a run's scores use the coins of another run in `runs`**, as
+    references do. Two runs with the coins S and T, each guessed by the other's, would have all guesses right with probability
+    ½, at any ε. So the scores of `runs` may only use references that are not themselves in `runs`, and every run must have
+    coins of its own.
+
+    Raises:
+        ValueError: as `audit_one_run`.
+
+    Source: Steinke, Nasr & Jagielski 2023, Theorem 5.2, applied to the runs' joint output. Joining the runs is ours.
+    """
+    audits = [
+        audit_one_run(
+            is_member, score, n_guesses_per_side=n_guesses_per_side, delta=delta, confidence=confidence, rng=rng
+        )
+        for is_member, score in runs
+    ]
+    n_canaries, n_guesses, n_right = (
+        sum(getattr(each, name) for each in audits) for name in ("n_canaries", "n_guesses", "n_right")
+    )
     return OneRunAudit(
         epsilon_lower_bound=one_run_epsilon(
             n_canaries=n_canaries, n_guesses=n_guesses, n_right=n_right, delta=delta, confidence=confidence

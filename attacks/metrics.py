@@ -164,6 +164,18 @@ def auc(is_member: BoolArray, score: FloatArray) -> float:
     return _auc(members, non_members)
 
 
+def tpr_at_fpr(is_member: BoolArray, score: FloatArray, fpr: float) -> float:
+    """The TPR at an expected FPR, as in `membership_metrics`; there must be at least 1/fpr − 1 non-members.
+
+    Raises ValueError as `auc` does.
+    """
+    level, n_levels = _levels(is_member, score)
+    members, non_members = _counts(is_member, level, n_levels)
+    if not members.any() or fpr * (non_members.sum() + 1) < 1:
+        raise ValueError(f"A TPR at an FPR of {fpr:g} needs a member and at least {1 / fpr - 1:.0f} non-members.")
+    return _members_above(members, non_members, fpr * (int(non_members.sum()) + 1)) / int(members.sum())
+
+
 def roc_curve(is_member: BoolArray, score: FloatArray) -> _Rates:
     """The corners (fpr, tpr) of the ROC curve, each (distinct scores + 1,), from (0, 0) to (1, 1).
 

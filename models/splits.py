@@ -1,4 +1,4 @@
-"""Four ways to split a dataset into members, non-members, shadow data and test examples."""
+"""Five ways to split a dataset into members, non-members, shadow data and test examples."""
 
 from __future__ import annotations
 
@@ -80,6 +80,16 @@ def coins(n_train: int, n_test: int, seed: int) -> Split:
     )
 
 
+def coin_pairs(n_train: int, n_test: int, seed: int) -> Split:
+    """`coins` for even seeds; each odd seed has as members exactly the non-members of the even seed before it.
+
+    Each run alone still tosses a fair coin for each example. Over a pair, every example is in one run and out of the other,
+    which evens out a small cohort. The two runs of a pair share their coins, so neither may be a reference against the other.
+    """
+    split = coins(n_train, n_test, seed - seed % 2)
+    return split if seed % 2 == 0 else Split(members=split.non_members, non_members=split.members, test=split.test)
+
+
 def _parts(n_train: int, seed: int, parts: int) -> list[IntArray]:
     """Equal, disjoint random parts of the pool, each sorted; up to parts − 1 examples are left over."""
     shuffled = numpy_generator(seed, Stream.SPLIT).permutation(n_train)
@@ -92,10 +102,11 @@ SPLITS: dict[str, Callable[[int, int, int], Split]] = {
     "half": half,
     "quarters": quarters,
     "coins": coins,
+    "coin_pairs": coin_pairs,
 }
 """Every split, `(n_train, n_test, seed) -> Split`, by the name that users type."""
 
 SPLITS_WITH_SHADOW_DATA = frozenset({"quarters"})
 
-COIN_SPLITS = frozenset({"coins"})
+COIN_SPLITS = frozenset({"coins", "coin_pairs"})
 """Splits that toss a coin for each example. The number of members depends on the seed, and one run can be audited."""

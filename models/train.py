@@ -351,13 +351,15 @@ class PlainGradient:
         return loss_sum.detach(), (logits.detach().argmax(1) == labels).sum(), *gradients
 
 
-def predict(model: nn.Module, data: ImageData, index: IntArray) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) in eval mode and labels (n,) of the examples at `index`, on CPU."""
+def predict(
+    model: nn.Module, data: ImageData, index: IntArray, query: Callable[[Tensor], Tensor] = lambda images: images
+) -> tuple[Tensor, Tensor]:
+    """Logits (n, classes) in eval mode and labels (n,) of the examples at `index`, on CPU; `query` changes the images."""
     was_training = model.training
     model.eval()
     positions = torch.from_numpy(index).to(data.images.device)
     with torch.inference_mode():
-        parts = [model(data.images[part]) for part in positions.split(EVALUATION_BATCH)]
+        parts = [model(query(data.images[part])) for part in positions.split(EVALUATION_BATCH)]
         logits = torch.cat(parts).cpu() if parts else torch.empty(0, data.info.num_classes)
     model.train(was_training)
     return logits, data.labels[positions].cpu()

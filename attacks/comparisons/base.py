@@ -5,10 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from attacks.cohort.attack import CohortScores
+    from attacks.cohort.cohort import Answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,7 @@ class TargetLabel:
     cell_id: str
     """Equal for targets that differ only by seed."""
     seed: int
+    split: str
     is_private: bool
     """Whether it is trained with a private mechanism."""
 
@@ -29,21 +34,36 @@ class ComparedTarget(Protocol):
     """A recorded target."""
 
     target_id: str
+    seed: int
 
     def parameters(self) -> Mapping[str, npt.NDArray[np.floating]]:
         """Its trained parameters by name, without buffers."""
+
+    def answers(self) -> Answers:
+        """Its answers to the sweep's queries."""
 
 
 class Comparison(ABC):
     """Base of all comparisons: a frozen, keyword-only dataclass with two methods.
 
-    Class constants: `table` is the table that the rows go to. `revision` is raised when the same configuration would give
-    different results. `source` cites the comparison's origin.
+    Class constants: `tables` are the tables with rows of the whole group, and `target_tables` those with rows of each target.
+    `needs_answers` says whether `run` asks for the targets' answers. `revision` is raised when the same configuration would
+    give different results. `source` cites the comparison's origin.
     """
 
-    table: ClassVar[str]
+    tables: ClassVar[tuple[str, ...]]
+    target_tables: ClassVar[tuple[str, ...]] = ()
+    needs_answers: ClassVar[bool] = False
     revision: ClassVar[int] = 1
     source: ClassVar[str]
+
+    def refusal(self, split: str) -> str | None:
+        """Why targets of this split cannot be compared, and which splits to use instead; None if they can be."""
+        return None
+
+    def least_seeds(self) -> int:
+        """Fewest seeds of a cell that make a group."""
+        return 1
 
     @abstractmethod
     def groups(self, targets: Sequence[TargetLabel]) -> Iterator[tuple[str, ...]]:
@@ -53,8 +73,12 @@ class Comparison(ABC):
         """
 
     @abstractmethod
-    def run(self, group: Sequence[ComparedTarget], rng: np.random.Generator) -> list[Mapping[str, Any]]:
-        """Rows of `table` for one group, each with a `target_id`; all randomness comes from `rng`.
+    def run(
+        self, group: Sequence[ComparedTarget], rng: np.random.Generator
+    ) -> Sequence[Mapping[str, Any]] | Sequence[CohortScores]:
+        """Results for one group: rows of the only table, each with a `target_id`, or the scores of a cohort's targets.
+
+        All randomness comes from `rng`.
 
         Raises:
             ValueError: the targets cannot be compared.

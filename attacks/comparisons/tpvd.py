@@ -24,7 +24,7 @@ SKETCH_SIZE = 256
 class Tpvd(Comparison):
     """TPVD: distance of a private target's weights from its undefended twin of the same seed, and from one of another seed."""
 
-    table: ClassVar[str] = "tpvd"
+    tables: ClassVar[tuple[str, ...]] = ("tpvd",)
     source: ClassVar[str] = "Lin, Bao, Li, Si & Chu 2020, section 4.5.3"
 
     def groups(self, targets: Sequence[TargetLabel]) -> Iterator[tuple[str, ...]]:

@@ -19,20 +19,24 @@ def states(store: Store, tasks: Iterable[ComparisonTask]) -> dict[str, State]:
     tasks = list(tasks)
     if not tasks:
         return {}
+    wanted = {COMPARISONS}.union(*((*task.comparison.tables, *task.comparison.target_tables) for task in tasks))
     weights = store.storage.entries(layout.WEIGHTS)
-    recorded = store.storage.entries(f"{layout.PARTS}/{COMPARISONS}")
-    results = {
-        table: store.storage.entries(f"{layout.PARTS}/{table}") for table in {task.comparison.table for task in tasks}
-    }
+    recorded = {table: store.storage.entries(f"{layout.PARTS}/{table}") for table in wanted}
     found: dict[str, State] = {}
     for task in tasks:
         key = task.comparison_id
-        rows = results[task.comparison.table].get(key + SUFFIX)
-        done = recorded.get(key + SUFFIX)
+        rows = [recorded[table].get(key + SUFFIX) for table in (COMPARISONS, *task.comparison.tables)]
+        rows += [
+            recorded[table].get(f"{trial.target_id}.{key}{SUFFIX}")
+            for table in task.comparison.target_tables
+            for trial in task.members
+        ]
+        there = [each for each in rows if each is not None and each.size]
         compared = [weights.get(trial.target_id + TENSORS) for trial in task.members]
-        is_current = done is not None and rows is not None and bool(done.size and rows.size)
-        is_current = is_current and all(each and rows and rows.modified >= each.modified for each in compared)
-        failed = recorded.get(key + FAILED + SUFFIX)
+        is_current = len(there) == len(rows) and all(
+            each is not None and each.modified <= min(one.modified for one in there) for each in compared
+        )
+        failed = recorded[COMPARISONS].get(key + FAILED + SUFFIX)
         found[key] = "done" if is_current else "failed" if failed is not None and failed.size else "to do"
     return found
 
@@ -97,12 +101,17 @@ class DueComparisons:
                 self._given.add(comparison_id)
         return due
 
+    def _is_comparable(self, target_id: str) -> bool:
+        """Whether a trial that ended has a target that can be compared."""
+        queries = next(trial.kept_queries for trial in self._trials if trial.target_id == target_id)
+        return self._store.has_target(target_id) and (not queries or self._store.has_answers(target_id, queries))
+
     def ended(self, target_id: str) -> list[ComparisonTask]:
         """Comparisons that become due when a trial ends, finished or failed."""
         if target_id not in self._pending:
             return []
         self._pending.discard(target_id)
-        if self._store.has_target(target_id):
+        if self._is_comparable(target_id):
             self._finished.add(target_id)
             return self._due_of(self._tasks_of.get(target_id, ()))
         self._trials = [trial for trial in self._trials if trial.target_id != target_id]
@@ -114,4 +123,9 @@ class DueComparisons:
 
 def write_comparisons_now(store: Store, tasks: Sequence[ComparisonTask]) -> None:
     """Record the current comparisons of the sweep's targets; `gather` follows this list."""
-    store.write_comparisons_now([task.comparison_id for task in tasks])
+    store.write_comparisons_now(
+        {
+            task.comparison_id: [trial.target_id for trial in task.members if task.comparison.target_tables]
+            for task in tasks
+        }
+    )

@@ -27,10 +27,17 @@ class Status:
     missing_attacks: tuple[str, ...]
     """Ids of the attacks, and of their comparison, that are not recorded as finished."""
     failed_attacks: tuple[str, ...]
+    answered: bool = True
+    """Whether the answers that its comparisons need are recorded."""
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the target can be compared with others."""
+        return self.target == "finished" and self.answered
 
     @property
     def done(self) -> bool:
-        return self.target == "finished" and not self.missing_attacks
+        return self.comparable and not self.missing_attacks
 
     @property
     def word(self) -> str:
@@ -80,7 +87,8 @@ def judge(trial: Trial, has: Callable[[str, str], bool]) -> Status:
         if not has("attacks", f"{target_id}.{each}") or (kept and not has(kept, f"{target_id}.{each}")):
             missing.append(each)
     failed = tuple(each for each in missing if has("attacks", f"{target_id}.{each}{FAILED}"))
-    return _status(target, tuple(missing), failed)
+    answered = not trial.kept_queries or has("answers", f"{target_id}.{trial.kept_queries}")
+    return _status(target, tuple(missing), failed, answered)
 
 
 BEST_OF = "best_of"

@@ -55,15 +55,24 @@ def gather(store: Store, copy: Path | None = None) -> Gathered:
     recorded = set(store.keys("trials"))
     if planned is None:
         planned = _everything(store, recorded)
+    compared = store.comparisons_now()
+    if compared is None:
+        compared = {
+            key.removesuffix(FAILED): []
+            for table in (COMPARISONS, *COMPARED_TABLES)
+            for key in sorted(store.keys(table))
+        }
+    of_target: dict[str, list[str]] = {}
+    for comparison_id, members in compared.items():
+        for target_id in members:
+            of_target.setdefault(target_id, []).append(comparison_id)
+    planned = {target_id: [*ids, *of_target.get(target_id, ())] for target_id, ids in planned.items()}
     damaged: list[str] = []
     for table in ("trials", "history", "outputs", *ATTACK_TABLES):
         there = recorded if table == "trials" else set(store.keys(table))
         _gather_table(store, table, _keys_in_order(table, planned, there), folder, damaged)
-    compared = store.comparisons_now()
     for table in (COMPARISONS, *COMPARED_TABLES):
         there = set(store.keys(table))
-        if compared is None:
-            compared = sorted({key.removesuffix(FAILED) for key in there})
         keys = [each for key in compared for each in (key, key + FAILED) if each in there]
         _gather_table(store, table, keys, folder, damaged)
     left_out = {key.removesuffix(FAILED) for key in recorded} - set(planned)

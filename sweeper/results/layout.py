@@ -5,6 +5,7 @@
             comparisons.json           the current comparisons of its targets
             parts/TABLE/KEY.parquet    one file per target (KEY is its id), attack (KEY is target.attack) or comparison (KEY is its id)
             weights/TARGET_ID.safetensors
+            answers/TARGET_ID.QUERIES.safetensors   the target's logits for that many queries about each example
             checkpoints/TARGET_ID.safetensors   of trainings in progress
             attempts/ID.json           number of starts of a trial or comparison that has not ended
             logs/ID.log                output of a trial or comparison, all attempts in order
@@ -27,9 +28,10 @@ PARTS = "parts"
 TARGET_TABLES = ("history", "outputs", "trials")
 ATTACK_TABLES = ("scores", "reconstructions", "attacks")
 COMPARISONS = "comparisons"
-COMPARED_TABLES = ("tpvd",)
-"""Tables that comparisons fill."""
+COMPARED_TABLES = ("tpvd", "cohorts", "exposure")
+"""Tables with rows of a whole comparison. Rows of one of its targets are in the tables of attacks, by `target.comparison`."""
 WEIGHTS = "weights"
+ANSWERS = "answers"
 CHECKPOINTS = "checkpoints"
 ATTEMPTS = "attempts"
 LOGS = "logs"
@@ -37,7 +39,7 @@ CLAIMS = "claims"
 LAUNCHES = "launches"
 QUARANTINE = "quarantine"
 REPORT = "report"
-FOLDERS = (WEIGHTS, CHECKPOINTS, QUARANTINE, ATTEMPTS, LOGS, CLAIMS, LAUNCHES)
+FOLDERS = (WEIGHTS, ANSWERS, CHECKPOINTS, QUARANTINE, ATTEMPTS, LOGS, CLAIMS, LAUNCHES)
 FAILED = ".failed"
 SUFFIX = ".parquet"
 TENSORS = ".safetensors"
@@ -53,6 +55,10 @@ def part(table: str, key: str) -> str:
 
 def weights(target_id: str) -> str:
     return f"{WEIGHTS}/{target_id}{TENSORS}"
+
+
+def answers(target_id: str, queries: int) -> str:
+    return f"{ANSWERS}/{target_id}.{queries}{TENSORS}"
 
 
 def checkpoint(target_id: str) -> str:

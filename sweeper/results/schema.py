@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _KEY = ("target_id", pa.string(), "Hash of everything that makes the target; joins all tables")
-_ATTACK_KEY = ("attack_id", pa.string(), "Hash of the attack's configuration; with target_id it names one run attack")
+_ATTACK_KEY = (
+    "attack_id",
+    pa.string(),
+    "Hash of the attack's configuration; with target_id it names one run attack. For an attack on a cohort: its comparison_id",
+)
 _COMPARISON_KEY = ("comparison_id", pa.string(), "Hash of the comparison's configuration and of its targets")
 
 _CAUSES = (
@@ -33,6 +37,14 @@ def _tpr_columns(fpr: str, percent: str, needed: str) -> list[tuple[str, pa.Data
     ]
 
 
+def _interval_columns(name: str, text: str) -> list[tuple[str, pa.DataType, str]]:
+    return [
+        (name, pa.float64(), text),
+        (f"{name}_low", pa.float64(), f"Lower end of the interval of {name}"),
+        (f"{name}_high", pa.float64(), f"Upper end of the interval of {name}"),
+    ]
+
+
 _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
     "trials": (
         "One row per target: its configuration, whether it finished, its accuracy, its guarantee.",
@@ -43,7 +55,11 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("part", pa.string(), "First part of the sweep that has it"),
             ("parts", pa.list_(pa.string()), "All parts of the sweep that have it"),
             ("dataset", pa.string(), "Dataset, by the label that the sweep gives it"),
-            ("split", pa.string(), "official, half, quarters or coins: where members and non-members come from"),
+            (
+                "split",
+                pa.string(),
+                "official, half, quarters, coins or coin_pairs: where members and non-members come from",
+            ),
             ("architecture", pa.string(), "Architecture, by the label that the sweep gives it"),
             ("optimizer", pa.string(), "Optimizer, by the label that the sweep gives it"),
             ("defense", pa.string(), "Defense, by the label that the sweep gives it"),
@@ -231,6 +247,11 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 pa.bool_(),
                 "Whether the attacker had true membership labels; best_of: whether a chosen score used them (choosing does, too)",
             ),
+            (
+                "n_references",
+                pa.int64(),
+                "Models of other seeds that an attack on a cohort used against this target; null for other attacks",
+            ),
             ("n_members", pa.int64(), "Members that the metrics cover"),
             ("n_non_members", pa.int64(), "Non-members that the metrics cover"),
             (
@@ -245,6 +266,12 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 "half: as wide as if the halves' errors had a correlation of 1 (best_of: .36, unless both choices were fitted)",
             ),
             ("auc_high", pa.float64(), "Upper end of the 95 % interval of auc, likewise"),
+            (
+                "null_auc",
+                pa.float64(),
+                "AUC of the same attack on a membership that fair coins tossed anew, and by which no model was trained; about .5. Null "
+                "for attacks on one target",
+            ),
             ("advantage", pa.float64(), "Attacker advantage, the maximum of |TPR − FPR| over thresholds (optimistic)"),
             (
                 "advantage_null",
@@ -265,7 +292,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 "epsilon_lower_bound",
                 pa.float64(),
                 "Lower bound on ε from this one run at 95 % confidence, for this score alone: the largest of several is not a bound. "
-                "Null unless the split is coins and the attacker has no membership labels",
+                "Null unless the split is coins or coin_pairs and the attacker has no membership labels of this target",
             ),
             ("audit_delta", pa.float64(), "δ of epsilon_lower_bound: that of the target's guarantee, or 1e-5"),
             ("candidates", pa.list_(pa.string()), "best_of: the scores compared, as attack/score"),
@@ -325,6 +352,85 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 pa.string(),
                 "SHA-256 over the source files of the comparison and all they import of ours",
             ),
+        ],
+    ),
+    "cohorts": (
+        "One row per attack on a cohort and score: what it measured over all seeds of a cell. Intervals are of 95 %.",
+        [
+            _COMPARISON_KEY,
+            ("attack", pa.string(), "Name of the attack, as in attacks"),
+            ("score_name", pa.string(), "Which of the attack's scores"),
+            ("is_first", pa.bool_(), "Whether it is the score that stands for the attack"),
+            ("n_targets", pa.int64(), "Seeds that were attacked; each is a reference against the others"),
+            ("n_examples", pa.int64(), "Examples of the pool"),
+            *_interval_columns(
+                "auc", "Mean AUC over the targets, with Student's interval over seeds (coin_pairs: over pairs)"
+            ),
+            *_interval_columns("null_auc", "The same of the null, as null_auc in attacks: the interval should hold .5"),
+            *(
+                column
+                for fpr, percent in (("0.001", "0.1 %"), ("0.01", "1 %"), ("0.1", "10 %"))
+                for column in _interval_columns(
+                    f"tpr_at_fpr_{fpr}",
+                    f"Mean over the targets of the TPR at an FPR of {percent}, with Student's interval; null where a target has too "
+                    "few non-members",
+                )
+            ),
+            *(
+                column
+                for fpr, percent in (("0.0001", "0.01 %"), ("0.001", "0.1 %"), ("0.01", "1 %"))
+                for column in (
+                    *_interval_columns(
+                        f"pooled_tpr_at_fpr_{fpr}",
+                        f"TPR at an FPR of {percent} over all targets together, not calibrated per example; its interval resamples "
+                        "targets and examples. Null with too few non-members",
+                    ),
+                    *_interval_columns(
+                        f"calibrated_tpr_at_fpr_{fpr}",
+                        "The same after each example's scores were standardized by those of other targets without it",
+                    ),
+                )
+            ),
+            (
+                "top_share",
+                pa.float64(),
+                "Share of the pooled true positives that the most exposed 1 % of the examples make, at the lowest FPR that can be "
+                "told; .01 without a leak. Examples are ranked by one half of the targets and counted in the other",
+            ),
+            (
+                "epsilon_lower_bound",
+                pa.float64(),
+                "Lower bound on the seeds' common ε at 95 % confidence, for this score alone, from the guesses on half of the seeds "
+                "with the other half as references, both ways",
+            ),
+            ("audit_delta", pa.float64(), "δ of epsilon_lower_bound: that of the targets' guarantee, or 1e-5"),
+            ("audit_canaries", pa.int64(), "Examples times seeds that were guessed about"),
+            ("audit_guesses", pa.int64(), "Guesses that epsilon_lower_bound rests on"),
+            ("audit_right", pa.int64(), "How many of them were right"),
+        ],
+    ),
+    "exposure": (
+        "One row per attack on a cohort and example of the pool: how exposed it is to the attack's first score.",
+        [
+            _COMPARISON_KEY,
+            ("score_name", pa.string(), "The attack's first score"),
+            ("example_id", pa.int64(), "Index in the dataset, as in outputs"),
+            ("label", pa.int64(), "True class"),
+            ("n_in", pa.int64(), "Targets that were trained on it"),
+            ("n_out", pa.int64(), "Targets that were not"),
+            (
+                "exposure",
+                pa.float64(),
+                "Its mean score in targets with it − in targets without it, in units of its score's spread (shrunk toward that of all "
+                "examples)",
+            ),
+            *_interval_columns(
+                "found_at_fpr_0.001",
+                "Share of the targets with it that score it above the threshold of an FPR of 0.1 % over all targets, with its "
+                "Clopper-Pearson interval; null where that FPR cannot be told",
+            ),
+            *_interval_columns("found_at_fpr_0.01", "The same at an FPR of 1 %"),
+            ("image_png", pa.binary(), "The image of the most exposed examples, as PNG; else null"),
         ],
     ),
     "tpvd": (

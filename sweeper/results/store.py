@@ -99,10 +99,17 @@ class Store:
             if entry.size:
                 yield name.removesuffix(layout.TENSORS)
 
+    def _answers(self) -> Iterator[str]:
+        for name, entry in self.storage.entries(layout.ANSWERS).items():
+            if entry.size:
+                yield name.removesuffix(layout.TENSORS)
+
     def status(self, trial: Trial) -> Status:
         """The status of one trial, from its own files."""
         target_id = trial.target_id
         have = {("weights", target_id)} if self.storage.has_content(layout.weights(target_id)) else set()
+        if trial.kept_queries and self.has_answers(target_id, trial.kept_queries):
+            have.add(("answers", f"{target_id}.{trial.kept_queries}"))
         for table, key in wanted_parts(trial):
             if self.storage.has_content(layout.part(table, key)):
                 have.add((table, key))
@@ -115,13 +122,16 @@ class Store:
         """
         by_id = {trial.target_id: trial for trial in trials}
         bits: dict[tuple[str, str], int] = {}
-        for example in {trial.attacks: trial for trial in by_id.values()}.values():
+        for example in {(trial.attacks, trial.kept_queries): trial for trial in by_id.values()}.values():
             for table, key in wanted_parts(example):
                 bits.setdefault((table, key.partition(".")[2]), 1 << len(bits))
+            if example.kept_queries:
+                bits.setdefault(("answers", str(example.kept_queries)), 1 << len(bits))
         bits["weights", ""] = 1 << len(bits)
+        others = {"weights": self._weights, "answers": self._answers}
         found = dict.fromkeys(by_id, 0)
         for table in {table for table, _ in bits}:
-            for key in self._weights() if table == "weights" else self.keys(table):
+            for key in others[table]() if table in others else self.keys(table):
                 target_id, _, rest = key.partition(".")
                 if target_id in found and (table, rest) in bits:
                     found[target_id] |= bits[table, rest]
@@ -150,6 +160,10 @@ class Store:
         """Whether the attack is recorded as finished."""
         return self.storage.has_content(layout.part("attacks", f"{target_id}.{attack}"))
 
+    def has_answers(self, target_id: str, queries: int) -> bool:
+        """Whether the target's answers to this many queries are recorded."""
+        return self.storage.has_content(layout.answers(target_id, queries))
+
     def read_part(self, table: str, key: str) -> pa.Table:
         """One target's or attack's rows.
 
@@ -158,7 +172,7 @@ class Store:
             StorageError: the store cannot be read.
         """
         name = layout.part(table, key)
-        content = self._read(name)
+        content = self.read_file(name)
         target_id, _, attack = key.removesuffix(FAILED).partition(".")
         try:
             file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
@@ -185,7 +199,7 @@ class Store:
             ) from None
             # Errors that Arrow raises for damaged Parquet files
         except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
-            raise self._set_aside(name, error) from None
+            raise self.set_aside(name, error) from None
         return rows
 
     def read_weights(self, target_id: str) -> bytes:
@@ -196,19 +210,25 @@ class Store:
             StorageError: the store cannot be read.
         """
         name = layout.weights(target_id)
-        content = self._read(name)
+        content = self.read_file(name)
         recorded = self.read_part("trials", target_id).column("weights_sha256")[0].as_py()
         if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:  # older records have none
-            raise self._set_aside(name, ValueError("its SHA-256 is not the recorded one"))
+            raise self.set_aside(name, ValueError("its SHA-256 is not the recorded one"))
         return content
 
-    def _read(self, name: str) -> bytes:
+    def read_file(self, name: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            DamagedError: the file is missing.
+            StorageError: the store cannot be read.
+        """
         try:
             return self.storage.read(name)
         except FileNotFoundError:
             raise DamagedError(f"{name} in {self.location} is missing.") from None
 
-    def _set_aside(self, name: str, error: Exception) -> DamagedError:
+    def set_aside(self, name: str, error: Exception) -> DamagedError:
         """Move a damaged file to the quarantine. Returns the error to raise."""
         what = "was set aside in quarantine"
         try:
@@ -227,10 +247,13 @@ class Store:
         Attacks are deleted before their target, so that after an interruption the rest still shows that other code made it.
         """
         chosen = set(keys)
+        for name in list(self.storage.entries(layout.ANSWERS)):
+            if name.partition(".")[0] in chosen:
+                self.storage.delete(f"{layout.ANSWERS}/{name}")
         for table in (*reversed(ATTACK_TABLES), COMPARISONS, *COMPARED_TABLES, *reversed(TARGET_TABLES)):
             for key in list(self.keys(table)):
                 plain = key.removesuffix(FAILED)
-                if plain in chosen or plain.partition(".")[0] in chosen:
+                if not chosen.isdisjoint((plain, *plain.split("."))):
                     self.storage.delete(layout.part(table, key))
 
     def write_target(
@@ -253,6 +276,10 @@ class Store:
         self._write("trials", target_id, pa.Table.from_pylist([row], schema=SCHEMAS["trials"]))
         self.storage.delete(layout.part("trials", target_id + FAILED))
         self.storage.delete(layout.checkpoint(target_id))
+
+    def write_answers(self, target_id: str, queries: int, content: bytes) -> None:
+        """Record a target's answers to this many queries about each example."""
+        self.storage.write(layout.answers(target_id, queries), content)
 
     def write_failed_target(self, target_id: str, trial: Mapping[str, Any]) -> None:
         """Record a failed target; it does not count as done."""
@@ -282,11 +309,12 @@ class Store:
         self._write("attacks", f"{target_id}.{attack}{FAILED}", table)
 
     def write_comparison(
-        self, comparison_id: str, row: Mapping[str, Any], table: str, rows: Sequence[Mapping[str, Any]]
+        self, comparison_id: str, row: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]
     ) -> None:
-        """Record a finished comparison. Its row in `comparisons` is written last."""
-        named = [{"comparison_id": comparison_id, **each} for each in rows]
-        self._write(table, comparison_id, pa.Table.from_pylist(named, schema=SCHEMAS[table]))
+        """Record a finished comparison: its rows of each table. Its row in `comparisons` is written last."""
+        for table, rows in tables.items():
+            named = [{"comparison_id": comparison_id, **each} for each in rows]
+            self._write(table, comparison_id, pa.Table.from_pylist(named, schema=SCHEMAS[table]))
         self._write(COMPARISONS, comparison_id, pa.Table.from_pylist([dict(row)], schema=SCHEMAS[COMPARISONS]))
         self.storage.delete(layout.part(COMPARISONS, comparison_id + FAILED))
 
@@ -303,6 +331,7 @@ class Store:
             "paper": sweep.paper,
             "expected": sweep.expected,
             "targets": {trial.target_id: recorded_attacks(trial) for trial in trials},
+            "queries": {trial.target_id: trial.kept_queries for trial in trials if trial.kept_queries},
             "kept": {
                 each: table
                 for trial in {trial.attacks: trial for trial in trials}.values()
@@ -312,16 +341,17 @@ class Store:
         }
         self.storage.write(layout.SWEEP, json.dumps(content).encode())
 
-    def write_comparisons_now(self, comparison_ids: Sequence[str]) -> None:
-        """Record the current comparisons of the sweep's targets; `gather` follows this list."""
-        self.storage.write(layout.COMPARISONS_NOW, json.dumps(list(comparison_ids)).encode())
+    def write_comparisons_now(self, members: Mapping[str, Sequence[str]]) -> None:
+        """Record the current comparisons by id, each with its targets that have rows of their own; `gather` follows this."""
+        self.storage.write(layout.COMPARISONS_NOW, json.dumps(members).encode())
 
-    def comparisons_now(self) -> list[str] | None:
-        """The current comparisons of the sweep's targets; None if the file is missing or damaged."""
+    def comparisons_now(self) -> dict[str, list[str]] | None:
+        """What `write_comparisons_now` recorded; None if the file is missing or damaged."""
         try:
-            ids = json.loads(self.storage.read(layout.COMPARISONS_NOW))
-            return list(ids) if all(ID.fullmatch(each) for each in ids) else None
-        except (FileNotFoundError, ValueError, TypeError, RecursionError):
+            members = json.loads(self.storage.read(layout.COMPARISONS_NOW))
+            ids = [*members, *(each for targets in members.values() for each in targets)]
+            return dict(members) if all(ID.fullmatch(each) for each in ids) else None
+        except (FileNotFoundError, ValueError, AttributeError, TypeError, RecursionError):
             return None
 
     def write_checkpoint(self, target_id: str, content: bytes) -> None:
@@ -365,13 +395,16 @@ class Store:
 
     def ended(self, planned: Mapping[str, Sequence[str]]) -> dict[str, datetime]:
         """The planned trials that are done, as in `statuses`, with their end time by the store's clock."""
-        kept = self._sweep().get("kept", {})
+        sweep = self._sweep()
+        kept, queries = sweep.get("kept", {}), sweep.get("queries", {})
         tables = (*TARGET_TABLES, "attacks", *sorted(set(kept.values())))
         entries = {f"{layout.PARTS}/{table}": self.storage.entries(f"{layout.PARTS}/{table}") for table in tables}
-        entries["weights"] = self.storage.entries(layout.WEIGHTS)
+        entries |= {folder: self.storage.entries(folder) for folder in (layout.WEIGHTS, layout.ANSWERS)}
         ended = {}
         for target_id, attack_ids in planned.items():
             names = [layout.weights(target_id), *(layout.part(table, target_id) for table in TARGET_TABLES)]
+            if target_id in queries:
+                names.append(layout.answers(target_id, queries[target_id]))
             for each in attack_ids:
                 names += [layout.part(table, f"{target_id}.{each}") for table in ("attacks", kept.get(each)) if table]
             found = [entries[folder].get(name) for folder, _, name in (name.rpartition("/") for name in names)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from attacks.comparisons.base import Comparison
 from models.defenses.base import Defense
+from models.queries import QUERY_COUNTS
 from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA
 from models.train import LEARNING_RATES, Training
 from sweeper.errors import UserError, printable, shown, unknown_name
@@ -30,13 +32,14 @@ PART_KEYS = (
     "seeds",
     "attacks",
     "comparisons",
+    "queries",
     "max_train_examples",
     "max_test_examples",
 )
 
 
-_COMPARISONS = ["tpvd"]
-"""The comparisons of a sweep that specifies none."""
+_COMPARISONS = ["tpvd", "lira", "ratio"]
+"""The comparisons of a sweep that specifies none. Each compares the targets that it can."""
 _OPTIMIZER_FIELDS = ("learning_rate", "momentum")
 
 
@@ -117,6 +120,12 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
                     f"not keep. Use split {', '.join(sorted(SPLITS_WITH_SHADOW_DATA))}, or leave the attack out."
                 )
     comparisons = _build_all("comparison", _default(merged["comparisons"], _COMPARISONS), f"{path}.comparisons")
+    seeds = _seeds(merged["seeds"], f"{path}.seeds")
+    if merged["comparisons"] is not None:
+        _check_comparisons(comparisons.values(), splits, len(seeds), path)
+    queries = _default(merged["queries"], 1)
+    if isinstance(queries, bool) or queries not in QUERY_COUNTS:
+        raise UserError(f"{path}.queries: got {shown(queries)}; it must be {', '.join(map(str, QUERY_COUNTS))}.")
     return Part(
         name=name,
         datasets=_build_all("dataset", merged["datasets"], f"{path}.datasets", limits),
@@ -126,10 +135,25 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
         ),
         defenses=_build_defenses(merged["defenses"], f"{path}.defenses"),
         trainings=_build_trainings(_default(merged["training"], {}), merged["optimizers"], path),
-        seeds=_seeds(merged["seeds"], f"{path}.seeds"),
+        seeds=seeds,
         attacks=attacks,
         comparisons=tuple(comparisons.values()),
+        queries=queries,
     )
+
+
+def _check_comparisons(comparisons: Iterable[Comparison], splits: Sequence[str], n_seeds: int, path: str) -> None:
+    """Refuse comparisons that were asked for but have no group in this part."""
+    for comparison in comparisons:
+        name = components.name_of("comparison", comparison)
+        for split in splits:
+            if refusal := comparison.refusal(split):
+                raise UserError(f"{path}: comparison '{name}' {refusal}, or leave it out.")
+        if n_seeds < comparison.least_seeds():
+            raise UserError(
+                f"{path}: comparison '{name}' needs at least {comparison.least_seeds()} seeds, and the part has {n_seeds}. Give it "
+                "more seeds, or leave the comparison out."
+            )
 
 
 def _default(value: Any, default: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from attacks.comparisons.base import Comparison, TargetLabel
 from models.defenses.base import Mechanism
@@ -21,11 +22,21 @@ class ComparisonTask:
     members: tuple[Trial, ...]
     """The trials of the group's targets; the group is named after the first one."""
 
+    @property
+    def queries(self) -> int | None:
+        """How many of the targets' answers to each example it uses; None if it uses none."""
+        return min(trial.kept_queries for trial in self.members) if self.comparison.needs_answers else None
+
     @cached_property
     def comparison_id(self) -> str:
         """A hash of the comparison's configuration and its members: another seed in the group gives another id."""
-        config = components.configuration("comparison", self.comparison)
-        return identity({"comparison": config, "members": [trial.target_id for trial in self.members]})
+        what: dict[str, Any] = {
+            "comparison": components.configuration("comparison", self.comparison),
+            "members": [trial.target_id for trial in self.members],
+        }
+        if self.queries is not None:
+            what["queries"] = self.queries
+        return identity(what)
 
     @property
     def name(self) -> str:
@@ -78,6 +89,7 @@ def label_of(trial: Trial) -> TargetLabel:
         twin_id=trial.twin_id,
         cell_id=trial.cell_id,
         seed=trial.seed,
+        split=trial.split,
         is_private=any(isinstance(defense, Mechanism) for defense in trial.defenses),
     )
 

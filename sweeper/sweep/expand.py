@@ -35,6 +35,7 @@ class Part:
     seeds: tuple[int, ...]
     attacks: tuple[Attack, ...]
     comparisons: tuple[Comparison, ...] = ()
+    queries: int = 1
 
     @property
     def size(self) -> int:
@@ -77,6 +78,7 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
                     parts=tuple(dict.fromkeys(known.parts + trial.parts)),
                     attacks=tuple(dict.fromkeys(known.attacks + trial.attacks)),
                     comparisons=tuple(dict.fromkeys(known.comparisons + trial.comparisons)),
+                    queries=max(known.queries, trial.queries),
                 )
             by_id[trial.target_id] = trial
     trials = list(by_id.values())
@@ -172,4 +174,5 @@ def _grid(sweep_name: str, part: Part, seed: int) -> Iterator[Trial]:
                             seed=seed,
                             attacks=part.attacks,
                             comparisons=part.comparisons,
+                            queries=part.queries,
                         )

@@ -26,7 +26,7 @@ class Trial:
     """One target to train, and the attacks to run on it.
 
     `target_id` is a hash of everything that makes the target, with defaults spelled out, and of nothing else: no attacks,
-    comparisons, labels, resources or paths. Two trials with the same id would train the same weights. `parts` are the names
+    comparisons, queries, labels, resources or paths. Two trials with the same id would train the same weights. `parts` are the names
     of all parts of the sweep that contain it.
     """
 
@@ -44,6 +44,17 @@ class Trial:
     seed: int
     attacks: tuple[Attack, ...]
     comparisons: tuple[Comparison, ...] = ()
+    queries: int = 1
+    """How many queries about each example are answered, if a comparison needs the answers."""
+
+    @property
+    def kept_queries(self) -> int:
+        """How many queries' answers are recorded; 0 if no comparison can use them."""
+        return (
+            self.queries
+            if any(each.needs_answers and each.refusal(self.split) is None for each in self.comparisons)
+            else 0
+        )
 
     @property
     def config(self) -> dict[str, Any]:

@@ -10,10 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import torch
-from safetensors.torch import load as load_weights
 
 from attacks.auditing import DEFAULT_DELTA, audit_membership
 from attacks.base import (
@@ -42,8 +39,8 @@ from sweeper.sweep.trial import Trial
 from sweeper.trial.best_of import record_best_of
 from sweeper.trial.context import TrialContext
 from sweeper.trial.failures import cause_of, describe, record_failed_attack
-from sweeper.trial.rows import attack_row, reconstruction_columns
-from sweeper.trial.target import outputs_of
+from sweeper.trial.rows import attack_row, reconstruction_columns, score_columns
+from sweeper.trial.target import outputs_of, recorded_model
 from sweeper.workers.outcomes import Cause, Progress
 
 logger = logging.getLogger(__name__)
@@ -149,9 +146,7 @@ def _white_box(trial: Trial, data: ImageData, split: Split, context: TrialContex
 
     @lru_cache(maxsize=1)
     def trained() -> Any:
-        model = build(Stream.INIT)
-        model.load_state_dict(load_weights(context.store.read_weights(trial.target_id)))
-        return model
+        return recorded_model(trial, data, context)
 
     @lru_cache(maxsize=1)
     def untrained() -> Any:
@@ -197,26 +192,7 @@ def _record_attack(
         if is_audited:
             audit = audit_membership(result, rng, DEFAULT_DELTA if delta is None else delta)
             rows[-1] |= {"epsilon_lower_bound": audit.epsilon_lower_bound, "audit_delta": audit.delta}
-    scores = None
-    if membership:
-        n_each = [len(result.score) for result in membership]
-        n_rows = sum(n_each)
-        scores = {
-            "target_id": [trial.target_id] * n_rows,
-            "attack_id": [each] * n_rows,
-            "score_name": [result.name for result in membership for _ in result.score],
-            "example_id": np.concatenate([result.example_id for result in membership]),
-            "is_member": np.concatenate([result.is_member for result in membership]),
-            "score": np.concatenate([result.score for result in membership]),
-            "fold": _concatenated([result.fold for result in membership], n_each, pa.int64()),
-            "selection_score": _concatenated([result.selection_score for result in membership], n_each, pa.float64()),
-        }
+    scores = score_columns(trial.target_id, each, membership) if membership else None
     key = {"target_id": trial.target_id, "attack_id": each}
     reconstructions = [key | reconstruction_columns(result) for result in layers] if layers else None
     store.write_attack(trial.target_id, each, rows or [base], scores, reconstructions)
-
-
-def _concatenated(values: Sequence[npt.NDArray[Any] | None], n_each: Sequence[int], kind: pa.DataType) -> pa.Array:
-    """One column, with nulls for values that an attack does not have."""
-    pairs = zip(values, n_each, strict=True)
-    return pa.concat_arrays([pa.nulls(n, kind) if value is None else pa.array(value, kind) for value, n in pairs])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from sweeper.results import comparisons
+from attacks.cohort.attack import CohortScores
+from attacks.cohort.cohort import Answers
+from sweeper.results import answers, comparisons
 from sweeper.results.checkpoints import metadata_of
 from sweeper.results.schema import SCHEMA_VERSION
 from sweeper.results.store import PARAMETERS, Store
@@ -21,7 +25,9 @@ from sweeper.storage import StorageError
 from sweeper.sweep import components
 from sweeper.sweep.comparisons import ComparisonTask
 from sweeper.sweep.identity import canonical_json
+from sweeper.sweep.trial import Trial
 from sweeper.trial import sources
+from sweeper.trial.cohort import cohort_tables
 from sweeper.trial.context import TrialContext
 from sweeper.trial.failures import describe
 from sweeper.trial.run import TrialResult
@@ -33,8 +39,9 @@ logger = logging.getLogger(__name__)
 class RecordedTarget:
     """A target of the group, read from the store on demand."""
 
-    def __init__(self, target_id: str, store: Store) -> None:
-        self.target_id, self._store = target_id, store
+    def __init__(self, trial: Trial, queries: int | None, store: Store, scratch: Path) -> None:
+        self.target_id, self.seed = trial.target_id, trial.seed
+        self._queries, self._store, self._scratch = queries, store, scratch
 
     def parameters(self) -> dict[str, npt.NDArray[Any]]:
         """The trained parameters by name.
@@ -50,6 +57,15 @@ class RecordedTarget:
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"the parameters of {self.target_id} cannot be identified: {error}") from None
 
+    def answers(self) -> Answers:
+        """Its recorded answers.
+
+        Raises:
+            DamagedError: the answers are missing or damaged.
+        """
+        assert self._queries is not None
+        return answers.read(self._store, self.target_id, self._queries, self._scratch)
+
 
 def run_comparison(task: ComparisonTask, context: TrialContext) -> TrialResult:
     """Run a comparison unless it is recorded, and record its rows. An error is recorded as a failed row.
@@ -62,11 +78,18 @@ def run_comparison(task: ComparisonTask, context: TrialContext) -> TrialResult:
         return TrialResult(target_id=comparison_id, status="finished")
     context.on_progress(Progress(what=task.name, fraction=0.0))
     started = time.perf_counter()
-    group = [RecordedTarget(trial.target_id, store) for trial in task.members]
     # Attacks on one target derive their streams from its seed. A group has several seeds, so the id replaces them.
     rng = np.random.default_rng([int(comparison_id[:8], 16), int(comparison_id[8:], 16)])
     try:
-        rows = task.comparison.run(group, rng)
+        with tempfile.TemporaryDirectory() as scratch:
+            group = [RecordedTarget(trial, task.queries, store, Path(scratch)) for trial in task.members]
+            results = task.comparison.run(group, rng)
+        context.on_progress(Progress(what=f"{task.name}: metrics", fraction=0.7))
+        cohort = [each for each in results if isinstance(each, CohortScores)]
+        if cohort:
+            tables = cohort_tables(task, cohort, context, rng, lambda: time.perf_counter() - started)
+        else:
+            tables = {task.comparison.tables[0]: [each for each in results if not isinstance(each, CohortScores)]}
     except StorageError:
         raise
     except Exception as error:
@@ -77,7 +100,7 @@ def run_comparison(task: ComparisonTask, context: TrialContext) -> TrialResult:
         record_failed_comparison(task, store, describe(error), "error")
         return TrialResult(target_id=comparison_id, status="failed", errors=(describe(error),), cause="error")
     row = _row(task) | {"status": "finished", "compare_time_s": time.perf_counter() - started}
-    store.write_comparison(comparison_id, row, task.comparison.table, rows)
+    store.write_comparison(comparison_id, row, tables)
     return TrialResult(target_id=comparison_id, status="finished")
 
 

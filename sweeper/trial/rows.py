@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from PIL import Image
 
 from attacks.base import (
     LayerReconstruction,
+    MembershipScores,
     ModelOutputs,
 )
 from models.datasets.base import ImageData
@@ -129,6 +132,28 @@ def attack_row(trial: Trial, each: str, name: str, family: str, config: dict[str
         "config": canonical_json(config),
         "component_sha256": sources.of_attack(trial.attack_ids.get(each)).sha256,
     }
+
+
+def score_columns(target_id: str, each: str, results: Sequence[MembershipScores]) -> dict[str, Any]:
+    """The raw scores of one attack on one target."""
+    n_each = [len(result.score) for result in results]
+    n_rows = sum(n_each)
+    return {
+        "target_id": [target_id] * n_rows,
+        "attack_id": [each] * n_rows,
+        "score_name": [result.name for result in results for _ in result.score],
+        "example_id": np.concatenate([result.example_id for result in results]),
+        "is_member": np.concatenate([result.is_member for result in results]),
+        "score": np.concatenate([result.score for result in results]),
+        "fold": _concatenated([result.fold for result in results], n_each, pa.int64()),
+        "selection_score": _concatenated([result.selection_score for result in results], n_each, pa.float64()),
+    }
+
+
+def _concatenated(values: Sequence[npt.NDArray[Any] | None], n_each: Sequence[int], kind: pa.DataType) -> pa.Array:
+    """One column, with nulls for values that an attack does not have."""
+    pairs = zip(values, n_each, strict=True)
+    return pa.concat_arrays([pa.nulls(n, kind) if value is None else pa.array(value, kind) for value, n in pairs])
 
 
 def reconstruction_columns(result: LayerReconstruction) -> dict[str, Any]:

@@ -19,7 +19,14 @@ from sweeper.trial.attack import attack_target, run_attacks
 from sweeper.trial.context import TrialContext
 from sweeper.trial.failures import cause_of, describe, record_as_failed
 from sweeper.trial.rows import accuracy_columns, data_columns, output_columns, training_columns, trial_row
-from sweeper.trial.target import load_data, outputs_of, train_target, weights_of
+from sweeper.trial.target import (
+    load_data,
+    outputs_of,
+    record_answers,
+    recorded_model,
+    train_target,
+    weights_of,
+)
 from sweeper.workers.outcomes import Cause, Progress
 
 logger = logging.getLogger(__name__)
@@ -78,6 +85,8 @@ def _run_missing(trial: Trial, context: TrialContext) -> TrialResult:
         split = SPLITS[trial.split](data.info.n_train, data.info.n_test, trial.seed)
         if status.target == "finished":
             _check_same_data(trial, data, store)
+            if not status.answered:
+                record_answers(trial, recorded_model(trial, data, context), data, split, context)
         else:
             target = train_target(trial, data, split, context)
             outputs = outputs_of(target.model, data, np.arange(len(data.labels)))
@@ -92,6 +101,8 @@ def _run_missing(trial: Trial, context: TrialContext) -> TrialResult:
                     output_columns(trial.target_id, outputs, split),
                     weights_of(target.model),
                 )
+            if trial.kept_queries:
+                record_answers(trial, target.model, data, split, context)
             trained = True
         missing = status.missing_attacks
         attacked = attack_target(trial, data, split, context) if missing else None

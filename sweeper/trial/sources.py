@@ -50,7 +50,7 @@ def of_attack(attack: Attack | None) -> Sources:
 
 def of_comparison(comparison: Comparison) -> Sources:
     """Sources that affect a comparison's rows."""
-    return _behind((type(comparison).__module__,))
+    return _behind(tuple(sorted({*_ATTACKING, type(comparison).__module__})))
 
 
 def made_otherwise(

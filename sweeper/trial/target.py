@@ -5,23 +5,29 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
+from functools import partial
 
+import numpy as np
 import torch
+from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
 from attacks.base import (
     ModelOutputs,
 )
 from models.datasets.base import Dataset, ImageData, IntArray
+from models.queries import queried
+from models.seeds import Stream, torch_seed
 from models.splits import Split
 from models.train import (
     Checkpoint,
     EpochRecord,
     TrainedTarget,
+    build_model,
     fit,
     predict,
 )
-from sweeper.results import checkpoints
+from sweeper.results import answers, checkpoints
 from sweeper.results.store import PARAMETERS
 from sweeper.sweep.identity import canonical_json
 from sweeper.sweep.trial import Trial
@@ -86,6 +92,36 @@ def train_target(trial: Trial, data: ImageData, split: Split, context: TrialCont
 def outputs_of(model: torch.nn.Module, data: ImageData, index: IntArray) -> ModelOutputs:
     logits, labels = predict(model, data, index)
     return ModelOutputs(example_id=data.example_id[index], label=labels.numpy(), values=logits.numpy())
+
+
+def recorded_model(trial: Trial, data: ImageData, context: TrialContext) -> torch.nn.Module:
+    """The recorded target, in eval mode.
+
+    Raises:
+        DamagedError: its weights are missing or damaged.
+    """
+    model = build_model(trial.architecture, trial.defenses, data.info, torch_seed(trial.seed, Stream.INIT))
+    model.load_state_dict(load_weights(context.store.read_weights(trial.target_id)))
+    return model.to(context.device).eval()
+
+
+def record_answers(trial: Trial, model: torch.nn.Module, data: ImageData, split: Split, context: TrialContext) -> None:
+    """Record the target's logits for every query about every example."""
+    n_examples, n_queries = len(data.labels), trial.kept_queries
+    logits = np.empty((n_examples, n_queries, data.info.num_classes), dtype=answers.DTYPE)
+    everything = np.arange(n_examples)
+    for query in range(n_queries):
+        context.on_progress(Progress(what=f"query {query + 1}/{n_queries}", fraction=0.5))
+        asked, _ = predict(model, data, everything, partial(queried, query=query))
+        logits[:, query] = asked.numpy()
+    content = answers.to_bytes(
+        example_id=data.example_id,
+        label=data.labels.cpu().numpy(),
+        in_pool=everything < data.info.n_train,
+        is_member=np.isin(everything, split.members),
+        logits=logits,
+    )
+    context.store.write_answers(trial.target_id, n_queries, content)
 
 
 def weights_of(model: torch.nn.Module) -> bytes:

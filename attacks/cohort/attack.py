@@ -1,0 +1,184 @@
+"""Base class of the attacks on a cohort, and what they return."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from attacks.base import AttackError, BoolArray, IntArray
+from attacks.cohort.cohort import Cohort, Design
+from attacks.comparisons.base import ComparedTarget, Comparison, TargetLabel
+
+FloatArray = npt.NDArray[np.float64]
+
+_REFUSALS = {
+    "official": "its members and non-members come from two pools, and every model has the same members",
+    "half": (
+        "exactly half of the pool are members of each model, so the number of references with an example depends on the "
+        "target's own membership: a model that leaks nothing would show an AUC of up to .545"
+    ),
+    "quarters": (
+        "exactly a quarter of the pool are members of each model, so the number of references with an example depends on the "
+        "target's own membership: a model that leaks nothing would not have an AUC of .5"
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DesignScores:
+    """One score of an attack under one design.
+
+    `is_member` and `score` are (targets, pool), and `n_references` (targets,). **A higher score means more likely a member.**
+    """
+
+    targets: IntArray
+    is_member: BoolArray
+    score: FloatArray
+    n_references: IntArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CohortScores:
+    """One score of an attack on every model of a cohort.
+
+    `scores` has each model as a target and all others but its complement as references. `null` is the same attack on a
+    membership that fair coins tossed anew, and by which no model was trained: its AUC is .5 unless the attack is wrong.
+    `audits` has two designs for a bound on the seeds' common ε: the targets of each are half of the seeds, and their
+    references the other half.
+    """
+
+    name: str
+    example_id: IntArray
+    label: IntArray
+    unit: IntArray
+    scores: DesignScores
+    null: DesignScores
+    audits: tuple[DesignScores, DesignScores]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortAttack(Comparison):
+    """Base of the attacks whose references are the other seeds of the target's cell. They train nothing.
+
+    The seeds must draw their members by independent coins (the splits `coins` and `coin_pairs`). The complement of a target
+    is never its reference: an example's membership there would tell its membership in the target.
+    """
+
+    tables: ClassVar[tuple[str, ...]] = ("cohorts", "exposure")
+    target_tables: ClassVar[tuple[str, ...]] = ("scores", "attacks")
+    needs_answers: ClassVar[bool] = True
+
+    min_seeds: int = 4
+    """Fewest finished seeds of a cell that are attacked."""
+
+    def __post_init__(self) -> None:
+        if self.min_seeds < 4:
+            raise ValueError(
+                f"min_seeds is {self.min_seeds}; it must be at least 4, or too many examples lack references"
+            )
+
+    def least_seeds(self) -> int:
+        return self.min_seeds
+
+    def refusal(self, split: str) -> str | None:
+        if split not in _REFUSALS:
+            return None
+        return (
+            f"needs seeds whose members are drawn by independent coins, and split '{split}' has none: {_REFUSALS[split]}. Use "
+            "split coins or coin_pairs"
+        )
+
+    def groups(self, targets: Sequence[TargetLabel]) -> Iterator[tuple[str, ...]]:
+        """The targets of each cell, in the order of their seeds, if there are enough."""
+        cells: dict[str, list[TargetLabel]] = {}
+        for target in targets:
+            if self.refusal(target.split) is None:
+                cells.setdefault(target.cell_id, []).append(target)
+        for cell in cells.values():
+            if len(cell) >= self.min_seeds:
+                yield tuple(each.target_id for each in sorted(cell, key=lambda each: each.seed))
+
+    def run(self, group: Sequence[ComparedTarget], rng: np.random.Generator) -> list[CohortScores]:
+        """Each score on each target of the group; `rng` tosses the coins of the null, and is the attack's own."""
+        ordered = sorted(group, key=lambda each: each.seed)
+        cohort = Cohort([each.answers() for each in ordered])
+        unit = _units(cohort, [each.seed for each in ordered])
+        designs = _designs(cohort, unit, rng)
+        found = self.scores(cohort, designs, rng)
+        results = []
+        for name in self.score_names():
+            real, null, *audits = (
+                DesignScores(
+                    targets=design.targets,
+                    is_member=design.member[design.targets],
+                    score=one[name],
+                    n_references=design.counts(),
+                )
+                for design, one in zip(designs, found, strict=True)
+            )
+            results.append(
+                CohortScores(
+                    name=name,
+                    example_id=cohort.example_id,
+                    label=cohort.label,
+                    unit=unit,
+                    scores=real,
+                    null=null,
+                    audits=(audits[0], audits[1]),
+                )
+            )
+        return results
+
+    @abstractmethod
+    def score_names(self) -> tuple[str, ...]:
+        """Names of the attack's scores; the first is the one that stands for it."""
+
+    @abstractmethod
+    def scores(
+        self, cohort: Cohort, designs: Sequence[Design], rng: np.random.Generator
+    ) -> list[dict[str, FloatArray]]:
+        """For each design, each score by its name (targets, pool)."""
+
+
+def _units(cohort: Cohort, seeds: Sequence[int]) -> IntArray:
+    """A number for each model, ascending; a model and its complement have the same one.
+
+    Raises:
+        AttackError: two models have the same members, or complements are not of consecutive seeds.
+    """
+    unit = np.arange(len(seeds))
+    for one in range(len(seeds)):
+        for other in range(one):
+            agreement = float((cohort.member[one] == cohort.member[other]).mean())
+            if agreement == 1:
+                raise AttackError(f"Seeds {seeds[other]} and {seeds[one]} have the same members; coins never fall so.")
+            if agreement == 0 and one - other > 1:
+                raise AttackError(
+                    f"Seeds {seeds[other]} and {seeds[one]} are complements, but not of consecutive seeds."
+                )
+            if agreement == 0:
+                unit[one] = other
+    return unit
+
+
+def _designs(cohort: Cohort, unit: IntArray, rng: np.random.Generator) -> list[Design]:
+    """The attack itself, its null, and the two halves of an audit."""
+    everyone = np.arange(cohort.n_models)
+    tossed = rng.random(cohort.member.shape) < 0.5
+    complements = np.flatnonzero(unit != everyone)
+    tossed[complements] = ~tossed[unit[complements]]
+    designs = [
+        Design(member=member, targets=everyone, references=everyone, unit=unit) for member in (cohort.member, tossed)
+    ]
+    # In an audit, one model of a unit is attacked: a second one would toss no coins of its own.
+    units = np.unique(unit)
+    for attacked, used in ((units[::2], units[1::2]), (units[1::2], units[::2])):
+        designs.append(
+            Design(member=cohort.member, targets=attacked, references=np.flatnonzero(np.isin(unit, used)), unit=unit)
+        )
+    return designs

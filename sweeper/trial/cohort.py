@@ -1,0 +1,79 @@
+"""Rows of a cohort attack: its scores and metrics on each target, and its summary of the cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from attacks.auditing import DEFAULT_DELTA, audit_membership
+from attacks.base import MembershipScores
+from attacks.cohort.attack import CohortScores
+from attacks.cohort.exposure import exposure_rows
+from attacks.cohort.summary import summarize
+from attacks.metrics import auc, membership_metrics
+from sweeper.sweep import components
+from sweeper.sweep.comparisons import ComparisonTask
+from sweeper.trial import sources
+from sweeper.trial.context import TrialContext
+from sweeper.trial.rows import attack_row, score_columns
+
+
+def cohort_tables(
+    task: ComparisonTask,
+    results: Sequence[CohortScores],
+    context: TrialContext,
+    rng: np.random.Generator,
+    elapsed_s: Callable[[], float],
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Record the scores and metrics of each target, and return the rows of the whole cohort.
+
+    Raises:
+        StorageError: the store cannot be written.
+    """
+    store, comparison_id = context.store, task.comparison_id
+    recorded = store.read_part("trials", task.members[0].target_id).column("delta")[0].as_py()
+    delta = DEFAULT_DELTA if recorded is None else recorded
+    config = components.configuration("comparison", task.comparison) | {"queries": task.queries}
+    sha256 = sources.of_comparison(task.comparison).sha256
+    # A cohort's targets are in the order of their seeds, and so are the group's.
+    for index, trial in enumerate(task.members):
+        rows, all_scores = [], []
+        for result in results:
+            scores = MembershipScores(
+                name=result.name,
+                example_id=result.example_id,
+                is_member=result.scores.is_member[index],
+                score=result.scores.score[index],
+            )
+            audit = audit_membership(scores, rng, delta)
+            row = attack_row(trial, comparison_id, task.name, "membership", config)
+            row |= membership_metrics(scores.is_member, scores.score, rng).columns()
+            rows.append(
+                row
+                | {
+                    "status": "finished",
+                    "component_sha256": sha256,
+                    "score_name": result.name,
+                    "uses_target_membership_labels": False,
+                    "n_references": int(result.scores.n_references[index]),
+                    "null_auc": auc(result.null.is_member[index], result.null.score[index]),
+                    "epsilon_lower_bound": audit.epsilon_lower_bound,
+                    "audit_delta": audit.delta,
+                    "attack_time_s": elapsed_s(),
+                }
+            )
+            all_scores.append(scores)
+        store.write_attack(
+            trial.target_id, comparison_id, rows, score_columns(trial.target_id, comparison_id, all_scores), None
+        )
+    first = results[0]
+    return {
+        "cohorts": [
+            {"attack": task.name, "score_name": result.name, "is_first": result is first}
+            | summarize(result, delta, rng).columns()
+            for result in results
+        ],
+        "exposure": [{"score_name": first.name, **row} for row in exposure_rows(first)],
+    }
