@@ -111,7 +111,7 @@ _OPTIONAL: dict[str, dict[str, str]] = {
 
 _WHAT_TO_DO = (
     "Give the folder that `sweeper launch` wrote; if the sweep was stopped before it ended, "
-    "`sweeper report` gathers the tables from what is there."
+    "`sweeper gather` writes the tables from what is there."
 )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.errors import UserError, reason_of, sentence, unknown_name
+from sweeper.messages import Reporter
+from sweeper.report import copy_folder, report_on
 from sweeper.workers.outcomes import NO_CHECKPOINTS
 from sweeper.workers.scheduling import Resources, Retries
 
@@ -58,29 +60,6 @@ class LaunchOptions:
     """Delete and compute again what was recorded by other code of its components."""
     verbose: bool = False
     """Show Ray's output."""
-
-
-class Reporter:
-    """Receives a launch's messages. This one ignores them; override the methods you need."""
-
-    def tell(self, text: str) -> None:
-        """Report progress, as one line of plain text."""
-
-    def warn(self, text: str) -> None:
-        """Report something that the user may want to change."""
-
-    def working(self, what: str) -> contextlib.AbstractContextManager[object]:
-        """Report that `what` is under way for the duration of the block."""
-        return contextlib.nullcontext()
-
-    def running(
-        self, units: Sequence[Trial | ComparisonTask], n_done: int
-    ) -> contextlib.AbstractContextManager[Callable[[Event], None]]:
-        """Report that trials and comparisons run for the duration of the block; the value is called with each event."""
-        return contextlib.nullcontext(lambda event: None)
-
-    def damaged(self, problems: Sequence[str]) -> None:
-        """Report that damaged files were set aside; their content is computed again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +298,7 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
 def _conclude(
     ended: Prepared, gathered: Gathered, failed: tuple[str, ...], stopped: str | None, reporter: Reporter
 ) -> LaunchResult:
-    """Clean up after the trials, gather the results, and write the report."""
+    """Clean up after the trials, and write the report."""
     from sweeper.storage import StorageError
 
     store = ended.store
@@ -342,37 +321,6 @@ def _conclude(
         return replace(result, report=report_on(gathered.folder, None, store, reporter))
     except UserError as error:
         return replace(result, problem=str(error))
-
-
-def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter) -> Path:
-    """Write the report on a folder of gathered tables, and copy it beside results in an object store.
-
-    Raises:
-        UserError: the tables cannot be used, or the report cannot be written.
-    """
-    from analysis.load import ResultsError
-    from analysis.report.write import write_report
-    from sweeper.results import layout
-
-    def copy(name: str, path: Path) -> None:
-        if not store.storage.is_local:
-            store.storage.write(f"{layout.REPORT}/{name}", path)
-
-    try:
-        with reporter.working("writing the report"):
-            return write_report(tables, to, copy)
-    except ResultsError as error:
-        raise UserError(str(error)) from None
-    except OSError as error:
-        raise UserError(
-            f"The report cannot be written: {reason_of(error)}. Name another folder with `sweeper report --to`."
-        ) from None
-
-
-def copy_folder(name: str) -> Path:
-    """The local folder for an object store's gathered tables; never the folder of a sweep's own results."""
-    folder = Path("results") / name
-    return folder.with_name(f"{name}-copy") if (folder / "parts").exists() else folder
 
 
 def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter: Reporter) -> Prepared:

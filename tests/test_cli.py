@@ -32,7 +32,7 @@ from sweeper.trial.failures import record_failure
 from sweeper.trial.run import run_trial
 
 __all__ = ["start_s3_server"]  # a fixture
-COMMANDS = ["launch", "plan", "trial", "audit", "report", "ls", "doctor"]
+COMMANDS = ["launch", "plan", "trial", "audit", "report", "gather", "ls", "doctor"]
 
 
 def sweeper(*arguments: object) -> Any:
@@ -162,9 +162,10 @@ def test_a_broken_list_of_targets_is_explained(text: str, tiny: Path, tmp_path: 
     trial = expand(load_sweep(str(tiny)))[0]
     sweeper("trial", tiny, trial.target_id, "--set", "attacks=[]", "--out", tmp_path)
     (tmp_path / "sweep.json").write_text(text)
-    result = sweeper("report", tmp_path)
-    assert result.exit_code == 2
-    assert "sweep.json in " in result.stderr and "cannot be read" in result.stderr
+    for command in ("report", "gather"):
+        result = sweeper(command, tmp_path)
+        assert result.exit_code == 2
+        assert "sweep.json in " in result.stderr and "cannot be read" in result.stderr
 
 
 @pytest.mark.parametrize(("table", "trained"), [("outputs", True), ("scores", False), ("reconstructions", False)])
@@ -249,6 +250,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "unknown only": (["plan", "demo", "--only", "l3"], "--only"),
     "unknown id": (["trial", "demo", "zzz"], "0 trials of 'demo' have an id that begins with 'zzz'"),
     "no results": (["report", "nowhere"], "nowhere"),
+    "nothing to gather": (["gather", "nowhere"], "nowhere holds no parts to gather"),
     "too few for an attack": (
         ["launch", "demo", "--set", "max_train_examples=40", "--set", "training.batch_size=5"],
         "at least 12",
@@ -292,20 +294,6 @@ def test_an_unusable_folder_for_tensorboard_is_explained(tiny: Path, tmp_path: P
     result = sweeper("launch", tiny, "--out", tmp_path / "out", "--tensorboard", unwritable(tmp_path))
     assert result.exit_code == 2
     assert "--tensorboard" in result.stderr and "Errno" not in result.stderr
-
-
-def test_a_damaged_part_is_set_aside_and_the_rest_reported(tiny: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    trial = expand(load_sweep(str(tiny)))[0]
-    sweeper("trial", tiny, trial.target_id, "--set", "attacks=[]", "--out", out)
-    part = out / "parts" / "history" / f"{trial.target_id}.parquet"
-    part.write_bytes(b"PAR1")
-    result = sweeper("report", out)
-    assert result.exit_code == 1
-    assert "is damaged and was set aside in quarantine" in result.stderr
-    assert part.name in result.stderr
-    assert "Launch the sweep again" in result.stderr
-    assert (out / "report" / "report.html").exists()
 
 
 def test_a_delta_above_one_over_n_is_warned_of(tiny: Path) -> None:
@@ -430,17 +418,6 @@ def test_a_report_that_cannot_be_written_makes_no_wrong_input_of_a_launch(here: 
     assert result.exit_code == 1
     assert "No report: The report cannot be written" in result.stderr
     assert "Errno" not in result.stderr
-
-
-def test_results_that_cannot_be_written_are_reported_on_as_last_gathered(
-    here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sweeper.cli.results.os.access", lambda path, mode: False)
-    monkeypatch.setattr("sweeper.results.gather.gather", None)
-    result = sweeper("report", here.store.storage.root, "--to", tmp_path / "mine")
-    assert result.exit_code == 0, result.output
-    assert "as they were last gathered" in result.stderr
-    assert (tmp_path / "mine" / "report.html").exists()
 
 
 def test_damage_that_cannot_be_set_aside_is_no_success(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -613,6 +613,7 @@ OPTIONS = {
     ],
     "trial": ["ID", "--set", "--out", "--data", "--threads"],
     "report": ["RESULTS", "--to"],
+    "gather": ["RESULTS"],
     "status": ["RESULTS"],
     "logs": ["RESULTS", "ID"],
     "audit": ["OUTPUTS", "--attack", "--form", "--dtype", "--seed", "--out"],

@@ -13,7 +13,7 @@ from sweeper.cli.console import fail, out
 from sweeper.cli.launch import launch
 from sweeper.cli.machine import doctor, list_components
 from sweeper.cli.plan import plan, trial
-from sweeper.cli.results import logs, report, status
+from sweeper.cli.results import gather, logs, report, status
 from sweeper.workers.allocator import restart_with_allocator_environment
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ for _command, _name, _example in (
     (trial, "trial", "`sweeper trial demo 7f3399` (`sweeper plan` lists the ids; a prefix is enough)"),
     (audit, "audit", "`sweeper audit outputs.parquet --attack loss --attack entropy --json`"),
     (report, "report", "`sweeper report results/demo`"),
+    (gather, "gather", "`sweeper gather results/demo`"),
     (status, "status", "`sweeper status s3://bucket/results/lomurno2022`"),
     (logs, "logs", "`sweeper logs results/demo 7f3399` (`sweeper plan` lists the ids; a prefix is enough)"),
     (list_components, "ls", "`sweeper ls`"),

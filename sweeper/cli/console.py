@@ -74,7 +74,7 @@ def working(what: str) -> contextlib.AbstractContextManager[object]:
 def print_left_out(count: int, location: str) -> None:
     if count:
         tell(
-            f"{count} recorded targets of other versions of this sweep are kept in {escape(location)}, but not gathered.",
+            f"{count} recorded targets of other versions of this sweep are kept in {escape(location)}, but left out.",
             style="dim",
         )
 
@@ -84,6 +84,13 @@ def print_report(path: Path, location: str) -> None:
     tell(Text.assemble("Report: ", (str(path.absolute()), "bold")), soft_wrap=True)
     if "://" in location:
         tell(f"Copied to report/ in {location}", highlight=False, soft_wrap=True)
+
+
+def print_tables(folder: Path, location: str) -> None:
+    """Print the path of the gathered tables, and say that they are also beside results in an object store."""
+    tell(Text.assemble("Tables: ", (str(folder.absolute()), "bold")), soft_wrap=True)
+    if "://" in location:
+        tell(f"Copied to {location}", highlight=False, soft_wrap=True)
 
 
 def print_damaged(problems: Sequence[str]) -> None:

@@ -14,7 +14,8 @@ from rich.text import Text
 from sweeper.cli.console import err, out, print_json, user_errors, warn, working
 from sweeper.cli.options import DataDir, Only, OutDir, Overrides, SweepName
 from sweeper.errors import UserError
-from sweeper.launch import LaunchOptions, Prepared, Reporter, look_up, resolve_sweep
+from sweeper.launch import LaunchOptions, Prepared, look_up, resolve_sweep
+from sweeper.messages import Reporter
 
 if TYPE_CHECKING:
     from sweeper.sweep.trial import Trial

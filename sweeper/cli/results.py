@@ -1,16 +1,24 @@
-"""Commands on a results folder: `sweeper report`, `sweeper status` and `sweeper logs`."""
+"""Commands on a results folder: `sweeper report`, `sweeper gather`, `sweeper status` and `sweeper logs`."""
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 
-from sweeper.cli.console import err, out, print_damaged, print_json, print_left_out, print_report, user_errors, warn
+from sweeper.cli.console import (
+    err,
+    out,
+    print_damaged,
+    print_json,
+    print_left_out,
+    print_report,
+    print_tables,
+    user_errors,
+)
 from sweeper.cli.launch import TerminalReporter
 from sweeper.cli.options import Results
 from sweeper.errors import UserError
@@ -21,29 +29,42 @@ def report(
     results: Results,
     to: Annotated[Path | None, typer.Option("--to", help="Folder for the report. \\[default: RESULTS/report]")] = None,
 ) -> None:
-    """Gather results, finished or not; write tables, figures and one self-contained report.html.
+    """Write tables, figures and one self-contained report.html on results, finished or not. Changes nothing else.
 
-    Results in an object store are gathered to results/NAME, and the report is copied back to the store.
+    The report on results in an object store is written to results/NAME/report and copied back to the store.
     """
-    from sweeper.launch import copy_folder, report_on
-    from sweeper.results.gather import gather
+    from sweeper.report import current_tables, local_folder, report_on
+    from sweeper.results import layout
+    from sweeper.results.store import Store
+
+    store = Store(results, sets_aside=False)
+    to = to or local_folder(store) / layout.REPORT
+    with current_tables(store, to) as tables:
+        print_damaged(tables.damaged)
+        print_left_out(tables.left_out, store.location)
+        page = report_on(tables.folder, to, store, TerminalReporter())
+    print_report(page, store.location)
+    _fail_if_damaged(tables.damaged)
+
+
+@user_errors
+def gather(results: Results) -> None:
+    """Gather results, finished or not, into one Parquet file per table. A launch does so when it ends.
+
+    The tables of results in an object store are written there and to results/NAME.
+    """
+    from sweeper.report import local_folder
+    from sweeper.results import gather as gathering
     from sweeper.results.store import Store
 
     store = Store(results)
-    folder = store.storage.root if store.storage.is_local else copy_folder(_last_name(results))
-    damaged: tuple[str, ...] = ()
-    # If there are no parts, only the gathered tables were passed on; they suffice.
-    if store.storage.is_local and (folder / "parts").is_dir() and not os.access(folder, os.W_OK):
-        warn(f"{folder} cannot be written, so the report uses the tables as they were last gathered.")
-    elif not store.storage.is_local or (folder / "parts").is_dir():
-        gathered = gather(store, folder)
-        damaged = gathered.damaged
-        print_damaged(damaged)
-        print_left_out(gathered.left_out, store.location)
-    print_report(report_on(folder, to, store, TerminalReporter()), store.location)
-    if damaged:
-        err.print("Launch the sweep again to recompute what the damaged files held.", highlight=False)
-        raise typer.Exit(1)
+    if not any(store.keys("trials")):  # tables that were passed on without parts would be replaced by empty ones
+        raise UserError(f"{store.location} holds no parts to gather. Name the folder that `sweeper launch` wrote to.")
+    gathered = gathering.gather(store, local_folder(store))
+    print_damaged(gathered.damaged)
+    print_left_out(gathered.left_out, store.location)
+    print_tables(gathered.folder, store.location)
+    _fail_if_damaged(gathered.damaged)
 
 
 @user_errors
@@ -84,6 +105,7 @@ def logs(
     sys.stdout.write(storage.read(f"{layout.LOGS}/{found[0]}").decode(errors="replace"))
 
 
-def _last_name(uri: str) -> str:
-    """The name of the local copy of an object store's results."""
-    return PurePosixPath(urlsplit(uri).path).name or urlsplit(uri).netloc.rpartition("@")[2]
+def _fail_if_damaged(damaged: Sequence[str]) -> None:
+    if damaged:
+        err.print("Launch the sweep again to recompute what the damaged files held.", highlight=False)
+        raise typer.Exit(1)

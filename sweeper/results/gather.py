@@ -6,8 +6,8 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +27,7 @@ _STALE_S = 86400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """The result of gathering: the folder with the tables, the targets left out, and the damaged files set aside."""
+    """The folder with the tables, the number of targets left out, and one line for each damaged part."""
 
     folder: Path
     left_out: int
@@ -35,10 +35,9 @@ class Gathered:
 
 
 def gather(store: Store, copy: Path | None = None) -> Gathered:
-    """Write each table as one file, from the parts that belong to the sweep now.
+    """Write the tables into the results folder. A damaged part is set aside.
 
-    Rows are in the order of the sweep. Parts are read in small batches, so memory use stays constant. A damaged part is set
-    aside and left out. An object store's tables are written to the local folder `copy` and then uploaded.
+    An object store's tables are written to the local folder `copy`, too.
 
     Raises:
         UserError: the folder holds no results.
@@ -51,6 +50,30 @@ def gather(store: Store, copy: Path | None = None) -> Gathered:
         with contextlib.suppress(FileNotFoundError):  # the process has just ended
             if time.time() - stale.stat().st_mtime > _STALE_S:
                 shutil.rmtree(stale, ignore_errors=True)
+
+    def publish(path: Path) -> None:
+        if not store.storage.is_local:
+            store.storage.write(path.name, path)
+        replace_file(path, folder / path.name)
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".gather-") as name:
+        temporary = Path(name)
+        gathered = write_tables(store, temporary, publish)
+        if not store.storage.is_local and (temporary / layout.SWEEP).exists():
+            replace_file(temporary / layout.SWEEP, folder / layout.SWEEP)
+    return replace(gathered, folder=folder)
+
+
+def write_tables(store: Store, folder: Path, publish: Callable[[Path], None] = lambda path: None) -> Gathered:
+    """Write each table as one file into `folder`, from the parts that belong to the sweep now, and a copy of `sweep.json`.
+
+    Rows are in the order of the sweep. Parts are read in small batches, so memory use stays constant. A damaged part is left
+    out. `publish` is called with the path of each table when it is complete.
+
+    Raises:
+        UserError: the store holds no results.
+        StorageError: the store cannot be read.
+    """
     planned = store.planned()
     recorded = set(store.keys("trials"))
     if planned is None:
@@ -68,15 +91,20 @@ def gather(store: Store, copy: Path | None = None) -> Gathered:
             of_target.setdefault(target_id, []).append(comparison_id)
     planned = {target_id: [*ids, *of_target.get(target_id, ())] for target_id, ids in planned.items()}
     damaged: list[str] = []
+
+    def write(table: str, keys: Iterable[str]) -> None:
+        path = folder / f"{table}{SUFFIX}"
+        _write_table(store, table, keys, path, damaged)
+        publish(path)
+
     for table in ("trials", "history", "outputs", *ATTACK_TABLES):
         there = recorded if table == "trials" else set(store.keys(table))
-        _gather_table(store, table, _keys_in_order(table, planned, there), folder, damaged)
+        write(table, _keys_in_order(table, planned, there))
     for table in (COMPARISONS, *COMPARED_TABLES):
         there = set(store.keys(table))
-        keys = [each for key in compared for each in (key, key + FAILED) if each in there]
-        _gather_table(store, table, keys, folder, damaged)
+        write(table, [each for key in compared for each in (key, key + FAILED) if each in there])
     left_out = {key.removesuffix(FAILED) for key in recorded} - set(planned)
-    if not store.storage.is_local and store.storage.exists(layout.SWEEP):
+    if store.storage.exists(layout.SWEEP):
         (folder / layout.SWEEP).write_bytes(store.storage.read(layout.SWEEP))
     return Gathered(folder=folder, left_out=len(left_out), damaged=tuple(damaged))
 
@@ -94,26 +122,18 @@ def _everything(store: Store, recorded: set[str]) -> dict[str, list[str]]:
     return everything
 
 
-def _gather_table(store: Store, table: str, keys: Iterable[str], folder: Path, damaged: list[str]) -> None:
-    def write(path: Path) -> None:
-        waiting: list[pa.Table] = []
-        n_rows = 0
-        with pq.ParquetWriter(path, SCHEMAS[table], compression="zstd", write_page_checksum=True) as writer:
-            for _, rows in store.parts(table, keys, damaged):
-                waiting.append(rows)
-                n_rows += rows.num_rows
-                if n_rows >= _ROWS_AT_ONCE or len(waiting) >= _PARTS_AT_ONCE:
-                    writer.write_table(pa.concat_tables(waiting))
-                    waiting, n_rows = [], 0
-            if waiting:
+def _write_table(store: Store, table: str, keys: Iterable[str], path: Path, damaged: list[str]) -> None:
+    waiting: list[pa.Table] = []
+    n_rows = 0
+    with pq.ParquetWriter(path, SCHEMAS[table], compression="zstd", write_page_checksum=True) as writer:
+        for _, rows in store.parts(table, keys, damaged):
+            waiting.append(rows)
+            n_rows += rows.num_rows
+            if n_rows >= _ROWS_AT_ONCE or len(waiting) >= _PARTS_AT_ONCE:
                 writer.write_table(pa.concat_tables(waiting))
-
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".gather-") as temporary:
-        path = Path(temporary) / f"{table}{SUFFIX}"
-        write(path)
-        if not store.storage.is_local:
-            store.storage.write(path.name, path)
-        replace_file(path, folder / path.name)
+                waiting, n_rows = [], 0
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
 
 
 def _keys_in_order(table: str, planned: Mapping[str, Sequence[str]], there: set[str]) -> Iterator[str]:

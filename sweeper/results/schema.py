@@ -534,7 +534,7 @@ def markdown() -> str:
         "# The Parquet tables",
         "",
         f"Schema version {SCHEMA_VERSION}. Written from `sweeper/results/schema.py`; a test keeps them equal.",
-        "Every table is one file, `RESULTS/NAME.parquet`, gathered when a sweep ends and by `sweeper report`.",
+        "Every table is one file, `RESULTS/NAME.parquet`, gathered when a launch ends and by `sweeper gather`.",
         "While a sweep runs, the same rows stand in `RESULTS/parts/NAME/`, one file per target, attack or comparison.",
         "Weights are `RESULTS/weights/TARGET_ID.safetensors`. Null means: not measured or not defined.",
     ]

@@ -52,7 +52,7 @@ _MOST_ROWS_PER_BYTE = 8
 
 
 class DamagedError(Exception):
-    """A file of the store cannot be read. It is set aside, so its content counts as missing and is made again."""
+    """A file of the store cannot be read. Where it is set aside, its content counts as missing and is made again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +67,14 @@ class Failure:
 
 
 class Store:
-    """Reads and writes one results folder. Picklable and cheap to create."""
+    """Reads and writes one results folder. Picklable and cheap to create.
 
-    def __init__(self, location: str | Path) -> None:
+    If `sets_aside` is false, reading moves no damaged file to the quarantine.
+    """
+
+    def __init__(self, location: str | Path, *, sets_aside: bool = True) -> None:
         self.storage = Storage(location)
+        self._sets_aside = sets_aside
 
     @property
     def location(self) -> str:
@@ -229,10 +233,11 @@ class Store:
             raise DamagedError(f"{name} in {self.location} is missing.") from None
 
     def set_aside(self, name: str, error: Exception) -> DamagedError:
-        """Move a damaged file to the quarantine. Returns the error to raise."""
-        what = "was set aside in quarantine"
+        """Move a damaged file to the quarantine, if this store does so. Returns the error to raise."""
+        what = "was set aside in quarantine" if self._sets_aside else "was left out"
         try:
-            self.storage.move(name, f"{layout.QUARANTINE}/{name.replace('/', '.')}")
+            if self._sets_aside:
+                self.storage.move(name, f"{layout.QUARANTINE}/{name.replace('/', '.')}")
         except FileNotFoundError:
             pass  # another process has just set it aside
         except StorageError:
@@ -439,7 +444,7 @@ class Store:
             ) from None
 
     def parts(self, table: str, keys: Iterable[str], damaged: list[str]) -> Iterator[tuple[str, pa.Table]]:
-        """Key and rows of each part, in order. A damaged part is set aside, added to `damaged`, and skipped."""
+        """Key and rows of each part, in order. A damaged part is skipped, and a line on it is added to `damaged`."""
 
         def read(key: str) -> pa.Table | str:
             try:

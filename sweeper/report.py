@@ -1,0 +1,87 @@
+"""The report of a results folder: the tables that it is made from, and where it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from sweeper.errors import UserError, reason_of
+
+if TYPE_CHECKING:
+    from sweeper.messages import Reporter
+    from sweeper.results.gather import Gathered
+    from sweeper.results.store import Store
+
+
+@contextlib.contextmanager
+def current_tables(store: Store, out: Path) -> Iterator[Gathered]:
+    """The tables by the parts on record now, in a temporary folder below `out`, the report's folder.
+
+    If a local folder has no parts, only its gathered tables were passed on; it is then used itself.
+
+    Raises:
+        UserError: `out` cannot be written, or there are no results.
+        StorageError: the store cannot be read.
+    """
+    from sweeper.results import layout
+    from sweeper.results.gather import Gathered, write_tables
+
+    if store.storage.is_local and not (store.storage.root / layout.PARTS).is_dir():
+        yield Gathered(folder=store.storage.root, left_out=0, damaged=())
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            # `write_report` removes folders of this name that killed processes left.
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(dir=out, prefix=".making-"))
+            tables = write_tables(store, Path(temporary))
+        except OSError as error:
+            raise _unwritten(error) from None
+        yield tables
+
+
+def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter) -> Path:
+    """Write the report on a folder of tables, and copy it beside results in an object store. Returns the page's path.
+
+    Raises:
+        UserError: the tables cannot be used, or the report cannot be written.
+    """
+    from analysis.load import ResultsError
+    from analysis.report.write import write_report
+    from sweeper.results import layout
+
+    def copy(name: str, path: Path) -> None:
+        if not store.storage.is_local:
+            store.storage.write(f"{layout.REPORT}/{name}", path)
+
+    try:
+        with reporter.working("writing the report"):
+            return write_report(tables, to, copy)
+    except ResultsError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise _unwritten(error) from None
+
+
+def local_folder(store: Store) -> Path:
+    """The folder for a store's tables and report on this machine: its own, or that of an object store's copy."""
+    if store.storage.is_local:
+        return store.storage.root
+    place = urlsplit(store.storage.uri)
+    return copy_folder(PurePosixPath(place.path).name or place.netloc.rpartition("@")[2])
+
+
+def copy_folder(name: str) -> Path:
+    """The local folder for an object store's tables and report; never the folder of a sweep's own results."""
+    folder = Path("results") / name
+    return folder.with_name(f"{name}-copy") if (folder / "parts").exists() else folder
+
+
+def _unwritten(error: OSError) -> UserError:
+    return UserError(
+        f"The report cannot be written: {reason_of(error)}. Name another folder with `sweeper report --to`."
+    )
