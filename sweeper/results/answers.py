@@ -76,5 +76,6 @@ class _LogitsOnDisk:
         self.shape = tuple(self._logits.get_shape())
 
     def __getitem__(self, index: slice, /) -> npt.NDArray[np.floating]:
-        values: npt.NDArray[np.floating] = self._logits[index]
+        start, stop, _ = index.indices(self.shape[0])  # unlike NumPy's, slices of these files must end inside them
+        values: npt.NDArray[np.floating] = self._logits[start:stop]
         return values
