@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sweeper.results import layout
 from sweeper.results.layout import COMPARISONS, FAILED, SUFFIX, TENSORS
 from sweeper.results.store import Store
-from sweeper.sweep.comparisons import ComparisonTask, plan_comparisons
-from sweeper.sweep.trial import Trial
+from sweeper.sweep.comparisons import ComparisonTask, Group, plan_comparisons
+
+if TYPE_CHECKING:
+    from sweeper.sweep.trial import Trial
 
 State = Literal["done", "failed", "to do"]
 
 
-def states(store: Store, tasks: Iterable[ComparisonTask]) -> dict[str, State]:
+def states(store: Store, groups: Iterable[Group]) -> dict[str, State]:
     """The state of each comparison, by its id. One that is older than the weights it compared is to do again."""
-    tasks = list(tasks)
-    if not tasks:
+    groups = list(groups)
+    if not groups:
         return {}
     weights = store.storage.entries(layout.WEIGHTS)
     recorded = store.storage.entries(f"{layout.PARTS}/{COMPARISONS}")
     results = {
-        table: store.storage.entries(f"{layout.PARTS}/{table}") for table in {task.comparison.table for task in tasks}
+        table: store.storage.entries(f"{layout.PARTS}/{table}")
+        for table in {group.comparison.table for group in groups}
     }
     found: dict[str, State] = {}
-    for task in tasks:
-        key = task.comparison_id
-        rows = results[task.comparison.table].get(key + SUFFIX)
+    for group in groups:
+        key = group.comparison_id
+        rows = results[group.comparison.table].get(key + SUFFIX)
         done = recorded.get(key + SUFFIX)
-        compared = [weights.get(trial.target_id + TENSORS) for trial in task.members]
+        compared = [weights.get(target_id + TENSORS) for target_id in group.member_ids]
         is_current = done is not None and rows is not None and bool(done.size and rows.size)
         is_current = is_current and all(each and rows and rows.modified >= each.modified for each in compared)
         failed = recorded.get(key + FAILED + SUFFIX)
