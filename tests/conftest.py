@@ -33,6 +33,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def cached_plans(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for cached plans, empty at the start of each test."""
+    folder = tmp_path_factory.mktemp("plans")
+    monkeypatch.setattr("sweeper.cli.plan_cache._folder", lambda: folder)
+    return folder
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """The path of a sweep file with two targets and four attacks on each."""

@@ -26,6 +26,8 @@ class TargetLabel:
     """Equal for targets that differ only by seed."""
     seed: int
     split: str
+    queries: int
+    """How many answers about each example are recorded; 0 if none are."""
     is_private: bool
     """Whether it is trained with a private mechanism."""
 

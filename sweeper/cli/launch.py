@@ -149,7 +149,11 @@ def launch(
     if prepared.sweep.expected:
         tell(f"Expected: {escape(prepared.sweep.expected)}", highlight=False, soft_wrap=True)
     if dry_run:
-        print_plan(prepared)
+        from sweeper.cli.plan_cache import planned_trial
+
+        words = {target_id: status.word for target_id, status in prepared.statuses.items()}
+        names = [task.name for task in prepared.due.planned]
+        print_plan(map(planned_trial, prepared.resolved), words, names, prepared.due.n_done)
         return
     _conclude(launching.launch(prepared, options, reporter))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +15,11 @@ from rich.text import Text
 from sweeper.cli.console import err, out, print_json, user_errors, warn, working
 from sweeper.cli.options import DataDir, Only, OutDir, Overrides, SweepName
 from sweeper.errors import UserError
-from sweeper.launch import LaunchOptions, Prepared, look_up, resolve_sweep
+from sweeper.launch import LaunchOptions, resolve_sweep
 from sweeper.messages import Reporter
 
 if TYPE_CHECKING:
+    from sweeper.cli.plan_cache import Plan, PlannedTrial
     from sweeper.sweep.trial import Trial
 
 
@@ -41,25 +43,69 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
 ) -> None:
     """List the trials of a sweep: resolved settings, status, rough cost. Runs nothing."""
+    from sweeper.cli.plan_cache import plan_key, read_plan, write_plan
+    from sweeper.results.comparisons import states
     from sweeper.results.store import Store
-    from sweeper.sweep.preflight import missing_datasets
-
-    def say_what_is_missing(trials: list[Trial]) -> None:
-        for problem in [] if as_json else missing_datasets(trials, data):
-            err.print(Text.assemble(("Missing: ", "bold yellow"), problem), soft_wrap=True)
+    from sweeper.sweep import components
+    from sweeper.sweep.comparisons import plan_groups
 
     options = LaunchOptions(data=data, overrides=overrides or (), only=only or ())
-    loaded, everything, resolved = resolve_sweep(sweep, options, CheckReporter(), say_what_is_missing)
-    prepared = look_up(loaded, everything, resolved, Store(out_dir or f"results/{loaded.name}"))
-    words = {key: status.word for key, status in prepared.statuses.items()}
+    key = plan_key(sweep, data, overrides, only, as_json)
+    plan = read_plan(key) if key else None
+    if plan is None:
+        plan = _resolve(sweep, options, find_missing=not as_json)
+        if key and key == plan_key(sweep, data, overrides, only, as_json):  # nothing changed in the meantime
+            write_plan(key, plan)
+    else:
+        for problem in plan.missing:
+            _say_missing(problem)
+        for warning in plan.warnings:
+            warn(warning)
+    store = Store(out_dir or f"results/{plan.name}")
+    statuses = store.statuses_of({each.label.target_id: each.records for each in plan.targets})
+    words = {target_id: status.word for target_id, status in statuses.items()}
     if as_json:
-        print_json([each.as_json(words[each.trial.target_id]) for each in resolved])
+        print_json([{**each.row, "status": words[each.row["target_id"]]} for each in plan.trials])
         return
-    out.print(f"[bold]{loaded.name}[/bold]{': ' if loaded.summary else ''}{escape(loaded.summary)}", highlight=False)
+    # As in a launch, comparisons are those of targets that are finished or chosen
+    possible = {target_id for target_id, status in statuses.items() if status.target == "finished"}
+    possible |= {each.row["target_id"] for each in plan.trials}
+    groups = plan_groups(
+        (each.label, [components.build("comparison", reference, "comparisons") for reference in each.comparisons])
+        for each in plan.targets
+        if each.label.target_id in possible
+    )
+    n_compared = sum(state == "done" for state in states(store, groups).values())
+    out.print(f"[bold]{plan.name}[/bold]{': ' if plan.summary else ''}{escape(plan.summary)}", highlight=False)
     for name in ("paper", "cost", "expected"):
-        if getattr(loaded, name):
-            out.print(f"[dim]{name}:[/dim] {escape(getattr(loaded, name))}", highlight=False)
-    print_plan(prepared)
+        if getattr(plan, name):
+            out.print(f"[dim]{name}:[/dim] {escape(getattr(plan, name))}", highlight=False)
+    print_plan(plan.trials, words, [group.name for group in groups], n_compared)
+
+
+def _resolve(sweep: str, options: LaunchOptions, find_missing: bool) -> Plan:
+    """Resolve a sweep, and print what is missing and the warnings as they are found."""
+    from sweeper.cli.plan_cache import planned
+    from sweeper.sweep.preflight import missing_datasets
+
+    missing: list[str] = []
+    warnings: list[str] = []
+
+    class Collector(CheckReporter):
+        def warn(self, text: str) -> None:
+            super().warn(text)
+            warnings.append(text)
+
+    def look_for_data(trials: list[Trial]) -> None:
+        for problem in missing_datasets(trials, options.data) if find_missing else []:
+            _say_missing(problem)
+            missing.append(problem)
+
+    return planned(*resolve_sweep(sweep, options, Collector(), look_for_data), missing, warnings)
+
+
+def _say_missing(problem: str) -> None:
+    err.print(Text.assemble(("Missing: ", "bold yellow"), problem), soft_wrap=True)
 
 
 @user_errors
@@ -108,37 +154,38 @@ def trial(
     )
 
 
-def print_plan(prepared: Prepared) -> None:
-    """Print a table of trials, and one line about the comparisons."""
-    resolved, words = prepared.resolved, {key: status.word for key, status in prepared.statuses.items()}
+def print_plan(
+    trials: Iterable[PlannedTrial], words: Mapping[str, str], comparisons: Sequence[str], n_compared: int
+) -> None:
+    """Print a table of trials, and one line about the comparisons.
+
+    `words` are the trials' statuses by target id, `comparisons` the name of each comparison; `n_compared` of them are done.
+    """
     from sweeper.cli.display import LEAST_TITLE, Column, Rows, Title, duration
-    from sweeper.sweep import components
 
     rows: list[list[str | Title]] = []
-    for each in resolved:
-        accounting = each.plan.accounting
+    left = 0.0
+    for each in trials:
+        row = each.row
         guarantee = "none"
-        if accounting is not None and each.guarantee is not None:
-            guarantee = (
-                f"ε {each.guarantee.epsilon:.4g}, δ {accounting.delta:g}, noise {accounting.noise_multiplier:.3g}"
-            )
-        attacks = ", ".join(components.name_of("attack", attack) for attack in each.trial.attacks)
-        members, steps, word = str(each.n_train), str(each.plan.steps), words[each.trial.target_id]
-        rows.append([each.trial.target_id, Title(each.trial.title), members, steps, guarantee, attacks, word])
+        if row["epsilon"] is not None:
+            guarantee = f"ε {row['epsilon']:.4g}, δ {row['delta']:g}, noise {row['noise_multiplier']:.3g}"
+        members, steps, word = str(row["n_train"]), str(row["steps"]), words[row["target_id"]]
+        left += each.rough_cpu_seconds if word in ("to do", "failed") else 0.0
+        rows.append([row["target_id"], Title(each.title), members, steps, guarantee, ", ".join(row["attacks"]), word])
     columns = [Column(heading="id"), Column(heading="trial", least=LEAST_TITLE)]
     columns += [Column(heading=name, justify="right") for name in ("members", "steps")]
     columns += [Column(heading="guarantee"), Column(heading="attacks", least=18), Column(heading="status")]
     out.print(Rows(columns, rows))
-    counts = Counter(task.name for task in prepared.due.planned)
-    if counts:
-        named = ", ".join(f"{count} {name}" for name, count in counts.items())
+    if comparisons:
+        named = ", ".join(f"{count} {name}" for name, count in Counter(comparisons).items())
         out.print(
-            f"{len(prepared.due.planned)} comparisons ({named}), {prepared.due.n_done} done; each runs when its targets are finished.",
+            f"{len(comparisons)} comparisons ({named}), {n_compared} done; each runs when its targets are finished.",
             highlight=False,
         )
-    left = [each.rough_cpu_seconds for each in resolved if words[each.trial.target_id] in ("to do", "failed")]
+    n_done = sum(row[-1] == "done" for row in rows)
     out.print(
-        f"{len(resolved)} trials, {sum(word == 'done' for word in words.values())} done. Rough cost of the trainings left on one "
-        f"CPU thread: {duration(sum(left))}; attacks add to it, and a GPU takes a small fraction of it.",
+        f"{len(rows)} trials, {n_done} done. Rough cost of the trainings left on one CPU thread: {duration(left)}; attacks add to "
+        "it, and a GPU takes a small fraction of it.",
         highlight=False,
     )

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sweeper.results import layout
 from sweeper.results.layout import COMPARISONS, FAILED, SUFFIX, TENSORS
 from sweeper.results.store import Store
-from sweeper.sweep.comparisons import ComparisonTask, plan_comparisons
-from sweeper.sweep.trial import Trial
+from sweeper.sweep.comparisons import ComparisonTask, Group, plan_comparisons
+
+if TYPE_CHECKING:
+    from sweeper.sweep.trial import Trial
 
 State = Literal["done", "failed", "to do"]
 
 
-def states(store: Store, tasks: Iterable[ComparisonTask]) -> dict[str, State]:
+def states(store: Store, groups: Iterable[Group]) -> dict[str, State]:
     """The state of each comparison, by its id. One that is older than the weights it compared is to do again."""
-    tasks = list(tasks)
-    if not tasks:
+    groups = list(groups)
+    if not groups:
         return {}
-    wanted = {COMPARISONS}.union(*((*task.comparison.tables, *task.comparison.target_tables) for task in tasks))
+    wanted = {COMPARISONS}.union(*((*group.comparison.tables, *group.comparison.target_tables) for group in groups))
     weights = store.storage.entries(layout.WEIGHTS)
     recorded = {table: store.storage.entries(f"{layout.PARTS}/{table}") for table in wanted}
     found: dict[str, State] = {}
-    for task in tasks:
-        key = task.comparison_id
-        rows = [recorded[table].get(key + SUFFIX) for table in (COMPARISONS, *task.comparison.tables)]
+    for group in groups:
+        key = group.comparison_id
+        rows = [recorded[table].get(key + SUFFIX) for table in (COMPARISONS, *group.comparison.tables)]
         rows += [
-            recorded[table].get(f"{trial.target_id}.{key}{SUFFIX}")
-            for table in task.comparison.target_tables
-            for trial in task.members
+            recorded[table].get(f"{target_id}.{key}{SUFFIX}")
+            for table in group.comparison.target_tables
+            for target_id in group.member_ids
         ]
         there = [each for each in rows if each is not None and each.size]
-        compared = [weights.get(trial.target_id + TENSORS) for trial in task.members]
+        compared = [weights.get(target_id + TENSORS) for target_id in group.member_ids]
         is_current = len(there) == len(rows) and all(
             each is not None and each.modified <= min(one.modified for one in there) for each in compared
         )
@@ -124,8 +126,5 @@ class DueComparisons:
 def write_comparisons_now(store: Store, tasks: Sequence[ComparisonTask]) -> None:
     """Record the current comparisons of the sweep's targets; `gather` follows this list."""
     store.write_comparisons_now(
-        {
-            task.comparison_id: [trial.target_id for trial in task.members if task.comparison.target_tables]
-            for task in tasks
-        }
+        {task.comparison_id: list(task.member_ids) if task.comparison.target_tables else [] for task in tasks}
     )

@@ -52,42 +52,43 @@ class Status:
 _status = cache(Status)  # most of 100,000 trials have the same status
 
 
-def table_of(trial: Trial, each: str) -> str | None:
-    """The table for what one recorded attack measured per example or layer."""
-    attack = trial.attack_ids.get(each)
-    return None if attack is None else {"membership": "scores", "inversion": "reconstructions"}[attack.family]
+@dataclass(frozen=True)
+class Records:
+    """What must be recorded of a trial beside its target."""
+
+    attacks: tuple[tuple[str, str | None], ...]
+    """Ids of all records of its attacks, each with the table of what it measured per example or layer, if any."""
+    queries: int
+    """The number of queries whose answers must be recorded; 0 if none."""
 
 
-def wanted_parts(trial: Trial) -> Iterator[tuple[str, str]]:
+def wanted_parts(target_id: str, records: Records) -> Iterator[tuple[str, str]]:
     """Table and key of every part that determines the trial's status."""
-    target_id = trial.target_id
     yield from ((table, target_id) for table in TARGET_TABLES)
     yield "trials", target_id + FAILED
-    for each in recorded_attacks(trial):
+    for each, kept in records.attacks:
         yield "attacks", f"{target_id}.{each}"
         yield "attacks", f"{target_id}.{each}{FAILED}"
-        if kept := table_of(trial, each):
+        if kept:
             yield kept, f"{target_id}.{each}"
 
 
-def judge(trial: Trial, has: Callable[[str, str], bool]) -> Status:
+def judge(target_id: str, records: Records, has: Callable[[str, str], bool]) -> Status:
     """The status of a trial from the parts that exist.
 
     A row implies that the rest of its record was written. A part that was deleted or set aside since is made again.
     """
-    target_id = trial.target_id
     target = "missing"
     if has("weights", target_id) and all(has(table, target_id) for table in TARGET_TABLES):
         target = "finished"
     elif has("trials", target_id + FAILED):
         target = "failed"
     missing = []
-    for each in recorded_attacks(trial):
-        kept = table_of(trial, each)
+    for each, kept in records.attacks:
         if not has("attacks", f"{target_id}.{each}") or (kept and not has(kept, f"{target_id}.{each}")):
             missing.append(each)
     failed = tuple(each for each in missing if has("attacks", f"{target_id}.{each}{FAILED}"))
-    answered = not trial.kept_queries or has("answers", f"{target_id}.{trial.kept_queries}")
+    answered = not records.queries or has("answers", f"{target_id}.{records.queries}")
     return _status(target, tuple(missing), failed, answered)
 
 
@@ -105,11 +106,17 @@ def best_of_id(candidate_ids: Iterable[str]) -> str:
 
 def recorded_attacks(trial: Trial) -> list[str]:
     """Ids of all records of a trial's attacks: the attacks themselves, and the comparison of the membership attacks."""
-    return list(_recorded_attacks(trial.attacks))
+    return [each for each, _ in records_of(trial).attacks]
+
+
+def records_of(trial: Trial) -> Records:
+    """All records of a trial's attacks, in the order of `recorded_attacks`."""
+    return _records_of(trial.attacks, trial.kept_queries)
 
 
 @cache
-def _recorded_attacks(attacks: tuple[Attack, ...]) -> tuple[str, ...]:
-    ids = tuple(attack_id(attack) for attack in attacks)
-    membership = [each for each, attack in zip(ids, attacks, strict=True) if attack.family == "membership"]
-    return (*ids, best_of_id(membership)) if membership else ids
+def _records_of(attacks: tuple[Attack, ...], queries: int) -> Records:
+    tables = {"membership": "scores", "inversion": "reconstructions"}
+    records = tuple((attack_id(attack), tables[attack.family]) for attack in attacks)
+    membership = [each for each, table in records if table == "scores"]
+    return Records((*records, (best_of_id(membership), None)) if membership else records, queries)

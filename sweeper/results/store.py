@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sweeper.sweep.trial import Trial
 
 
-from sweeper.results.expected import Status, judge, recorded_attacks, table_of, wanted_parts
+from sweeper.results.expected import Records, Status, judge, recorded_attacks, records_of, wanted_parts
 
 _READERS = 16
 """Number of parts of an object store that are fetched at a time."""
@@ -110,38 +110,45 @@ class Store:
 
     def status(self, trial: Trial) -> Status:
         """The status of one trial, from its own files."""
-        target_id = trial.target_id
+        target_id, records = trial.target_id, records_of(trial)
         have = {("weights", target_id)} if self.storage.has_content(layout.weights(target_id)) else set()
-        if trial.kept_queries and self.has_answers(target_id, trial.kept_queries):
-            have.add(("answers", f"{target_id}.{trial.kept_queries}"))
-        for table, key in wanted_parts(trial):
+        if records.queries and self.has_answers(target_id, records.queries):
+            have.add(("answers", f"{target_id}.{records.queries}"))
+        for table, key in wanted_parts(target_id, records):
             if self.storage.has_content(layout.part(table, key)):
                 have.add((table, key))
-        return judge(trial, lambda table, key: (table, key) in have)
+        return judge(target_id, records, lambda table, key: (table, key) in have)
 
     def statuses(self, trials: Iterable[Trial]) -> dict[str, Status]:
-        """The status of each trial, by target id, from a single listing of each folder.
+        """The status of each trial, by target id, from a single listing of each folder."""
+        return self.statuses_of({trial.target_id: records_of(trial) for trial in trials})
+
+    def statuses_of(self, records: Mapping[str, Records]) -> dict[str, Status]:
+        """The same from the records that each target must have, by target id.
 
         The parts found are kept as one number per trial, because there may be very many trials.
         """
-        by_id = {trial.target_id: trial for trial in trials}
         bits: dict[tuple[str, str], int] = {}
-        for example in {(trial.attacks, trial.kept_queries): trial for trial in by_id.values()}.values():
-            for table, key in wanted_parts(example):
+        for each, example_id in {each: target_id for target_id, each in records.items()}.items():
+            for table, key in wanted_parts(example_id, each):
                 bits.setdefault((table, key.partition(".")[2]), 1 << len(bits))
-            if example.kept_queries:
-                bits.setdefault(("answers", str(example.kept_queries)), 1 << len(bits))
+            if each.queries:
+                bits.setdefault(("answers", str(each.queries)), 1 << len(bits))
         bits["weights", ""] = 1 << len(bits)
         others = {"weights": self._weights, "answers": self._answers}
-        found = dict.fromkeys(by_id, 0)
+        found = dict.fromkeys(records, 0)
         for table in {table for table, _ in bits}:
             for key in others[table]() if table in others else self.keys(table):
                 target_id, _, rest = key.partition(".")
                 if target_id in found and (table, rest) in bits:
                     found[target_id] |= bits[table, rest]
         return {
-            target_id: judge(trial, lambda table, key: bool(found[target_id] & bits[table, key.partition(".")[2]]))  # noqa: B023
-            for target_id, trial in by_id.items()
+            target_id: judge(
+                target_id,
+                each,
+                lambda table, key: bool(found[target_id] & bits[table, key.partition(".")[2]]),  # noqa: B023
+            )
+            for target_id, each in records.items()
         }
 
     def cut_short(self, failed: Collection[str]) -> set[str]:
@@ -339,9 +346,9 @@ class Store:
             "queries": {trial.target_id: trial.kept_queries for trial in trials if trial.kept_queries},
             "kept": {
                 each: table
-                for trial in {trial.attacks: trial for trial in trials}.values()
-                for each in recorded_attacks(trial)
-                if (table := table_of(trial, each))
+                for records in dict.fromkeys(map(records_of, trials))
+                for each, table in records.attacks
+                if table
             },
         }
         self.storage.write(layout.SWEEP, json.dumps(content).encode())

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from typing import Any
 
 from attacks.base import Attack
-from attacks.comparisons.base import Comparison
+from attacks.comparisons.base import Comparison, TargetLabel
 from models.architectures.base import Architecture
 from models.datasets.base import Dataset
 from models.defenses.base import AccountedMechanism, Defense, Mechanism
@@ -114,6 +114,19 @@ class Trial:
             training = dataclasses.replace(training, sampling="poisson")
         others = tuple(defense for defense in self.defenses if not isinstance(defense, Mechanism))
         return dataclasses.replace(self, defenses=others or (NoDefense(),), training=training).target_id
+
+    @property
+    def target_label(self) -> TargetLabel:
+        """What a comparison knows about the target."""
+        return TargetLabel(
+            target_id=self.target_id,
+            twin_id=self.twin_id,
+            cell_id=self.cell_id,
+            seed=self.seed,
+            split=self.split,
+            queries=self.kept_queries,
+            is_private=any(isinstance(defense, Mechanism) for defense in self.defenses),
+        )
 
     @property
     def part(self) -> str:
