@@ -66,7 +66,7 @@ def wanted_parts(trial: Trial) -> Iterator[tuple[str, str]]:
 def judge(trial: Trial, has: Callable[[str, str], bool]) -> Status:
     """The status of a trial from the parts that exist.
 
-    A row implies that the rest of its record was written. A part that was deleted or set aside since is made again.
+    A row implies that the rest of its record was written. A part that was deleted or set aside since is computed again.
     """
     target_id = trial.target_id
     target = "missing"
