@@ -164,7 +164,7 @@ def _checked_path(directory: Path, table: str) -> Path:
         # A column that holds only nulls may have lost its type in another tool.
         if not (pa.types.is_null(found) or _KINDS[kind](found)):
             raise ResultsError(
-                f"{path}: column '{name}' holds {found}; it must hold {kind}. It was changed after sweeper "
+                f"{path}: column '{name}' holds {found}, not {kind}. It was changed after sweeper "
                 "wrote it, or written by another version. Restore the file, or run the sweep again."
             )
     return path

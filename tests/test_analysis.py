@@ -475,7 +475,7 @@ def test_a_missing_damaged_or_foreign_table_is_named(tmp_path: Path) -> None:
         table.set_column(table.schema.get_field_index("test_accuracy"), "test_accuracy", text),
         directory / "trials.parquet",
     )
-    with pytest.raises(ResultsError, match=r"'test_accuracy' holds string where number is due"):
+    with pytest.raises(ResultsError, match=r"'test_accuracy' holds string, not number"):
         load(directory)
 
 

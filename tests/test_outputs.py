@@ -459,7 +459,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         table_of(logits=None, **per_class("logit_{}", base()["logits"]), logit_10=["a"] * N),
         "must be a number",
     ),
-    "membership of a half": (table_of(is_member=np.full(N, 0.5)), "is_member' is double, with 0.5 in row 0"),
+    "membership of a half": (table_of(is_member=np.full(N, 0.5)), "is_member' is of type double, with 0.5 in row 0"),
     "membership in other words": (table_of(is_member=["in", *["out"] * (N - 1)]), "with 'in' in row 0"),
     "a null in a column of a class": (
         table_of(logits=None, **per_class("logit_{}", base()["logits"]) | {"logit_3": pa.nulls(N, pa.float32())}),
