@@ -11,7 +11,7 @@ from analysis.report.write import write_report
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes the report and says where it is. The exit status is 2 where the results cannot be read."""
+    """Writes the report and says where it is. The exit status is 2 if the results cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables, figures and a report.")
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with the Parquet tables")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RESULTS/report)")

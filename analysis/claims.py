@@ -1,14 +1,13 @@
 """Votes on a claim, and the verdict that follows from them.
 
-Each comparison that bears on a claim is one vote. A vote supports the claim where its 95 % interval lies on the claimed
-side, and the claim held where every vote supports it. A false claim is therefore said to hold with a probability of at
-most 5 %, however many votes there are. A vote contradicts the claim where its interval, widened for the number of votes
-(Bonferroni), lies on the other side, and the claim did not hold where one vote contradicts it. A true claim is therefore
-said not to hold with a probability of at most 5 %. Otherwise the verdict is "cannot be told".
+Each comparison that bears on a claim is one vote. A vote supports the claim if its 95 % interval lies on the claimed
+side. The claim held if every vote supports it, so a false claim is said to hold with a probability of at most 5 %, however
+many votes there are. A vote contradicts the claim if its interval, widened for the number of votes (Bonferroni), lies on
+the other side. The claim did not hold if any vote contradicts it, so a true claim is said not to hold with a probability
+of at most 5 %. Otherwise the verdict is "undecided".
 
-One seed decides nothing, and neither do seeds that are all alike. A test without an interval votes by its p-value, by the same two
-rules. A
-comparison that is merely not significant never supports a claim.
+One seed decides nothing, and neither do several seeds with the same value. A test without an interval votes by its
+p-value, under the same two rules. A comparison that is merely not significant never supports a claim.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Literal
 from analysis.statistics.estimates import CONFIDENCE, Bounds, Estimate
 from analysis.tables.text import interval_text, number
 
-Verdict = Literal["held", "did not hold", "cannot be told"]
+Verdict = Literal["held", "did not hold", "undecided"]
 
 _MARKS = {1: "✓", -1: "✗", 0: "?", None: "?"}
 
@@ -30,7 +29,7 @@ ABOVE_ZERO: Bounds = (0.0, math.inf)
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One claim, the verdict, and the numbers that decide it."""
+    """One claim, its verdict, and the numbers that decide it."""
 
     text: str
     verdict: Verdict
@@ -39,10 +38,10 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """One comparison in words. `sign` is 1 where it supports the claim, −1 where it contradicts it, else 0 or None.
+    """One comparison in words. `sign` is 1 if it supports the claim, −1 if it contradicts it, else 0 or None.
 
-    Where `judged` is given, `decide` sets the sign from its interval: 1 where the 95 % interval lies within `claimed`, −1
-    where the widened interval lies outside. Both are shown with `decimals` and `unit`.
+    If `judged` is given, `decide` sets the sign from its interval: 1 if the 95 % interval lies within `claimed`, −1 if the
+    widened interval lies outside. Both intervals are shown with `decimals` and `unit`.
     """
 
     words: str
@@ -54,10 +53,10 @@ class Vote:
 
 
 def decide(text: str, votes: list[Vote]) -> Claim:
-    """The claim with its verdict: it held where every vote supports it, and did not hold where one contradicts it.
+    """The claim with its verdict: it held if every vote supports it, and did not hold if any vote contradicts it.
 
-    Before a vote may contradict, its interval is widened so that all of the claim's intervals hold together with 95 %
-    confidence (Bonferroni).
+    To contradict, a vote's interval must lie outside even when widened so that all of the claim's intervals hold together
+    with 95 % confidence (Bonferroni).
     """
     number_judged = sum(_has_interval(vote) for vote in votes)
     votes = [vote if vote.judged is None else _settled(vote, vote.judged, number_judged) for vote in votes]
@@ -74,7 +73,7 @@ def _settled(vote: Vote, judged: Estimate, comparisons: int) -> Vote:
     """The vote with its sign and its intervals in words."""
     if not _has_interval(vote):
         mean = number(judged.mean, vote.decimals, signed=vote.claimed[0] <= 0)
-        why = "one seed" if judged.n == 1 else f"all {judged.n} seeds alike"
+        why = "one seed" if judged.n == 1 else f"the same in all {judged.n} seeds"
         why = "too few examples" if judged.few_examples else why
         return replace(vote, sign=None, words=f"{vote.words}: {mean}{vote.unit} ({why})")
     widened = judged.at(1 - (1 - CONFIDENCE) / comparisons)
@@ -101,4 +100,4 @@ def _outside(judged: Estimate, low: float, high: float) -> bool:
 def _verdict(votes: list[Vote]) -> Verdict:
     if any(vote.sign == -1 for vote in votes):
         return "did not hold"
-    return "held" if votes and all(vote.sign == 1 for vote in votes) else "cannot be told"
+    return "held" if votes and all(vote.sign == 1 for vote in votes) else "undecided"

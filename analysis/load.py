@@ -1,4 +1,4 @@
-"""Reads a results folder into frames. Where that fails, one paragraph says why."""
+"""Reads a results folder into frames. If that fails, one paragraph says why."""
 
 from __future__ import annotations
 
@@ -132,9 +132,9 @@ class Results:
     comparisons: pd.DataFrame
     tpvd: pd.DataFrame
     planned: int | None = None
-    """The number of targets in the sweep, where the folder says it."""
+    """The number of targets in the sweep, if the folder says it."""
     expected: str = ""
-    """What the sweep can show, by its own file."""
+    """What the sweep can show, in the words of its own file."""
 
 
 def _path(directory: Path, table: str) -> Path:
@@ -161,10 +161,10 @@ def _checked_path(directory: Path, table: str) -> Path:
         )
     for name, kind in _present(table, names).items():
         found = schema.field(name).type
-        # A column of nulls alone may have lost its type in another tool.
+        # A column that holds only nulls may have lost its type in another tool.
         if not (pa.types.is_null(found) or _KINDS[kind](found)):
             raise ResultsError(
-                f"{path}: column '{name}' holds {found} where {kind} is due. It was changed after sweeper "
+                f"{path}: column '{name}' holds {found}, not {kind}. It was changed after sweeper "
                 "wrote it, or written by another version. Restore the file, or run the sweep again."
             )
     return path
@@ -195,7 +195,7 @@ def _frame(directory: Path, table: str) -> pd.DataFrame:
     for name in ("target_id", "attack_id"):
         if name in frame and frame[name].isna().any():
             raise ResultsError(
-                f"{path}: column '{name}' has nulls, so that it cannot be told what those rows are of. It was changed after "
+                f"{path}: column '{name}' has nulls, so some rows cannot be identified. It was changed after "
                 "sweeper wrote it. Restore the file, or run the sweep again."
             )
     absent = {name: None for name in optional if name not in present}
@@ -244,7 +244,7 @@ def load(directory: Path) -> Results:
 
 
 def _about(directory: Path, key: str) -> Any:
-    """What `sweep.json` has under `key`; None where the key or the file is missing."""
+    """What `sweep.json` has under `key`; None if the key or the file is missing."""
     try:
         return json.loads((directory / "sweep.json").read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -273,8 +273,8 @@ class Scores:
 def read_scores(results: Results, wanted: Mapping[ScoreKey, float]) -> Iterator[tuple[ScoreKey, Scores]]:
     """The scores of each key in `wanted` that the table has, one key after the other.
 
-    `wanted` says how many scores each key has, or infinity where the number is unknown. `sweeper` writes the scores of one
-    key together; few are then in memory at a time.
+    `wanted` says how many scores each key has, or infinity if the number is unknown. `sweeper` writes the scores of one key
+    together, so few are in memory at a time.
     """
     if not wanted:
         return

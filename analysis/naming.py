@@ -22,7 +22,7 @@ _DISPLAY = {
     "adagrad": "Adagrad",
     "adadelta": "Adadelta",
 }
-"""How people write the names of components. A study has those of its own labels."""
+"""How people write the names of components. Each study has the names of its own labels."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -56,12 +56,12 @@ def _display_names() -> dict[str, str]:
 
 
 def display(label: str) -> str:
-    """The label as people write it, where that is known; any other label as it is."""
+    """The label as people write it, if that is known; any other label unchanged."""
     return _display_names().get(label, label)
 
 
 def latex(text: str) -> str:
-    """`text` with every character escaped that has a meaning in LaTeX."""
+    """`text` with every character that has a meaning in LaTeX escaped."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
@@ -80,7 +80,7 @@ def file_name(label: str) -> str:
 
 
 def latex_label(sweep: str, table: str) -> str:
-    """The LaTeX label of a sweep's table, made of characters that a label can hold. Tables of two sweeps differ in it."""
+    """The LaTeX label of a sweep's table, made of characters that a label may hold. It differs between sweeps."""
     return f"tab:{file_name(sweep)}-{table}"
 
 

@@ -57,8 +57,8 @@ def audit_one_run(
 
     The bound holds with probability `confidence` only if
 
-    - each canary was in or out by its own fair coin. Halves of a fixed size are not coins, nor are a training set and a
-      test set;
+    - each canary was in or out by its own fair coin. Halves of a fixed size are not coins; neither are a training set and
+      a test set;
     - `n_guesses_per_side` was fixed before the scores were seen. There is then a single test and no correction. Choosing
       the best of several numbers on the same scores would need a correction, which is not made here.
 
@@ -68,8 +68,8 @@ def audit_one_run(
         ValueError: the shapes differ, `is_member` is not boolean, a score is NaN (infinities are allowed), there are fewer
             canaries than guesses, or another number is out of range.
 
-    Source: Steinke, Nasr & Jagielski 2023, Algorithm 1, with equal numbers of "in" and "out" guesses; there the two numbers
-    are free.
+    Source: Steinke, Nasr & Jagielski 2023, Algorithm 1, with equal numbers of "in" and "out" guesses; their two numbers may
+    differ.
     """
     check_scores(is_member, score)
     n_canaries = len(score)
@@ -156,10 +156,12 @@ def audit_membership(scores: MembershipScores, rng: np.random.Generator, delta: 
     n_examples = len(np.unique(scores.example_id))
     if n_examples < len(scores.example_id):
         raise ValueError(
-            f"{len(scores.example_id)} rows are {n_examples} examples; each needs one score and one coin of its own."
+            f"{len(scores.example_id)} rows are {n_examples} examples; each needs one score and its own coin."
         )
     if scores.fold is not None:
-        raise ValueError(f"The score {scores.name!r} was fitted on membership labels; an audit's may not use them.")
+        raise ValueError(
+            f"The score {scores.name!r} was fitted on membership labels; an audited score must not use them."
+        )
     return audit_one_run(
         scores.is_member,
         scores.score,
@@ -171,7 +173,7 @@ def audit_membership(scores: MembershipScores, rng: np.random.Generator, delta: 
 
 
 def one_run_epsilon(*, n_canaries: int, n_guesses: int, n_right: int, delta: float, confidence: float) -> float:
-    """The largest ε that one run refutes at `confidence`: a lower bound on the training's ε, or 0.
+    """The largest ε that one run refutes at `confidence`, or 0: a lower bound on the training's ε.
 
     If the training is (ε, δ)-differentially private for adding or removing one canary, the bound exceeds ε with probability
     at most 1 − confidence. It is the largest ε whose `one_run_p_value` is at most 1 − confidence, approximated from below to
@@ -238,8 +240,8 @@ def _check(n_canaries: int, n_guesses: int, n_right: int, delta: float) -> None:
             raise ValueError(f"{name} is {count}; it must be a whole number.")
     if not (1 <= n_guesses <= n_canaries and 0 <= n_right <= n_guesses):
         raise ValueError(
-            f"{n_right} right of {n_guesses} guesses about {n_canaries} canaries cannot be: there must be a guess, "
-            "at most one for each canary, and at most all of them right."
+            f"{n_right} right of {n_guesses} guesses about {n_canaries} canaries is impossible: there must be at least one guess, "
+            "at most one per canary, and at most as many right ones."
         )
     if not 0 <= delta < 1:
         raise ValueError(f"delta is {delta}; it must be from 0 to below 1.")

@@ -37,7 +37,7 @@ class MembershipMetrics:
     `advantage`: max |TPR − FPR| over all thresholds, as in TensorFlow Privacy. Threshold and sign are chosen on the scores
     that are measured, so it is optimistic, and above 0 even for an uninformative score. `advantage_null` is its mean for an
     uninformative score with the same counts and ties.
-    `balanced_accuracy`: (TPR + TNR) / 2 with the threshold chosen on other examples than the measured ones; an uninformative
+    `balanced_accuracy`: (TPR + TNR) / 2 with the threshold chosen on examples other than the measured ones; an uninformative
     score averages 0.5.
     `tpr_at_fpr`: the TPR at each reported FPR; None if there are too few non-members.
     `tpr_at_fpr_interval`: its 95 % confidence interval; None if the TPR is None.
@@ -205,7 +205,7 @@ def example_folds(example_id: IntArray, is_member: BoolArray, n_folds: int, rng:
 
 
 def one_score_per_example(scores: MembershipScores) -> MembershipScores:
-    """Each example once, with the mean of its scores. Rows are of one example if id and membership are equal.
+    """Each example once, with the mean of its scores. Rows belong to one example if id and membership are equal.
 
     Repeated rows of an example are no new evidence: intervals over rows would be too narrow. In means, infinite scores count
     as ±1e300. Examples are in the order of their first rows.

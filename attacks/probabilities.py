@@ -91,7 +91,7 @@ def normalized_probabilities(values: FloatArray) -> tuple[FloatArray, str | None
 
     A row that misses [0, 1] or a sum of 1 by rounding is clipped to [0, 1] and divided by its sum. All other rows are
     unchanged to the bit. A deviation counts as rounding if values are at most 1e-3 outside [0, 1] and the sum is at most
-    0.01 off 1. If all values have at most five decimals, the sum may also be any that rounding to them can cause.
+    0.01 off 1. If all values have at most five decimals, any sum that rounding to them can cause is also accepted.
 
     Raises:
         AttackError: a row deviates more; the message names it.

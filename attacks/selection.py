@@ -13,7 +13,7 @@ from attacks.base import IntArray, MembershipScores
 from attacks.metrics import MembershipMetrics, auc, example_folds, membership_metrics
 
 SELECTION_CORRELATION = 0.36
-"""Maximum correlation between the two halves' measurements that is caused by choosing among scores with independent errors.
+"""Maximum correlation between the two halves' measurements caused by choosing among scores with independent errors.
 
 For J uninformative scores it is μ²/(J − 1), where μ is the mean of the largest of J standard normal deviates: .32 for J = 2,
 .36 for 3, less for more. If the scores' errors agree, as those of thresholds do, it is closer to 0.

@@ -549,7 +549,7 @@ def attempts_of(results: Path) -> tuple[int, int, list[str]]:
     for target_id, attempts in recorded.items():
         text = (results / "logs" / f"{target_id}.log").read_text(errors="replace")
         numbers = [int(number) for number in re.findall(r"^--- attempt (\d+) at ", text, flags=re.MULTILINE)]
-        resumed += text.count("going on after epoch")
+        resumed += text.count("resuming after epoch")
         most = max([most, *numbers])
         if attempts not in numbers or any(later <= earlier for earlier, later in pairwise(numbers)):
             miscounted.append(f"{target_id}: {attempts} recorded, {numbers} in its log")

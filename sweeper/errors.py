@@ -12,9 +12,9 @@ _MOST_NAMES = 10_000
 
 
 class UserError(Exception):
-    """Wrong input. Its text says what was wrong, the value, what is allowed and what to do; exit code 2.
+    """Wrong input. The text says what was wrong, the value, what is allowed and what to do; exit code 2.
 
-    Whatever the text quotes, it is one paragraph of limited length that any terminal can show.
+    The text is one paragraph of limited length that any terminal can show, whatever it quotes.
     """
 
     def __init__(self, text: object) -> None:

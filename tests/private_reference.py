@@ -31,7 +31,7 @@ def normal(*shape, seed=0):
 
 
 def made(build, seed=0):
-    """A module with weights of its own seed, and with scales and shifts that are neither one nor zero."""
+    """A module with weights from its own seed, and scales and shifts that are neither one nor zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build()
@@ -74,7 +74,7 @@ def by_func(model, value, coefficients):
 
 @torch.enable_grad()
 def one_by_one(model, value, coefficients):
-    """The same from one ordinary backward pass per example, where torch.func cannot be had: LSTMs, checkpoints."""
+    """The same from one ordinary backward pass per example, where torch.func does not work: LSTMs, checkpoints."""
     parameters = named(model.named_parameters())
     each = []
     for example, factor in zip(value, coefficients, strict=True):
@@ -149,12 +149,12 @@ def check(model, value, *, each=by_func, opacus=True, dtypes=TOLERANCES, referen
         agrees(copied, record(copied, ours, coefficients.to(dtype)), expected, TOLERANCES[dtype])
 
 
-# Forms: every one on every geometry, whatever the rule of the shapes would choose
+# Every form on every geometry, whichever form the shapes would select
 
 
 @contextmanager
 def watched():
-    """Gives the list of what is run from here on."""
+    """Returns a list of everything that runs from here on."""
     ran = []
 
     def spied(name, function):
@@ -175,7 +175,7 @@ def watched():
 
 @contextmanager
 def forced(*, gram, keep=False, of_image=None, short_rows=None, block=2**20):
-    """Force a form; gives the list of what is run, to be looked at."""
+    """Force a form. Returns a list of what is run, for checks."""
     start = layers._Convolution.__init__
 
     def chosen(self, *args, **kwargs):
@@ -309,7 +309,7 @@ def private_gradient(model, *, clip=1.0, noise=0.0, expected=1.0, seed=0, precis
 
 
 def rerun(function, inputs):
-    """What a CUDA graph does, without one: the same work on the same memory, and its caller's code never again."""
+    """What a CUDA graph does, without one: the same work on the same memory, without running the caller's code again."""
     outputs = tuple(output.clone() for output in function(*inputs))
 
     def run():

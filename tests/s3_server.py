@@ -34,7 +34,7 @@ import pytest
 
 KEY = "AKIDEXAMPLE"
 SECRET = "wJalrXUtnFEMIK7MDENG"
-"""In every URI; messages must not have them."""
+"""Part of every URI; messages must not contain them."""
 
 _CONTROL = "/-control"
 _ERROR = (
@@ -63,14 +63,14 @@ class Fault:
     """The fraction of matching requests, drawn from `seed`."""
     seed: int = 0
     matches: str = ""
-    """Requests match that have this in `METHOD /bucket/key?query`."""
+    """A request matches if `METHOD /bucket/key?query` contains this."""
     at_most: int | None = None
-    """How many requests to break."""
+    """Number of requests that fail."""
     delay_s: float = 0.5
 
 
 class S3Server:
-    """Starts the server; a test's side of it."""
+    """Starts the server; the test's interface to it."""
 
     def __init__(self) -> None:
         self._buckets = 0
@@ -95,7 +95,7 @@ class S3Server:
 
     @contextlib.contextmanager
     def failing(self, *faults: Fault) -> Iterator[None]:
-        """Break requests within the block, each by the first fault that strikes."""
+        """Make requests fail within the block, each by the first fault that matches."""
         self._ask("PUT", _CONTROL, json.dumps([asdict(fault) for fault in faults]).encode())
         try:
             yield

@@ -54,7 +54,7 @@ def test_rdp_equals_opacus_on_the_whole_grid_and_stays_above_the_tight_bound():
 @pytest.mark.parametrize("row", GRID[11::31], ids=lambda row: f"{named(row)}-sigma{row['sigma']:g}")
 def test_prv_equals_opacus_on_a_spread_of_the_grid_and_stays_above_the_tight_bound(row):
     ours = epsilon_of(row, "prv")
-    # The meshes are equally wide, but do not begin at one point.
+    # The meshes have the same width but different starting points.
     assert ours == pytest.approx(row["opacus_prv"], rel=1e-5)
     assert 0.99 * row["dpacc_pld"] < ours < row["opacus_rdp"]
 
@@ -120,7 +120,7 @@ def test_the_noise_found_with_prv_keeps_the_same_promise(target, sample_rate, st
 
 
 def test_the_noises_of_a_whole_sweep_take_one_composition_each(monkeypatch):
-    """Compositions are what costs; the search goes by the line integral, which needs a hundredth of the time."""
+    """Compositions are expensive; the search uses the line integral, which takes a hundredth of the time."""
     composed = []
 
     def watched(*args):
@@ -231,7 +231,7 @@ def test_an_epsilon_near_zero_is_monotone_too(sample_rate):
 
 
 def test_a_small_delta_is_reached_like_any_other():
-    found = find_noise_multiplier(0.1, 0.1, 30_000, 1e-12, "prv")  # of which Rényi's answer is far off
+    found = find_noise_multiplier(0.1, 0.1, 30_000, 1e-12, "prv")  # Rényi's answer is far off here
     assert 0.0999 <= epsilon(found, 0.1, 30_000, 1e-12, "prv") <= 0.1
     for delta in (1e-12, 1e-14, 1e-30):
         found = find_noise_multiplier(2.0, 0.01, 1000, delta, "prv")
@@ -312,7 +312,7 @@ def test_next_to_no_noise_has_a_vacuous_epsilon_by_rdp_and_none_by_prv():
         epsilon(0.003125, 0.1, 10, DELTA, "prv")
 
 
-# Gaussian DP is shown, never promised
+# Gaussian DP is shown, but is no guarantee
 
 
 def test_gaussian_dp_is_no_accountant():

@@ -1,4 +1,4 @@
-"""Architectures: every one that is found trains and can be cut, and each new one is what its paper describes."""
+"""Architectures: every one trains and can be cut, and each matches its paper's description."""
 
 from __future__ import annotations
 

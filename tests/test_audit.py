@@ -105,7 +105,7 @@ def test_the_command_gives_tensorflow_privacys_auc(
     assert result.exit_code == 0
     (row,) = json.loads(result.stdout)
     assert row["auc"] == pytest.approx(auc, abs=1e-6)
-    assert row["tpr_at_fpr_0.001"] is None  # 2,000 non-members are too few to say
+    assert row["tpr_at_fpr_0.001"] is None  # 2,000 non-members are too few for this FPR
 
 
 def test_json_is_the_whole_of_stdout_and_has_every_attack(tmp_path: Path, quick: None) -> None:
@@ -161,7 +161,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def repeated(n_examples: int, times: int, seed: int = 0) -> dict[str, Any]:
-    """Answers that know nothing, each example's given `times` times, in random order."""
+    """Uninformative outputs, each example's repeated `times` times, in random order."""
     rng = np.random.default_rng(seed)
     row = rng.permutation(np.repeat(np.arange(n_examples), times))
     return {

@@ -215,8 +215,8 @@ RIGHT_RUN = {"n_canaries": 100, "n_guesses": 50, "n_right": 40, "delta": 1e-5, "
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_guesses": 101}, "40 right of 101 guesses about 100 canaries cannot be"),
-        ({"n_guesses": 0, "n_right": 0}, "there must be a guess"),
+        ({"n_guesses": 101}, "40 right of 101 guesses about 100 canaries is impossible"),
+        ({"n_guesses": 0, "n_right": 0}, "there must be at least one guess"),
         ({"n_right": 51}, "51 right of 50 guesses"),
         ({"n_right": -1}, "-1 right of 50 guesses"),
         ({"n_right": 40.5}, r"n_right is 40.5; it must be a whole number"),
@@ -281,7 +281,7 @@ CLAIMED_EPSILON = epsilon(NOISE_MULTIPLIER, SAMPLE_RATE, STEPS, DELTA, "prv")
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseWithoutClipping(Rule):
-    """A broken rule: the noise is there, and what it should hide is not clipped."""
+    """A broken rule: it adds noise, but does not clip."""
 
     initial_clip_norm: float = 1.0
 
@@ -330,13 +330,13 @@ def audited_epsilon(rule: Rule, sample_rate: float = SAMPLE_RATE) -> float:
 
 
 def test_the_audit_of_dp_sgd_is_below_the_accounted_epsilon_and_not_idle():
-    """A correct mechanism and accounting fail it with probability at most 0.1 % (a bound at 99.9 %)."""
+    """A correct mechanism and accounting fail this test with probability at most 0.1 % (a bound at 99.9 %)."""
     assert 1.8 < CLAIMED_EPSILON < 2
     assert 0.1 < audited_epsilon(dp_sgd(NOISE_MULTIPLIER)) < CLAIMED_EPSILON
 
 
 def test_the_audit_catches_missing_noise():
-    """With the noise off the bound, at 99.9 %, is more than twice what the accounting claims."""
+    """Without noise, the bound, at 99.9 %, is more than twice the accounting's claim."""
     assert audited_epsilon(dp_sgd(0.0)) > 2 * CLAIMED_EPSILON
 
 
@@ -349,5 +349,5 @@ def test_the_audit_catches_missing_noise():
     ],
 )
 def test_the_audit_catches_a_mechanism_that_is_not_what_was_accounted(rule, sample_rate):
-    """The check above fails for it: the bound, at 99.9 %, is above the claimed ε."""
+    """The check above detects it: the bound, at 99.9 %, is above the claimed ε."""
     assert audited_epsilon(rule, sample_rate) > 1.1 * CLAIMED_EPSILON

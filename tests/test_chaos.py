@@ -1,4 +1,4 @@
-"""What `make chaos` rests on: that it kills nothing but its own, and that it sees what is lost, doubled or different."""
+"""Assumptions of `make chaos`: it kills only its own processes, and it detects lost, duplicate and different records."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def chaos() -> ModuleType:
 def test_its_own_processes_are_found_and_killed_and_no_others(chaos: ModuleType, tmp_path: Path) -> None:
     stranger = subprocess.Popen(["sleep", "60"])
     processes = chaos.Processes()
-    # One is in the session, one leads a session of its own and has lost its parent.
+    # One is in the session; the other leads its own session and has lost its parent.
     script = "sleep 60 & setsid -f sleep 60; wait"
     started = processes.start(["sh", "-c", script], log=tmp_path / "log", environment=dict(os.environ), cwd=tmp_path)
     try:

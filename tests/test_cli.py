@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit codes, and what it says of wrong input."""
+"""The command line: its output, its exit codes, and its messages about wrong input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a sweep when Ray itself gives up, without starting Ray."""
+"""How a sweep continues when Ray itself gives up. Tested without starting Ray."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_a_tracker_that_fails_is_left_out_and_ends_nothing() -> None:
 
     warnings: list[str] = []
     tracker = trackers._Forgiving(Tracker(), "MLflow", warnings.append, secrets=("me", "p%40ss"))
-    tracker.warn = threading.RLock()  # as what a terminal needs, it cannot be pickled, and Tune pickles its callbacks
+    tracker.warn = threading.RLock()  # it cannot be pickled, like a terminal's objects, and Tune pickles its callbacks
     pickle.dumps(tracker)
     tracker.setup()
     for _ in range(3):
@@ -229,7 +229,7 @@ def test_a_tracker_that_fails_is_left_out_and_ends_nothing() -> None:
     tracker.on_experiment_end(trials=[])
     assert heard == ["setup", "result"]
     assert warnings == [
-        "MLflow is told nothing more, for it failed: ConnectionError: nobody there at https://***:***@host"
+        "MLflow failed and gets no further results: ConnectionError: nobody there at https://***:***@host"
     ]
 
 
@@ -275,7 +275,7 @@ def test_a_node_that_is_lost_is_told_once_and_one_that_was_stopped_is_not(monkey
     for nodes in (first, later, later):
         monkeypatch.setattr(watcher.ray, "nodes", lambda nodes=nodes: nodes)
         callback.on_step_end(0, [])
-    assert warnings == ["Node a (10.0.0.7) was lost; what ran there goes on elsewhere."]
+    assert warnings == ["Node a (10.0.0.7) was lost; its trials continue elsewhere."]
 
 
 def test_mlflow_is_told_of_runs_by_name_and_of_what_attacks_measured(
@@ -328,7 +328,7 @@ def test_workers_that_cannot_begin_stop_the_launch(tiny: Path, tmp_path: Path, m
 
     _, events, ended = run(tiny, tmp_path / "out", fit, monkeypatch, losses=10**6)
     assert not ended.is_over
-    assert ended.stopped == "workers end before they begin to work: no reason given"
+    assert ended.stopped == "workers end before they start work: no reason given"
     assert len([event for event in events if event.kind == "retried"]) < 50
 
 
@@ -433,7 +433,7 @@ def test_gpus_that_pytorch_cannot_use_are_told(
     settings = Settings(launch_id=launch_id, store=str(tmp_path), data_dir=tmp_path)
     try:
         if is_told:
-            with pytest.raises(UserError, match=f"has {declared} GPUs of .*, where PyTorch can use {usable}"):
+            with pytest.raises(UserError, match=f"declares {declared} GPUs on .*, but PyTorch can use {usable}"):
                 datasets.stage_datasets(trials, settings, is_cluster=False, uses_gpus=True)
         datasets.stage_datasets(trials, settings, is_cluster=False, uses_gpus=not is_told)
     finally:
@@ -469,7 +469,7 @@ def test_a_cluster_that_asks_for_a_token_is_given_the_users(has_token: bool, mon
     if has_token:
         connection._bring_token("10.0.0.7:6379")
     else:
-        with pytest.raises(UserError, match=r"10\.0\.0\.7:6379 asks for its token, and there is none here"):
+        with pytest.raises(UserError, match=r"10\.0\.0\.7:6379 asks for a token, and there is none here"):
             connection._bring_token("10.0.0.7:6379")
     assert asked == ["10.0.0.7:6379"]
     connection._bring_token("auto")  # Ray sees to that itself

@@ -1,4 +1,4 @@
-"""Datasets: what comes out is what the files hold, whatever the layout; what is wrong is said in words."""
+"""Datasets: they return what the files hold, in any layout; errors are explained in words."""
 
 from __future__ import annotations
 
@@ -265,7 +265,9 @@ def test_a_subsets_seed_draws_another_subset_and_0_is_the_first_one():
         return Digits(**fields).load(None).example_id
 
     first = ids(max_train_examples=200, max_test_examples=50)
-    train = np.sort(np.random.default_rng([1437, 200]).permutation(1437)[:200])  # the draw before there was a seed
+    train = np.sort(
+        np.random.default_rng([1437, 200]).permutation(1437)[:200]
+    )  # the subset drawn before `subset_seed` existed
     test = np.sort(np.random.default_rng([360, 50]).permutation(360)[:50])
     np.testing.assert_array_equal(first, np.concatenate([train, 1437 + test]))
     np.testing.assert_array_equal(ids(max_train_examples=200, max_test_examples=50, subset_seed=0), first)
@@ -326,7 +328,7 @@ def test_images_are_transformed_as_pillow_does_in_the_stated_order(stored, grays
     assert data.info.image_shape == tuple(data.images.shape[1:])
     assert len(data.info.mean) == len(data.info.std) == data.images.shape[1]
     assert data.info.num_classes == whole.info.num_classes
-    # What it is described as, without its files where it is a published one, is what is loaded.
+    # The description, made without files for a published dataset, matches the loaded data.
     described = transformed.describe(root / "nowhere" if transformed.published else root)
     for name in ("image_shape", "mean", "std", "num_classes"):
         assert getattr(described, name) == getattr(data.info, name), name
@@ -432,7 +434,7 @@ def test_size_comes_before_the_other_transforms(tmp_path):
     sized = ParquetImages(folder="p", size=12).load(tmp_path)
     expected = [by_pillow(image, True, 8, 5) for image in sized.images.numpy()]
     np.testing.assert_array_equal(data.images.numpy(), np.stack(expected))
-    with pytest.raises(DatasetError, match="Set `size`"):  # the others do not make one size of several
+    with pytest.raises(DatasetError, match="Set `size`"):  # the other transforms do not unify sizes
         ParquetImages(folder="p", resize=5).load(tmp_path)
 
 
@@ -598,7 +600,7 @@ def test_a_download_that_fails_is_a_dataset_error_that_says_why(name, tmp_path, 
     assert f"'{name}'" in str(caught.value)
 
 
-# Files that are there and wrong
+# Files that exist but are wrong
 
 
 def test_mnist_files_that_are_cut_short_are_called_unreadable_and_not_missing(tmp_path):

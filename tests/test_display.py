@@ -1,4 +1,4 @@
-"""What the terminal shows, at every width: names are cut first, numbers and seeds never."""
+"""Terminal output at every width: names are cut first, numbers and seeds never."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests of a factor study equal SciPy called by hand, ties included, and say why where there is none."""
+"""The tests of a factor study equal direct calls of SciPy, also with ties, and say why if there is no result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ THIRD = [0.80, 0.86, 0.83, 0.86, 0.91]
 
 @pytest.fixture(autouse=True)
 def no_warnings() -> Iterator[None]:
-    """What SciPy only warns of must have been kept from it."""
+    """Input that SciPy only warns about must not reach it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -146,7 +146,7 @@ def test_one_constant_group_beside_one_that_is_not_is_tested() -> None:
 
 
 def test_holm_is_the_step_down_of_a_worked_example() -> None:
-    # Holm 1979: sorted p times (m, m − 1, …), never falling, at most one. None is no member of the family.
+    # Holm 1979: sorted p times (m, m − 1, …), never falling, at most one. None is not part of the family.
     assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([None]) == [None]

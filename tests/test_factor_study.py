@@ -97,9 +97,9 @@ def test_the_grid_is_balanced_and_says_what_it_leaves_out(tmp_path: Path) -> Non
     assert len(counts) == 3 * 2 * 2 * 2 * 2 * 2
     assert set(counts) == {3}
     assert set(study.grid["clip"]) == {0.8, 1.4}
-    assert "Left out, for not every combination was trained with it: clip 20, clip 5 and clip 0.04" in study.note
+    assert "Left out, because not every combination was trained with it: clip 20, clip 5 and clip 0.04" in study.note
     assert "288 finished trials" in study.note
-    assert "under CA times the clip norm, on the sum over a batch; under AC as it stands" in study.note
+    assert "under CA times the clip norm, on the sum over a batch; under AC in absolute units" in study.note
 
 
 def test_a_dataset_with_a_slice_of_the_grid_is_compared_but_not_analyzed(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_factor_tests_are_scipys_on_the_settings_of_the_grid(tmp_path: Path) -> 
     grid = study.grid
     found = analyze(study, "accuracy")
     factors = ["dataset", "model", "optimizer", "noise", "clip", "sequence"]
-    settings = grid.groupby(factors)["accuracy"].mean().reset_index()  # seeds are no units of their own
+    settings = grid.groupby(factors)["accuracy"].mean().reset_index()  # seeds are not separate units
     sides = [settings.loc[settings["sequence"] == one, "accuracy"] for one in ("AC", "CA")]
     sequence = found.influence("sequence")
     assert sequence.u is not None
@@ -291,7 +291,7 @@ def test_constant_accuracy_is_said_and_never_printed_as_nan(tmp_path: Path) -> N
     assert shown(entry(sheet(study, "lin_table8"), "statistic", "noise", "0.1")) == "all values are the same"
     assert (
         verdicts(study)["Of the factors, only dataset and sequence matter for accuracy, on test examples."].verdict
-        == "cannot be told"
+        == "undecided"
     )
 
 
@@ -340,7 +340,7 @@ def test_the_answer_on_tpvd_turns_with_the_data(tmp_path: Path) -> None:
     across = "Across datasets, models and optimizers, a larger TPVD goes with a lower honest AUC."
     study = study_of(make_factor_rows(**SMALL, quantiles=False), tmp_path / "a")
     assert verdicts(study)[within].verdict == verdicts(study)[across].verdict == "held"
-    assert "where something leaks: yes" in track_words(study)[0]
+    assert "optimizer that leaks: yes" in track_words(study)[0]
     assert "Across them: yes" in track_words(study)[0]
     rows = make_factor_rows(**SMALL, quantiles=False)
     distances = {row["target_id"]: row["tpvd"] for row in rows["tpvd"]}
@@ -350,8 +350,8 @@ def test_the_answer_on_tpvd_turns_with_the_data(tmp_path: Path) -> None:
             row["auc"] = 0.5 + 0.05 * distances[row["target_id"]]
     study = study_of(rows, tmp_path / "b")
     assert verdicts(study)[within].verdict == verdicts(study)[across].verdict == "did not hold"
-    assert "where something leaks: no" in track_words(study)[0]
-    # A dataset that leaks nothing has no vote, and is named with how far its weights were moved
+    assert "optimizer that leaks: no" in track_words(study)[0]
+    # A dataset without a leak has no vote; it is named with the range of its TPVD
     for row in best:
         if row["target_id"].startswith("svhn"):
             row.update(auc=0.49 + 0.01 * int(row["target_id"][-1]), auc_low=0.47, auc_high=0.53)
@@ -362,7 +362,7 @@ def test_the_answer_on_tpvd_turns_with_the_data(tmp_path: Path) -> None:
         row.update(auc=0.49 + 0.01 * int(row["target_id"][-1]), auc_low=0.47, auc_high=0.53)
     study = study_of(rows, tmp_path / "d")
     assert verdicts(study)[within].evidence == ("Not measured here.",)
-    assert verdicts(study)[across].verdict == "cannot be told"
+    assert verdicts(study)[across].verdict == "undecided"
     assert "no leak is shown that TPVD could track" in track_words(study)[0]
     rows["tpvd"] = []
     study = study_of(rows, tmp_path / "e")
@@ -371,7 +371,7 @@ def test_the_answer_on_tpvd_turns_with_the_data(tmp_path: Path) -> None:
 
 
 def test_a_leak_is_shown_over_seeds_and_not_over_targets_that_share_members(tmp_path: Path) -> None:
-    """One seed's members are told apart a little by all of its targets: many intervals above 0.5, and no leak."""
+    """All targets of one seed separate its members slightly by chance: many intervals above 0.5, and no leak."""
     rows = make_factor_rows(**SMALL)
     best = [row for row in rows["attacks"] if row["attack"] == "best_of"]
     for row in best:
@@ -405,7 +405,7 @@ def test_seeds_that_happen_to_agree_show_no_leak_that_their_examples_do_not(tmp_
 
 
 def test_a_study_without_leaks_rarely_shows_one_in_any_of_its_cells() -> None:
-    """Twelve cells of three seeds that share half of their luck by examples: one by one, many studies show a leak."""
+    """Twelve cells of three seeds that share half of the chance of examples: judged singly, many studies show a leak."""
     rng = np.random.default_rng(22)
     places = [(f"data{cell}", seed, arm) for cell in range(12) for seed in range(3) for arm in range(4)]
     base = pd.DataFrame(places, columns=["dataset", "seed", "arm"]).assign(model="m", optimizer="o", panel="p")
@@ -472,7 +472,7 @@ def test_with_one_seed_no_comparison_can_be_told(tmp_path: Path) -> None:
     found = verdicts(study_of(make_factor_rows(**SMALL, seeds=(0,)), tmp_path))
     for text, claim in found.items():
         if "accura" in text and "normally" not in text:
-            assert claim.verdict == "cannot be told", text
+            assert claim.verdict == "undecided", text
 
 
 def test_training_and_test_accuracy_are_judged_apart(tmp_path: Path) -> None:
@@ -534,7 +534,7 @@ def test_a_pure_factor_study_leaves_the_first_papers_tables_out(report: Path) ->
     page = report.read_text(encoding="utf-8")
     assert "Lomurno" not in page
     assert "Lin, Bao, Li, Si &amp; Chu (2020)" in page
-    assert "Each defense: what it guarantees" in page
+    assert "Each defense: its guarantee" in page
     with (report.parent / "tables" / "summary.csv").open(encoding="utf-8") as file:
         assert {row["optimizer"] for row in csv.DictReader(file)} == {"sgd", "adam", "<b>adam</b>"}
 
@@ -569,7 +569,7 @@ def test_both_papers_stand_in_one_report_where_both_were_run(tmp_path: Path) -> 
         ("no tpvd", "No target has both a TPVD and a finished membership attack"),
         ("no attacks", "No membership attack has a finished best_of row"),
         ("no tables", "No loss by epoch was recorded"),
-        ("one sequence", "No trial under noise first has its pair"),
+        ("one sequence", "No trial with noise first has a matching trial"),
         ("quantiles only", "so there is nothing to show"),
         ("one trial of each", "one level only"),
         ("diverged", "0.100"),

@@ -53,7 +53,7 @@ def simulated(
     rows = pd.DataFrame([(*setting, seed) for setting in product(*levels) for seed in range(n_seeds)])
     rows.columns = pd.Index([*FACTORS, "seed"])
     mean = sum(effect * (rows[name] == LEVELS[name][1]) for name, effect in effects.items())
-    # What a seed makes easier or harder is shared by all of its rows
+    # A seed's difficulty is shared by all of its rows
     rows["accuracy"] = mean + rng.normal(0, deviation, len(rows)) + rng.normal(0, 1, n_seeds)[rows["seed"]]
     rows["setting"] = [str(row) for row in rows[["noise", "clip", "sequence"]].itertuples(index=False, name=None)]
     rows = rows.assign(kind=rows["sequence"], distinct_clip=rows["clip"], learning_rate=0.1)
@@ -97,7 +97,7 @@ def side_verdict(rng: np.random.Generator, means: list[float], n_seeds: int) -> 
 
 
 def test_a_true_claim_of_many_votes_is_rarely_said_not_to_hold() -> None:
-    """Eighteen differences of zero: taken one by one at 95 %, a third of all such claims would be refuted."""
+    """Eighteen differences of zero: judged singly at 95 %, a third of all such claims would be refuted."""
     rng = np.random.default_rng(1)
     verdicts = [side_verdict(rng, [0.0] * 18, 3) for _ in range(1000)]
     assert verdicts.count("did not hold") / 1000 < 0.05
@@ -123,7 +123,7 @@ def test_a_false_claim_is_rarely_said_to_hold_and_a_true_one_often() -> None:
 
 
 def verdict_on_gains(directory: Path, gains: tuple[float, ...]) -> Claim:
-    """The claim on the abstract's average gains, where AC gains so many points in each seed on MNIST: the paper has 3."""
+    """The claim on the abstract's average gains, if AC gains these points in each seed on MNIST; the paper has 3."""
     made = make_factor_rows(
         datasets=("mnist",), models=("lin_cnn",), optimizers=("adam",), n=3, ladder=False, quantiles=False
     )
@@ -140,9 +140,9 @@ def verdict_on_gains(directory: Path, gains: tuple[float, ...]) -> Claim:
 @pytest.mark.parametrize(
     ("gains", "verdict"),
     [
-        ((-15.0, -5.0, 5.0), "cannot be told"),  # −5 ± 25: it contains the paper's number, and most of what is below it
+        ((-15.0, -5.0, 5.0), "undecided"),  # −5 ± 25: it contains the paper's number, and most of what is below it
         ((4.0, 4.2, 4.1), "held"),
-        ((2.8, 3.0, 3.4), "cannot be told"),
+        ((2.8, 3.0, 3.4), "undecided"),
         ((1.0, 1.1, 0.9), "did not hold"),
     ],
 )
@@ -193,14 +193,14 @@ def only(analysis: Analysis) -> Claim:
 
 
 def test_an_effect_that_is_not_significant_is_no_effect_that_does_not_matter() -> None:
-    """An effect of one deviation, which is beyond the margin: whatever the test finds, no tick says that it does not matter."""
+    """An effect of one deviation, beyond the margin: whatever the test finds, no vote says that it does not matter."""
     rng = np.random.default_rng(6)
     for n_trials, (factors, n_seeds) in GRIDS.items():
         for _ in range(3):
             effects = {"dataset": 0.15, "noise": 0.05, "sequence": 0.1}
             study = simulated(rng, effects, factors=factors, n_seeds=n_seeds, deviation=0.05)
             found = analyze(study, "accuracy").influence("noise")
-            assert found.answer in ("matters", "cannot be told"), n_trials
+            assert found.answer in ("matters", "undecided"), n_trials
 
 
 def test_the_claim_that_only_two_factors_matter_can_hold_and_can_fail() -> None:
@@ -213,8 +213,8 @@ def test_the_claim_that_only_two_factors_matter_can_hold_and_can_fail() -> None:
     assert only(noise).verdict == "did not hold"
     assert noise.influence("noise").answer == "matters"
     loud = analyze(simulated(rng, effects, deviation=0.1), "accuracy")
-    assert only(loud).verdict == "cannot be told"
-    # Sequence is named, and is shown to move nothing
+    assert only(loud).verdict == "undecided"
+    # Sequence is named, but shown to have no effect
     idle = analyze(simulated(rng, {"dataset": 0.3}, deviation=0.002), "accuracy")
     assert only(idle).verdict == "did not hold"
 
@@ -240,9 +240,9 @@ def test_an_effect_matters_only_where_it_is_shown_to_exceed_the_margin(effect: f
     limit = 0.05 + 3 * np.sqrt(0.05 * 0.95 / 40)
     assert max(says_so, refuted) < limit
     assert np.mean([one.answer == "does not matter" for one in found]) < (1 if effect < 0.02 else limit)
-    unsized = [one for one in found if one.answer == "cannot be told"]
+    unsized = [one for one in found if one.answer == "undecided"]
     assert unsized
-    assert unsized[0].conclusion == "cannot be told: an effect is there, but not shown to exceed the margin"
+    assert unsized[0].conclusion == "undecided: there is an effect, but it is not shown to exceed the margin"
 
 
 def test_the_p_value_of_a_margin_is_below_a_level_where_the_interval_lies_beyond_the_margin() -> None:
@@ -269,16 +269,16 @@ def test_effects_that_cancel_on_average_do_not_make_a_factor_irrelevant() -> Non
     grid = study.grid
     grid["accuracy"] += 0.1 * np.where(grid["model"] == "lin_cnn", 1, -1) * (grid["noise"] == 0.5)
     found = analyze(study, "accuracy").influence("noise")
-    assert found.answer == "cannot be told"
+    assert found.answer == "undecided"
     assert "with model" in next(words for words in only(analyze(study, "accuracy")).evidence if "noise" in words)
 
 
 def test_with_one_seed_no_factor_is_judged() -> None:
     study = simulated(np.random.default_rng(9), {"dataset": 3.0}, n_seeds=1)
     analysis = analyze(study, "accuracy")
-    assert {one.answer for one in analysis.influences} == {"cannot be told"}
+    assert {one.answer for one in analysis.influences} == {"undecided"}
     assert "fewer than 2 seeds" in analysis.influence("noise").note
-    assert only(analysis).verdict == "cannot be told"
+    assert only(analysis).verdict == "undecided"
 
 
 def test_holm_is_over_the_factors_each_of_which_has_one_test() -> None:
@@ -313,7 +313,7 @@ attacks: [threshold]
 
 
 def test_clip_norms_that_all_gradients_exceed_are_one_run_under_adam(tmp_path: Path) -> None:
-    """Trained for real, without noise, which is each target's own: no bit of the weights needs to agree."""
+    """Really trained. Noise is left out, because each target has its own; weights need not agree to the bit."""
     path = tmp_path / "one_run.yaml"
     path.write_text(TWINS, encoding="utf-8")
     sweep = load_sweep(str(path))
@@ -357,7 +357,7 @@ def test_clip_norms_that_all_gradients_exceed_are_one_training_whatever_noise_ea
 
 
 def with_repeats(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """CA under Adam at clip norm 1.4 is the run of 0.8 once more."""
+    """CA under Adam at clip norm 1.4 repeats the run at 0.8."""
     rng = np.random.default_rng(11)
     kept: dict[str, np.ndarray[Any, Any]] = {}
     for row in rows["tpvd"]:
@@ -388,7 +388,7 @@ def test_a_run_that_was_made_twice_counts_once(tmp_path: Path) -> None:
 
 
 def test_runs_that_hardly_leave_their_initialization_are_not_taken_for_one(tmp_path: Path) -> None:
-    """SGD's steps are as long as the clip norm: alike are then only the ways from the twin, which went far."""
+    """SGD's steps are as long as the clip norm: only the distances from the twin, which moved far, are equal."""
     made = make_factor_rows(datasets=("mnist",), models=("lin_cnn",), n=3, ladder=False, quantiles=False)
     for row in made["trials"]:
         row["noise_unit"] = row["noise_unit"] and "clip_norm"
@@ -433,8 +433,8 @@ def test_where_all_clip_norms_are_one_run_nothing_is_said_of_the_clip_norm(tmp_p
     study = factor_study(results, measure(results))
     assert study is not None
     found = analyze(study, "accuracy").influence("clip")
-    assert found.answer == "cannot be told"
-    assert found.note == "no two levels are different runs of the same combination"
+    assert found.answer == "undecided"
+    assert found.note == "no combination has different runs at two levels"
 
 
 # --- what the claims keep of the paper -------------------------------------------------------------

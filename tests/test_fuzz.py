@@ -59,7 +59,7 @@ FUZZ = int(os.environ.get("SWEEPER_FUZZ", "1"))
 
 
 def fuzz(examples: int) -> settings:
-    """So many cases, the same each time; or many more, other ones each time, where that is asked for."""
+    """This many cases, the same each time; with SWEEPER_FUZZ many more, different each time."""
     return settings(
         max_examples=examples * FUZZ,
         derandomize=FUZZ == 1,
@@ -233,7 +233,7 @@ def yaml_of(tree: Any) -> str:
 
 @st.composite
 def mutants(draw: Any) -> str:
-    """A sweep file that was right before something happened to it."""
+    """A valid sweep file after damage."""
     tree = mutated(draw, draw(st.sampled_from(BASES)))
     text = yaml_of(tree)
     for number, raw in enumerate(RAW):
@@ -297,7 +297,7 @@ YAMLISH = st.lists(st.sampled_from(TOKENS), max_size=30).map("".join)
 
 
 def attempt(path: Path, folder: Path, *overrides: str) -> str | None:
-    """What is said of a sweep file; None if it is right."""
+    """The error about a sweep file; None if it is valid."""
     started = time.process_time()
     try:
         trials = expand(load_sweep(str(path), overrides))
@@ -435,7 +435,7 @@ OTHERS: list[Any] = [
 
 @st.composite
 def components_with_any_fields(draw: Any) -> str:
-    """A small sweep in which the fields of each component, and the training's, are as they should not be."""
+    """A small sweep with invalid fields of each component and of the training."""
 
     def fields(cls: Any) -> dict[str, Any]:
         names = [field.name for field in dataclasses.fields(cls)]
@@ -632,7 +632,7 @@ def sweeper(*arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The working folder of all that is tried, with a sweep and a model's outputs; nothing trains."""
+    """The working folder of all cases, with a sweep and a model's outputs; nothing trains."""
     folder = tmp_path_factory.mktemp("sandbox")
     (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
     rows = [
@@ -856,7 +856,7 @@ def damages(draw: Any) -> list[tuple[Any, ...]]:
 
 
 def damage(root: Path, what: list[tuple[Any, ...]]) -> None:
-    """Do it. The numbers pick from what is there then."""
+    """Apply the damage. The numbers select from the files that exist then."""
     for which, kind, how, suffix in what:
         files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
         file = files[which % len(files)]
@@ -901,7 +901,7 @@ def damage(root: Path, what: list[tuple[Any, ...]]) -> None:
 
 
 def rewritten(file: Path, how: int) -> None:
-    """Whole as a file, but of no rows, or of other ones, or of other columns."""
+    """A complete file, but with no rows, other rows or other columns."""
     try:
         rows = pq.read_table(file)
     except (OSError, ValueError):
@@ -920,7 +920,7 @@ def rewritten(file: Path, how: int) -> None:
 
 
 def refused(work: Callable[[], Any]) -> Any:
-    """What `work` gives, or None where it says clearly why not."""
+    """The result of `work`, or None if it raises a clear error."""
     try:
         return work()
     except UserError as error:

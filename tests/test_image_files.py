@@ -1,4 +1,4 @@
-"""Images as people have them: transparent, gray among color, hidden, null, broken, of one class, in very large files."""
+"""Images as users store them: transparent, gray among color, hidden, null, broken, of one class, in very large files."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_limit_that_keeps_one_class_is_refused_with_its_own_remedy(write: Any,
 
 def test_a_limit_that_keeps_one_class_is_refused_for_public_datasets_too(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="'digits': the 2 training examples are all of one class"):
-        for seed in range(100):  # two of ten classes are alike in one draw of ten
+        for seed in range(100):  # two draws from ten classes are equal with a probability of one tenth
             Digits(max_train_examples=2, max_test_examples=2, subset_seed=seed).load(tmp_path)
 
 
@@ -367,7 +367,7 @@ def test_a_limit_skips_row_groups_without_kept_rows(tmp_path: Path) -> None:
 
 def write_large(path: Path, image_bytes: int, n_rows: int) -> None:
     """A small file of one row group whose images, all alike, take image_bytes · n_rows when they are read."""
-    content = png(random_pixels(0, 3)) + bytes(image_bytes)  # what follows a PNG's end is not looked at
+    content = png(random_pixels(0, 3)) + bytes(image_bytes)  # data after a PNG's end is ignored
     alike = pa.DictionaryArray.from_arrays(pa.array([0] * n_rows, pa.int32()), pa.array([content]))
     images = pa.StructArray.from_arrays([alike, pa.nulls(n_rows, pa.string())], ["bytes", "path"])
     table = pa.table({"image": images, "label": [i % 2 for i in range(n_rows)]})

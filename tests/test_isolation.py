@@ -1,4 +1,4 @@
-"""A child process: what it gives back, how its end is told, that nothing of it outlives its parent."""
+"""A child process: its result, how its end is reported, and that nothing of it outlives its parent."""
 
 from __future__ import annotations
 

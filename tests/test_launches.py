@@ -1,4 +1,4 @@
-"""Launches that share one results folder: who lives, who has claimed what, whatever their clocks say."""
+"""Launches that share one results folder: which are alive and what they claimed, whatever their clocks say."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_age_of_another_machine_s_launch_is_told_by_the_store_s_clock(tmp_pa
     path = tmp_path / "out" / LAUNCHES / f"{other}.json"
 
     def aged(by_s: float) -> Any:
-        """A launch of ours on a store whose clock is off, next to one whose file is so much older."""
+        """Our launch on a store with a wrong clock, beside a launch whose file is older by the given time."""
         launch = Launch(storage)
         launch._beat()
         ours = tmp_path / "out" / LAUNCHES / f"{launch.id}.json"

@@ -1,4 +1,4 @@
-"""The inversion attack: better than its controls where the layer tells something, and honest about who is who."""
+"""The inversion attack: better than its controls if the layer is informative, with members and non-members kept apart."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def run(attack, white_box, seed=0):
 
 
 def only(white_box, *cuts):
-    """The same white box cut at `cuts` alone; the prediction stays last, where it is one of them."""
+    """The same white box with only these `cuts`; the prediction stays last if it is one of them."""
     return replace(white_box, cut_points=cuts)
 
 

@@ -1,4 +1,4 @@
-"""The mechanisms beyond DP-SGD: noise before clipping, quantiles, and what each of them may claim."""
+"""The mechanisms other than DP-SGD: noise before clipping, quantiles, and their guarantees."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_two_scalars_and_the_literal_form_agree_in_distribution(name, dimension)
 
 
 def test_the_error_of_two_scalars_is_along_the_gradient_alone_and_as_stated():
-    """One example whose gradient outweighs the noise: clipping takes away the noise along it, two scalars do not."""
+    """One example whose gradient outweighs the noise: clipping removes the noise along it; two scalars do not."""
     dimension, draws, rng = 2_000, 4_000, np.random.default_rng(0)
     direction = np.zeros((1, dimension))
     direction[0, 0] = 200.0
@@ -255,7 +255,7 @@ def test_an_endless_clip_norm_without_noise_is_sgd(rule):
 @pytest.mark.parametrize("sampling", ["poisson", "shuffled"])
 @pytest.mark.parametrize("optimizer", LEARNING_RATES)
 def test_a_training_so_clipped_ends_where_its_undefended_twin_does(optimizer, sampling):
-    """They share initialization, batches, the last and shorter one too, and dropout's masks, as long as nothing is padded."""
+    """They share initialization, batches (also the last, shorter one) and dropout masks, as long as nothing is padded."""
     data = Digits(max_train_examples=200).load(None)
     rates = {"sgd": 0.1, "adadelta": 1.0}
     training = Training(
@@ -324,7 +324,7 @@ def test_a_step_of_quantile_clipping_is_that_by_hand(name, more, layers):
 
 
 def test_two_passes_draw_dropout_once():
-    """Where the batch is more than one chunk, the second pass must meet the masks of the first."""
+    """If the batch has more than one chunk, the second pass must draw the masks of the first."""
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(2 * 8 * 8, 5))
     images, labels = batch(12)
     images = torch.rand(12, 2, 8, 8, generator=generator(3))
@@ -475,7 +475,7 @@ def test_chunks_and_padding_change_no_rules_numbers(rule):
 @pytest.mark.parametrize("chunk_size", [None, 8])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_replayed_steps_equal_eager_ones_under_every_rule(rule, chunk_size):
-    """A stand-in for a captured graph: the same work on the same memory, by values that are read anew."""
+    """A stand-in for a captured graph: the same work on the same memory, with values read again."""
     model = SMALL["cnn"]()
     performance = Performance(pad_to=8, chunk_size=chunk_size)
     eager, replayed = (

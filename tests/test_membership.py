@@ -46,7 +46,7 @@ def target_of(*args, **kwargs):
 
 
 def overfit(seed, n_members, n_non_members, gap=1.5, classes=4):
-    """Logits of a model that is surer of its members by `gap`, in random order."""
+    """Logits of a model that is more confident on members by `gap`, in random order."""
     generator = rng(seed)
     n = n_members + n_non_members
     is_member = generator.permutation(np.arange(n) < n_members)
@@ -161,7 +161,7 @@ def test_log_odds_scores_equal_exact_arithmetic_however_confident(scale, classes
 
 @pytest.mark.parametrize("gap", [40, 800, 1e6])
 def test_a_larger_gap_scores_higher_where_every_probability_is_one(gap):
-    """Two right answers, p = 1 in float64, of which the second is surer by a ten-thousandth."""
+    """Two right answers with p = 1 in float64; the second is more confident by a ten-thousandth."""
     logits = np.array([[gap, 0.0, -1.0], [gap * 1.0001, 0.0, -1.0], [0.0, gap, -1.0], [0.0, gap * 1.0001, -1.0]])
     for scores in Threshold().run(target_of(logits, [0, 0, 0, 0], [True, False, True, False]), rng()):
         right, surer, wrong, more_wrong = scores.score
@@ -175,7 +175,7 @@ def test_a_larger_gap_scores_higher_where_every_probability_is_one(gap):
 @pytest.mark.parametrize("classes", [3, 10, 23])
 @pytest.mark.parametrize("is_probability", [False, True])
 def test_equal_answers_have_equal_scores_whatever_the_order_of_their_classes(classes, is_probability):
-    """All orders' scores are bitwise alike, so class skew between members and non-members tells nothing."""
+    """Scores are bitwise equal for all orders of classes, so class skew between members and non-members reveals nothing."""
     generator = rng(classes)
     answer = generator.dirichlet(np.ones(classes))
     answer[1] = answer[0]  # a tie at the label
@@ -233,7 +233,7 @@ def test_logits_of_probabilities_and_probabilities_score_alike(attack):
     from_probabilities = attack.run(target_of(p, label, is_member, True), rng())
     for one, other in zip(from_logits, from_probabilities, strict=True):
         assert one.score == pytest.approx(other.score, rel=1e-9)
-    # Softmax is not taken of what is a probability already.
+    # Softmax is not applied to probabilities.
     again = Threshold(scores=("max_posterior",)).run(target_of(p, label, is_member, False), rng())
     assert np.abs(again[0].score - from_probabilities[0].score).max() > 0.1
 

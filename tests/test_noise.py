@@ -1,4 +1,4 @@
-"""Gaussian noise: its bulk, its tail, and what it is drawn from."""
+"""Gaussian noise: its bulk, its tail, and its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stored outputs as people have them: each way to write one table reads as that table, and what is changed is said."""
+"""Stored outputs in common forms: each form of one table reads as that table, and every change is reported."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_the_base_table_gives_its_four_values() -> None:
 def test_another_way_to_write_the_table_gives_the_same_values(variant: Callable[[Path], Path], tmp_path: Path) -> None:
     found, changes = aucs(variant(tmp_path))
     assert found == pytest.approx(aucs(BASE)[0], abs=2e-6)
-    assert changes == (["the 3 parts by 'source' are taken together"] if variant is as_spark_hive else [])
+    assert changes == (["the 3 parts by 'source' are combined"] if variant is as_spark_hive else [])
 
 
 @pytest.mark.parametrize("variant", SAME, ids=lambda each: each.__name__)
@@ -261,7 +261,7 @@ def test_probabilities_that_miss_by_rounding_are_renormalized_and_it_is_said(cas
     found, changes = aucs(path)
     assert changes == [change]
     assert change in " ".join(audit(path).stdout.split())
-    # The same values as by logits, but for what one sure answer or ties by rounding do
+    # The same values as from logits, except for one certain answer or ties by rounding
     sure = base()["logits"].copy()
     if case in list(MISSES)[:3]:
         sure[3] = np.where(np.arange(CLASSES) == 2, 50, 0)
@@ -459,7 +459,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         table_of(logits=None, **per_class("logit_{}", base()["logits"]), logit_10=["a"] * N),
         "must be a number",
     ),
-    "membership of a half": (table_of(is_member=np.full(N, 0.5)), "is_member' is double, with 0.5 in row 0"),
+    "membership of a half": (table_of(is_member=np.full(N, 0.5)), "is_member' is of type double, with 0.5 in row 0"),
     "membership in other words": (table_of(is_member=["in", *["out"] * (N - 1)]), "with 'in' in row 0"),
     "a null in a column of a class": (
         table_of(logits=None, **per_class("logit_{}", base()["logits"]) | {"logit_3": pa.nulls(N, pa.float32())}),
@@ -495,7 +495,7 @@ def test_folders_without_outputs_are_explained(tmp_path: Path) -> None:
     (tmp_path / "x=1").mkdir()
     as_wide(tmp_path)
     write(tmp_path / "x=1" / "b.parquet", changed())
-    with pytest.raises(UserError, match=r"b.parquet has its answers in column 'logits', but .*a.parquet in columns"):
+    with pytest.raises(UserError, match=r"b.parquet has its outputs in column 'logits', but .*a.parquet in columns"):
         read_outputs(tmp_path)
 
 
@@ -510,7 +510,7 @@ def test_probabilities_beside_logits_are_not_used_and_that_is_said(tmp_path: Pat
         write(tmp_path / "a.parquet", changed(probabilities=rows_of(np.full((N, CLASSES), 0.1))))
     )
     assert not stored.population.outputs.is_probability
-    assert stored.changes == ("logits are used, so the probabilities beside them are not",)
+    assert stored.changes == ("logits are used; the probabilities beside them are ignored",)
 
 
 def test_ids_that_are_not_numbers_keep_who_is_who(tmp_path: Path) -> None:

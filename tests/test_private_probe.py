@@ -31,7 +31,7 @@ class BackwardMean(torch.autograd.Function):
 
 
 class Remembers(nn.Module):
-    """Subtracts what it was given last, kept in a buffer or out of sight."""
+    """Subtracts its last input, kept in a buffer or in a hidden attribute."""
 
     def __init__(self, buffer: bool) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def test_a_model_that_mixes_larger_batches_alone_is_refused() -> None:
 @pytest.mark.parametrize("buffer", [True, False])
 def test_what_is_kept_of_a_batch_is_refused(buffer: bool) -> None:
     model = nn.Sequential(nn.Linear(6, 4), Remembers(buffer), nn.Linear(4, 3))
-    with pytest.raises(ValueError, match="the model keeps what it was given"):
+    with pytest.raises(ValueError, match="the model keeps its input"):
         check_examples_apart(model, torch.randn(3, 6, generator=torch.Generator().manual_seed(1)))
 
 

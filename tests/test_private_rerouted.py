@@ -191,15 +191,15 @@ REFUSED = {
     ),
     "spectral norm": (
         lambda: head(12, nn.utils.spectral_norm(nn.Linear(4, 3)), lambda m, v: m(v)),
-        r"'unknown' \(Linear\) .* Take the parametrization",
+        r"'unknown' \(Linear\) .* Remove the parametrization",
     ),
     "parametrized spectral norm": (
         lambda: head(12, nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)), lambda m, v: m(v)),
-        r"'unknown' \(ParametrizedLinear\) .* Take the parametrization",
+        r"'unknown' \(ParametrizedLinear\) .* Remove the parametrization",
     ),
     "weight norm": (
         lambda: head(12, nn.utils.weight_norm(nn.Linear(4, 3, bias=False)), lambda m, v: m(v)),
-        r"'unknown' \(Linear\) .* Take the parametrization",
+        r"'unknown' \(Linear\) .* Remove the parametrization",
     ),
     "GRUCell": (lambda: head(3, nn.GRUCell(4, 3), lambda m, v: m(v[:, 0])), r"\(GRUCell\) .* Use nn.GRU"),
     "bias for keys": (

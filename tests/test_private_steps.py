@@ -170,7 +170,7 @@ def test_padded_rows_weigh_exactly_nothing(name, form):
 
 @dataclass(frozen=True, kw_only=True)
 class Normalize(Rule):
-    """A rule that makes every gradient as long as the clip norm; of one that is zero, nothing can be made."""
+    """A rule that scales every gradient to the clip norm; undefined for a zero gradient."""
 
     noise_scale: float = 0.0
     initial_clip_norm: float = 1.0
@@ -236,7 +236,7 @@ def test_a_large_batch_records_no_more_than_chunk_bytes_at_once(name, form):
 
 
 def test_steps_are_not_taken_for_examples_even_where_there_are_as_many_in_the_first_batch():
-    """The first examples are tried out in another number than the batch's, whatever chooses the size of chunks."""
+    """The trial run uses a number of examples other than the batch's, however the chunk size is chosen."""
     model = Calls(
         lambda m, v: m.out((v + m.where(torch.arange(4))).flatten(1)), where=nn.Embedding(4, 3), out=nn.Linear(12, 4)
     )
@@ -297,7 +297,7 @@ def test_replayed_steps_equal_eager_ones_over_random_batch_sizes(name):
         )
         chunks = -(-size // 24)
         rows |= {-(-len(part) // 8) * 8 for part in torch.arange(size).chunk(chunks)} if chunks else set()
-    # Compared at the end, so that what is overwritten by a later step would show
+    # Compared at the end, so that overwriting by a later step would show
     for (loss, right), gradients, (expected_loss, expected_right), expected in made_before:
         assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
         assert float(right) == float(expected_right)

@@ -336,13 +336,13 @@ REFUSED = {
     ),
     "random numbers in the fallback": (
         lambda: head(16, nn.Sequential(Dropped())),
-        r"gradients of layer 'unknown.0' \(Dropped\) can be made",
+        r"layer 'unknown.0' \(Dropped\) has no per-example gradients",
     ),
     "keeps statistics": (lambda: head(16, nn.InstanceNorm1d(4, track_running_stats=True)), "track_running_stats"),
     "trained BatchNorm in eval mode": (lambda: head(16, nn.BatchNorm1d(4)).eval(), "has buffers.*Freeze it"),
     "spectral norm": (
         lambda: nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(16, 3))),
-        "Take the parametrization",
+        "Remove the parametrization",
     ),
     "weight used outside": (
         lambda: head(12, nn.Linear(4, 3), lambda m, v: linear(v, m.weight)),
@@ -379,10 +379,10 @@ REFUSED = {
     ),
     "a module inside and beside another": (shared_inside, "share a module"),
     "one parameter, two names": (lambda: head(12, tied_biases(), lambda m, v: m(v)[0]), "under two names"),
-    "forward replaced": (with_new_forward, "has had its forward replaced"),
+    "forward replaced": (with_new_forward, "was replaced; write a separate class"),
     "differentiated inside": (
         lambda: Calls(differentiates, fc=nn.Linear(16, 4), out=nn.Linear(16, 3)),
-        "differentiate nothing inside",
+        "do not differentiate inside",
     ),
     "reentrant checkpoint around a shared layer": (
         lambda: Calls(

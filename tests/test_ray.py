@@ -146,7 +146,7 @@ def test_gpu_shares_are_packed_and_impossible_requests_are_refused(
 
     monkeypatch.setattr(ForgetfulScheduler, "choose_trial_to_run", watch)
     monkeypatch.setenv(PRETEND_GPUS, "1")
-    # Work enough that the second process, which may start seconds after the first, still finds some
+    # Enough work that the second process, which may start seconds later, still finds some
     trials = expand(load_sweep(str(tiny), ["attacks=[]", "seeds=[0, 1, 2]", "training.epochs=150"]))
     ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     try:
@@ -199,8 +199,8 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     assert list((out / "claims").iterdir()) == list((out / "launches").iterdir()) == []
     finished = {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
     assert 1 <= len(finished) < 6
-    assert "Stopping: what is finished is kept" in errors
-    assert "The same command goes on from here." in errors
+    assert "Stopping: finished work is kept" in errors
+    assert "The same command continues from here." in errors
     assert "Traceback" not in errors
     if not goes_on:
         return
@@ -291,7 +291,7 @@ def test_code_and_datasets_travel_to_a_node_and_what_it_lacks_is_said_before_the
         nodes.shutdown()
     if not torch.cuda.is_available():
         assert declared.returncode == 2
-        assert re.search("Ray has 2 GPUs of .*, where PyTorch can use 0", declared.stderr)
+        assert re.search("Ray declares 2 GPUs on .*, but PyTorch can use 0", declared.stderr)
     assert good.returncode == 0, good.stdout + good.stderr
     assert pq.read_table(tmp_path / "out" / "trials.parquet").column("status").to_pylist() == ["finished"] * 2
     assert unshared.returncode == 2
@@ -334,7 +334,7 @@ def test_a_node_that_dies_in_mid_launch_is_one_line(
     said = errors.read_text()
     assert process.returncode == 0, output + said
     assert {each.node for each in running} == {socket.gethostname()}
-    assert re.fullmatch(r"Warning: Node .* was lost; what ran there goes on elsewhere\.\n", said)
+    assert re.fullmatch(r"Warning: Node .* was lost; its trials continue elsewhere\.\n", said)
     assert all(re.match(r"\d\d:\d\d:\d\d |tiny: |\d+ finished|Report: ", line) for line in output.splitlines()), output
 
 
@@ -471,7 +471,7 @@ def test_each_fault_costs_its_own_trial_only_and_is_told_apart(tiny: Path, tmp_p
     assert status["causes"] == {"process_died": 2, "time_limit": 1, "error": 1, "gpu_memory": 1, "diverged": 1}
     shown = subprocess.run([*SWEEPER, "status", str(out)], capture_output=True, text=True, check=True).stdout
     assert "1 of 7 trials done, 6 failed, 0 left" in shown
-    assert "Nothing works on it now." in shown
+    assert "No launch is working on it now." in shown
     log = subprocess.run(
         [*SWEEPER, "logs", str(out), rows["raise"]["target_id"][:8]], capture_output=True, text=True, check=True
     ).stdout
@@ -505,7 +505,7 @@ def test_a_killed_driver_leaves_a_store_that_the_same_command_finishes(tiny: Pat
     rows = pq.read_table(out / "trials.parquet").to_pylist()
     assert {row["status"] for row in rows} == {"finished"} and len(rows) == 2
     assert max(row["attempts"] for row in rows) == 2, "starts are counted over launches"
-    assert any("going on after epoch" in log.read_text() for log in (out / "logs").iterdir())
+    assert any("resuming after epoch" in log.read_text() for log in (out / "logs").iterdir())
 
 
 def own_sockets() -> list[tuple[str, str]]:
@@ -543,7 +543,7 @@ def test_a_private_ray_listens_on_the_loopback_interface_alone() -> None:
 
 
 def comparable(folder: Path, table: str) -> Any:
-    """A gathered table without what differs from run to run."""
+    """A gathered table without the columns that differ from run to run."""
     varying = r".*time_s$|seconds_per_step|started_at|attempts"
     rows = pq.read_table(folder / f"{table}.parquet")
     return rows.select([name for name in rows.column_names if not re.fullmatch(varying, name)])

@@ -1,4 +1,4 @@
-"""The line of trials: what is handed out, what comes back, what is given up. Without Ray."""
+"""The queue of trials: what is handed out, comes back or is given up. Without Ray."""
 
 from __future__ import annotations
 

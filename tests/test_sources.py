@@ -1,4 +1,4 @@
-"""The source behind a record: what it covers, that a change of it is told, and what is then made anew."""
+"""The source behind a record: what it covers, that its changes are reported, and what is then recomputed."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_what_other_code_made_is_told_and_only_that_is_made_anew(recorded: Any, 
     store.forget(keys)
     assert (store.status(mine).word, store.status(other).word) == ("to do", "done")
     run_trial(mine, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu"), raise_errors=True))
-    # The gathered table is of before, the part is newer
+    # The gathered table is older than the part
     assert sources.made_otherwise(list(trials.values()), recorded_sources(store)) == []
 
 

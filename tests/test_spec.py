@@ -1,4 +1,4 @@
-"""Sweep files: what they expand to, how overrides reach into them, and what is said of wrong ones."""
+"""Sweep files: their trials, overrides of their keys, and messages about wrong files."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_a_part_has_optimizers_of_its_own_or_those_of_the_file(tmp_path: Path) -
     [
         (
             "training: {learning_rate: 0.2}\noptimizers: [sgd]",
-            "parts.main.training.learning_rate: got 0.2, but the sweep has `optimizers`, and each has its own. Leave it out "
+            "parts.main.training.learning_rate: got 0.2, but the sweep has `optimizers`, each with its own. Remove it "
             "here and put it there: optimizers: {sgd: {name: sgd, learning_rate: 0.2}}.",
         ),
         ("training: {momentum: 0.0}\noptimizers: [sgd]", "training.momentum: got 0.0"),
@@ -316,8 +316,8 @@ def test_a_grid_may_be_of_text_and_in_a_list(tmp_path: Path) -> None:
         ("{a: {name: l2, grid: {weight: [2, x]}}}", "defenses.a_x (l2).weight: got 'x'"),
         ("{a: {name: l2, grid: {weight: [2, -1]}}}", "defenses.a_-1 (l2): weight is -1"),
         ("{a: {grid: {weight: [2]}}}", "defenses.a_2: {'weight': 2} does not name a defense"),
-        ("{a: [{name: l2, grid: {weight: [2]}}, dropout]}", "defenses.a: a grid inside a list of defenses"),
-        ("{a: {name: l2, grid: {weight: [2, 2.0]}}}", "defenses: label 'a_2' is used twice, by the grid of 'a'"),
+        ("{a: [{name: l2, grid: {weight: [2]}}, dropout]}", "defenses.a: a grid is inside a list of defenses"),
+        ("{a: {name: l2, grid: {weight: [2, 2.0]}}}", "defenses: label 'a_2' is used twice: by the grid of 'a'"),
         ("{a: {name: l2, grid: {weight: [2]}}, a_2: none}", "defenses: label 'a_2' is used twice"),
         ("{a_2: none, a: {name: l2, grid: {weight: [2]}}}", "defenses: label 'a_2' is used twice"),
         ("{a: {name: l2, grid: {weight: [[2]]}}}", "defenses.a.grid: label 'a_[2]' may hold letters"),
@@ -507,7 +507,7 @@ def test_two_configurations_under_one_set_of_labels_are_refused(tmp_path: Path) 
         "datasets: [digits]\ndefenses: [none]\nattacks: []\n"
         "parts: {a: {training: {epochs: 1}}, b: {training: {epochs: 2}}}"
     )
-    with pytest.raises(UserError, match="two configurations under one set of labels"):
+    with pytest.raises(UserError, match="two configurations under the same labels"):
         expand(load_sweep(str(path)))
 
 

@@ -1,4 +1,4 @@
-"""Files on a local disk and in an object store: whole or not at all, tried again, and refused in plain words."""
+"""Files on a local disk and in an object store: whole or not at all, retried, with clear errors."""
 
 from __future__ import annotations
 
@@ -613,7 +613,9 @@ def test_a_missing_bucket_is_no_empty_store(s3_server: S3Server) -> None:
     store = Storage(s3_server.uri("x", bucket="missing-bucket"))
     start = time.monotonic()
     for operation in (lambda: store.entries("parts"), lambda: store.prepare(["parts"]), lambda: store.write("a", b"")):
-        with pytest.raises(StorageError, match=r"there is no such bucket\. Create it, or name another with --out"):
+        with pytest.raises(
+            StorageError, match=r"there is no such bucket\. Create it, or name another bucket with --out"
+        ):
             operation()
     assert time.monotonic() - start < 2
 

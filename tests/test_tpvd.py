@@ -1,4 +1,4 @@
-"""TPVD by hand and through the results folder, and the bound on ε that a split by coins allows."""
+"""TPVD by hand and through the results folder, and the bound on ε that the split `coins` allows."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_identical_weights_have_none_and_all_scales_are_alike() -> None:
 
 
 def test_the_two_models_are_not_interchangeable() -> None:
-    """The twin's norm alone is divided by."""
+    """Only the twin's norm is the divisor."""
     small, large = {"w": np.array([1.0])}, {"w": np.array([4.0])}
     assert value_differences(large, small) == {"w": 3.0}
     assert value_differences(small, large) == {"w": 0.75}

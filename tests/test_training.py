@@ -49,7 +49,7 @@ class Linear(Architecture):
 
 
 def numbered(count):
-    """A dataset whose images spell their own position, so that a batch says who is in it."""
+    """A dataset whose images encode their position, so that a batch shows which examples are in it."""
     images = torch.zeros(count, 1, 8, 8, dtype=torch.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = torch.arange(count) // 256, torch.arange(count) % 256
     info = DatasetInfo(n_train=count, n_test=0, image_shape=(1, 8, 8), num_classes=3, mean=(0.5,), std=(0.5,))
@@ -240,7 +240,7 @@ def private(noise_multiplier, **fields):
 
 @pytest.mark.parametrize("paired_batches", [False, True])
 def test_two_private_runs_of_one_seed_share_no_noise(digits, paired_batches):
-    """With one noise for both, the difference of two releases would give the clipped sum away."""
+    """If both had the same noise, the difference of two releases would reveal the clipped sum."""
     more = {"paired_batches": paired_batches}
     little = displacement(digits, private(20.0), target_id="one", **more)
     much = displacement(digits, private(40.0), target_id="other", **more)
@@ -359,7 +359,7 @@ def test_an_interrupted_and_resumed_training_equals_an_undisturbed_one(digits, d
     assert [replace(record, train_time_s=0) for record in resumed.history] == [
         replace(record, train_time_s=0) for record in undisturbed.history
     ]
-    # The checkpoint is memory of its own: using it has not changed it.
+    # The checkpoint shares no memory: using it has not changed it.
     again = fit_on(digits, *defenses, **settings, resume=checkpoints[-1])
     assert torch.equal(weights(again), weights(undisturbed))
 

@@ -135,7 +135,7 @@ def test_metrics_can_be_computed_again_from_scores(finished: Any) -> None:
         own = own[own["score_name"] == row["score_name"]]
         assert row["auc"] == pytest.approx(roc_auc_score(own["is_member"], own["score"]))
         assert row["auc_low"] <= row["auc"] <= row["auc_high"]
-        assert pd.isna(row["tpr_at_fpr_0.01"])  # 100 non-members say nothing of 1 %
+        assert pd.isna(row["tpr_at_fpr_0.01"])  # 100 non-members are too few for 1 %
     best = attacks[attacks["attack"] == "best_of"]
     assert len(best) == 2
     for _, row in best.iterrows():
@@ -232,7 +232,7 @@ def test_a_lost_comparison_is_made_again(tiny: Path, tmp_path: Path) -> None:
     (best_of,) = [
         path for path in (out / "parts" / "attacks").iterdir() if path.stem.split(".")[1] == trials_best_of(trials)
     ]
-    best_of.unlink()  # as a kill just before it was written would leave things
+    best_of.unlink()  # as after a kill just before it was written
     assert store.statuses(trials)[trials[0].target_id].word == "partial"
     store, _, (result,) = run(tiny, out, "attacks=[threshold]", only=1)
     assert (result.status, result.trained, result.attacks_run) == ("finished", False, 0)
@@ -314,7 +314,7 @@ def test_a_failed_attack_is_a_row_and_the_others_go_on(
     assert pd.isna(attacks.loc["threshold", "auc"])
     assert attacks.loc["trained_attackers", "status"] == "finished"
     assert attacks.loc["best_of", "status"] == "failed"
-    assert "an attack that it compares has failed" in attacks.loc["best_of", "error"]
+    assert "one of the compared attacks has failed" in attacks.loc["best_of", "error"]
     assert table(store, "trials")["status"].iloc[0] == "finished"
     assert store.statuses(trials)[trials[0].target_id].word == "failed"
 
@@ -438,7 +438,7 @@ def test_the_status_tells_the_rate_and_what_is_left(finished: Any, tmp_path: Pat
     copy = Store(shutil.copytree(store.storage.root, tmp_path / "copy"))
     more = expand(load_sweep(str(path), ["seeds=[0, 1, 2, 3]"]))
     first, second = trials
-    for trial in more[2:5]:  # done too, as far as files tell
+    for trial in more[2:5]:  # also done, according to the files
         for file in list(copy.storage.root.rglob(f"{first.target_id}*")):
             shutil.copy(file, file.with_name(file.name.replace(first.target_id, trial.target_id)))
     copy.write_sweep(load_sweep(str(path), ["seeds=[0, 1, 2, 3]"]), more)

@@ -160,7 +160,7 @@ def test_three_seeds_that_happen_to_agree_do_not_show_that_guessing_is_beaten(tm
     set_auc(rows, "baseline", (0.50, 0.51, 0.52))
     assert "No attack is shown to beat guessing here" in sentences(rows, tmp_path / "c", "digits")
     words = sentences(rows, tmp_path / "c", "Does the attacker beat guessing?")
-    assert "Among 2 verdicts the probability of even one wrong “yes” is at most 5 % (Holm)." in words
+    assert "Among 2 verdicts, the probability of even one wrong “yes” is at most 5 % (Holm)." in words
 
 
 def test_a_table_of_verdicts_on_guessing_errs_at_its_stated_rate() -> None:
@@ -177,7 +177,7 @@ def test_a_table_of_verdicts_on_guessing_errs_at_its_stated_rate() -> None:
 
 @pytest.mark.parametrize("redrawn", [True, False], ids=["members redrawn per seed", "members fixed"])
 def test_guessing_is_not_beaten_by_chance_on_a_pool_that_seeds_share(redrawn: bool) -> None:
-    """Scores that know nothing of membership, but are alike from seed to seed, for an example is easy or hard."""
+    """Scores independent of membership but similar across seeds, because an example is easy or hard."""
     rng = np.random.default_rng(4)
     found = []
     for _ in range(600):
@@ -197,7 +197,7 @@ def test_seeds_that_share_their_examples_count_as_less_than_seeds_that_do_not(tm
     rows = make_rows(defenses=("baseline",))
     set_auc(rows, "baseline", (0.56, 0.56, 0.56))
     apart = measured_from(rows, tmp_path / "apart")
-    # The same score for the same example in every seed: all seeds have one seed's luck
+    # The same score for the same example in every seed: all seeds share one seed's chance
     first = {row["example_id"]: row["score"] for row in rows["scores"] if row["target_id"].endswith("-0")}
     for row in rows["scores"]:
         row["score"] = first[row["example_id"]]
@@ -239,9 +239,9 @@ def test_with_fewer_than_ten_examples_a_side_no_auc_beats_guessing(tmp_path: Pat
     assert change is not None
     if side < 10:
         assert (p, change.low, sign(change), verdicts.told(change)) == (None, None, None, "too few examples to tell")
-        assert "cannot be told against Baseline and L2 (fewer than 10 members or non-members)" in words
+        assert "undecided against Baseline and L2 (fewer than 10 members or non-members)" in words
         claim = decide("A claim.", [Vote(words="x", judged=change, claimed=BELOW_ZERO)])
-        assert (claim.verdict, claim.evidence[0][-18:]) == ("cannot be told", "(too few examples)")
+        assert (claim.verdict, claim.evidence[0][-18:]) == ("undecided", "(too few examples)")
         return
     assert p is not None
     assert p < 0.001
@@ -250,7 +250,7 @@ def test_with_fewer_than_ten_examples_a_side_no_auc_beats_guessing(tmp_path: Pat
 
 @pytest.mark.parametrize("side", [10, 30])
 def test_an_auc_of_few_examples_beats_guessing_as_rarely_as_a_table_of_many_demands(tmp_path: Path, side: int) -> None:
-    """By the estimated errors alone, 16 in 1000 p-values of ten a side are below 0.0025."""
+    """With estimated errors alone, 16 in 1000 p-values with ten examples a side are below 0.0025."""
     rng = np.random.default_rng(side)
     measured = measured_from(make_rows(defenses=("baseline",), seeds=(0,), n=side), tmp_path)
     frame = pd.concat([measured.frame] * 2000, ignore_index=True).assign(defense=[str(n) for n in range(2000)])
@@ -284,9 +284,7 @@ def test_an_auc_below_one_half_wins_nothing(tmp_path: Path) -> None:
     assert sign(change) == 0
     assert verdicts.may_be_lowest(measured, setting, "digits", measured.defenses) == ["dp_eps2", "l2"]
     words = sentences(rows, tmp_path / "b", "digits")
-    assert (
-        "lowest, at guessing (0.5), under DP ε=2 (0.500\u00a0± 0.041) and L2 (0.400".replace("± ", "±\u00a0") in words
-    )
+    assert "lowest, at guessing (0.5), for DP ε=2 (0.500\u00a0± 0.041) and L2 (0.400".replace("± ", "±\u00a0") in words
     assert "a mean below 0.5 is noise and counts as 0.5" in words
 
 
@@ -318,7 +316,7 @@ def test_bounded_quantities_have_bounded_intervals_and_few_seeds_are_said(tmp_pa
     assert (change.low, change.high) == (pytest.approx(-0.802, abs=0.001), pytest.approx(0.722, abs=0.001))
     assert verdicts.told(change) == "two seeds are too few to tell"
     one = verdicts.told(estimate([0.1]) or change)
-    assert one == "one seed, so nothing tells this from the luck of one run"
+    assert one == "one seed, so this may be chance"
 
 
 def test_no_interval_in_any_table_leaves_what_is_possible(tmp_path: Path) -> None:
@@ -350,7 +348,7 @@ def verdict_of(differences: np.ndarray) -> str:
 
 def test_each_verdict_on_a_claim_errs_in_at_most_5_percent() -> None:
     rng = np.random.default_rng(0)
-    # No comparison differs from zero: neither verdict is right
+    # No comparison differs from zero: both verdicts would be wrong
     found = [verdict_of(rng.standard_normal((12, 3))) for _ in range(1500)]
     limit = 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1500)
     assert found.count("did not hold") / 1500 < limit
@@ -362,7 +360,7 @@ def test_each_verdict_on_a_claim_errs_in_at_most_5_percent() -> None:
 
 @pytest.mark.parametrize("comparisons", [1, 12])
 def test_two_seeds_of_a_small_test_set_that_agree_by_chance_decide_nothing(comparisons: int) -> None:
-    """Accuracies on 100 examples are whole percents: differences that agree in two seeds say nothing of luck."""
+    """Accuracies on 100 examples are whole percents: equal differences in two seeds give no estimate of chance."""
     rng = np.random.default_rng(1)
     draws = (rng.binomial(100, 0.9, (1500, comparisons, 2)) - rng.binomial(100, 0.9, (1500, comparisons, 2))) / 100
     found = [verdict_of(one) for one in draws]
@@ -383,8 +381,8 @@ def test_seeds_that_do_not_differ_give_no_interval_and_no_verdict(differences: t
     assert verdicts.told(alike) not in ("higher", "lower")
     claim = decide("A claim.", [Vote(words="x", judged=alike, claimed=(0.0, 1.0))])
     assert (claim.verdict, claim.evidence) == (
-        "cannot be told",
-        (f"? x: +{alike.mean:.3f} (all {alike.n} seeds alike)",),
+        "undecided",
+        (f"? x: +{alike.mean:.3f} (the same in all {alike.n} seeds)",),
     )
 
 
@@ -407,7 +405,7 @@ def test_an_interval_that_merely_contains_the_papers_factor_holds_nothing(tmp_pa
     for row in rows["trials"]:
         if row["defense"] in wide:
             row["train_time_s"] = wide[row["defense"]][row["seed"]]
-    assert _claim(rows, tmp_path, "Differential privacy at ε = 2 slows").verdict == "cannot be told"
+    assert _claim(rows, tmp_path, "Differential privacy at ε = 2 slows").verdict == "undecided"
 
 
 # --- inversion ----------------------------------------------------------------------------------
@@ -433,7 +431,7 @@ def test_no_verdict_rests_on_a_decoder_that_does_not_beat_both_controls(
     inversion = [text for text in silent if "reconstruction MSE" in text or "Inversion" in text]
     assert len(inversion) == 3
     assert "held" in {working[text] for text in inversion}
-    assert {silent[text].verdict for text in inversion} == {"cannot be told"}
+    assert {silent[text].verdict for text in inversion} == {"undecided"}
     assert all(
         "no decoder is shown to beat both controls" in words for text in inversion for words in silent[text].evidence
     )
@@ -454,7 +452,7 @@ def test_the_verdict_on_inversion_is_given_where_a_decoder_last_works(tmp_path: 
             row["mse_constant"] = 1e-4
     words = sentences(rows, tmp_path, "Inversion under differential privacy")
     assert words.startswith(
-        "At Dense, the last cut point at which a decoder is shown to beat both controls (at Prediction none is"
+        "At Dense, the last cut point at which a decoder is shown to beat both controls (none is at Prediction"
     )
 
 
@@ -489,9 +487,9 @@ def test_one_seed_shows_nothing_of_a_decoder(tmp_path: Path) -> None:
     set_errors(rows, 1.0, 1.0)
     claims = judge(measured_from(rows, tmp_path / "a"))
     of_inversion = [one for one in claims if "reconstruction MSE" in one.text or "Inversion" in one.text]
-    assert all("one seed shows nothing" in words for one in of_inversion for words in one.evidence)
+    assert all("one seed cannot show" in words for one in of_inversion for words in one.evidence)
     words = sentences(rows, tmp_path / "b", "Inversion under differential privacy")
-    assert words.startswith("One seed shows nothing")
+    assert words.startswith("One seed cannot show")
     assert ONE_SEED in inversion_table(measured_from(rows, tmp_path / "c")).notes
 
 
@@ -499,7 +497,7 @@ def test_an_error_above_the_mean_images_counts_as_the_mean_images(tmp_path: Path
     rows = make_rows(datasets=("mnist",), defenses=("baseline", "dp_eps2"))
     for row in rows["reconstructions"]:
         of_baseline = "baseline" in row["target_id"]
-        luck = 1e-5 * int(row["target_id"][-1])  # seeds that are all alike show nothing
+        luck = 1e-5 * int(row["target_id"][-1])  # seeds with equal values show nothing
         row.update(mse_test=0.05 + luck if of_baseline else 0.2, mse_constant=0.075, mse_untrained=0.08)
     measured = measured_from(rows, tmp_path)
     changes = judged_changes(measured, measured.settings[0])
@@ -613,7 +611,7 @@ def test_the_report_begins_with_what_the_sweep_can_show(tmp_path: Path) -> None:
     results = load(directory)
     first, *_ = summarize(results, measure(results))
     assert first.sentences[0] == "The sweep’s file says: It can show little."
-    found = re.search(r"an AUC of about (0\.\d+) to be told from guessing", " ".join(first.sentences))
+    found = re.search(r"an AUC of about (0\.\d+) to be distinguished from guessing", " ".join(first.sentences))
     assert found is not None
     # Two verdicts, four fifths of power; three seeds with independent examples
     error = 0.05 / stats.norm.ppf(0.975) / np.sqrt(3)

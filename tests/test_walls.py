@@ -1,4 +1,4 @@
-"""The import rules between the packages hold; nothing prints but the command line; docs match the code."""
+"""The import rules between the packages hold; only the command line prints; docs match the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One attempt as a worker makes it, in a real child process: its records, its log, its count, and what can go wrong."""
+"""One attempt as a worker makes it, in a real child process: its records, its log, its count of attempts, and its failures."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_an_attempt_out_of_time_is_a_failed_row_and_goes_on_from_its_checkpoint(
     assert log.splitlines()[-1] == "--- ended: time_limit: it was killed at its time limit of 0.7 seconds"
     outcome, _ = attempt(trial, store)
     assert outcome.cause is None
-    assert "going on after epoch" in store.storage.read(layout.log(trial.target_id)).decode()
+    assert "resuming after epoch" in store.storage.read(layout.log(trial.target_id)).decode()
     assert store.read_part("trials", trial.target_id).column("attempts").to_pylist() == [2]
     assert store.status(trial).done
 

@@ -18,14 +18,14 @@ from analysis.measure.targets import Measurements, Setting
 
 _GRID_POINTS = 160
 _UNKNOWN_RESOLUTION = 1000
-"""The number of non-members that is assumed where no target records it."""
+"""The number of non-members assumed if no target records it."""
 _PANELS_PER_FIGURE = 6
 
 
 def true_positive_rate(scores: Scores, fpr: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The largest TPR at a false positive rate of at most each `fpr`, over all thresholds on the score.
 
-    The attacker calls an example a member where its score lies above the threshold. Tied scores are called alike.
+    The attacker calls an example a member if its score lies above the threshold. Tied scores get the same answer.
     """
     order = np.argsort(-scores.score, kind="stable")
     ranked, member = scores.score[order], scores.is_member[order]
@@ -39,9 +39,8 @@ def true_positive_rate(scores: Scores, fpr: npt.NDArray[np.float64]) -> npt.NDAr
 def roc_curves(results: Results, measured: Measurements, directory: Path) -> list[FigureFile]:
     """One panel per dataset, one curve per defense: the mean over seeds of TPR at each FPR.
 
-    The score is the one that best_of selected for each target, on all of the target's examples. Half of the examples
-    served to select it, so the curve is slightly optimistic. The axes end at 1/n_non_members, below which nothing was
-    measured.
+    The score is the one that best_of selected for each target, on all of the target's examples. Half of these examples
+    were used to select it, so the curve is slightly optimistic. The axes end at 1/n_non_members; nothing was measured below.
     """
     title = "ROC curves of the best membership score"
     curves = _curves(results, measured)
@@ -68,7 +67,7 @@ class _Curves:
 
 
 def _curves(results: Results, measured: Measurements) -> dict[tuple[str, str], _Curves]:
-    """The curves of each setting and dataset. Scores are many, so they are read once and summed as they are read."""
+    """The curves of each setting and dataset. There are many scores, so they are summed while they are read, once."""
     frame = measured.frame
     frame = frame[np.array([isinstance(key, tuple) for key in frame["score_key"]], dtype=bool)]
     count = (frame["n_train"] + frame["n_non_members"]).fillna(math.inf)
@@ -137,9 +136,9 @@ def _figure(
     legend_below(figure, handles, columns=4 if len(datasets) > 1 else 3)
     where = f", {setting.label}" if setting.label else ""
     caption = (
-        "The upper left is the attacker’s. Mean over seeds of the TPR at each FPR, for the score that was "
-        "selected per target, over all its examples (half of them served to select it, so a little "
-        "optimistic). The axes end at one false alarm among the non-members: below it nothing was measured, "
+        "Curves nearer the upper left are stronger attacks. Mean over seeds of the TPR at each FPR, for the score "
+        "selected per target, over all its examples (half of them were used to select it, so it is slightly "
+        "optimistic). The axes end at one false alarm among the non-members: nothing was measured below it, "
         "and near it a curve rests on a handful of examples."
     )
     return FigureFile(name=name, title=title + where, caption=caption, png=save(figure, directory, name))

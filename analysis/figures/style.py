@@ -1,7 +1,7 @@
 """How figures look: colors, markers, sizes, and writing them as PNG and SVG.
 
 The colors are those of Okabe & Ito (2008), which stay distinct under the common forms of color blindness. Markers and line
-styles differ too, so no figure depends on color alone.
+styles also differ, so no figure depends on color alone.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _PARAMETERS: Any = {
     "text.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
-    "svg.fonttype": "path",  # the file looks the same where DejaVu Sans is not installed
+    "svg.fonttype": "path",  # the file looks the same if DejaVu Sans is not installed
     "svg.hashsalt": "sweeper",  # the same results give the same file
     "savefig.facecolor": "white",
 }
@@ -68,7 +68,7 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureFile:
-    """A figure that was written. Where it could not be made, `missing` says why and `png` is None."""
+    """A figure that was written. If it could not be made, `missing` says why and `png` is None."""
 
     name: str
     title: str
@@ -78,7 +78,7 @@ class FigureFile:
 
 
 def looks(measured: Measurements) -> dict[str, Look]:
-    """The look of each defense: black for the baseline, cool colors with a formal guarantee, warm ones without, while these last."""
+    """The look of each defense: black for the baseline, cool colors with a formal guarantee, warm ones without, until they run out."""
     cool, warm = list(_COOL), list(_WARM)
     chosen: dict[str, Look] = {}
     for index, defense in enumerate(measured.defenses):
@@ -106,10 +106,10 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, directory: Path, name: str) -> Path:
-    """Writes NAME.png and NAME.svg under `directory`; the path of the PNG."""
+    """Writes NAME.png and NAME.svg under `directory`. Returns the path of the PNG."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.png"
-    # Finding the layout takes half of the drawing time, so it is found once for both files.
+    # Computing the layout takes half of the drawing time, so both files share one.
     figure.set_dpi(DPI)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

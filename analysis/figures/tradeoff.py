@@ -18,7 +18,7 @@ from analysis.statistics.estimates import Estimate
 _ROWS_PER_FIGURE = 4
 _FRONT = "#b0b0b0"
 _EDGE: Any = {"markeredgecolor": "#222222", "markeredgewidth": 0.6}
-_MIN_SPAN = 0.02  # of an axis, so that a difference of a thousandth does not look large
+_MIN_SPAN = 0.02  # minimum range of an axis, so that a difference of a thousandth does not look large
 
 
 def handle(look: Look) -> Line2D:
@@ -27,7 +27,7 @@ def handle(look: Look) -> Line2D:
 
 
 def error_bars(axes: Axes, x: Estimate, y: Estimate, color: str) -> None:
-    """Whiskers at a point, where it has intervals."""
+    """Whiskers at a point, if it has intervals."""
     if x.low is not None and x.high is not None:
         axes.plot([x.low, x.high], [y.mean, y.mean], color=color, linewidth=1.1, zorder=2)
     if y.low is not None and y.high is not None:
@@ -76,10 +76,10 @@ def _pareto_figure(
     legend_below(figure, handles, columns=5)
     where = f", {setting.label}" if setting.label else ""
     caption = (
-        "Upper left is best. Whiskers are 95 % intervals over seeds, of the AUC over seeds and examples (over examples "
-        "where there is one seed). They do not show what can be told apart: targets of one seed are compared in pairs, "
-        "in the summary. The line joins the defenses that no other beats on both axes, by their means; left of guessing "
-        "is noise, and counts as guessing."
+        "Upper left is best. Whiskers are 95 % intervals over seeds, and for the AUC over seeds and examples (over "
+        "examples if there is one seed). They do not show which defenses can be told apart: the summary compares targets of "
+        "one seed in pairs. The line joins the defenses that no other beats on both axes, by their means; a value "
+        "below guessing is noise, and counts as guessing."
     )
     return FigureFile(name=name, title=title + where, caption=caption, png=save(figure, directory, name))
 

@@ -12,7 +12,7 @@ Curve = Sequence[Mapping[str, float]]
 
 
 def joint_epsilon(curves: Sequence[Curve], delta: float) -> float | None:
-    """ε at `delta` of releasing all runs; None where they have no order in common.
+    """ε at `delta` of releasing all runs; None if they have no order in common.
 
     Divergences of mechanisms with independent randomness add up at each order. The sum at the best order is converted to ε.
     The result is invalid for runs that share noise or batches.

@@ -36,9 +36,9 @@ def mse_changes(measured: Measurements, setting: Setting) -> pd.DataFrame | None
 def decoder_works(measured: Measurements, setting: Setting) -> dict[tuple[str, str, str], bool]:
     """Whether the decoder is shown to beat both controls, the mean image and an untrained target, by dataset, defense and layer.
 
-    It is shown if its error on test images lies below the smaller control, by Student's one-sided test over seeds, adjusted for
-    all reconstructions of the report together (Holm 1979): the probability that even one decoder is wrongly said to work is at
-    most 0.05. One seed, seeds that are all alike, or a control that was not measured show nothing.
+    The decoder must have a smaller error on test images than the better control, by Student's one-sided test over seeds,
+    adjusted for all reconstructions of the report together (Holm 1979). The probability that even one decoder is wrongly said
+    to work is at most 0.05. One seed, several seeds with the same value, or a control that was not measured show nothing.
     """
     if measured.inversion.empty:
         return {}
@@ -54,16 +54,16 @@ def decoder_works(measured: Measurements, setting: Setting) -> dict[tuple[str, s
 
 
 def _p_below_zero(margins: pd.Series) -> float | None:
-    """One-sided p-value over seeds of a mean of zero or above; None if the seeds do not say how much is luck."""
+    """One-sided p-value over seeds of a mean of zero or above; None if the seeds give no estimate of chance."""
     found = None if margins.isna().any() else estimate(margins)
     return None if found is None or not found.error else float(stdtr(found.df, found.mean / found.error))
 
 
 def why_no_decoder(measured: Measurements, setting: Setting) -> str:
-    """Why no decoder of `setting` is shown to work, in words that stand within a sentence."""
+    """Why no decoder of `setting` is shown to work, as part of a sentence."""
     seeds = measured.inversion.loc[measured.inversion["setting"] == setting.key, "seed"].nunique()
     if seeds == 1:
-        return "one seed shows nothing of what a decoder can do"
+        return "one seed cannot show what a decoder can do"
     return "no decoder is shown to beat both controls, the mean image and an untrained target"
 
 

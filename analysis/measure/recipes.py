@@ -12,7 +12,7 @@ from analysis import naming
 from analysis.measure.targets import Measurements, Setting
 
 _COLUMNS = ("epochs", "batch_size", "learning_rate", "optimizer")
-"""The columns of `trials` that replace a configuration which was not recorded."""
+"""The columns of `trials` used if the configuration was not recorded."""
 _NO_PART = frozenset({"evaluate_every"})
 """Options that do not change what is trained."""
 SHOWN_FIRST = (*_COLUMNS, "momentum", "sampling", "precision")
@@ -65,7 +65,7 @@ def with_recipes(measured: Measurements) -> pd.DataFrame:
 
 
 def unequal(measured: Measurements, setting: Setting, dataset: str) -> str:
-    """How the recipes of the defenses on one dataset differ, in words; empty where they do not."""
+    """How the recipes of the defenses on one dataset differ, in words; empty if they do not."""
     rows = measured.at(setting, dataset)
     by_key: dict[str, dict[str, list[str]]] = {}
     for defense in measured.defenses:

@@ -13,7 +13,7 @@ from analysis.load import Results, Scores, read_scores
 from analysis.statistics.estimates import auc_influence
 
 _MOST_EXAMPLES = 10_000
-"""A correlation needs no more. Of a larger pool, every target keeps the same part."""
+"""Examples that suffice for a correlation. From a larger pool, every target keeps the same part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def correlations(results: Results, frame: pd.DataFrame) -> Correlations:
 def _influence(scores: Scores) -> pd.Series:
     kept = np.ones(len(scores.score), dtype=bool)
     if len(kept) > _MOST_EXAMPLES:
-        # A multiplication scrambles the ids, so the part is not just the beginning of the data.
+        # Multiplication scrambles the ids, so the kept part is not just the beginning of the data.
         place = (scores.example_id.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
         kept = place < _MOST_EXAMPLES / len(kept) * 2.0**32
     influence = auc_influence(scores.is_member, scores.score)[kept]

@@ -28,7 +28,7 @@ from analysis.statistics.estimates import (
 )
 
 BASELINE_LABELS = ("baseline", "no_defense", "none", "undefended")
-"""Labels, whatever their case, under which the undefended model is looked for."""
+"""Labels of the undefended model, in upper or lower case."""
 
 _CELL = ["setting", "dataset", "defense", "seed"]
 _PAIR = ["setting", "dataset", "seed"]
@@ -36,17 +36,17 @@ _PAIR = ["setting", "dataset", "seed"]
 Change = Literal["difference", "ratio", "percent"]
 
 GUESSING = 0.5
-"""The AUC of an attacker who guesses. A mean below it is noise, not privacy, and counts as 0.5 wherever defenses are ranked
-or compared by their risk."""
+"""The AUC of an attacker who guesses. A mean below it is noise, not privacy. It counts as 0.5 wherever defenses are ranked
+or compared by risk."""
 
 FEWEST_EXAMPLES = 10
-"""Members, and non-members, below which an AUC supports no verdict: its interval over examples is asymptotic."""
+"""With fewer members or non-members, an AUC supports no verdict: its interval over examples is asymptotic."""
 
 FRACTION: Bounds = (0.0, 1.0)
 FRACTION_CHANGE: Bounds = (-1.0, 1.0)
 NOT_NEGATIVE: Bounds = (0.0, np.inf)
 PERCENT_CHANGE: Bounds = (-100.0, np.inf)
-"""Of a quantity that is not negative."""
+"""Bounds of a quantity that is not negative."""
 
 _BOUNDS: dict[str, Bounds] = {
     **dict.fromkeys(("test_accuracy", "auc", "paper_protocol_auc", "advantage", *FPR_COLUMNS.values()), FRACTION),
@@ -57,10 +57,10 @@ _CHANGE_BOUNDS: dict[Change, Bounds] = {"ratio": NOT_NEGATIVE, "percent": PERCEN
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What compared targets have in common: the split, the architecture, the optimizer, and the part where labels repeat.
+    """What compared targets have in common: split, architecture, optimizer, and the sweep's part if labels repeat.
 
-    `optimizer` is empty where the results have only one. `label` distinguishes the setting from the others of the results;
-    it is empty where there is only one setting.
+    `optimizer` is empty if the results have only one. `label` distinguishes the setting from the other settings of the
+    results; it is empty if there is only one.
     """
 
     key: str
@@ -75,8 +75,8 @@ class Setting:
 class _Panel:
     """The AUCs (n,) of one setting and dataset, and their correlation (n, n) over the choice of examples.
 
-    `places` maps a defense and a seed to an index. `errors` are standard errors, NaN where none was recorded and where there
-    are too `few` examples for one. `guessing` are those of an attacker who guesses.
+    `places` maps a defense and a seed to an index. `errors` are standard errors, NaN if none was recorded or if there are too
+    `few` examples for one. `guessing` are the standard errors of an attacker who guesses.
     """
 
     places: dict[str, dict[int, int]]
@@ -89,10 +89,10 @@ class _Panel:
     correlation: Values
 
     def covariance(self, places: list[int], guessing: bool = False) -> Values | None:
-        """The covariance, over the choice of examples, of the AUCs at `places`; None where one has no standard error.
+        """The covariance, over the choice of examples, of the AUCs at `places`; None if any has no standard error.
 
-        With `guessing` no error is below that of an attacker who guesses. Estimated errors are too small if few examples
-        happen to be well in order, and those are the ones that would be taken for a leak.
+        With `guessing`, no error is below that of an attacker who guesses. If a few examples happen to be well in order, the
+        estimated error is too small, and chance would look like a leak.
         """
         errors = np.fmax(self.errors, self.guessing) if guessing else self.errors
         errors = np.where(np.isnan(self.errors), np.nan, errors)[places]
@@ -121,21 +121,21 @@ def _panel(rows: pd.DataFrame, correlations: Correlations, key: tuple[str, str])
 
 
 def few_examples(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Whether each target's AUC is of fewer than `FEWEST_EXAMPLES` members or non-members; False where that is not known."""
+    """Whether each target's AUC has fewer than `FEWEST_EXAMPLES` members or non-members; False if that is not known."""
     counts = rows[["attacked_members", "attacked_non_members"]].to_numpy(dtype=float)
     found: npt.NDArray[np.bool_] = (counts < FEWEST_EXAMPLES).any(axis=1)
     return found
 
 
 def standard_errors(rows: pd.DataFrame) -> Values:
-    """Of each target's AUC by the choice of examples; NaN where none was recorded or there are too few examples."""
+    """Standard errors of the targets' AUCs over the choice of examples; NaN if none was recorded or examples are too few."""
     width = (rows["auc_high"] - rows["auc_low"]).to_numpy(dtype=float)
     errors: Values = np.where(few_examples(rows), np.nan, width / (2 * quantile((1 + CONFIDENCE) / 2)))
     return errors
 
 
 def guessing_errors(rows: pd.DataFrame) -> Values:
-    """Of the AUC of an attacker who guesses, exactly (Mann & Whitney 1947); 0 where the number of examples is not known."""
+    """Exact standard errors of a guessing attacker's AUC (Mann & Whitney 1947); 0 if the number of examples is not known."""
     members, others = (rows[name].to_numpy(dtype=float) for name in ("attacked_members", "attacked_non_members"))
     errors: Values = np.nan_to_num(np.sqrt((members + others + 1) / (12 * members * others)))
     return errors
@@ -146,14 +146,14 @@ class Measurements:
     """What was measured.
 
     `frame` has one row per finished target: the columns of `trials`, the setting, and columns from the target's best_of row,
-    which are null where no best_of row finished. These are `auc` (honest: the score is chosen on each half of the examples
-    and measured on the other), `auc_low`, `auc_high`, the numbers of members and non-members it was measured on
+    which are null if no best_of row finished. These are `auc` (honest: the score is chosen on each half of the examples and
+    measured on the other), `auc_low`, `auc_high`, the numbers of members and non-members that it was measured on
     (`attacked_members`, `attacked_non_members`), `paper_protocol_auc` (the maximum over all scores, on the data it is
     reported on), `advantage`, the true positive rates, and `score_key`.
 
-    `inversion` has one row per finished target and layer, of one inversion attack; `other_inversions` counts the others.
+    `inversion` has one row per finished target and layer, from one inversion attack; `other_inversions` counts the others.
     `correlations` has the correlations of AUCs that come from shared examples. `guaranteed` are the defenses with an ε.
-    `superseded` counts targets that a newer one with the same labels and seed replaced.
+    `superseded` counts targets that were replaced by a newer one with the same labels and seed.
     """
 
     frame: pd.DataFrame
@@ -231,7 +231,7 @@ class Measurements:
         return None if panel is None or covariance is None else p_above(panel.auc[places], covariance, GUESSING)
 
     def has_few_examples(self, setting: Setting, dataset: str, defense: str) -> bool:
-        """Whether some AUC of a cell is of too few examples to be judged."""
+        """Whether some AUC of a cell has too few examples to be judged."""
         rows = self.of(setting, dataset, defense)
         return bool(few_examples(rows[rows["auc"].notna()]).any())
 
@@ -252,19 +252,19 @@ class Measurements:
         return [pair for setting in self.settings for pair in self.compared_datasets(setting)]
 
     def official_rows(self) -> list[tuple[Setting, str]]:
-        """Per dataset its settings on the official split, which papers report; all of its settings where it has none."""
+        """Each dataset with its settings on the official split, which papers report; with all its settings if it has none."""
         rows = self.rows()
         official = {dataset for setting, dataset in rows if setting.split == "official"}
         return [row for row in rows if row[0].split == "official" or row[1] not in official]
 
     def row_label(self, setting: Setting, dataset: str) -> str:
-        """The name of a row: the dataset, and the setting where there are several."""
+        """The name of a row: the dataset, and the setting if there are several."""
         shown = naming.display(dataset)
         return f"{shown} ({setting.label})" if setting.label else shown
 
 
 def _without_examples(values: Values, few: npt.NDArray[np.bool_], bounds: Bounds) -> Estimate | None:
-    """The mean over seeds with their t-interval; of too few examples with none, for seeds may share these."""
+    """The mean over seeds with a t-interval; without one if examples are too few, because seeds may share them."""
     found = estimate(values, bounds)
     if found is None or not few.any():
         return found
@@ -302,7 +302,7 @@ def average_over_datasets(
 ) -> tuple[Estimate | None, list[str]]:
     """Mean over datasets per seed, then mean and interval over seeds; and the names of the datasets.
 
-    Only seeds with every dataset count, because an average over fewer datasets is another quantity. Where no seed has every
+    Only seeds with every dataset count, because an average over fewer datasets is another quantity. If no seed has every
     dataset, the result is the mean of the datasets' means, without an interval.
     """
     known = frame[frame[column].notna()]
@@ -319,7 +319,7 @@ def average_over_datasets(
 def measured_fpr(frame: pd.DataFrame) -> float | None:
     """The false positive rate at which TPR is reported: 1 %, or else the smallest that all attacked targets have.
 
-    None where there is no such rate. TPR at FPR α needs about 10/α non-members.
+    None if there is no such rate. TPR at FPR α needs about 10/α non-members.
     """
     attacked = frame[frame["auc"].notna()]
     if attacked.empty:
@@ -333,7 +333,7 @@ def measure(results: Results) -> Measurements:
     trials = results.trials
     finished = trials[trials["status"] == "finished"].copy()
     finished, settings = _with_settings(finished)
-    # Two targets have the same labels and seed where the sweep file was edited and run again. The newest counts.
+    # Two targets have the same labels and seed if the sweep file was edited and run again. The newest counts.
     finished = finished.sort_values("started_at", kind="stable", na_position="first")
     newest = finished.drop_duplicates(_CELL, keep="last")
     superseded = len(finished) - len(newest)
@@ -396,7 +396,7 @@ def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting,
                 optimizer=str(first["optimizer"]) if "optimizer" in varying else "",
             )
         )
-    # The official split comes first, because papers report on it.
+    # The official split comes first, because papers report it.
     return finished, tuple(sorted(settings, key=lambda setting: (setting.split != "official", setting.key)))
 
 

@@ -10,8 +10,8 @@ from analysis.measure.targets import GUESSING, Measurements, Setting
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     """Names of the points (utility, risk) that none dominates, from the lowest risk up.
 
-    Higher utility and lower risk are better. A point is dominated where another is at least as good on both and better on
-    one, so equal points are on the front together. The front is one of means and ignores their intervals.
+    Higher utility and lower risk are better. A point is dominated if another is at least as good on both and better on
+    one, so equal points are on the front together. The front compares means and ignores their intervals.
     """
 
     def dominated(name: str) -> bool:

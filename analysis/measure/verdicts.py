@@ -53,7 +53,7 @@ def _difference(
 def may_be_lowest(measured: Measurements, setting: Setting, dataset: str, defenses: Iterable[str]) -> list[str]:
     """The defenses that include, with 95 % confidence, the one with the lowest attack AUC (Gupta 1965).
 
-    A defense is ruled out where another one's AUC is lower, paired by seed, in a one-sided test at 0.05/(number of others).
+    A defense is ruled out if another one's AUC is lower, paired by seed, in a one-sided test at 0.05/(number of others).
     The true lowest is thus ruled out with a probability of at most 0.05.
     """
     labels = list(defenses)
@@ -71,7 +71,7 @@ def told(change: Estimate, above: str = "higher", below: str = "lower") -> str:
     if change.few_examples:
         return "too few examples to tell"
     if change.n == 1:
-        return "one seed, so nothing tells this from the luck of one run"
+        return "one seed, so this may be chance"
     found = sign(change)
     if found:
         return above if found == 1 else below

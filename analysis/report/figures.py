@@ -14,7 +14,7 @@ from analysis.measure.targets import Measurements
 from analysis.studies.base import Chapter
 
 _MOST_LABELS = 12
-"""More defenses than that cannot be distinguished in one panel."""
+"""The most defenses that can be distinguished in one panel."""
 
 
 def is_ours(name: str) -> bool:
@@ -26,9 +26,9 @@ def is_ours(name: str) -> bool:
 def write_figures(
     results: Results, measured: Measurements, directory: Path, chapters: list[Chapter]
 ) -> list[FigureFile]:
-    """Writes every figure under `directory`, in the order of the report; a figure that cannot be made says why.
+    """Writes every figure under `directory`, in the order of the report. A figure that cannot be made says why.
 
-    Where one chapter covers all results, and has more defenses than one panel can show, the general figures are left out.
+    The general figures are left out if one chapter covers all results and has more defenses than one panel can show.
     """
     with style.style():
         of_studies = [figure for chapter in chapters for figure in chapter.draw(directory)]

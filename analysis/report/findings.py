@@ -60,7 +60,7 @@ _POWER = 0.8
 
 
 def _can_show(results: Results, measured: Measurements) -> list[str]:
-    """What the sweep can show by its own file, and how large an effect must be to be found."""
+    """What the sweep can show according to its own file, and how large an effect must be to be found."""
     sentences = [f"The sweep’s file says: {results.expected}"] if results.expected else []
     verdicts = sum(p is not None for p in beats_guessing(measured).values())
     for setting, dataset in measured.rows():
@@ -74,7 +74,7 @@ def _can_show(results: Results, measured: Measurements) -> list[str]:
         if errors and verdicts:
             away = quantile(1 - ERROR_RATE / verdicts) + quantile(_POWER)
             least = min(1.0, GUESSING + away * float(np.median(errors)))
-            parts.append(f"an attack has to reach an AUC of about {number(least, 2)} to be told from guessing")
+            parts.append(f"an attack must reach an AUC of about {number(least, 2)} to be distinguished from guessing")
         changes = against_the_baseline(measured, setting, dataset, "test_accuracy")
         known = [change for change in changes.values() if change.error is not None]
         if known:
@@ -83,9 +83,9 @@ def _can_show(results: Results, measured: Measurements) -> list[str]:
                 for change in known
             ]
             points = min(1.0, float(np.median(needed)))
-            parts.append(f"a defense's accuracy has to differ from the baseline's by about {number(points, 2)}")
+            parts.append(f"a defense's accuracy must differ from the baseline's by about {number(points, 2)}")
         elif changes:
-            parts.append("one seed cannot tell a difference in accuracy from the luck of one run")
+            parts.append("one seed cannot distinguish a difference in accuracy from chance")
         if not parts:
             continue
         seeds, members, others = rows["seed"].nunique(), rows["n_train"].median(), rows["n_non_members"].median()
@@ -95,8 +95,8 @@ def _can_show(results: Results, measured: Measurements) -> list[str]:
         sentences.append(f"{measured.row_label(setting, dataset)} ({size}): {', and '.join(parts)}.")
     if len(sentences) > bool(results.expected):
         sentences.append(
-            "An effect of that size is found in four of five such sweeps; a smaller one is more often missed than found, "
-            "and “not shown” then says little."
+            "An effect of that size is found in four of five such sweeps. A smaller effect is missed more often, "
+            "so “not shown” says little about it."
         )
     return sentences or ["No trial finished, so nothing is shown."]
 
@@ -109,22 +109,22 @@ def _tradeoff(measured: Measurements, setting: Setting, dataset: str) -> Finding
         if (value := measured.estimate(setting, dataset, defense, "auc")) is not None
     }
     if not aucs:
-        words = "No membership attack has a finished best_of row here, so nothing is known of the risk."
+        words = "No membership attack has a finished best_of row here, so the risk is unknown."
         return Finding(heading=heading, sentences=(words,))
     sentences = _lowest(measured, setting, dataset, aucs)
     best = front(measured, setting, dataset, "auc")
     if len(best) > 0 and len(aucs) > 1:
-        sentences.append(f"On the Pareto front of accuracy and AUC, by their means: {_names(best)}.")
+        sentences.append(f"On the Pareto front of mean accuracy and mean AUC: {_names(best)}.")
     differences = unequal(measured, setting, dataset)
     if differences:
         sentences.append(
-            f"Not trained by one recipe: {differences}. A difference between them can come from that, not from the defense."
+            f"Recipes differ: {differences}. A difference between these defenses can come from the recipe."
         )
     return Finding(heading=heading, sentences=tuple(sentences))
 
 
 def _lowest(measured: Measurements, setting: Setting, dataset: str, aucs: dict[str, Estimate]) -> list[str]:
-    """Which defense has the lowest AUC, whether that can be told, and what it costs."""
+    """Which defense has the lowest AUC, whether the results show it, and what it costs."""
     risks = {defense: max(found.mean, GUESSING) for defense, found in aucs.items()}
     least = min(risks.values())
     lowest = [defense for defense, risk in risks.items() if risk == least]
@@ -134,13 +134,13 @@ def _lowest(measured: Measurements, setting: Setting, dataset: str, aucs: dict[s
     known = [p for label in aucs if (p := p_values[setting.key, dataset, label]) is not None]
     if len(known) == len(aucs) > 1 and min(known) >= ERROR_RATE:
         sentences.append(
-            "No attack is shown to beat guessing here, whatever the defense: nothing is shown that a defense could lower, "
-            "and the AUCs below rank nothing."
+            "No attack is shown to beat guessing here under any defense: no leak is shown that a defense could reduce, "
+            "and the AUCs below do not rank the defenses."
         )
     if least == GUESSING:
         means = [f"{naming.display(defense)} ({estimate_text(aucs[defense], 3)})" for defense in lowest]
         sentences.append(
-            f"The honest attack AUC is lowest, at guessing (0.5), under {naming.listing(means)}: a mean below 0.5 is noise "
+            f"The honest attack AUC is lowest, at guessing (0.5), for {naming.listing(means)}: a mean below 0.5 is noise "
             "and counts as 0.5."
         )
     elif lowest == [baseline] and len(aucs) > 1:
@@ -148,17 +148,15 @@ def _lowest(measured: Measurements, setting: Setting, dataset: str, aucs: dict[s
             f"No defense has a lower honest attack AUC than the baseline’s {estimate_text(aucs[lowest[0]], 3)}."
         )
     else:
-        sentences.append(
-            f"The lowest honest attack AUC is {estimate_text(aucs[lowest[0]], 3)}, under {_names(lowest)}."
-        )
+        sentences.append(f"The lowest honest attack AUC is {estimate_text(aucs[lowest[0]], 3)}, for {_names(lowest)}.")
     if len(aucs) > 1 and max(found.n for found in aucs.values()) > 1:
         possible = may_be_lowest(measured, setting, dataset, aucs)
         if len(possible) == len(aucs):
-            sentences.append("Which of them is lowest cannot be told: none is ruled out with 95 % confidence.")
+            sentences.append("Which defense has the lowest AUC is undecided: none is ruled out with 95 % confidence.")
         else:
-            sentences.append(f"With 95 % confidence the lowest is among {_names(possible)}.")
+            sentences.append(f"With 95 % confidence, the lowest AUC is among those of {_names(possible)}.")
     if baseline is None or baseline not in aucs:
-        sentences.append("No baseline finished to compare its cost with.")
+        sentences.append("No baseline finished, so the cost cannot be compared.")
         return sentences
     risk_changes = against_the_baseline(measured, setting, dataset, "auc")
     accuracy_changes = against_the_baseline(measured, setting, dataset, "test_accuracy")
@@ -207,22 +205,22 @@ def _guessing(measured: Measurements) -> list[str]:
             others = [defense for defense in alone if defense not in few]
             if few:
                 why = f"fewer than {FEWEST_EXAMPLES} members or non-members"
-                parts.append(f"cannot be told against {_names(few)} ({why})")
+                parts.append(f"undecided against {_names(few)} ({why})")
             if others:
-                parts.append(f"cannot be told against {_names(others)} (no interval over examples was recorded)")
+                parts.append(f"undecided against {_names(others)} (no interval over examples was recorded)")
         sentences.append(f"{measured.row_label(setting, dataset)}: {'; '.join(parts)}.")
     if not sentences:
         return ["No membership attack has a finished best_of row, so this was not measured."]
     judged = sum(p is not None for p in p_values.values())
     if judged:
         sentences.append(
-            f"Examples and seeds both count, and that seeds share examples. Among {judged} "
-            f"verdict{'' if judged == 1 else 's'} the probability of even one wrong “yes” is at most 5 % (Holm)."
+            f"These tests allow for the choice of examples and of seeds, and for examples that seeds share. Among {judged} "
+            f"verdict{'' if judged == 1 else 's'}, the probability of even one wrong “yes” is at most 5 % (Holm)."
         )
     if any(setting.split == "official" for setting in measured.settings):
         sentences.append(
-            "On the official split, members are the training set and non-members the test set, the same for every "
-            "seed: what tells them apart there need not be membership."
+            "On the official split, members are the training set and non-members the test set, for every seed. An attack "
+            "may tell them apart for reasons other than membership."
         )
     return sentences
 
@@ -246,7 +244,7 @@ def _guarantees(measured: Measurements) -> list[str]:
     for reason, defenses in without.items():
         sentences.append(f"{_names(defenses)}: {reason}.")
     if without:
-        sentences.append("Where nothing is guaranteed, a low AUC says only that these attacks failed.")
+        sentences.append("Without a guarantee, a low AUC says only that these attacks failed.")
     return sentences
 
 
@@ -270,11 +268,13 @@ def _private_runs(results: Results, measured: Measurements) -> list[str]:
         sentences.append(f"{text}{_together(rows[rows['epsilon_spent'].notna()])}.")
     again = int((private["attempts"] > 1).sum())
     if again:
-        sentences.append(f"{again} of them were started more than once; what those attempts spent is in no ε here.")
+        sentences.append(
+            f"{again} of them were started more than once; no ε here includes what the earlier attempts spent."
+        )
     sentences.append(
-        "Runs of earlier versions of the sweep, interrupted ones and the attackers' shadows are not counted. "
-        "Each ε holds for its own run. Who looks at all of them and publishes the best, or publishes this "
-        "report, spends more than the ε of the one."
+        "Interrupted runs, runs of earlier versions of the sweep and the attackers' shadow models are not counted. "
+        "Each ε holds for its own run. Choosing the best run and publishing it, or publishing this report, "
+        "spends more than the ε of one run."
     )
     return sentences
 
@@ -286,16 +286,16 @@ def _together(finished: pd.DataFrame) -> str:
     shared = int(composition.sharing(finished).sum())
     if shared:
         return (
-            f"; {shared} of the finished ones drew the same batches as another one of their seed, so that arms differ by "
-            "their mechanism alone, and no guarantee covers releasing two of these"
+            f"; {shared} of the finished runs drew the same batches as another run of their seed, so that arms differ only by "
+            "their mechanism; no guarantee covers releasing two of these"
         )
     curves = [curve for curve in finished["rdp"] if curve is not None and len(curve)]
     delta = float(finished["delta"].min())
     epsilon = composition.joint_epsilon(curves, delta) if len(curves) == len(finished) else None
     if epsilon is None:
-        return "; their Rényi divergences are not on record, so what releasing them together spends is not known"
+        return "; their Rényi divergences were not recorded, so the ε of releasing them together is unknown"
     together = f"ε = {epsilon:.1f} at δ = {naming.scientific(delta)}"
-    return f"; the {len(finished)} finished ones share neither noise nor batches, and released together spend {together} (RDP)"
+    return f"; the {len(finished)} finished runs share neither noise nor batches; releasing all of them spends {together} (RDP)"
 
 
 def _what_ran(results: Results, measured: Measurements) -> list[str]:
@@ -314,30 +314,30 @@ def _what_ran(results: Results, measured: Measurements) -> list[str]:
     if len(compared):
         sentences.append(f"{len(compared) - uncompared} of {len(compared)} comparisons of targets finished.")
     if planned > len(trials):
-        sentences.append(f"{planned - len(trials)} planned trials have not run yet: this report is of a part.")
+        sentences.append(f"{planned - len(trials)} planned trials have not run yet, so this report is partial.")
     if failed or broken or uncompared:
-        sentences.append("The failures are listed below; no number covers for them.")
+        sentences.append("The failures are listed below; they enter no number.")
     if seeds == 1:
         sentences.append(
-            "One seed gives no interval over seeds: differences between defenses cannot be told from the "
-            "luck of one run. Brackets hold an AUC’s interval over examples, for the one target trained."
+            "One seed gives no interval over seeds, so differences between defenses cannot be distinguished from "
+            "chance. Brackets hold an AUC’s interval over examples, for the one target trained."
         )
     elif seeds > 1:
         sentences.append(
-            "± is the half-width of a 95 % t-interval over seeds, of the honest AUC over seeds and examples. Brackets hold an "
-            "interval’s ends: of a difference, widened so that all comparisons with the baseline hold together, and where "
-            "an interval would leave what is possible."
+            "± is the half-width of a 95 % interval: a t-interval over seeds; for the honest AUC, over seeds and examples. Brackets "
+            "hold an interval’s ends. They are used for differences, widened so that all comparisons with the baseline hold "
+            "together, and for intervals that are cut at a bound of the quantity."
         )
-    for column, words in (("recipe", "different recipes"), ("component_sha256", "different code of the components")):
+    for column, words in (("recipe", "different recipes"), ("component_sha256", "different code of their components")):
         several = mixed(measured, column)
         if several:
             sentences.append(
-                f"Seeds of {naming.listing(several)} were trained with {words}: a mean over them is of no one thing."
+                f"Seeds of {naming.listing(several)} were trained with {words}, so a mean over them mixes different things."
             )
     if measured.superseded:
         sentences.append(
-            f"{measured.superseded} finished targets have the labels and seed of a newer one, made after the "
-            "sweep was changed, and are left out."
+            f"{measured.superseded} finished targets are left out: a newer one, made after the sweep was changed, has the "
+            "same labels and seed."
         )
     if measured.other_inversions:
         sentences.append(f"{measured.other_inversions} further inversion attacks are in the Parquet tables only.")

@@ -1,4 +1,4 @@
-"""The HTML page. It is self-contained: images and styles are inlined, and nothing is fetched from elsewhere."""
+"""The HTML page. It is self-contained: images and styles are inlined, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def page_html(
 
 
 def sweep_names(results: Results) -> list[str]:
-    """The names of the sweeps that the results are of."""
+    """The names of the sweeps that gave the results."""
     return [str(name) for name in results.trials["sweep"].dropna().unique()]
 
 
 def _findings(results: Results, measured: Measurements, chapters: list[Chapter]) -> list[Finding]:
     of_studies = [finding for chapter in chapters for finding in chapter.findings]
-    # Where a chapter covers all results, findings by dataset would repeat it.
+    # If a chapter covers all results, findings by dataset would repeat it.
     general = [] if any(chapter.covers_all for chapter in chapters) else summarize(results, measured)
     return [*general, *of_studies, *about_the_runs(results, measured)]
 
@@ -72,7 +72,7 @@ def _environment() -> Environment:
 
 
 def _unequal(measured: Measurements) -> list[str]:
-    """Where compared defenses were trained by different recipes, and how the recipes differ."""
+    """Which compared defenses were trained by different recipes, and how the recipes differ."""
     rows = [(measured.row_label(*row), unequal(measured, *row)) for row in measured.rows()]
     return [f"{label}: {words}" for label, words in rows if words]
 
@@ -95,7 +95,7 @@ def _subtitle(results: Results, measured: Measurements) -> str:
 
 
 def _inlined(figure: FigureFile) -> tuple[str, int]:
-    """The PNG in base64, and the width in CSS pixels at which all figures have text of one size."""
+    """The PNG in base64, and the width in CSS pixels that gives all figures the same text size."""
     if figure.png is None:
         return "", 0
     with Image.open(figure.png) as image:

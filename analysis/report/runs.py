@@ -73,7 +73,7 @@ _PROVENANCE = {
 
 
 def provenance(trials: pd.DataFrame) -> list[tuple[str, str]]:
-    """What the trials ran on, as names with every value that occurs."""
+    """What the trials ran on: each name with all values that occur."""
     rows = []
     for column, name in _PROVENANCE.items():
         known = trials[column].dropna().unique()

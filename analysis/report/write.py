@@ -25,10 +25,10 @@ _STALE_S = 86400.0
 def write_report(
     results_dir: Path, out_dir: Path | None = None, copy: Callable[[str, Path], None] = lambda name, path: None
 ) -> Path:
-    """Writes the report of `results_dir` under `out_dir` (default: its folder `report`), and nothing else; the page's path.
+    """Writes the report of `results_dir` under `out_dir` (default: its folder `report`) only. Returns the page's path.
 
-    The report is made in a temporary folder and then moved file by file, the page last. A reader, or another process that
-    makes the same report, therefore meets whole files only. `copy` is called with each file's name below `out_dir` and path.
+    The report is made in a temporary folder and then moved file by file, the page last. Readers, and other processes that
+    make the same report, therefore see only complete files. `copy` is called with each file's name below `out_dir` and path.
 
     Raises:
         ResultsError: the results cannot be read.
@@ -36,8 +36,8 @@ def write_report(
     results = load(Path(results_dir))
     out = Path(out_dir) if out_dir is not None else results.directory / "report"
     out.mkdir(parents=True, exist_ok=True)
-    for left in out.glob(".making-*"):  # of a process that was killed
-        with contextlib.suppress(FileNotFoundError):  # it may have ended just now
+    for left in out.glob(".making-*"):  # left by a process that was killed
+        with contextlib.suppress(FileNotFoundError):  # the process may have just ended
             if time.time() - left.stat().st_mtime > _STALE_S:
                 shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".making-") as name:
@@ -49,7 +49,7 @@ def write_report(
             (out / place).parent.mkdir(parents=True, exist_ok=True)
             (made / place).replace(out / place)
     written = {place.name for place in places}
-    for stale in (out / "figures").glob("*"):  # of an earlier report, on other datasets or splits
+    for stale in (out / "figures").glob("*"):  # left by an earlier report on other datasets or splits
         if is_ours(stale.name) and stale.name not in written:
             stale.unlink(missing_ok=True)
     for place in places:
@@ -58,7 +58,7 @@ def write_report(
 
 
 def _make(results: Results, out: Path) -> Path:
-    """Writes all files under `out`; the page's path."""
+    """Writes all files under `out`. Returns the page's path."""
     measured = measure(results)
     made = chapters(results, measured)
     general = [summary_table(measured), recipe_table(measured)]

@@ -1,8 +1,8 @@
-"""The p-value of a mean over seeds, and its interval where several comparisons are made at once.
+"""The p-value of a mean over seeds, and its interval if several comparisons are made at once.
 
 Targets of one seed share members and batches, and targets of one model also share their initialization. The values of one
-seed are therefore averaged first, and only seeds count as repetitions. Two targets that are the same run, or nearly so, do
-not count twice.
+seed are therefore averaged first, and only seeds count as repetitions. Two targets that are the same run, or nearly the
+same, do not count twice.
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ def p_value(value: Estimate | None, margin: float = 0.0) -> float | None:
 
 
 def adjusted(value: Estimate, comparisons: int) -> Estimate:
-    """The interval over seeds, widened so that those of all comparisons hold together with 95 % (Bonferroni)."""
+    """The interval over seeds, widened so that the intervals of all comparisons hold together with 95 % (Bonferroni)."""
     return value.at(1 - ALPHA / comparisons)

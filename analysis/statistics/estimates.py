@@ -23,13 +23,13 @@ UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean with its 95 % interval; `low` and `high` are None where there is none: one seed, or seeds that are all alike.
+    """A mean with its 95 % interval; `low` and `high` are None if there is none: one seed, or seeds with equal values.
 
     `n` is the number of seeds. `over` says what the interval covers: "seeds" is the t-interval over the seeds' values and
     covers the variation between training runs; "examples" is the attack's interval for its one run and covers the choice of
     examples only; "both" covers both (`seeds_and_examples`). `error` is the standard error and `df` its degrees of freedom,
-    from which `at` computes intervals of other confidence. No interval leaves `bounds`. `few_examples` says that there is none
-    because the values are of too few examples.
+    from which `at` computes intervals of other confidence. Intervals are cut at `bounds`. `few_examples` says that there is no
+    interval because the values come from too few examples.
     """
 
     mean: float
@@ -55,7 +55,7 @@ class Estimate:
     def at(self, confidence: float) -> Estimate:
         """The same estimate with an interval of another confidence; unchanged without a standard error.
 
-        Seeds that do not differ at all leave none: with few of them, and accuracies that are counts, that is chance.
+        Seeds that do not differ at all give no interval: with few seeds and accuracies that are counts, equality is chance.
         """
         if self.error is None:
             return self
@@ -67,7 +67,7 @@ class Estimate:
 
 
 _ROUNDING = 1e-14
-"""Values of about one that differ by less than this are alike: 0.43 − 0.41 and 0.93 − 0.91 are not the same number."""
+"""Values of about one that differ by less than this count as equal: 0.43 − 0.41 and 0.93 − 0.91 differ by rounding."""
 
 
 def quantile(probability: float, df: float = math.inf) -> float:
@@ -115,7 +115,7 @@ def seeds_and_examples(values: Iterable[float], covariance: npt.ArrayLike, bound
     examples alone.
 
     Source: Obuchowski & Rockette 1995, the model of readers and cases in radiology, with seeds as readers. The variance of
-    the mean is the mean square between seeds over n, plus the mean covariance of two seeds where that is above zero.
+    the mean is the mean square between seeds over n, plus the mean covariance of two seeds if that is above zero.
 
     Deviations, both for few seeds: the mean square is not taken below the value that examples alone give, and the degrees of
     freedom (Hillis 2007) are not taken above 2(n − 1). In simulations with three seeds or more, the 95 % interval then errs
@@ -140,8 +140,8 @@ def seeds_and_examples(values: Iterable[float], covariance: npt.ArrayLike, bound
 def p_above(values: Iterable[float], covariance: npt.ArrayLike, reference: float) -> float:
     """One-sided p-value of the hypothesis that all seeds' values are `reference`, against a mean above it.
 
-    The variance is that of `seeds_and_examples`. Under the hypothesis the seeds differ only by their examples, which are
-    many, so Hillis's degrees of freedom are not capped.
+    The variance is that of `seeds_and_examples`. Under the hypothesis, seeds differ only by their examples. There are many
+    examples, so Hillis's degrees of freedom are not capped.
     """
     sample = np.asarray(values, dtype=float)
     variance, df = _two_way(sample, np.asarray(covariance, dtype=float))
@@ -178,9 +178,9 @@ def auc_influence(is_member: npt.NDArray[np.bool_], score: Values) -> Values:
 
 
 def sign(value: Estimate | None, reference: float = 0.0) -> int | None:
-    """1 or −1 where the interval lies above or below `reference`, 0 where it contains it, None without an interval.
+    """1 or −1 if the interval lies above or below `reference`, 0 if it contains it, None without an interval.
 
-    An interval over examples counts too, and then the sign holds for the one target that was trained.
+    An interval over examples counts too; the sign then holds only for the one target that was trained.
     """
     if value is None or value.low is None or value.high is None:
         return None

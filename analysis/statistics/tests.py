@@ -21,7 +21,7 @@ from analysis.statistics.estimates import CONFIDENCE, Values, known
 class TestResult:
     """One test over `n` values: its statistic and two-sided p-value, or a `note` that says why there is none.
 
-    `effect` is the test's effect size, where it has one, with its 95 % interval from `effect_low` to `effect_high`.
+    `effect` is the test's effect size, if it has one, with its 95 % interval from `effect_low` to `effect_high`.
     """
 
     __test__ = False  # pytest must not collect this class
@@ -59,7 +59,7 @@ def shapiro_wilk(values: Iterable[float | None]) -> TestResult:
 
 
 def _why_not(groups: Sequence[Values]) -> str:
-    """Why values of these groups cannot be compared; empty where they can."""
+    """Why values of these groups cannot be compared; empty if they can."""
     if len(groups) < 2:
         return "one level only"
     if min(map(len, groups)) < 2:
@@ -95,7 +95,7 @@ def cliffs_delta(first: Values, second: Values) -> tuple[float, float, float]:
     """P(first > second) − P(first < second), in [−1, 1], and its 95 % interval. Each group needs at least two values.
 
     Source: Feng & Cliff 2004. The interval is their asymmetric one, from Cliff's (1993) unbiased estimate of the variance and
-    the normal quantile. Where the groups do not overlap, the variance is zero, one end is ±1, and the other end is
+    the normal quantile. If the groups do not overlap, the variance is zero, one end is ±1, and the other end is
     ±(m − z²)/(m + z²), with m the size of the smaller group. The values are assumed to be independent.
     """
     m, n = len(first), len(second)
@@ -133,8 +133,8 @@ def kruskal_wallis(groups: Sequence[Iterable[float | None]]) -> TestResult:
 def spearman(first: Sequence[float | None], second: Sequence[float | None]) -> TestResult:
     """Rank correlation (Spearman 1904) of the pairs in which both values are known; the effect is the correlation.
 
-    Up to eight pairs, the p-value is exact, over all orders: the t distribution would give p = 0 for three pairs in a row.
-    Above eight pairs, it is SciPy's, from the t distribution. From ten pairs on, there is an interval: Fisher's, with the
+    Up to eight pairs, the p-value is exact, over all orders: the t distribution would give p = 0 for three pairs in order.
+    Above eight pairs, it is SciPy's, from the t distribution. With ten pairs or more, there is an interval: Fisher's, with the
     standard error of Bonett & Wright 2000, √((1 + r²/2)/(n − 3)).
     """
     pairs = np.array(
@@ -170,7 +170,7 @@ def _exact_spearman(ranks: Values, r: float) -> float:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The p-values, adjusted for the number of those that are known (Holm 1979); None stays None."""
+    """The p-values, adjusted for the number of known ones (Holm 1979); None stays None."""
     order = sorted((value, index) for index, value in enumerate(p_values) if value is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0

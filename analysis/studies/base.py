@@ -27,8 +27,8 @@ class Chapter:
     """What a study says about some results. Each part may be empty.
 
     `draw` writes the figures below a folder, as PNG and SVG. `glossary` has each term with its meaning. `covers_all` is True
-    where the chapter covers everything in the results. The report then leaves out the findings by dataset, which would repeat
-    the chapter, and the chapters of other studies.
+    if the chapter covers everything in the results. The report then leaves out the chapters of other studies, and the findings
+    by dataset, which would repeat the chapter.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -48,7 +48,7 @@ class Study:
 
     `display_names` are how people write the labels of its sweep. `datasets` and `defenses` are labels that every table and
     figure shows first, in this order. The file names of its figures begin with one of `figure_names`; a report deletes
-    figures of an earlier report that begin so.
+    an earlier report's figures with such names.
     """
 
     title: str
@@ -63,12 +63,12 @@ class Study:
     figure_names: tuple[str, ...] = ()
 
     def is_own(self, results: Results) -> bool:
-        """Whether the results are of the sweep that repeats the paper."""
+        """Whether the results come from the sweep that repeats the paper."""
         return self.sweep in set(results.trials["sweep"])
 
 
 def chapters(results: Results, measured: Measurements) -> list[tuple[Study, Chapter]]:
-    """Every study with a chapter for these results, or one study alone where its chapter covers all of them.
+    """Every study with a chapter for these results, or only the study whose chapter covers all of them.
 
     A chapter does not cover results with defenses that another study lists. Undefended models belong to any study.
     """

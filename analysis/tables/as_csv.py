@@ -12,9 +12,9 @@ from analysis.tables.text import EMPTY
 def table_csv(table: Table) -> str:
     """The table with a header.
 
-    A mean becomes the columns KEY_mean, KEY_low, KEY_high and KEY_n_seeds. Further columns follow where an entry needs them:
-    KEY_interval_over, where an interval is not over seeds alone; KEY_paper and KEY_difference, where a number was
-    published; KEY_supported, where a mean measured nothing; KEY_note, where a mean has a note.
+    A mean becomes the columns KEY_mean, KEY_low, KEY_high and KEY_n_seeds. Further columns follow if an entry needs them:
+    KEY_interval_over if an interval is not over seeds alone; KEY_paper and KEY_difference if a number was published;
+    KEY_supported if a mean measured nothing; KEY_note if a mean has a note.
     """
     parts = [_parts(column, [row[place] for row in table.rows]) for place, column in enumerate(table.columns)]
     text = io.StringIO()

@@ -43,7 +43,7 @@ def _cell(table: Table, row: int, place: int, is_first: bool) -> Markup:
     entry = table.rows[row][place]
     text, small = shown(entry), below(entry)
     if table.columns[place].kind == "mean" and " [" in text:
-        # The interval has a line of its own, because columns of means would otherwise be too wide.
+        # The interval has its own line, because columns of means would otherwise be too wide.
         text, _, ends = text.partition(" [")
         small = [f"[{ends}", *small]
     words = Markup("") if table.repeats(row, place) else Markup.escape(text)

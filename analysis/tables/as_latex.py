@@ -12,7 +12,7 @@ from analysis.tables.text import below, shown
 def table_latex(table: Table, sweep: str) -> str:
     """The table as LaTeX, with a label that contains the name of `sweep`.
 
-    Small lines below an entry become rows of their own.
+    Small lines below an entry become separate rows.
     """
     if table.missing:
         return f"% {table.title}: {table.missing}\n"
@@ -24,9 +24,9 @@ def table_latex(table: Table, sweep: str) -> str:
         entries = [row[place] for place in table.visible]
         body.append(_row(["" if table.repeats(at, place) else shown(row[place]) for place in table.visible]))
         body += [_row(list(line)) for line in zip_longest(*map(below, entries), fillvalue="")]
-    # LaTeX numbers tables itself, so a number before the title is left out of the caption.
+    # LaTeX numbers tables itself, so the caption leaves out a number before the title.
     title = table.title.split(". ", 1)[-1]
-    interval = "± is the half-width of a 95 % interval over seeds, of the honest AUC over seeds and examples."
+    interval = "± is the half-width of a 95 % interval over seeds; for the honest AUC, over seeds and examples."
     caption = " ".join([f"{title}.", *([table.caption] if table.caption else []), *table.notes, interval])
     columns = [table.columns[place] for place in table.visible]
     layout = "".join("l" if column.kind in ("label", "text") else "r" for column in columns)

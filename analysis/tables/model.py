@@ -8,7 +8,7 @@ from typing import Literal
 from analysis.statistics.estimates import Estimate
 
 Kind = Literal["label", "text", "number", "mean"]
-"""What a column holds: short words set to the left, sentences, single values, or means with intervals."""
+"""What a column holds: short left-aligned words, sentences, single values, or means with intervals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Label:
 class Number:
     """One number. `text` replaces the rounded number (a small p-value, a reason); `small` are lines below it.
 
-    The CSV has only `value`, so numbers in `small` must also stand in a column of their own.
+    The CSV has only `value`, so numbers in `small` must also have their own column.
     """
 
     value: float | None
@@ -37,8 +37,8 @@ class Number:
 class Mean:
     """A mean over seeds, with the published number beside it as `paper`.
 
-    `note` stands below the mean, or in its place where there is no mean, and in the CSV. `small` are further lines below it,
-    which other columns of the CSV repeat. Where `supported` is False, the mean measured nothing: a note of the table says why.
+    `note` is shown below the mean, or in its place if there is no mean, and in the CSV. `small` are further lines below it,
+    which other columns of the CSV repeat. If `supported` is False, the mean measured nothing; a note of the table says why.
     """
 
     ours: Estimate | None
@@ -92,7 +92,7 @@ class Table:
     def repeats(self, row: int, place: int) -> bool:
         """Whether this label, and every visible label to its left, equals that of the row above.
 
-        People need not read it again. The last label of a row never repeats, because it distinguishes the row.
+        Such a label is not shown again. The last label of a row never repeats, because it distinguishes the row.
         """
         labels = [at for at in self.visible if self.columns[at].kind in ("label", "text")]
         if not row or place not in labels[:-1]:

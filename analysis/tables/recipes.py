@@ -33,8 +33,8 @@ def recipe_table(measured: Measurements) -> Table:
         ),
         rows=tuple(rows),
         notes=(
-            "One recipe for all is not each defense's best: a defense that another learning rate, batch size or number of "
-            "epochs would suit better looks worse here than it is.",
+            "A shared recipe is not the best one for each defense. A defense that needs another learning rate, batch size or "
+            "number of epochs looks worse here than it is.",
         ),
         missing="" if rows else "No trial finished.",
     )

@@ -13,7 +13,7 @@ _MOST_OPEN_ROWS = 24
 
 
 def summary_table(measured: Measurements) -> Table:
-    """One row per defense and dataset; the setting and the optimizer are named where there are several."""
+    """One row per defense and dataset; the setting and the optimizer are named if there are several."""
     rows = summaries(measured)
     columns = [
         Column(key="split", kind="label", csv_only=True),
@@ -43,12 +43,12 @@ def summary_table(measured: Measurements) -> Table:
     kept = [place for place, column in enumerate(columns) if column.key not in absent]
     return Table(
         name="summary",
-        title="Each defense: what it guarantees, what it costs, what the attacks got",
+        title="Each defense: its guarantee, its cost, and the results of the attacks",
         columns=tuple(columns[place] for place in kept),
         rows=tuple(tuple(entries[place] for place in kept) for entries in map(_entries, rows)),
         notes=(
             "— under ε: no formal guarantee.",
-            "p: of the AUC against guessing, one-sided, over seeds and examples, adjusted for all rows (Holm).",
+            "p tests the AUC against guessing: one-sided, over seeds and examples, adjusted for all rows (Holm).",
         )
         if rows
         else (),

@@ -20,9 +20,9 @@ def number(value: float | None, decimals: int, signed: bool = False) -> str:
 
 
 def estimate_text(value: Estimate | None, decimals: int, signed: bool = False) -> str:
-    """“0.942 ± 0.004”, or the mean alone where there is no interval.
+    """“0.942 ± 0.004”, or the mean alone if there is no interval.
 
-    “0.512 [0.498, 0.526]” where the interval is over examples, or is cut at a bound of the quantity.
+    “0.512 [0.498, 0.526]” if the interval is over examples, or is cut at a bound of the quantity.
     """
     if value is None:
         return EMPTY

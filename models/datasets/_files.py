@@ -64,7 +64,7 @@ class EncodedPart:
 class FolderDataset(Dataset):
     """A user's own images in `folder`, a path below the data folder.
 
-    If all images that are kept are gray, the dataset is gray; otherwise all are read in color (RGB). Transparent images
+    If all kept images are gray, the dataset is gray; otherwise all are read in color (RGB). Transparent images
     are composed on white. Classes are the labels that occur, numbered from 0 in ascending order. `size` resizes each image
     to a square when it is read, so files may have different sizes; `grayscale`, `crop` and `resize` are applied later and
     need images of one size.
@@ -99,7 +99,7 @@ class FolderDataset(Dataset):
         return RawPart(labels=np.searchsorted(classes, part.labels), read=partial(self._decode, part))
 
     def raw_info(self, data_dir: Path) -> DatasetInfo:
-        """Read from the headers of the images that are kept; no image is decoded."""
+        """Read from the headers of the kept images; no image is decoded."""
         parts = self.find(data_dir)
         classes = _classes(parts)
         train, test = (np.searchsorted(classes, part.labels) for part in parts)

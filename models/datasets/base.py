@@ -260,8 +260,8 @@ def refuse_one_class(labels: IntArray, n_all: int, name: str) -> None:
         if len(labels) < n_all:
             remedy = "Raise max_train_examples, or draw others with subset_seed."
         raise DatasetError(
-            f"Dataset '{name}': the {len(labels)} training examples are all of one class, and a classifier of one class is "
-            f"always right. {remedy}"
+            f"Dataset '{name}': the {len(labels)} training examples are all of one class, so there is nothing to "
+            f"classify. {remedy}"
         )
 
 

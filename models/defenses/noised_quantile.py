@@ -12,11 +12,11 @@ from models.private.rules import NoisedQuantile
 
 @dataclass(frozen=True, kw_only=True)
 class NoisedQuantileDefense(BudgetedMechanism):
-    """DP-SGD whose clip norm follows a quantile of the gradient norms. ε includes the privacy cost of that.
+    """DP-SGD whose clip norm follows a quantile of the gradient norms. ε includes the privacy cost of the quantile.
 
-    Give either `epsilon` or `noise_multiplier`. Both are for sum and count together, so the sum gets slightly more noise
+    Give either `epsilon` or `noise_multiplier`. Both apply to sum and count together, so the sum gets slightly more noise
     than in DP-SGD with the same multiplier. `count_noise_std` is the standard deviation of the noise on the count of
-    unclipped examples. Its default, a twentieth of the batch size, and those of `initial_clip_norm` and
+    unclipped examples. Its default, a twentieth of the batch size, and the defaults of `initial_clip_norm` and
     `clip_learning_rate` are the authors'. The guarantee is that of `dp_sgd`: Poisson batches, adding or removing one
     example.
     """
@@ -41,7 +41,7 @@ class NoisedQuantileDefense(BudgetedMechanism):
         if noise_multiplier >= 2 * count_noise_std:
             raise ValueError(
                 f"count_noise_std is {count_noise_std:g}; it must be above half of the noise multiplier, "
-                f"{noise_multiplier:.4g}, or the count alone costs more privacy than there is"
+                f"{noise_multiplier:.4g}, or the count alone exceeds the privacy budget"
             )
         rule = NoisedQuantile(
             noise_scale=(noise_multiplier**-2 - (2 * count_noise_std) ** -2) ** -0.5,

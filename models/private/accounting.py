@@ -182,7 +182,7 @@ def find_noise_multiplier(
     """
     _check(sample_rate, steps, delta, accountant)
     if steps == 0:
-        raise ValueError("steps is 0; no noise is needed for no step")
+        raise ValueError("steps is 0; without a step, no noise is needed")
     floor, least, most = 0.0, 0.0, math.inf
     if accountant == "prv":
         floor, least, most = PRV_ERROR, _LEAST_PRV_EPSILON, _MOST_PRV_EPSILON

@@ -5,7 +5,7 @@ the gradient of its output and u its input at a position. There are three ways t
 
 - T = 1: ‖g‖² ‖u‖², in closed form.
 - The product itself, for each example. It is kept for the weighted sum, unless it is much larger than the layer's input
-  and output; then only its norm is kept.
+  and output; in that case only its norm is kept.
 - The Gram form ⟨G Gᵀ, U Uᵀ⟩, with T × T numbers instead of the weight's size; used if there are few positions.
 
 Sources: Goodfellow 2015 (closed form); Li, Tramèr, Liang & Hashimoto 2022 and Bu, Wang, Zha & Karypis 2023 (Gram form with

@@ -21,7 +21,7 @@ before each step (T, n, units), and the gradient of the gates before activation 
 class PrivateLSTM(nn.LSTM):
     """`nn.LSTM` in plain PyTorch operations: same parameters, names and arguments; same results up to rounding.
 
-    Its state can be loaded into an `nn.LSTM` and vice versa. `PrivateGradient` runs an `nn.LSTM` by these operations, too,
+    Its state can be loaded into an `nn.LSTM` and vice versa. `PrivateGradient` also runs an `nn.LSTM` by these operations,
     so models need not use this class.
 
     Raises:
@@ -42,7 +42,7 @@ def lstm(
     if not isinstance(value, Tensor) or value.dim() != 3:
         raise ValueError("an LSTM takes a tensor of three dimensions here, not a packed sequence or a single example")
     if layer.proj_size:
-        raise ValueError(f"proj_size is {layer.proj_size}; per-example gradients are made for 0 only")
+        raise ValueError(f"proj_size is {layer.proj_size}; per-example gradients need 0")
     with torch.autocast(value.device.type, enabled=False):  # the recurrence runs in the parameters' precision
         return _lstm(layer, value.to(cast(Tensor, layer.weight_hh_l0).dtype), state, record)
 

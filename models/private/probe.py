@@ -57,16 +57,16 @@ def _check_apart(model: nn.Module, inputs: Tensor, replacements: Sequence[Tensor
             where = first.first_difference(second)
             if not _close(first.outputs[:1], second.outputs[:1]):
                 raise ValueError(
-                    f"the model mixes examples: its output for one depends on the others of the batch{where}. {_REMEDY}"
+                    f"the model mixes examples: its output for one depends on the others in the batch{where}. {_REMEDY}"
                 )
             for name, gradients in first.gradients.items():
                 if not _close(gradients[:1], second.gradients[name][:1], scale=gradients):
                     raise ValueError(
-                        f"the model mixes examples: the gradient of '{name}' for one depends on the others of the batch{where}. "
+                        f"the model mixes examples: the gradient of '{name}' for one depends on the others in the batch{where}. "
                         f"{_REMEDY}"
                     )
             if not _close(first.later, second.later):
-                raise ValueError(f"the model keeps what it was given: its next output depends on it. {_REMEDY}")
+                raise ValueError(f"the model keeps its input: its next output depends on it. {_REMEDY}")
         _check_one_by_one(model, inputs)
 
 

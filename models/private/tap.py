@@ -69,8 +69,8 @@ class Recording:
             repeated = self.added[parameter] > 1 and parameter not in self.shared
             if repeated or self.added[parameter] > self.calls[parameter]:
                 raise ValueError(
-                    f"gradients of a layer's '{name}' arrived before all of its calls had been made; differentiate "
-                    "nothing inside of the model, and use no checkpoints with use_reentrant"
+                    f"gradients of a layer's '{name}' arrived before all of its calls had been made; do not differentiate "
+                    "inside the model, and use no checkpoints with use_reentrant"
                 )
         if all(self.calls[parameter] == 1 for parameter in parameters.values()):
             self.gradients.append((parameters, gradients))
@@ -217,7 +217,7 @@ class Tap:
         tensors = [value for value in (*args, *kwargs.values()) if value is not None]
         if len(tensors) != 1 or not isinstance(tensors[0], Tensor) or not isinstance(output, Tensor):
             raise ValueError(
-                f"{layer.title} takes or gives more than one tensor, and there are no per-example gradients of such a layer"
+                f"{layer.title} takes or returns more than one tensor; such a layer has no per-example gradients"
             )
         value = tensors[0]
         for tensor in (value, output):
@@ -361,7 +361,7 @@ def _trainable(model: nn.Module) -> list[nn.Parameter]:
 def _check_count(layer: _Layer, count: int, found: int) -> None:
     if found != count:
         raise ValueError(
-            f"{layer.title} takes or gives a tensor whose first dimension is {found}, not the {count} examples of the "
+            f"{layer.title} takes or returns a tensor whose first dimension is {found}, not the {count} examples of the "
             "batch; keep examples in the first dimension"
         )
 
@@ -381,7 +381,7 @@ def _refuse_ambiguous(layer: _Layer, others: Sequence[_Layer]) -> None:
     """Refuse a layer with a replaced forward, and layers whose parameters would be counted twice or missed."""
     inside = {id(module) for module in layer.module.modules()}
     if any("forward" in vars(module) for module in layer.module.modules()):
-        raise ValueError(f"{layer.title} has had its forward replaced; make a class of its own for it")
+        raise ValueError(f"the forward of {layer.title} was replaced; write a separate class for it")
     for other in others:
         if other is not layer and id(other.module) in inside:
             raise ValueError(f"{layer.title} and {other.title} share a module, and one has parameters of its own")
@@ -417,7 +417,7 @@ def _sample(layer: _Layer, value: Tensor, grad: Tensor) -> LayerGradients:
     try:
         samples = _opacus_sampler(layer.module)(layer.module, [value], grad)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(f"no per-example gradients of {layer.title} can be made. {_remedy(layer.module)}") from error
+        raise ValueError(f"{layer.title} has no per-example gradients. {_remedy(layer.module)}") from error
     return kept({names[parameter]: sample for parameter, sample in samples.items() if parameter in names})
 
 
@@ -433,11 +433,9 @@ def _is_reparametrized(module: nn.Module) -> bool:
 
 def _remedy(module: nn.Module) -> str:
     if is_parametrized(module) or _is_reparametrized(module):
-        return (
-            "Take the parametrization (weight or spectral normalization) off; GroupNorm normalizes what examples give"
-        )
+        return "Remove the parametrization (weight or spectral normalization); GroupNorm normalizes activations instead"
     known = ", ".join(sorted(kind.__name__ for kind in (*SAMPLERS, *REROUTED, nn.LSTM)))
-    return _REMEDIES.get(type(module), f"Freeze it, or build it of layers that have them: {known}")
+    return _REMEDIES.get(type(module), f"Freeze it, or build it from layers that have them: {known}")
 
 
 def _prepare_fallback(name: str, module: nn.Module) -> None:

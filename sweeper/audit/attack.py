@@ -52,7 +52,7 @@ def audit(
     A row's `input_changes` says how the outputs were changed to be readable.
 
     Raises:
-        UserError: an unknown attack, or fewer members or non-members than one needs.
+        UserError: an attack is unknown, or has too few members or non-members.
     """
     for name in attack_names:
         if name not in ATTACK_NAMES:

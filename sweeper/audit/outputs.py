@@ -1,4 +1,4 @@
-"""Reads a model's stored outputs for `sweeper audit`, in the forms that people have them. Needs no PyTorch.
+"""Reads a model's stored outputs for `sweeper audit`, in the forms that people store them. Needs no PyTorch.
 
 The input is a Parquet file, or a folder of them, with the columns `example_id, is_member, label` and `logits` or
 `probabilities`. These are a list of numbers in each row, or one column per class.
@@ -127,15 +127,15 @@ def _read_table(path: Path) -> tuple[pa.Table, _Values, list[str]]:
     values = read[0][1]
     for file, (_, others, _) in zip(files, read, strict=True):
         if others != values:
-            raise UserError(f"{file} has its answers in {others.name}, but {files[0]} in {values.name}.")
+            raise UserError(f"{file} has its outputs in {others.name}, but {files[0]} in {values.name}.")
     changes = []
     if not values.is_probability and any(_is_probability_name(name) for _, _, names in read for name in names):
-        changes.append("logits are used, so the probabilities beside them are not")
+        changes.append("logits are used; the probabilities beside them are ignored")
     in_paths = [_columns_in_path(file.relative_to(path)) for file in files]
     for name in sorted({name for columns in in_paths for name in columns} - set(table.column_names)):
         parts = len({columns.get(name) for columns in in_paths})
         if parts > 1:
-            changes.append(f"the {parts} parts by '{name}' are taken together")
+            changes.append(f"the {parts} parts by '{name}' are combined")
     return table, values, changes
 
 
@@ -337,7 +337,7 @@ def _whole_numbers(column: pa.ChunkedArray, where: str) -> IntArray:
             return np.asarray(array.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
     except pa.ArrowInvalid:
         pass  # 0.5, NaN, or 2**63
-    raise UserError(f"{where} is {array.type}; it must be whole numbers, the classes from 0.")
+    raise UserError(f"{where} is of type {array.type}; its values must be whole numbers, the classes from 0.")
 
 
 def _ids(column: pa.ChunkedArray) -> IntArray:
@@ -363,7 +363,7 @@ def _membership(column: pa.ChunkedArray, path: Path) -> BoolArray:
     bad = np.flatnonzero(~np.isin(values, (0, 1)))
     if len(bad):
         raise UserError(
-            f"{path}: column 'is_member' is {array.type}, with {printable(repr(array[int(bad[0])].as_py()), 80)} in row "
+            f"{path}: column 'is_member' is of type {array.type}, with {printable(repr(array[int(bad[0])].as_py()), 80)} in row "
             f"{bad[0]}; it must be true or false (or 1 or 0) in every row."
         )
     return values.astype(np.bool_)

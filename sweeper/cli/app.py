@@ -38,7 +38,7 @@ def main() -> None:
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if sys.flags.optimize > 1:
         fail(
-            "Python runs with -OO (PYTHONOPTIMIZE=2), which drops the docstrings that Ray and this program need. Run it without, "
+            "Python runs with -OO (PYTHONOPTIMIZE=2), which drops the docstrings that Ray and sweeper need. Run it without -OO, "
             "or with -O (PYTHONOPTIMIZE=1)."
         )
     if version:

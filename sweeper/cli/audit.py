@@ -29,8 +29,8 @@ def audit(
     form: Annotated[
         str,
         typer.Option(
-            help="log_odds or tensorflow_privacy: the form of the threshold scores. In the latter, confident outputs tie, and equal "
-            "outputs can differ by rounding."
+            help="log_odds or tensorflow_privacy: the form of the threshold scores. In the latter, confident outputs tie, and scores "
+            "of equal outputs can differ by rounding."
         ),
     ] = "log_odds",
     dtype: Annotated[
@@ -38,7 +38,7 @@ def audit(
     ] = "float64",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the trained attackers' folds.")] = 0,
 ) -> None:
-    """Run membership attacks on any model's outputs, from this program or not. A higher AUC is a worse leak.
+    """Run membership attacks on the outputs of any model, trained by sweeper or not. A higher AUC is a worse leak.
 
     The threshold attacks (`max_posterior`, `loss`, `entropy`, `modified_entropy`) take seconds. The trained attacks
     (`logistic_regression`, `mlp`, `random_forest`, `knn`) search the grids of TensorFlow Privacy's tool and score
@@ -98,14 +98,14 @@ def audit(
     n_examples = first["n_members"] + first["n_non_members"]
     notes = [
         *(f"Input: {change}." for change in stored.changes),
-        f"{first['n_members']} members, {first['n_non_members']} non-members. — : too few non-members (10/FPR are "
-        "needed). Intervals are 95 %. The advantage is the maximum over all thresholds, on the data it is measured "
-        "on; beside it is the average for random guessing.",
+        f"{first['n_members']} members, {first['n_non_members']} non-members. — means too few non-members (10/FPR are "
+        "needed). Intervals are 95 %. The advantage is the maximum over all thresholds, on the same data it is "
+        "measured on; beside it is the average for random guessing.",
     ]
     if n_examples < first["n_rows"]:
         notes.append(
             f"example_id repeats: {first['n_rows']} rows are {n_examples} examples. Each counts once, with the mean of "
-            "its rows' scores, and its rows are never in two folds."
+            "its rows' scores, and all its rows are in the same fold."
         )
     tied = [f"{row['attack']} {row['n_tied']} (at most {row['largest_tie']} alike)" for row in rows if row["n_tied"]]
     if tied:

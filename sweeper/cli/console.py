@@ -41,7 +41,7 @@ def user_errors(command: F) -> F:
             name = error.filename or "A file"
             fail(printable(f"{name} cannot be used: {error.strerror or error}."))
         except KeyboardInterrupt:
-            err.print("Interrupted. Everything that was finished is kept; the same command goes on from there.")
+            err.print("Interrupted. All finished work is kept; the same command continues from there.")
             raise typer.Exit(1) from None
 
     return wrapper  # type: ignore[return-value]
@@ -74,7 +74,7 @@ def working(what: str) -> contextlib.AbstractContextManager[object]:
 def print_left_out(count: int, location: str) -> None:
     if count:
         tell(
-            f"{count} recorded targets of other versions of this sweep are kept in {escape(location)}, but left out.",
+            f"{count} recorded targets of other versions of this sweep are kept in {escape(location)} but left out.",
             style="dim",
         )
 

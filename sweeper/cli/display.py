@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 RECENT = 6
 SHOWN_RUNNING = 24
 SHOWN_FAILURES = 10
-STOPPING = "Stopping: what is finished is kept, and reported on"
+STOPPING = "Stopping: finished work is kept and reported"
 LEAST_TITLE = 24
 """Characters of a title in a table; with less room, a trial takes several lines."""
 _LEAST_NAME = 6
-"""Characters that each of its names keeps; if there is no room for these, the last name is dropped."""
+"""Characters that each name keeps; if there is no room for these, the last name is dropped."""
 _MARKS = {"finished": ("✔ ", "green"), "failed": ("✘ ", "red"), "retried": ("↻ ", "yellow")}
 
 
@@ -257,8 +257,10 @@ def status_view(status: SweepStatus, results: str) -> RenderableType:
     if status.comparisons:
         parts.append(Text(f"{status.compared} of {status.comparisons} comparisons done"))
     if not status.launches:
-        how = "The same launch command goes on from here." if status.left or status.failed else "The sweep is finished."
-        parts.append(Text(f"Nothing works on it now. {how}"))
+        how = (
+            "The same launch command continues from here." if status.left or status.failed else "The sweep is finished."
+        )
+        parts.append(Text(f"No launch is working on it now. {how}"))
     for launch in status.launches:
         parts.append(Text(f"Launched by {launch.name}, {launch.started_at}: {len(launch.running)} running"))
         columns = [
@@ -293,7 +295,7 @@ def status_view(status: SweepStatus, results: str) -> RenderableType:
         more = len(status.failures) - SHOWN_FAILURES
         parts.append(Text((f"and {more} more; " if more > 0 else "") + f"full output: sweeper logs {results} ID"))
     if status.quarantined:
-        parts.append(Text(f"{status.quarantined} damaged files are in quarantine; what they held is recomputed."))
+        parts.append(Text(f"{status.quarantined} damaged files are in quarantine; their content is recomputed."))
     return Group(*parts)
 
 

@@ -48,13 +48,13 @@ def launch(
         ),
     ] = None,
     local: Annotated[
-        bool, typer.Option("--local", help="Use this machine alone, despite other settings (the default).")
+        bool, typer.Option("--local", help="Use only this machine, whatever other settings say (the default).")
     ] = False,
     gpus_per_trial: Annotated[
         list[str] | None,
         typer.Option(
             metavar="N|auto|ARCH=N",
-            help="GPUs per trial: 0.25 packs four on one, auto measures one trial and packs accordingly, resnet18=0.5 is for "
+            help="GPUs per trial: 0.25 packs four on one, auto measures one trial and packs accordingly, resnet18=0.5 applies to "
             "one architecture. Repeatable. \\[default: 1 if there are any]",
             show_default=False,
         ),
@@ -98,15 +98,15 @@ def launch(
         bool,
         typer.Option(
             "--redo-changed",
-            help="Delete and recompute records whose components had other code than today's.",
+            help="Delete and recompute records whose components' code has changed since.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Ray's output.")] = False,
 ) -> None:
-    """Run a sweep: train every target, attack it, record it, report on it.
+    """Run a sweep: train, attack and record every target, then write the report.
 
-    Recorded results are not computed again: the same command finishes what is missing, and adding an attack to the file
+    Recorded results are not computed again: the same command computes what is missing, and adding an attack to the file
     retrains no target. Exit code 0: all finished; 1: some failed or are left, or there is no report; 2: wrong input.
     """
     from sweeper import launch as launching
@@ -173,7 +173,7 @@ def _conclude(result: LaunchResult) -> None:
     if result.tables is not None and result.n_done < result.n_trials:
         err.print(
             f"{result.n_done} of {result.n_trials} trials are finished, {result.n_failed} failed, {result.n_left} are left. The same "
-            f"command {'goes on from here' if result.n_left else 'tries the failed ones again'}.",
+            f"command {'continues from here' if result.n_left else 'retries the failed ones'}.",
             soft_wrap=True,
             highlight=False,
         )
@@ -182,7 +182,7 @@ def _conclude(result: LaunchResult) -> None:
         failing = sum(state == "failed" for state in result.states.values())
         err.print(
             f"{result.n_compared} of {len(result.states)} comparisons of finished targets are done, {failing} failed. The same "
-            "command tries the others again.",
+            "command retries the others.",
             soft_wrap=True,
             highlight=False,
         )

@@ -31,7 +31,7 @@ def list_components() -> None:
 
 @user_errors
 def doctor(data: DataDir = Path("data")) -> None:
-    """Show this machine's Python, PyTorch and CUDA, Ray, GPUs, datasets and disk, and how to get what is missing."""
+    """Show this machine's Python, PyTorch, CUDA, Ray, GPUs, datasets and disk space, and how to get what is missing."""
     from importlib.metadata import version
 
     import torch

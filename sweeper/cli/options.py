@@ -121,7 +121,7 @@ def check_trackers(tensorboard: Path | None, mlflow: str | None) -> None:
                 if int(version(name).partition(".")[0]) < _OLDEST_MLFLOW:
                     raise UserError(
                         f"--mlflow: {name} {version(name)} is too old for the other libraries here: pip uninstall {name}, then pip "
-                        "install mlflow-skinny, which has what is needed to log to a server."
+                        "install mlflow-skinny, which is enough to log to a server."
                     )
     try:
         urlsplit(mlflow or "")

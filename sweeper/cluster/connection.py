@@ -64,7 +64,7 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001  if its start times out, Ray raises a plain Exception
         raise UserError(
             f"Ray could not be reached{f' at {address}' if address else ''}: {sentence(reason_of(error).splitlines()[0])} "
-            "Give --address HOST:PORT of a running cluster that this machine is a node of (`ray start --head` prints it; one with "
+            "Give --address HOST:PORT of a running cluster that includes this machine (`ray start --head` prints it; a cluster with "
             "tokens needs its token in ~/.ray/auth_token or RAY_AUTH_TOKEN), or --local for this machine alone."
         ) from None
     _protect_token()
@@ -118,7 +118,7 @@ def _bring_token(address: str) -> None:
         is_asked = internals.asks_for_token(address.rpartition("//")[2])
     if is_asked and not internals.use_own_token():
         raise UserError(
-            f"The cluster at {address} asks for its token, and there is none here. Copy the file ~/.ray/auth_token of its head "
+            f"The cluster at {address} asks for a token, and there is none here. Copy ~/.ray/auth_token from its head "
             "to the same place here, or set RAY_AUTH_TOKEN."
         )
 

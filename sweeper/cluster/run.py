@@ -42,7 +42,7 @@ _LOT = 500
 
 
 _PAUSE_AFTER_STORE_FAILURE_S, _LONGEST_PAUSE_S = 10.0, 600.0
-"""A worker's pause after an attempt that could record nothing; it doubles with each further one."""
+"""A worker's pause after an attempt that could not record its results; it doubles with each further attempt."""
 
 
 def run_units(

@@ -38,7 +38,7 @@ def tracker(kind: Literal["tensorboard", "mlflow"], uri: str, name: str, warn: C
 
 
 class _Forgiving(tune.Callback):
-    """A tracker that may fail without ending anything else: its first error is a warning, then it is ignored."""
+    """A tracker that may fail without ending anything else: its first error gives a warning, then it is no longer called."""
 
     def __init__(
         self, tracker: tune.Callback, name: str, warn: Callable[[str], None], secrets: Sequence[str | None] = ()
@@ -59,7 +59,7 @@ class _Forgiving(tune.Callback):
             text = f"{type(error).__name__}: {error}"
             for secret in filter(None, self._secrets):
                 text = text.replace(secret, "***").replace(unquote(secret), "***")
-            self._warn(f"{self._name} is told nothing more, for it failed: {text}")
+            self._warn(f"{self._name} failed and gets no further results: {text}")
 
     setup = partialmethod(_tell, "setup")
     on_step_begin = partialmethod(_tell, "on_step_begin")

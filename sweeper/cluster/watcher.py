@@ -56,7 +56,7 @@ class LostNodes(tune.Callback):
                 continue
             name = self._alive.pop(node["NodeID"], None)
             if name is not None and node.get("DeathReason") not in EXPECTED_DEATHS:
-                self._warn(f"Node {name} was lost; what ran there goes on elsewhere.")
+                self._warn(f"Node {name} was lost; its trials continue elsewhere.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class Watcher(SilentReporter):
         if target_id in self._schedule.out:
             self._lost_in_a_row += 1
             if self._lost_in_a_row >= _LOST_BEFORE_ANY_WORK + 2 * len(self._schedule.out):
-                self._schedule.stop(f"workers end before they begin to work: {reason}")
+                self._schedule.stop(f"workers end before they start work: {reason}")
             self._lost(target_id, f"its worker or node was lost: {reason}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -17,7 +17,7 @@ State = Literal["done", "failed", "to do"]
 
 
 def states(store: Store, groups: Iterable[Group]) -> dict[str, State]:
-    """The state of each comparison, by its id. One that is older than the weights it compared is to do again."""
+    """The state of each comparison, by its id. If it is older than the weights it compared, it is due again."""
     groups = list(groups)
     if not groups:
         return {}

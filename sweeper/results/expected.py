@@ -76,7 +76,7 @@ def wanted_parts(target_id: str, records: Records) -> Iterator[tuple[str, str]]:
 def judge(target_id: str, records: Records, has: Callable[[str, str], bool]) -> Status:
     """The status of a trial from the parts that exist.
 
-    A row implies that the rest of its record was written. A part that was deleted or set aside since is made again.
+    A row implies that the rest of its record was written. A part that was deleted or set aside since is computed again.
     """
     target = "missing"
     if has("weights", target_id) and all(has(table, target_id) for table in TARGET_TABLES):

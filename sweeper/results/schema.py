@@ -14,7 +14,7 @@ _KEY = ("target_id", pa.string(), "Hash of everything that makes the target; joi
 _ATTACK_KEY = (
     "attack_id",
     pa.string(),
-    "Hash of the attack's configuration; with target_id it names one run attack. For an attack on a cohort: its comparison_id",
+    "Hash of the attack's configuration; with target_id it identifies one attack run. For an attack on a cohort: its comparison_id",
 )
 _COMPARISON_KEY = ("comparison_id", pa.string(), "Hash of the comparison's configuration and of its targets")
 
@@ -32,8 +32,8 @@ def _tpr_columns(fpr: str, percent: str, needed: str) -> list[tuple[str, pa.Data
             pa.float64(),
             f"TPR at an expected FPR of {percent}, ties broken at random; null with fewer than {needed} non-members",
         ),
-        (f"{name}_low", pa.float64(), f"Lower end of the 95 % interval of {name}: members' and the threshold's chance"),
-        (f"{name}_high", pa.float64(), f"Upper end of the 95 % interval of {name}, likewise"),
+        (f"{name}_low", pa.float64(), f"Lower end of the 95 % interval of {name}, over members and the threshold"),
+        (f"{name}_high", pa.float64(), f"Upper end of the 95 % interval of {name}"),
     ]
 
 
@@ -84,8 +84,8 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("n_non_members", pa.int64(), "Examples that membership attacks are given as non-members"),
             ("n_test", pa.int64(), "Examples that test accuracy is measured on"),
             ("dataset_sha256", pa.string(), "SHA-256 of the images and labels that were used"),
-            ("normalization_mean", pa.list_(pa.float64()), "Subtracted per channel from inputs in [0, 1]"),
-            ("normalization_std", pa.list_(pa.float64()), "Divided by, per channel"),
+            ("normalization_mean", pa.list_(pa.float64()), "Subtracted from inputs in [0, 1], per channel"),
+            ("normalization_std", pa.list_(pa.float64()), "Divisor after the subtraction, per channel"),
             ("epochs", pa.int32(), "Passes over the training data that were requested"),
             ("batch_size", pa.int32(), "Batch size; the expected one under Poisson sampling"),
             ("learning_rate", pa.float64(), "Learning rate of the optimizer"),
@@ -116,13 +116,13 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "noise_multiplier",
                 pa.float64(),
-                "The accounted value: noise over max_grad_norm; for noised_quantile, of sum and count together; null if none is",
+                "The accounted noise over max_grad_norm; for noised_quantile, that of sum and count together; null without accounting",
             ),
             (
                 "rdp",
                 pa.list_(pa.struct([("order", pa.float64()), ("divergence", pa.float64())])),
                 "Rényi divergence of the whole training at each order (Mironov 2017). For runs that share neither "
-                "noise nor batches, add it order by order and convert: the ε of releasing all of them. Null without a guarantee",
+                "noise nor batches, the sums at each order convert to the ε of releasing all of them. Null without a guarantee",
             ),
             (
                 "noise_source",
@@ -245,7 +245,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "uses_target_membership_labels",
                 pa.bool_(),
-                "Whether the attacker had true membership labels; best_of: whether a chosen score used them (choosing does, too)",
+                "Whether the attacker had true membership labels; best_of: whether a chosen score used them (choosing always does)",
             ),
             (
                 "n_references",
@@ -265,7 +265,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 "Lower end of the 95 % interval of auc, over examples. If labels were used, it also covers fitting and choosing on a "
                 "half: as wide as if the halves' errors had a correlation of 1 (best_of: .36, unless both choices were fitted)",
             ),
-            ("auc_high", pa.float64(), "Upper end of the 95 % interval of auc, likewise"),
+            ("auc_high", pa.float64(), "Upper end of the 95 % interval of auc, as for auc_low"),
             (
                 "null_auc",
                 pa.float64(),
@@ -322,12 +322,12 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "fold",
                 pa.int64(),
-                "Half that the example was in; score is from an attacker fitted on the other half. Null if none was fitted on labels",
+                "The example's half; score is from an attacker fitted on the other half. Null if not fitted on labels",
             ),
             (
                 "selection_score",
                 pa.float64(),
-                "For choosing between attacks: like score, but out of fold from labels of the example's own half only. Null likewise",
+                "For choosing between attacks: like score, but out of fold from labels of the example's half only. Null if fold is",
             ),
         ],
     ),
@@ -485,7 +485,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "mse_gap",
                 pa.float64(),
-                "mse_non_members − mse_members: above zero, members are reconstructed better (or, under official, test differs)",
+                "mse_non_members − mse_members: above zero, members are reconstructed better (or, under official, the sets differ)",
             ),
             ("mse_constant", pa.float64(), "Control: error on the test examples of the attacker's mean image"),
             (
@@ -533,9 +533,9 @@ def markdown() -> str:
     lines = [
         "# The Parquet tables",
         "",
-        f"Schema version {SCHEMA_VERSION}. Written from `sweeper/results/schema.py`; a test keeps them equal.",
+        f"Schema version {SCHEMA_VERSION}. Generated from `sweeper/results/schema.py`; a test keeps them equal.",
         "Every table is one file, `RESULTS/NAME.parquet`, gathered when a launch ends and by `sweeper gather`.",
-        "While a sweep runs, the same rows stand in `RESULTS/parts/NAME/`, one file per target, attack or comparison.",
+        "While a sweep runs, the same rows are in `RESULTS/parts/NAME/`, one file per target, attack or comparison.",
         "Weights are `RESULTS/weights/TARGET_ID.safetensors`. Null means: not measured or not defined.",
     ]
     for name, (purpose, columns) in _TABLES.items():

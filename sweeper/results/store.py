@@ -48,11 +48,11 @@ PARAMETERS = "parameters"
 
 
 _MOST_ROWS_PER_BYTE = 8
-"""A part that claims more is damaged: rows differ by ids or losses, so real rows take more than a byte."""
+"""A part that claims more rows per byte is damaged: rows differ by ids or losses, so each takes more than a byte."""
 
 
 class DamagedError(Exception):
-    """A file of the store cannot be read. Where it is set aside, its content counts as missing and is made again."""
+    """A file of the store cannot be read. Where it is set aside, its content counts as missing and is computed again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -439,15 +439,15 @@ class Store:
             content = json.loads(self.storage.read(layout.SWEEP))
             if not all(ID.fullmatch(each) for target, ids in content["targets"].items() for each in (target, *ids)):
                 raise ValueError("it contains something that is not an id")
-                # A file of an earlier version does not list what attacks keep
+                # A file of an earlier version does not list what attacks store
             content["kept"] = {each: table for each, table in content.get("kept", {}).items() if table in ATTACK_TABLES}
             return dict(content)
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(
-                f"sweep.json in {self.location} cannot be read: {_first_line(error)}. Launch the sweep again to write it "
-                "again; nothing is lost."
+                f"sweep.json in {self.location} cannot be read: {_first_line(error)}. Launch the sweep again to rewrite it; "
+                "nothing is lost."
             ) from None
 
     def parts(self, table: str, keys: Iterable[str], damaged: list[str]) -> Iterator[tuple[str, pa.Table]]:

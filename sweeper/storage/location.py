@@ -113,7 +113,7 @@ def _bucket_path(uri: str, scheme: str) -> BucketPath:
     # Messages here must not repeat the URI, because it can contain credentials in unexpected places.
     if scheme not in _OPTIONS:
         raise UserError(
-            f"Unknown scheme '{scheme}://' of a place for results. Allowed: a folder, s3://bucket/path, gs://bucket/path."
+            f"Unknown scheme '{scheme}://' for the results' location. Allowed: a folder, s3://bucket/path, gs://bucket/path."
         )
     url = _split(uri, scheme)
     bucket = url.netloc.rpartition("@")[2]

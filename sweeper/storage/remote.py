@@ -58,7 +58,7 @@ class RemoteFiles:
         return content
 
     def write(self, name: str, content: bytes | Path) -> None:
-        # Ctrl-C does not interrupt an upload: once begun, it is finished.
+        # Ctrl-C does not interrupt an upload that has begun.
         filesystem, key = self._filesystem(), self._key(name)
         pieces = iter([content]) if isinstance(content, bytes) else _pieces(content)
         with _missing_bucket_told(), _signals_held_back():
@@ -263,7 +263,7 @@ _LASTING = (
             rf"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist|Bucket '.*' not found|{re.escape(_GOOGLE_NOT_FOUND)}"
         ),
         "there is no such bucket",
-        "Create it, or name another with --out.",
+        "Create it, or name another bucket with --out.",
     ),
     _Lasting(
         re.compile(

@@ -178,8 +178,8 @@ class Storage:
                         self.delete(f"{folder}/{name}" if folder else name)
         except (FileNotFoundError, KeyError):
             raise StorageError(
-                f"{self.location} does not show what was just written there. Is something else deleting its files, "
-                f"or is it a view of the store that lags behind? {OTHER_PLACE}"
+                f"{self.location} does not show what was just written there. Does something else delete its files, "
+                f"or does its listing lag behind? {OTHER_PLACE}"
             ) from None
         finally:
             self._patience_s = None

@@ -189,7 +189,7 @@ def _labelled(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         _check_label(label, path)
         if label in seen:
             raise UserError(
-                f"{path}: label '{label}' is used twice. Write a mapping of a label of your own to each element."
+                f"{path}: label '{label}' is used twice. Write a mapping that gives each element its own label."
             )
         seen.add(label)
         yield label, reference
@@ -230,7 +230,7 @@ def _build_defenses(value: Any, path: str) -> dict[str, tuple[Defense, ...]]:
             if not references:
                 raise UserError(f"{path}.{label}: an empty list; write none for no defense.")
             if label in built:
-                raise UserError(f"{path}: label '{label}' is used twice, by the grid of '{own_label}' or with it.")
+                raise UserError(f"{path}: label '{label}' is used twice: by the grid of '{own_label}', or beside it.")
             built[label] = tuple(components.build("defense", item, f"{path}.{label}") for item in references)
     return built
 
@@ -238,7 +238,7 @@ def _build_defenses(value: Any, path: str) -> dict[str, tuple[Defense, ...]]:
 def _grid_points(label: str, reference: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Label and reference of each point of a defense's `grid`, its first field varying slowest; without one, the input itself."""
     if isinstance(reference, list) and any(isinstance(item, dict) and "grid" in item for item in reference):
-        raise UserError(f"{path}: a grid inside a list of defenses. Only a defense by itself takes a grid.")
+        raise UserError(f"{path}: a grid is inside a list of defenses. Only a single defense takes a grid.")
     if not isinstance(reference, dict) or "grid" not in reference:
         yield label, reference
         return
@@ -268,8 +268,8 @@ def _build_trainings(training: Any, optimizers: Any, path: str) -> dict[str, Tra
             value = training[key]
             example = f"[{value}]" if key == "optimizer" else f"{{sgd: {{name: sgd, {key}: {value}}}}}"
             raise UserError(
-                f"{path}.training.{key}: got {shown(value)}, but the sweep has `optimizers`, and each has its own. Leave it "
-                f"out here and put it there: optimizers: {example}."
+                f"{path}.training.{key}: got {shown(value)}, but the sweep has `optimizers`, each with its own. Remove it "
+                f"here and put it there: optimizers: {example}."
             )
     built = {}
     for label, reference in _labelled(optimizers, f"{path}.optimizers"):

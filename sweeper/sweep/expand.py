@@ -87,8 +87,8 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
         where = (*trial.labels, trial.split, trial.seed)
         if where in seen:
             raise UserError(
-                f"Parts '{seen[where]}' and '{trial.part}' give '{trial.title}' two configurations under one set of labels; "
-                "tables could not tell them apart. Label one of them differently."
+                f"Parts '{seen[where]}' and '{trial.part}' give '{trial.title}' two configurations under the same labels; "
+                "tables could not distinguish them. Label one of them differently."
             )
         seen[where] = trial.part
     return select(trials, only)

@@ -153,8 +153,8 @@ def twins_left_out(trials: Sequence[Trial], everything: Sequence[Trial]) -> str 
     labels = sorted({trial.defense_label for trial in everything if trial.target_id in missing})
     alone = sum(trial.twin_id in missing for trial in trials)
     return (
-        f"{alone} of the chosen trials have a twin without their mechanism that --only leaves out ({', '.join(labels)}). Unless "
-        "it is on record, they get no TPVD."
+        f"{alone} of the chosen trials have a twin without their mechanism that --only leaves out ({', '.join(labels)}). They "
+        "get no TPVD unless the twin is recorded."
     )
 
 

@@ -83,7 +83,7 @@ def run_attacks(
 
 
 def attack_target(trial: Trial, data: ImageData, split: Split, context: TrialContext) -> AttackTarget:
-    """The recorded target as an attacker sees it. Weights are loaded when an attack first asks for them."""
+    """The recorded target as an attacker sees it. Weights are loaded when an attack first needs them."""
     outputs = context.store.read_part("outputs", trial.target_id)
     by_id = {example: row for row, example in enumerate(outputs.column("example_id").to_pylist())}
     logits = np.asarray(outputs.column("logits").combine_chunks().flatten()).reshape(outputs.num_rows, -1)

@@ -31,14 +31,14 @@ def best_of_config(trial: Trial) -> dict[str, Any]:
 
 
 def record_best_of(trial: Trial, own_id: str, store: Store) -> None:
-    """Compare all membership scores of the target: the papers' maximum, and beside it the unbiased selection.
+    """Compare all membership scores of the target: the papers' maximum and the unbiased selection.
 
     Raises:
         AttackError: one of the compared attacks failed.
     """
     membership = _membership_ids(trial)
     if not all(store.has_attack(trial.target_id, each) for each in membership):
-        raise AttackError("an attack that it compares has failed")
+        raise AttackError("one of the compared attacks has failed")
     candidates: dict[str, MembershipScores] = {}
     uses_labels: dict[str, bool] = {}
     for each in membership:

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 _DAMAGED_PARTS = 4
-"""How many damaged files of one trial are set aside before the disk is blamed."""
+"""After this many damaged files of one trial, the disk is blamed."""
 
 
 @dataclass(frozen=True, kw_only=True)

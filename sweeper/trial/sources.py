@@ -56,7 +56,7 @@ def of_comparison(comparison: Comparison) -> Sources:
 def made_otherwise(
     trials: Iterable[Trial], recorded: Mapping[str, str], tasks: Iterable[ComparisonTask] = ()
 ) -> list[str]:
-    """The keys of `recorded` (target id, `target.attack` or comparison id, each with a hash) that other code than today's made.
+    """The keys of `recorded` (target id, `target.attack` or comparison id, each with a hash) that were made by other code.
 
     If a target is listed, its attacks are not listed too.
     """

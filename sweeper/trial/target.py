@@ -47,7 +47,7 @@ def load_data(dataset: Dataset, context: TrialContext) -> ImageData:
 
 def train_target(trial: Trial, data: ImageData, split: Split, context: TrialContext) -> TrainedTarget:
     """Train the target, resuming from its checkpoint if there is one."""
-    # A checkpoint must match these, besides the target's identity, for the rest of the training to give the same result.
+    # Besides the target's identity, a checkpoint must match these, or the rest of the training would give another result.
     code = provenance.training_code(sources.of_target(trial))
     owner = {"target_id": trial.target_id, "dataset_sha256": data.sha256, "code": code}
     owner["device"] = data.images.device.type
@@ -63,7 +63,7 @@ def train_target(trial: Trial, data: ImageData, split: Split, context: TrialCont
     if content is not None:
         try:
             resume = checkpoints.from_bytes(content, owner, data.images.device)
-            logger.info("going on after epoch %d", len(resume.history))
+            logger.info("resuming after epoch %d", len(resume.history))
         except checkpoints.CheckpointError as error:
             logger.warning("the checkpoint is not used: %s", error)
 

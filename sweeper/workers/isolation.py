@@ -29,7 +29,7 @@ Send = Callable[[Any], None]
 
 _PRELOADED = ["sweeper.workers.preloaded"]
 _LONGEST_WAIT_S = 86400.0
-"""The system can wait for at most 24 days at a time."""
+"""The operating system waits for at most 24 days at a time."""
 _LONGEST_FOLDER_OF_A_SOCKET = 70
 """Bytes. A socket's path can have 107 (103 on macOS), of which multiprocessing's folder and name take 32."""
 _start_lock = threading.Lock()

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 NO_CHECKPOINTS = math.inf
-"""As the number of seconds between two checkpoints, this means that none is written."""
+"""With this number of seconds between checkpoints, none is written."""
 
 Cause = Literal["error", "diverged", "gpu_memory", "time_limit", "process_died", "worker_lost", "store"]
 """Why an attempt failed; the column `cause` of the tables.
 
-`store` is the exception, and records nothing: the node cannot write, or has no dataset or no working GPU for it."""
+With `store` nothing is recorded: the node cannot write, or lacks the dataset or a working GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,7 +138,7 @@ class Schedule:
 
     @property
     def smallest_gpus(self) -> float:
-        """The smallest share of a GPU that a trial requests, as far as it is known."""
+        """The smallest share of a GPU that a trial requests, as far as known."""
         fixed = [float(share) for share in self._resources.gpus.values() if share != AUTO]
         measured = [kind.share for kind in list(self._kinds.values()) if kind.share is not None]
         return min([*fixed, *measured], default=1.0)
@@ -240,7 +240,7 @@ class Schedule:
             kind.share = share_for(peak)
 
     def _free_kind(self, trial: Unit, holds: bool = True) -> None:
-        """If this trial was its kind's probe, release the others: with the measured share, or with the next one as the probe.
+        """If this trial was its kind's probe, release the others: with the measured share, or with another trial as the probe.
 
         If the trial ended without a measurement, the others are not held (`holds` is false): each requests a whole GPU until one
         of them is measured.

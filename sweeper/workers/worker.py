@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sweeper.sweep.trial import Trial
 
 PRETEND_GPUS = "SWEEPER_PRETEND_GPUS"
-"""If this is set in the environment of Ray's nodes, trials take turns on the CPU for GPUs that are only declared. For tests."""
+"""For tests: if set in the environment of Ray's nodes, trials that request declared but missing GPUs take turns on the CPU."""
 _COPY_LOG_EVERY_S = 30.0
 _CUDA_CONTEXT_BYTES = 600 * 2**20
 """Memory that a process takes on a GPU beside PyTorch's own."""
@@ -107,7 +107,7 @@ def attempt_trial(
 ) -> Outcome:
     """Make one attempt at what is missing of a trial. When this returns, its result is in the store.
 
-    A crash, a hang and an error are told apart; each is a failed row until another attempt succeeds.
+    Crash, hang and error are distinguished; each gives a failed row until another attempt succeeds.
     """
     target_id = parcel.target_id
     storage = Storage(settings.store)
@@ -275,8 +275,8 @@ def check_gpus(declared: int) -> None:
     usable = int(answer) if answer.isdigit() else 0
     if usable < declared:
         raise OSError(
-            f"Ray has {declared} GPUs of {socket.gethostname()}, where PyTorch can use {usable}. Check `nvidia-smi` there, and whether "
-            "the driver is recent enough for PyTorch's CUDA (see `sweeper doctor`), or start Ray there with fewer. With "
+            f"Ray declares {declared} GPUs on {socket.gethostname()}, but PyTorch can use {usable}. Check `nvidia-smi` there and "
+            "whether the driver is recent enough for PyTorch's CUDA (see `sweeper doctor`), or start Ray there with fewer. With "
             "--gpus-per-trial 0 trials run on CPUs."
         )
 

@@ -17,22 +17,22 @@ _GLOSSARY = (
         "TPVD",
         "Total parameters value difference: how far the weights lie from those of the same training without a mechanism "
         "(same seed, initialization and batches), relative to their size, averaged over the parameter tensors. The paper "
-        "takes it for a metric of privacy. It bounds nothing: noise that moves the weights far need not hide any one "
-        "example, and training longer or with another optimizer changes it as well.",
+        "uses it as a metric of privacy. It bounds nothing: noise that moves the weights far need not hide any single "
+        "example, and training longer or with another optimizer changes it too.",
     ),
     (
         "Audited ε",
         "A lower bound on ε, at 95 % confidence and δ = 1e-5, from one training run in which independent coins decided who "
-        "is a member. It uses the loss alone, a score fixed beforehand. The true ε is larger; how much larger is not known. "
+        "is a member. It uses only the loss, a score fixed beforehand. The true ε may be much larger. "
         "Zero means that this audit found nothing.",
     ),
     (
         "Tests",
         "Shapiro–Wilk asks whether values are normally distributed. Mann–Whitney (two levels) and Kruskal–Wallis (any "
         "number) ask whether levels of a factor differ. A small p says that chance alone seldom gives such a difference, not "
-        "that the difference is large. Its size is given by Cliff’s δ (from −1 to 1, 0 where neither level tends to be "
-        "larger) and by ε² (the share of the ranks’ variance that the factor explains). Holm’s p allows for how many tests "
-        "were made. No test that finds nothing shows that there is nothing.",
+        "that the difference is large. The effect sizes are Cliff’s δ (from −1 to 1; 0 if neither level tends to be "
+        "larger) and ε² (the share of the ranks’ variance that the factor explains). Holm’s p allows for the number of tests. "
+        "A test that finds no difference does not show that there is none.",
     ),
 )
 
@@ -58,10 +58,10 @@ STUDY = Study(
     sweep=numbers.SWEEP,
     chapter=_chapter,
     judging=(
-        "The comparisons are of AC (noise first) with CA (clipping first), or of one clipping rule with another. Where the "
-        "paper tests, the test is repeated, at 0.05 and with Holm’s adjustment over factors."
+        "Comparisons are between AC (noise first) and CA (clipping first), or between clipping rules. The paper’s "
+        "tests are repeated, at 0.05 and with Holm’s adjustment over factors."
     ),
-    reading="Only the numbers that the paper’s running text repeats are at hand, so most cells have none.",
+    reading="Only the numbers in the paper’s running text are available, so most cells have none.",
     display_names={"lin_cnn": "CNN", "lin_lstm": "LSTM"},
     figure_names=("lin_",),
 )

@@ -1,8 +1,8 @@
 """What Lin et al. (2020) claimed, judged by the numbers of these results.
 
-`analysis.claims` has the rule by which votes become verdicts. The intervals of all votes are over seeds, which they take as
-independent and near normal. The tests of normality and of rank correlation take settings as independent, though those of one
-seed share their members: their error rates hold only so far as that does.
+`analysis.claims` has the rule by which votes become verdicts. The intervals of all votes are over seeds, assumed to be
+independent and near normal. The tests of normality and of rank correlation assume independent settings, although settings of
+one seed share their members. Their error rates hold only as far as that assumption does.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from analysis.studies.lin2020.tables.training import accuracy_gain, loss_reducti
 from analysis.tables.text import estimate_text, number
 
 _TRACKS = "a larger TPVD goes with a lower honest AUC"
-_MIN_PAIRS = 5  # fewer pairs reach 0.05 only by an accident of ties
+_MIN_PAIRS = 5  # fewer pairs reach 0.05 only through chance ties
 _ACCURACIES: tuple[Dependent, ...] = ("accuracy", "train_accuracy")
 _ROUNDED = 0.5  # the abstract rounds its gains to whole points and percent
 
 
 def judge_factors(study: FactorStudy) -> list[Claim]:
-    """The paper's claims. The verdict is "cannot be told" where the results have no comparison that bears on a claim."""
+    """The paper's claims. The verdict is "undecided" if the results have no comparison that bears on a claim."""
     analyses = {dependent: analyze(study, dependent) for dependent in (*_ACCURACIES, "loss")}
     correlations = tpvd_correlations(study)
     normality = [(dependent, one) for dependent, analysis in analyses.items() for one in analysis.normality]
@@ -119,22 +119,22 @@ def _with_notes(claim: Claim, notes: Iterable[str]) -> Claim:
 
 
 def shared_rates(study: FactorStudy) -> str:
-    """What the arms' learning rates leave open, in a sentence; empty with fewer than two arms."""
+    """A sentence on how learning rates limit comparisons between arms; empty with fewer than two arms."""
     arms = study.frame[study.frame["sequence"].notna()]
     if arms["setting"].nunique() < 2:
         return ""
     if arms["learning_rate"].isna().all():
-        return "The learning rates of the arms were not recorded: a difference between arms may be theirs."
+        return "The learning rates of the arms were not recorded; they may cause a difference between arms."
     rates = arms.groupby(["model", "optimizer", "dataset"])["learning_rate"].nunique()
     if int(rates.max()) > 1:
-        return "Arms have several learning rates: a difference between arms may be one between rates."
+        return "Arms have different learning rates, which may cause a difference between arms."
     named = [
         f"{naming.display(str(optimizer))} {naming.listing([f'{rate:g}' for rate in sorted(set(here.dropna()))])}"
         for optimizer, here in arms.groupby("optimizer")["learning_rate"]
     ]
     return (
-        f"All arms share one learning rate ({', '.join(named)}), tuned for none of them: a difference between arms may be that "
-        "of how well the rate suits each."
+        f"All arms share one learning rate ({', '.join(named)}), tuned for none of them. A difference between arms may come "
+        "from how well this rate suits each."
     )
 
 
@@ -151,7 +151,7 @@ def _sequence(study: FactorStudy, column: str, claimed: Bounds) -> list[Vote]:
 def _beside_abstract(
     study: FactorStudy, quantity: str, unit: str, measured: Callable[[pd.DataFrame], Estimate | None]
 ) -> list[Vote]:
-    """Our averages compared with those of the abstract. These are whole numbers, so a value that rounds to one equals it."""
+    """Our averages against the abstract's. Those are whole numbers, so ours equals one if it rounds to it."""
     votes = []
     for dataset in ordered("dataset", study.compared["dataset"]):
         for model in ordered("model", study.compared["model"]):
@@ -165,7 +165,7 @@ def _beside_abstract(
 
 
 def _trend(test: TestResult, side: int, comparisons: int) -> int | None:
-    """1 where the correlation is significant on the claimed side, −1 where it is so on the other after Bonferroni, else 0."""
+    """1 if the correlation is significant on the claimed side, −1 if significant on the other after Bonferroni, else 0."""
     if test.p_value is None or test.effect is None or test.n < _MIN_PAIRS:
         return None
     if test.effect * side > 0:
@@ -242,19 +242,19 @@ def _against_quantiles(study: FactorStudy, sequence: str, column: str) -> list[t
 
 
 def _clipping_first(study: FactorStudy, column: str) -> str:
-    """The same comparison for clipping first. Where that equals quantile clipping, the quantile does not explain AC's gain."""
+    """The same comparison for clipping first. If that equals quantile clipping, the quantile does not explain AC's gain."""
     found = _against_quantiles(study, CA, column)
     if not found:
-        return "Clipping first at that clip norm was not tried, so that what AC gains may be due to where the noise is added."
+        return "Clipping first at that clip norm was not tried, so AC’s gain may be due to where the noise is added."
     parts = [f"{where}: {estimate_text(change, 3, signed=True)}" for where, change in found]
     return (
-        f"Clipping first at that clip norm: {'; '.join(parts)}. Where this is near zero, AC’s lead is not that of a fixed clip "
-        "norm over a quantile, but that of adding the noise first, at a step of another size."
+        f"Clipping first at that clip norm: {'; '.join(parts)}. If this is near zero, AC’s lead does not come from a fixed "
+        "clip norm, but from adding the noise first, with steps of another length."
     )
 
 
 def _is_excepted(dependent: Dependent, one: Normality) -> bool:
-    """Whether the paper’s own test did not reject this level. The paper's accuracy may be either of ours, so both are excepted."""
+    """Whether the paper’s own test did not reject this level. Its accuracy may be either of ours, so both are excepted."""
     kind = "loss" if dependent == "loss" else "accuracy"
     return one.factor == "dataset" and one.level in lin2020.NORMAL_EXCEPTIONS[kind]
 
@@ -268,7 +268,7 @@ def _normality_words(dependent: Dependent, one: Normality) -> str:
 
 
 def _not_normal(levels: list[tuple[Dependent, Normality]]) -> list[Vote]:
-    """Votes that levels are not normal. A test that does not reject is no vote against the claim."""
+    """Votes that levels are not normal. A test that does not reject does not count against the claim."""
     votes = []
     for dependent, one in levels:
         found = None if one.test.p_value is None else 1 if one.test.p_value < ALPHA else 0
@@ -277,7 +277,7 @@ def _not_normal(levels: list[tuple[Dependent, Normality]]) -> list[Vote]:
 
 
 def _normal(levels: list[tuple[Dependent, Normality]]) -> list[Vote]:
-    """Votes that levels are normal. A test that does not reject is no vote for the claim, so tests can only refute it."""
+    """Votes that levels are normal. A test that does not reject does not support the claim, so tests can only refute it."""
     told = sum(one.test.p_value is not None for _, one in levels)
     votes = []
     for dependent, one in levels:
@@ -288,7 +288,7 @@ def _normal(levels: list[tuple[Dependent, Normality]]) -> list[Vote]:
 
 
 def _only(analysis: Analysis, named: Iterable[str], what: str, rate: str) -> Claim:
-    """The claim that only the named factors matter. These must be shown to matter, the others not to; see `MARGINS`."""
+    """The claim that only the named factors matter. These must be shown to matter, and the others not to; see `MARGINS`."""
     told = sum(one.p_value is not None for one in analysis.influences)
     votes = []
     for one in analysis.influences:
@@ -335,7 +335,7 @@ def _within(part: Estimate | None, margin: float) -> bool:
 
 
 def _tracks_within(correlations: list[Correlation]) -> list[Vote]:
-    """One vote per cell in which something is shown to leak. Without a leak, TPVD has nothing to correlate with."""
+    """One vote per cell in which a leak is shown. Without a leak, TPVD has nothing to correlate with."""
     found = [
         (one.group, one.test)
         for one in correlations
@@ -359,7 +359,7 @@ def _no_leak(one: Correlation) -> str:
 
 
 def track_words(study: FactorStudy) -> list[str]:
-    """Does the paper's metric track privacy? In sentences, for the summary."""
+    """Sentences for the summary on whether the paper's metric tracks privacy."""
     correlations = tpvd_correlations(study)
     overall = [one for one in correlations if one.group == ALL and one.test.n]
     if not overall:
@@ -369,10 +369,10 @@ def track_words(study: FactorStudy) -> list[str]:
     if not overall[0].leak.shown:
         sentences.append(f"Nothing can be said: {_no_leak(overall[0])}.")
     elif not within:
-        sentences.append("It cannot be told: in no dataset, model and optimizer alone is a leak shown.")
+        sentences.append("It is undecided: no single dataset, model and optimizer shows a leak.")
     else:
         sentences.append(
-            f"By the honest AUC, within one dataset, model and optimizer where something leaks: {_answer(within)} "
+            f"By the honest AUC, within each dataset, model and optimizer that leaks: {_answer(within)} "
             f"({'; '.join(vote.words for vote in within)}). Across them: {_answer(across)}."
         )
     silent = [one.cell for one in correlations if one.measure == "auc" and one.cell and not one.leak.shown]
@@ -392,7 +392,7 @@ def track_words(study: FactorStudy) -> list[str]:
     found = overall[0].leak
     if found.known:
         sentences.append(
-            f"The AUC’s interval over examples holds 0.5 or lies below it for {found.known - found.above} of {found.known} targets."
+            f"The AUC’s interval over examples contains 0.5 or lies below it for {found.known - found.above} of {found.known} targets."
         )
     sentences.append("A correlation is no guarantee: TPVD bounds nothing, and depends on the seed.")
     return sentences
@@ -400,7 +400,7 @@ def track_words(study: FactorStudy) -> list[str]:
 
 def _answer(votes: list[Vote]) -> str:
     signs = {vote.sign for vote in votes}
-    return "no" if -1 in signs else "yes" if signs == {1} else "it cannot be told"
+    return "no" if -1 in signs else "yes" if signs == {1} else "undecided"
 
 
 def _span(study: FactorStudy, cell: Cell) -> str:

@@ -1,7 +1,7 @@
 """Figures 1–5, and TPVD against what membership attacks measured.
 
-Source: Lin et al. 2020, Figures 1–5. Deviations: every curve is the mean over seeds with the seeds' range around it, where
-the paper has one run. The noised quantile and the last figure are ours; the paper runs no attack.
+Source: Lin et al. 2020, Figures 1–5. Deviations: every curve is the mean over seeds with the seeds' range around it; the
+paper has one run. The noised quantile and the last figure are ours; the paper runs no attack.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OTHER = Look(color="#666666", marker="*", dashes=_SOLID)
 _FIGURE_OF = {"mnist": 1, "cifar10": 2, "svhn": 3}
 _NO_HISTORY = "No accuracy and loss by epoch were recorded for both sequences."
 _PANELS_IN_A_ROW = 3
-_MIN_SPAN = 0.02  # of an axis, so that a difference of a thousandth does not look large
+_MIN_SPAN = 0.02  # minimum range of an axis, so that a difference of a thousandth does not look large
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def training_setting(study: FactorStudy, dataset: str) -> tuple[Cell, float, flo
 
 
 def _ratio(first: float, second: float) -> float:
-    """The absolute logarithm of the ratio of two positive numbers; infinite where one is not positive."""
+    """The absolute logarithm of the ratio of two positive numbers; infinite if one is not positive."""
     return abs(math.log(first / second)) if first > 0 and second > 0 else (0.0 if first == second else math.inf)
 
 
@@ -126,13 +126,13 @@ def _training(study: FactorStudy, dataset: str, directory: Path) -> FigureFile:
     if wanted is not None and (cell[1:], noise, clip) != (("lin_cnn", "adam"), *wanted):
         caption += (
             f" The paper’s figure has the CNN, Adam, noise {wanted[0]:g} and clip norm {wanted[1]:g}, which these results "
-            "do not have with both sequences: this is the nearest."
+            "do not have with both sequences; this setting is the nearest."
         )
     return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))
 
 
 _BAND = (
-    "Over the batches of each epoch as they were met. Lines are means over seeds; the band around a line spans its "
+    "Measured on the batches of each epoch during training. Lines are means over seeds; the band around a line spans its "
     "seeds from the lowest to the highest."
 )
 
@@ -156,7 +156,7 @@ def _draw(axes: Axes, history: pd.DataFrame, curves: list[Curve], column: str) -
         drawn = True
         by_epoch = rows.groupby("epoch")[column].agg(["mean", "min", "max"]).sort_index()
         epochs = [float(epoch) for epoch in by_epoch.index]
-        # With few epochs, markers show where something was measured.
+        # With few epochs, markers show the measured points.
         marker = curve.look.marker if len(epochs) <= 12 else ""
         axes.plot(
             epochs,
@@ -229,12 +229,12 @@ def _adaptive(study: FactorStudy, column: str, figure_number: int, what: str, di
 
 
 def _shown_noise(found: list[tuple[str, float | None, float | None, pd.DataFrame]], clip: float | None) -> float | None:
-    """The largest noise scale at this clip norm, because the small clip norm most likely has it too."""
+    """The largest noise scale at this clip norm, because the small clip norm probably has it too."""
     return max((noise for kind, noise, at, _ in found if kind == AC and at == clip and noise is not None), default=None)
 
 
 def _panels(count: int, unit: str) -> tuple[Figure, Any]:
-    """A figure of `count` panels in rows. Each row is labeled once; places left over in the last row stay empty."""
+    """A figure of `count` panels in rows. Each row is labeled once; unused places in the last row stay empty."""
     columns = min(_PANELS_IN_A_ROW, count)
     lines = -(-count // columns)
     figure = new_figure(10.4 if columns > 1 else 5.4, 0.9 + 3.2 * lines)
@@ -273,7 +273,7 @@ def _tradeoff(study: FactorStudy, directory: Path) -> FigureFile:
     handles["Guessing"] = Line2D([], [], color="#999999", linewidth=1, linestyle=(0, (2, 2)))
     legend_below(figure, handles, columns=7 if len(handles) < 5 else 4)
     caption = (
-        "A point per defense, model and optimizer: means over seeds; their intervals are in the table of defenses. "
+        "One point per defense, model and optimizer: means over seeds; their intervals are in the table of defenses. "
         "Upper left is best."
     )
     return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))
@@ -326,8 +326,8 @@ def _leakage(study: FactorStudy, directory: Path) -> FigureFile:
         if one.kind is not None and one.test.p_value is not None
     ]
     caption = (
-        "A point per target. ρ is Spearman’s rank correlation over the settings of a panel, each with the means over its "
-        "seeds: below zero, targets whose weights were changed more leak less, as a metric of privacy should have it."
+        "One point per target. ρ is Spearman’s rank correlation over the settings of a panel, each with the means over its "
+        "seeds. Below zero, targets whose weights were changed more leak less, as expected of a privacy metric."
     )
     if within:
         caption += f" By ranks within each dataset, model and optimizer: {'; '.join(within)}."

@@ -23,7 +23,7 @@ def summarize_factors(study: FactorStudy) -> list[Finding]:
     analyses = [analyze(study, dependent) for dependent in ("accuracy", "train_accuracy", "loss")]
     findings = [
         ("Noise first or clipping first?", _sequence(study, analyses)),
-        ("What the learning rate leaves open", _rates(study)),
+        ("How the learning rate limits these comparisons", _rates(study)),
         ("Does the paper’s metric track privacy?", [*track_words(study), *_initializations(study)]),
         ("Which factors matter", [*map(_factors, analyses), study.note]),
         ("Does the attacker beat guessing?", _guessing(study)),
@@ -49,7 +49,7 @@ def _sequence(study: FactorStudy, analyses: list[Analysis]) -> list[str]:
         if parts:
             sentences.append(f"{naming.display(dataset)}, AC − CA, same seed: {'; '.join(parts)}.")
     if not sentences:
-        return ["No trial under noise first has its pair under clipping first, so this was not measured."]
+        return ["No trial with noise first has a matching trial with clipping first, so this was not measured."]
     for analysis in analyses:
         one = analysis.influence("sequence")
         if one.largest is not None and one.p_holm is not None:
@@ -58,9 +58,7 @@ def _sequence(study: FactorStudy, analyses: list[Analysis]) -> list[str]:
                 f"{estimate_text(one.largest.difference, 3, signed=True)} ({p_phrase(one.p_holm)} by Holm over the factors)."
             )
     if study.frame.loc[study.frame["kind"] == AC, "epsilon_spent"].isna().all():
-        sentences.append(
-            "AC has no ε: a gradient that meets the noise before it is clipped has no bounded sensitivity."
-        )
+        sentences.append("AC has no ε: a gradient that is noised before it is clipped has no bounded sensitivity.")
     return sentences
 
 
@@ -74,9 +72,9 @@ def _rates(study: FactorStudy) -> list[str]:
         sentences.append(lin2020.RATE_IN_WORDS)
     if set(study.frame["kind"]) & set(QUANTILES):
         sentences.append(
-            "What AC at a small clip norm gains over quantile clipping is mixed with the rate in the same way. Clipping first at "
-            "the same clip norm tells whether the quantile has any part in it: in a reduced run on MNIST its accuracy equalled "
-            "that of quantile clipping (0.897 and 0.895)."
+            "The learning rate also confounds AC’s gain over quantile clipping at a small clip norm. Clipping first at the same "
+            "clip norm shows whether the quantile contributes to that gain: in a reduced run on MNIST, its accuracy equalled that "
+            "of quantile clipping (0.897 and 0.895)."
         )
     return sentences
 
@@ -98,8 +96,8 @@ def _initializations(study: FactorStudy) -> list[str]:
 
 
 def _side(change: Estimate) -> str:
-    without = "one seed" if change.n == 1 else "all seeds alike"
-    return {1: "above zero", -1: "below zero", 0: "holds zero", None: without}[sign(change)]
+    without = "one seed" if change.n == 1 else "the same in all seeds"
+    return {1: "above zero", -1: "below zero", 0: "contains zero", None: without}[sign(change)]
 
 
 def _factors(analysis: Analysis) -> str:
@@ -117,19 +115,19 @@ def _factors(analysis: Analysis) -> str:
             named = [f"{one.factor} ({number(_size(one), 3)})" for one in found]
             parts.append(f"{naming.listing(named)} {one_word if len(named) == 1 else several}")
     return (
-        f"For {quantity}, by matched differences over seeds (the largest in brackets), at {ALPHA:g} after Holm and with a margin of "
-        f"{MARGINS[analysis.dependent]:g}: {'; '.join(parts)}."
+        f"For {quantity}, by matched differences over seeds (the largest in parentheses), at {ALPHA:g} after Holm and with a margin "
+        f"of {MARGINS[analysis.dependent]:g}: {'; '.join(parts)}."
     )
 
 
 _ANSWERS = {
     "matters": ("matters", "matter"),
     "does not matter": ("does not matter", "do not matter"),
-    f"cannot be told: {UNSIZED}": (
+    f"undecided: {UNSIZED}": (
         "has an effect that is not shown to exceed the margin",
         "have effects that are not shown to exceed the margin",
     ),
-    "cannot be told": ("is shown neither to matter nor not to", "are shown neither to matter nor not to"),
+    "undecided": ("is undecided", "are undecided"),
 }
 
 
@@ -165,8 +163,8 @@ def _guessing(study: FactorStudy) -> list[str]:
     if not sentences:
         return ["No membership attack has a finished best_of row, so this was not measured."]
     sentences.append(
-        "Each interval is at 95 %: among many targets without a leak, one in forty lies above 0.5 by chance, and where one target of "
-        "a seed does so do others, for they share its members."
+        "Each interval has 95 % confidence. Among many targets without a leak, one interval in forty lies above 0.5 by chance. "
+        "Targets of one seed share members, so if one of them does, others probably do too."
     )
     return sentences
 
@@ -189,8 +187,8 @@ def _guarantees(study: FactorStudy) -> list[str]:
     if len(contradicted):
         sentences.append(
             f"{len(contradicted)} target{' has' if len(contradicted) == 1 else 's have'} an audited lower bound above the "
-            "ε that was proved: one of the two is wrong, "
-            "or the audit’s one chance in twenty came up."
+            "proved ε: one of the two is wrong, "
+            "or this is the one audit in twenty that errs by chance."
         )
-    sentences.append("Where nothing is guaranteed, a low AUC says only that these attacks failed.")
+    sentences.append("Without a guarantee, a low AUC says only that these attacks failed.")
     return sentences or ["No trial finished."]

@@ -1,10 +1,10 @@
-"""The tests of the paper's Section 6, with effect sizes: which factors matter, and what TPVD correlates with.
+"""The tests of the paper's Section 6, with effect sizes: which factors matter, and what correlates with TPVD.
 
 Source: Lin et al. 2020, Section 6 (Shapiro–Wilk, Mann–Whitney U, Kruskal–Wallis H in SPSS). Deviations: the unit of these
-tests is a setting, averaged over its seeds. Both U and H are reported, where the paper shows only the first. Every test has
-an effect size. No conclusion rests on U and H, because the other factors' differences hide a factor in them. Instead, levels
-of a factor are compared on matched settings and blocks of seeds, with Holm's adjustment over the factors. That a factor
-matters or not is concluded from a margin alone, beyond or within which the differences are shown to lie.
+tests is a setting, averaged over its seeds. Both U and H are reported; the paper shows only the first. Every test has
+an effect size. No conclusion rests on U and H, because differences due to the other factors hide a factor's effect in them.
+Instead, levels of a factor are compared on matched settings and blocks of seeds, with Holm's adjustment over the factors.
+Whether a factor matters is decided only by a margin: its differences must be shown to lie beyond it, or within it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from analysis.studies.lin2020.factors.pairs import by_combination, mean_of_combi
 Dependent = Literal["accuracy", "train_accuracy", "loss"]
 
 MARGINS: dict[Dependent, float] = {"accuracy": 0.02, "train_accuracy": 0.02, "loss": 0.05}
-"""A factor that changes a mean by no more than this does not matter, however surely it changes it.
+"""A factor that changes a mean by no more than this does not matter, however significant the change.
 
-It matters if two of its levels are shown to differ by more, over all combinations of the other factors. It does not if all its
-levels are shown to differ by less, over all combinations and within each level of each other factor.
+It matters if two of its levels are shown to differ by more, over all combinations of the other factors. It does not matter if
+all its levels are shown to differ by less, over all combinations and within each level of each other factor.
 
 Two points of accuracy are less than the smallest gain that the paper's abstract reports on average, 3 points. 0.05 nats
 of loss are a factor of 1.05 in the probability of the true class.
@@ -60,7 +60,7 @@ class Normality:
 class Contrast:
     """One level of a factor minus another, over the combinations of the other factors that have both, matched by seed.
 
-    `difference` is the mean over seeds, None where no combination has both. `slices` has the same difference within each
+    `difference` is the mean over seeds, None if no combination has both. `slices` has the same difference within each
     level of each other factor, with the level in words.
     """
 
@@ -70,16 +70,17 @@ class Contrast:
     n_combinations: int
 
 
-UNSIZED = "an effect is there, but not shown to exceed the margin"
+UNSIZED = "there is an effect, but it is not shown to exceed the margin"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Influence:
     """One factor's tests.
 
-    `u` compares the second of two levels with the first; it is None where there are more levels. `p_value` is that of the
-    contrasts being zero, `p_margin` that of their being within the margin, both two-sided and adjusted for their number.
-    `p_holm` and `p_margin_holm` are also adjusted for the number of factors (Holm). Where they are None, `note` says why.
+    `u` compares the second of two levels with the first; it is None if there are more levels. `p_value` is for the
+    hypothesis that all contrasts are zero, `p_margin` for all within the margin; both are two-sided and adjusted for several
+    contrasts.
+    `p_holm` and `p_margin_holm` are also adjusted for the number of factors (Holm). If they are None, `note` says why.
     """
 
     factor: str
@@ -101,26 +102,26 @@ class Influence:
     def is_negligible(self, comparisons: int = 1) -> bool:
         """Whether all levels are shown to differ by less than the margin, overall and in each slice, at 0.05.
 
-        Every 95 % interval must lie within the margin. Because all of them must, their number needs no adjustment.
+        Every 95 % interval must lie within the margin. Because all must, no adjustment for their number is needed.
         """
         found = [each for one in self.contrasts for each in (one.difference, *(part for _, part in one.slices))]
         return bool(found) and all(_lies_within(each, self.margin, comparisons) for each in found)
 
     @property
-    def answer(self) -> Literal["matters", "does not matter", "cannot be told"]:
+    def answer(self) -> Literal["matters", "does not matter", "undecided"]:
         """The conclusion on this factor, adjusted for the number of factors."""
         if self.is_negligible():
             return "does not matter"
-        return "matters" if self.p_margin_holm is not None and self.p_margin_holm < ALPHA else "cannot be told"
+        return "matters" if self.p_margin_holm is not None and self.p_margin_holm < ALPHA else "undecided"
 
     @property
     def has_unsized_effect(self) -> bool:
-        """Whether it cannot be told, though the levels are shown not to be alike."""
-        return self.answer == "cannot be told" and self.p_holm is not None and self.p_holm < ALPHA
+        """Whether it is undecided although the levels are shown to differ."""
+        return self.answer == "undecided" and self.p_holm is not None and self.p_holm < ALPHA
 
     @property
     def conclusion(self) -> str:
-        """The answer, with what is known where there is none."""
+        """The answer; if it is undecided, also whether an effect is shown."""
         return f"{self.answer}: {UNSIZED}" if self.has_unsized_effect else self.answer
 
     @property
@@ -230,7 +231,7 @@ def contrasts(study: FactorStudy, factor: str, dependent: Dependent) -> tuple[Co
 
 
 def _smallest(found: tuple[Contrast, ...], margin: float = 0.0) -> float | None:
-    """The smallest p-value of a contrast within ±`margin`, adjusted for their number; None where none has one."""
+    """The smallest p-value of the hypotheses that a contrast lies within ±`margin`, adjusted for their number; or None."""
     known = [p for one in found if (p := p_value(one.difference, margin)) is not None]
     return min(1.0, len(found) * min(known)) if known else None
 
@@ -239,8 +240,8 @@ def _why_untested(levels: tuple[str, ...], found: tuple[Contrast, ...]) -> str:
     if len(levels) < 2:
         return "one level only"
     if not any(one.n_combinations for one in found):
-        return "no two levels are different runs of the same combination"
-    return "fewer than 2 seeds, or all seeds alike"
+        return "no combination has different runs at two levels"
+    return "fewer than 2 seeds, or the same value in all seeds"
 
 
 LEAKS = {
@@ -253,11 +254,11 @@ LEAKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
-    """The mean AUC over seeds. A seed's AUC is the mean of its targets', which share members and so are not independent.
+    """The mean AUC over seeds. A seed's AUC is the mean over its targets, which share members and are not independent.
 
     Its interval is over seeds and examples. `p_value` is one-sided, of all AUCs being 0.5, as in `beats_guessing`, adjusted for
-    the leaks that are judged together (Holm). It is None with one seed, without an interval over examples, or with too few of
-    them. Of `known` targets with an interval over examples, `above` have theirs above 0.5.
+    the leaks that are judged together (Holm). It is None with one seed, without an interval over examples, or with too few
+    examples. Of the `known` targets with an interval over examples, `above` have an interval above 0.5.
     """
 
     auc: Estimate | None
@@ -275,8 +276,8 @@ class Leak:
 class Correlation:
     """Spearman's correlation of TPVD with one measure of leakage, over one group of targets.
 
-    `group` names the targets in words. They are of one `kind` of mechanism, or of one `cell`, where these are not None. The
-    units are settings, each with the means over its seeds. `leak` says whether the targets leak.
+    `group` names the targets in words. They belong to one `kind` of mechanism or one `cell`, unless these are None. The units
+    are settings, each with the means over its seeds. `leak` says whether the targets leak.
     """
 
     measure: str
@@ -289,7 +290,7 @@ class Correlation:
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
-    """Targets whose settings are correlated, as they are or by their ranks within cells."""
+    """Targets whose settings are correlated, by value or by rank within cells."""
 
     words: str
     rows: pd.DataFrame
@@ -304,8 +305,8 @@ ALL, WITHIN_CELLS = "all settings", "all, ranked within each dataset, model and 
 def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
     """Correlations of TPVD with leakage: over all settings, over ranks within cells, per mechanism, and within each cell.
 
-    Datasets and models differ in leakage and in distortion, which alone makes a correlation over all of them. All correlations
-    but the first are therefore over settings, or ranks of settings, of one dataset, model and optimizer.
+    Datasets and models differ in leakage and in distortion, which alone causes a correlation over all of them. All
+    correlations but the first are therefore within one dataset, model and optimizer, over settings or their ranks.
     """
     measured = study.frame[study.frame["tpvd"].notna()]
     found = []
@@ -316,13 +317,13 @@ def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
         if len(cells) > 1:
             groups.append(_Group(words=WITHIN_CELLS, rows=rows, ranked=True))
         for kind in (*SEQUENCES, *QUANTILES):
-            words = f"{kind_name(kind)}, ranked likewise"
+            words = f"{kind_name(kind)}, ranked in the same way"
             groups.append(_Group(words=words, rows=rows[rows["kind"] == kind], ranked=True, kind=kind))
         groups += [_Group(words=cell_name(cell), rows=study.at(cell, rows), ranked=False, cell=cell) for cell in cells]
         groups = [one for one in groups if len(one.rows) or one.words == ALL]
         for one, leaked in zip(groups, _leaks(study, groups), strict=True):
             units = over_seeds(one.rows)
-            if measure == "auc":  # below one half is noise, and ranks nothing
+            if measure == "auc":  # an AUC below one half is noise, and ranks nothing
                 units = units.assign(auc=units["auc"].clip(lower=GUESSING))
             pair = [_rank_share(units, column) if one.ranked else units[column] for column in ("tpvd", measure)]
             found.append(
@@ -339,7 +340,7 @@ def tpvd_correlations(study: FactorStudy) -> list[Correlation]:
 
 
 def _leaks(study: FactorStudy, groups: list[_Group]) -> list[Leak]:
-    """The leak of each group; those of all settings and of each cell, on which verdicts rest, are judged together."""
+    """The leak of each group. Verdicts rest on all settings and on each cell; those leaks are judged together."""
     leaks = [leak(study, one.rows) for one in groups]
     judged = [one.words == ALL or one.cell is not None for one in groups]
     adjusted = holm([one.p_value if counts else None for one, counts in zip(leaks, judged, strict=True)])
@@ -352,7 +353,7 @@ def _rank_share(rows: pd.DataFrame, column: str) -> pd.Series:
 
 
 def leak(study: FactorStudy, rows: pd.DataFrame) -> Leak:
-    """What membership attacks measured on these targets. Where they leak nothing, TPVD has nothing to track."""
+    """What membership attacks measured on these targets. If they leak nothing, TPVD has nothing to track."""
     attacked = rows[rows["auc"].notna()]
     intervals = attacked[attacked["auc_low"].notna() & attacked["auc_high"].notna()]
     by_seed = attacked.groupby("seed")["auc"].mean()
@@ -366,9 +367,9 @@ def leak(study: FactorStudy, rows: pd.DataFrame) -> Leak:
 
 
 def _covariance_of_seeds(study: FactorStudy, rows: pd.DataFrame) -> Values | None:
-    """Of the mean AUCs of each seed, in order, by the choice of examples; None where a target has no standard error.
+    """The covariance of each seed's mean AUC over the choice of examples; None if a target has no standard error.
 
-    Where the scores of two targets cannot be set side by side, those on one dataset are taken to share all luck.
+    Two targets on one dataset whose scores cannot be compared are assumed to be fully correlated.
     """
     errors = np.fmax(standard_errors(rows), guessing_errors(rows))
     errors[np.isnan(standard_errors(rows))] = np.nan

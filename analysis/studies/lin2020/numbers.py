@@ -1,8 +1,7 @@
-"""The numbers that Lin et al. (2020) published, and what they concluded from each table.
+"""The numbers that Lin et al. (2020) published, and their conclusion from each table.
 
 Lin, Bao, Li, Si & Chu 2020, "Differential privacy protection over deep learning: An investigation of its impacted factors",
-Computers & Security 99. The copy at hand lacks the tables, so `published.csv` has only the numbers that the running text
-repeats.
+Computers & Security 99. Our copy lacks the tables, so `published.csv` has only the numbers in the running text.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ FIGURE_SETTINGS = {"mnist": (0.5, 1.4), "cifar10": (0.1, 0.8), "svhn": (0.1, 1.4
 """Noise and clip norm of Figures 1–3, all with the CNN and Adam."""
 
 ADAPTIVE_CLIPS = (0.04, 1.4)
-"""The fixed clip norms that Section 5.3 sets against quantile clipping."""
+"""The fixed clip norms that Section 5.3 compares with quantile clipping."""
 
 LADDER = ("mnist", "lin_cnn", "adam", 0.5)
 """Dataset, model, optimizer and noise of Table 12. The paper does not name the model; Table 6 has the CNN."""
@@ -34,8 +33,8 @@ ACCURACY_FALLS_BEYOND = 10.0
 """The clip norm after which the paper saw accuracy fall rapidly (Section 7)."""
 
 QUANTILE_IN_WORDS = (
-    "The paper’s two rows of quantile clipping have 20.57 % at TPVD 1.9679 and 19.31 % at 2.2126; which of them is "
-    "flat and which per layer is not in the text that survives."
+    "The paper’s two rows of quantile clipping have 20.57 % at TPVD 1.9679 and 19.31 % at 2.2126. The surviving text "
+    "does not say which is flat and which per layer."
 )
 
 MARGIN_IN_WORDS = {
@@ -43,28 +42,28 @@ MARGIN_IN_WORDS = {
     "train_accuracy": "less than the smallest average gain in the paper’s abstract, 3 points",
     "loss": "a factor of 1.05 in the probability of the true class",
 }
-"""Where the margins come from within which a factor does not matter."""
+"""Reasons for the margins within which a factor does not matter."""
 
 NORMAL_EXCEPTIONS = {"accuracy": ("cifar10",), "loss": ("cifar10", "svhn")}
 """The datasets for which the paper’s own tests did not reject that accuracy, or loss, is normally distributed (Section 6.1)."""
 
 TPVD_IN_WORDS = (
     "The paper’s TPVD of 1.5 to 2.3 suggests that its model without noise was initialized anew: two independent "
-    "initializations are about 1.41 apart, while twins that share one stay below 1. Then most of such a TPVD is the "
-    "initialization’s, whatever the mechanism does. So TPVD stands here against both: the twin of the same seed, and the "
-    "undefended model of another one."
+    "initializations are about 1.41 apart, while twins that share one stay below 1. Most of such a TPVD then comes "
+    "from the initialization, whatever the mechanism does. TPVD is therefore given here against both: the twin of the same "
+    "seed, and the undefended model of another seed."
 )
 ACCURACY_IN_WORDS = (
-    "The paper does not say whether its accuracies are of test or of training examples (“the training accuracy can be as "
-    "high as 97 %”, Section 5.1): its numbers stand beside both, and claims are judged on both."
+    "The paper does not say whether its accuracies are on test or training examples (“the training accuracy can be as "
+    "high as 97 %”, Section 5.1). Its numbers are shown beside both, and claims are judged on both."
 )
 RATE_IN_WORDS = (
-    "With SGD, what AC loses is for the most part the one learning rate of all arms: AC shortens every step by a factor of "
-    "about noise × √parameters, which Adam undoes and SGD does not. On some 2,000 examples of MNIST, at noise 0.1 and clip "
-    "norm 0.8, the best of four rates gave CA .939 (at rate 10) and the best of two gave AC .954 (at rate 30), with one seed; one "
-    "rate of 0.1 for both gives a gap of 26 to 37 points to AC’s disadvantage."
+    "With SGD, AC’s loss of accuracy comes mostly from sharing one learning rate: AC shortens every step by a factor of "
+    "about noise × √parameters, which Adam compensates and SGD does not. On some 2,000 examples of MNIST, at noise 0.1, clip "
+    "norm 0.8 and one seed, the best of four rates gave CA .939 (at rate 10), and the best of two gave AC .954 (at rate 30). "
+    "With one rate of 0.1 for both, AC is 26 to 37 points worse."
 )
-"""A check made apart from any results at hand."""
+"""From a separate check, independent of the results in a report."""
 
 _TRAINING = (
     "The paper concluded: noise first and clipping second (AC) is more accurate, and reaches a lower loss, than "
@@ -77,7 +76,7 @@ CONCLUSIONS = {
     "lin_table6": "The paper concluded: AC is more accurate than CA and distorts the weights less; TPVD grows with the "
     "clip norm.",
     "lin_table7": "The paper concluded: at clip norm 0.04, AC is far more accurate than quantile clipping, at a smaller "
-    "TPVD; the larger the clip norm, the closer the two.",
+    "TPVD; the two get closer as the clip norm grows.",
     "lin_table8": "The paper concluded: accuracy is not normally distributed, except on CIFAR-10.",
     "lin_table9": "The paper concluded: convergence is not normally distributed, except on CIFAR-10 and SVHN.",
     "lin_table10": "The paper concluded: of the six factors, only dataset and sequence matter for accuracy.",

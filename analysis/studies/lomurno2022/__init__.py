@@ -15,22 +15,22 @@ _GLOSSARY = (
     (
         "AUC by the paper’s protocol",
         "The largest AUC over all scores, on the very data that it is reported on. A maximum over noise lies above 0.5, so "
-        "it overstates the attacker. On the official split, members are training examples and non-members are test "
-        "examples, and these may differ in more than membership.",
+        "it overstates the attack. On the official split, members are training examples and non-members are test "
+        "examples, which may differ in more than membership.",
     ),
     (
         "Reconstruction MSE",
         "The error per pixel, on images in [0, 1], of a decoder trained to rebuild inputs from a layer’s activations. On "
-        "test images it measures how invertible the target is, not what it memorized. It is read beside two controls: a "
+        "test images it measures how invertible the target is, not what it memorized. It is compared with two controls: a "
         "constant image, and a target that was never trained. If neither the defense’s decoder nor the baseline’s is shown to beat "
         "both, over seeds and for all decoders together, no verdict rests on it. An error above the constant image’s counts as "
-        "that of the constant image.",
+        "equal to it.",
     ),
 )
 
 
 def _chapter(results: Results, measured: Measurements) -> Chapter:
-    """Any results have a chapter, because most sweeps measure what the paper's tables show: accuracy, time, AUC, inversion."""
+    """The chapter for any results; most sweeps measure what the paper's tables show: accuracy, time, AUC, inversion."""
     return Chapter(
         findings=(summarize_inversion(measured),),
         claims=tuple(judge(measured)),
@@ -45,7 +45,7 @@ STUDY = Study(
     citation=numbers.CITATION,
     sweep=numbers.SWEEP,
     chapter=_chapter,
-    reading="The paper’s number stands where the labels of row and column are the paper’s.",
+    reading="The paper’s number is shown if the row’s and column’s labels are the paper’s.",
     display_names={
         "dp_eps2": "DP ε=2",
         "dp_eps4": "DP ε=4",

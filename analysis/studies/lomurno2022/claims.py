@@ -40,7 +40,7 @@ def judge(measured: Measurements) -> list[Claim]:
     if measured.baseline not in known or not known & {*_PRIVATE, *_REGULARIZED}:
         return []
     tests: list[tuple[str, Callable[[Measurements], list[Vote]]]] = [
-        ("Differential privacy costs accuracy, and the more the smaller ε is.", _accuracy_falls),
+        ("Differential privacy costs accuracy, and a smaller ε costs more.", _accuracy_falls),
         (f"Regularization keeps accuracy (here: loses at most {ACCURACY_KEPT}).", _accuracy_kept),
         ("Differential privacy at ε = 2 slows training 41 to 50 times.", _slowdown),
         (
@@ -48,7 +48,7 @@ def judge(measured: Measurements) -> list[Claim]:
             _auc_falls,
         ),
         ("On MNIST, L2 lowers that AUC more than differential privacy at any ε.", _l2_on_mnist),
-        ("Inversion is easier the closer the cut is to the input (baseline).", _closer_is_easier),
+        ("Inversion is easier from a cut closer to the input (baseline).", _closer_is_easier),
         ("Differential privacy lowers the reconstruction MSE at the last layers.", _dp_last_layers),
         ("L2 raises the reconstruction MSE at the prediction layer.", _l2_prediction),
     ]
@@ -93,7 +93,7 @@ def _accuracy_falls(measured: Measurements) -> list[Vote]:
     if len(here) > 1:
         pairs.append(
             (here[0], here[-1])
-        )  # the paper's own ε = 4 and ε = 8 are out of order on CIFAR-10, so only the ends are compared
+        )  # the paper's own ε = 4 and ε = 8 are out of order on CIFAR-10, so only the extremes are compared
     return _each(measured, pairs, "test_accuracy", BELOW_ZERO)
 
 

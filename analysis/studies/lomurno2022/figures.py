@@ -1,4 +1,4 @@
-"""Figures 4–6: how well inputs can be rebuilt from each layer, and accuracy against both attacks.
+"""Figures 4–6: how well inputs can be reconstructed from each layer, and accuracy against both attacks.
 
 Source: Lomurno & Matteucci 2022, Figures 4–6. Deviations: see each function.
 """
@@ -59,8 +59,8 @@ def paper_figures(results: Results, measured: Measurements, directory: Path) -> 
 def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     """Figure 4: reconstruction MSE of the baseline by layer, averaged over datasets, with two controls.
 
-    Deviations from the paper: 95 % intervals over seeds, and two controls that give the error a scale. The controls are the
-    attacker's mean image, and the same decoder on a target that was never trained.
+    Deviations from the paper: 95 % intervals over seeds, and two controls that give the error a scale: the attacker's
+    mean image, and the same decoder on a target that was never trained.
     """
     name, title = "figure4", "Figure 4. Reconstruction MSE of the baseline by layer"
     settings = inversion_settings(measured)
@@ -68,7 +68,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
         return _missing(name, title, _NO_INVERSION)
     setting = settings[0]
     here = measured.inversion[measured.inversion["setting"] == setting.key]
-    # Without a baseline the first defense is shown, and the title says so.
+    # Without a baseline, the first defense is shown, and the title says so.
     shown = measured.baseline if measured.baseline in set(here["defense"]) else str(here["defense"].iloc[0])
     if shown != measured.baseline:
         title = f"Figure 4. Reconstruction MSE of {naming.display(str(shown))} by layer (no baseline)"
@@ -87,7 +87,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     shown_datasets = [dataset for dataset in measured.datasets if dataset in set(rows["dataset"])]
     supported = [all(works.get((dataset, str(shown), layer), False) for dataset in shown_datasets) for layer in names]
     name_shown = naming.plot_text(str(shown))
-    # Bars are pale where the decoder is not shown to beat both controls. The legend has the full color.
+    # Bars are pale if the decoder is not shown to beat both controls. The legend has the full color.
     colors = ["#56B4E9" if one else "#dceefa" for one in supported]
     axes.bar(place, heights, width=0.62, color=colors, edgecolor="#1b6a97", linewidth=0.8)
     axes.bar([0], [0], color="#56B4E9", edgecolor="#1b6a97", linewidth=0.8, label=name_shown)
@@ -97,7 +97,7 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
                 at, value.mean, yerr=[[value.mean - value.low], [value.high - value.mean]],
                 fmt="none", ecolor="#222222", capsize=3, linewidth=1,
             )  # fmt: skip
-    # The diamond is drawn beside the middle of the bar, so it hides no interval.
+    # The diamond is drawn off the middle of the bar, so it hides no interval.
     for column, marker, color, shift, label in (
         ("mse_untrained", "D", "#D55E00", 0.2, "Control: untrained target"),
         ("mse_constant", "_", "#000000", 0.0, "Control: constant image"),
@@ -124,20 +124,20 @@ def mse_by_layer(measured: Measurements, directory: Path) -> FigureFile:
     silent = [naming.display(layer) for layer, one in zip(names, supported, strict=True) if not one]
     caption = (
         f"Lower means easier to invert. Averaged over {datasets}{_wording(setting)}; whiskers are 95 % "
-        "intervals over seeds, where there is more than one. An error near the constant image’s means that "
-        "nothing of the input came through; one near the untrained target’s means that the architecture, not "
-        "the training, gives the input away."
+        "intervals over seeds, if there are several. An error near the constant image’s means that the "
+        "decoder recovered nothing of the input. An error near the untrained target’s means that the architecture, "
+        "not the training, reveals the input."
     )
     if silent:
         caption += (
-            f" Pale: at {naming.listing(silent)} the decoder is not shown to beat both controls"
+            f" Pale: at {naming.listing(silent)}, the decoder is not shown to beat both controls"
             f"{', which takes more than one seed' if rows['seed'].nunique() == 1 else ''}; no verdict rests on it."
         )
     return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))
 
 
 def reconstructions(results: Results, measured: Measurements, directory: Path) -> list[FigureFile]:
-    """Figure 5: test images rebuilt from each layer, for up to three defenses, one figure per dataset."""
+    """Figure 5: test images reconstructed from each layer, for up to three defenses, one figure per dataset."""
     settings = inversion_settings(measured)
     title = "Figure 5. Reconstructions by layer"
     if not settings:
@@ -211,7 +211,7 @@ def _grid(
         if originals:
             canvas[top : top + side, :side] = _picture(originals[0]["original_png"], side)
 
-    # The picture keeps its proportions. The defenses' names need room on the right.
+    # The image keeps its proportions. The defenses' names need room on the right.
     height, width = canvas.shape[:2]
     scale = 8.0 / (width + 150)
     figure = new_figure(8.0, scale * (height + 46))
@@ -227,9 +227,9 @@ def _grid(
             y = example * block + row * step + _TILE // 2
             axes.text(width + 8, y, naming.plot_text(defense), ha="left", va="center", fontsize=8)
     caption = (
-        "Test images, never seen in training, rebuilt from the target’s activations at each cut point"
-        f"{_wording(setting)}; the same images for every defense, one seed. What can be rebuilt here shows "
-        "how invertible the target is, not what it memorized."
+        "Test images, never seen in training, reconstructed from the target’s activations at each cut point"
+        f"{_wording(setting)}; the same images for every defense, one seed. The quality shows how "
+        "invertible the target is, not what it memorized."
     )
     return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))
 
@@ -247,7 +247,7 @@ def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
     """Figure 6: accuracy against the change of inversion MSE and of attack AUC, colored by training time.
 
     As in the paper, values are averaged over datasets, and the AUC is the best over all scores; below 0.5 it counts as 0.5.
-    Deviations: the cut point is the last one at which a decoder is shown to beat both controls, where the paper has the prediction
+    Deviations: the cut point is the last one at which a decoder is shown to beat both controls; the paper uses the prediction
     layer. Markers distinguish the defenses. 95 % intervals over seeds are drawn.
     """
     name, title = "figure6", "Figure 6. Accuracy against inversion, membership inference and training time"
@@ -311,7 +311,9 @@ def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
         if not shown:
             one_seed = not measured.inversion.empty and measured.inversion["seed"].nunique() == 1
             silent = (
-                "One seed shows nothing\nof a decoder" if one_seed else "No decoder is shown\nto beat both controls"
+                "One seed cannot show\nwhat a decoder can do"
+                if one_seed
+                else "No decoder is shown\nto beat both controls"
             )
             unmeasured = "No reconstructions" if measured.inversion.empty else silent
             say(axes, unmeasured if which == "mse" else "No membership attack")
@@ -329,7 +331,7 @@ def summary_scatter(measured: Measurements, directory: Path) -> FigureFile:
     datasets = naming.listing([naming.display(dataset) for dataset in measured.datasets_of(setting)])
     where = f" ({setting.label})" if setting.label else ""
     caption = (
-        f"Averaged over {datasets}{where}, changes against the baseline of the same seed; whiskers are 95 % "
-        "intervals over seeds. The best corner is the upper right on the left, the upper left on the right."
+        f"Changes against the baseline of the same seed, averaged over {datasets}{where}; whiskers are 95 % "
+        "intervals over seeds. The best corner is the upper right in the left panel, the upper left in the right panel."
     )
     return FigureFile(name=name, title=title, caption=caption, png=save(figure, directory, name))

@@ -21,7 +21,7 @@ def _inversion(measured: Measurements) -> list[str]:
     if not settings:
         return ["No reconstructions were recorded, so this was not measured."]
     if not measured.guaranteed:
-        return ["No finished target carries a privacy guarantee, so this was not measured."]
+        return ["No finished target has a privacy guarantee, so this was not measured."]
     changes = judged_changes(measured, settings[0])
     if changes is None:
         return ["No baseline finished, so there is nothing to compare with."]
@@ -50,5 +50,5 @@ def _inversion(measured: Measurements) -> list[str]:
         sentences.append(f"{naming.display(defense)} changes it by {size}\u00a0%: {words}{beside}.")
     where = f"At {naming.display(last)}, the last cut point"
     if last != names[-1]:
-        where += f" at which a decoder is shown to beat both controls (at {naming.display(names[-1])} none is, so there is no verdict)"
+        where += f" at which a decoder is shown to beat both controls (none is at {naming.display(names[-1])}: no verdict there)"
     return [f"{where}, against the baseline’s reconstruction MSE on test images:", *sentences]

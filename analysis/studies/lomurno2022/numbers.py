@@ -28,7 +28,7 @@ def _numbers() -> dict[tuple[int, str, str], float]:
 
 
 def number(table: int, row: str, column: str) -> float | None:
-    """The paper's number in `table` (1–4) at `row` and `column`, or None where it has none."""
+    """The paper's number in `table` (1–4) at `row` and `column`, or None."""
     return _numbers().get((table, row, column))
 
 

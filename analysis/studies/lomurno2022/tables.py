@@ -1,8 +1,8 @@
 """Tables 1–4 with our numbers beside the paper's.
 
-Source: Lomurno & Matteucci 2022, Tables 1–4. Deviations: every number is a mean over seeds with its 95 % t-interval, where
-the paper has one run. Training time also stands as a ratio to the baseline, because seconds of two machines do not compare.
-Membership inference also has the honest AUC, where the paper has the maximum over scores alone.
+Source: Lomurno & Matteucci 2022, Tables 1–4. Deviations: every number is a mean over seeds with its 95 % t-interval; the
+paper has one run. Training time is also given as a ratio to the baseline, because seconds on two machines cannot be compared.
+Membership inference also has the honest AUC; the paper has only the maximum over scores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from analysis.tables.model import Column, Label, Mean, Table
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """What a row measures. A `signed` one is a change."""
+    """What a row measures. A `signed` quantity is a change."""
 
     key: str
     name: str
@@ -43,10 +43,10 @@ HONEST_AUC = Quantity(key="auc", name="Honest", unit="fraction", decimals=3)
 MSE_CHANGE = Quantity(key="mse_change", name="Change of reconstruction MSE", unit="percent", decimals=1, signed=True)
 
 UNSUPPORTED = (
-    "† Neither decoder, of the defense or of the baseline, is shown to beat both controls there (the mean image and an "
-    "untrained target) on every dataset, by a test over seeds that holds for all decoders together: no verdict rests on it."
+    "† Neither the defense’s decoder nor the baseline’s is shown to beat both controls (the mean image and an untrained "
+    "target) on every dataset, by a test over seeds that holds for all decoders together. No verdict rests on the number."
 )
-ONE_SEED = "† One seed shows nothing of what a decoder can do: no verdict rests on it."
+ONE_SEED = "† One seed cannot show what a decoder can do. No verdict rests on the number."
 _NO_TRIAL = "No trial finished, so there is nothing to show."
 _NO_BASELINE = (
     "No baseline finished (a defense labeled baseline, no_defense, none or undefended), "
@@ -56,7 +56,7 @@ _NO_BASELINE = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """One quantity of one dataset or layer, named by its label; `cells` are of the defenses."""
+    """One quantity of one dataset or layer, named by its label; `cells` has one entry per defense."""
 
     setting: Setting
     label: str
@@ -101,7 +101,7 @@ def time_table(measured: Measurements) -> Table:
             rows.append(_row(measured, setting, dataset, RATIO, ratio))
     notes = [
         "Seconds cover the optimizer’s steps only: loading, the first step and evaluation are not counted. "
-        "Seconds of two machines do not compare; ratios to the baseline do, as far as the implementations do."
+        "Seconds on two machines cannot be compared; ratios to the baseline can, as far as the implementations can."
     ]
     if ratios is None:
         notes.append(_NO_BASELINE)
@@ -124,7 +124,7 @@ def membership_table(measured: Measurements) -> Table:
     rows = [row for row in rows if any(cell.ours for cell in row.cells)]
     notes = [
         "Paper’s protocol: the largest AUC over all scores, on the very examples it is reported on, so it "
-        "flatters the attacker and lies above 0.5 even where nothing leaks. Honest: the score is chosen on "
+        "overstates the attack and lies above 0.5 even if nothing leaks. Honest: the score is chosen on "
         "each half of the examples and measured on the other; the paper has no such number. Its interval covers the choice "
         "of seeds and of examples. 0.5 is guessing, and a mean below it is noise: it counts as 0.5 in every ranking."
     ]
@@ -136,7 +136,7 @@ def membership_table(measured: Measurements) -> Table:
 def inversion_table(measured: Measurements) -> Table:
     """Table 4: change in percent of the reconstruction MSE against the baseline, averaged over datasets.
 
-    A cell is supported where, on every dataset, the decoder of the defense or of the baseline is shown to beat both controls.
+    A cell is supported if, on every dataset, the decoder of the defense or of the baseline is shown to beat both controls.
     """
     defenses = [defense for defense in measured.defenses if defense != measured.baseline]
     rows: list[_Row] = []
@@ -147,7 +147,7 @@ def inversion_table(measured: Measurements) -> Table:
         changes = mse_changes(measured, setting)
         if changes is None:
             continue
-        # Averages over different datasets do not compare, so only datasets that every defense has are taken.
+        # Averages over different datasets cannot be compared, so only datasets that every defense has are used.
         present = [set(found["dataset"]) for _, found in changes[changes["defense"].isin(defenses)].groupby("defense")]
         common = set.intersection(*present) if present else set()
         if common:
@@ -173,7 +173,7 @@ def inversion_table(measured: Measurements) -> Table:
         notes.append(f"Ours is averaged over {names}; the paper’s over CIFAR-10, MNIST and F-MNIST.")
     if left_out:
         names = naming.listing([naming.display(d) for d in measured.datasets if d in left_out])
-        notes.append(f"{names}: left out, for not every defense has reconstructions there.")
+        notes.append(f"{names}: left out, because not every defense has reconstructions there.")
     if any(cell.ours and not cell.supported for row in rows for cell in row.cells):
         notes.append(ONE_SEED if measured.inversion["seed"].nunique() == 1 else UNSUPPORTED)
     missing = "No reconstructions were recorded." if measured.inversion.empty else _NO_BASELINE

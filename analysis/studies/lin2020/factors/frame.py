@@ -1,4 +1,4 @@
-"""The frame of a factor study: its targets, with their levels of each factor, and which of them are compared."""
+"""The frame of a factor study: its targets, their level of each factor, and which of them are compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from analysis.studies.lin2020.factors.levels import (
 )
 
 MEASURED = ("accuracy", "train_accuracy", "loss", "tpvd", "tpvd_other_init", "auc", "tpr", "epsilon_lower_bound")
-"""The columns that hold what was measured of a target."""
+"""The columns of a target's measurements."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class FactorStudy:
 
     `grid` has the rows of the factor analysis. `compared` has these rows, and the sequence trials of datasets, models and
     optimizers that the grid leaves out. `history` has a row per target and epoch. `note` describes the grid in words.
-    `correlations` are those of AUCs that come from shared examples, within the `panel` of a row: a split, model and optimizer.
+    `correlations` are the correlations of AUCs from shared examples, within a row's `panel`: a split, model and optimizer.
     """
 
     frame: pd.DataFrame
@@ -65,7 +65,7 @@ class FactorStudy:
 
 
 def factor_study(results: Results, measured: Measurements) -> FactorStudy | None:
-    """The study, where at least two settings of the paper's mechanisms were tried; else None."""
+    """The study, if at least two settings of the paper's mechanisms were tried; else None."""
     trials = results.trials
     tried = trials[trials["mechanism"].isin(MECHANISMS)]
     if tried["defense"].nunique() < 2:
@@ -78,13 +78,15 @@ def factor_study(results: Results, measured: Measurements) -> FactorStudy | None
         counts = (frame[fixed] if bool(fixed.any()) else frame)["split"].value_counts()
         chosen = sorted(counts.index, key=lambda split: (-counts[split], split))[0]
         frame = frame[frame["split"] == chosen].reset_index(drop=True)
-        words.append(f"Of several splits, {chosen} has the most sequence trials; the others are left out here.")
+        words.append(f"Of several splits, {chosen} has the most sequence trials; the other splits are left out.")
         fixed = frame["sequence"].notna() & frame["noise"].notna() & frame["clip"].notna()
     candidates, repeated = _without_repeats(frame[fixed])
     grid, note = balanced_grid(candidates)
     words.append(note)
     if repeated:
-        words.append(f"{repeated} trials of a second part have the factors and seed of another and are left out.")
+        words.append(
+            f"{repeated} trials of a second part are left out, because they repeat the factors and seed of another trial."
+        )
     inside = set(grid[list(CELL)].itertuples(index=False, name=None))
     outside = [cell not in inside for cell in candidates[list(CELL)].itertuples(index=False, name=None)]
     cells = [cell for cell in _cells(frame) if len(frame)]
@@ -152,12 +154,12 @@ def _frame(results: Results, measured: Measurements) -> pd.DataFrame:
 
 
 def _distinct_clips(rows: pd.DataFrame) -> pd.Series:
-    """Per row the smallest clip norm at which the training is the same, by default its own.
+    """The smallest clip norm at which each row's training is the same, by default the row's own.
 
-    Two clip norms give one training if every gradient is clipped, and the noise is zero, or on the sum and in clip norms, or on
-    each gradient and absolute. The sum is then proportional to the clip norm, and a scale-free optimizer such as Adam takes the
-    same steps but for the noise that each run draws. SGD does not: its steps are as long as the clip norm, and if two of its
-    runs are at the same distance from their twin, both have stayed near the initialization.
+    Two clip norms give the same training if every gradient is clipped and the noise is zero, or on the sum in clip norms, or on
+    each gradient in absolute units. The sum is then proportional to the clip norm. A scale-free optimizer such as Adam takes
+    the same steps, except for the noise that each run draws. SGD does not, because its steps are as long as the clip norm; if
+    two of its runs are at the same distance from their twin, both have stayed near the initialization.
     """
     distinct = rows["clip"].astype(float)
     for _, here in rows[rows["clip"].notna()].groupby([*CELL, "kind", "noise"], dropna=False):
@@ -185,7 +187,7 @@ def _is_one_training(rows: pd.DataFrame) -> bool:
 
 
 def _are_same_runs(first: pd.DataFrame, second: pd.DataFrame) -> bool:
-    """Whether, in every seed that has both, the weights are nearly the same (see `SAME_RUN`)."""
+    """Whether the weights are nearly the same in every seed that has both (see `SAME_RUN`)."""
     pairs = first.merge(second, on="seed")
     known = pairs[pairs["displacement_sketch_x"].notna() & pairs["displacement_sketch_y"].notna()]
     sketches = [
@@ -211,7 +213,7 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _audited(attacks: pd.DataFrame) -> pd.DataFrame:
-    """Per target the audit's lower bound on ε from the loss, a single score that was fixed beforehand."""
+    """Each target's audited lower bound on ε from the loss, a single score that was fixed beforehand."""
     known = attacks[
         (attacks["status"] == "finished")
         & (attacks["attack"] == "threshold")

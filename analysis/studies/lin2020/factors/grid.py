@@ -1,4 +1,4 @@
-"""The balanced grid: the trials in which every level of a factor met the same levels of the others."""
+"""The balanced grid: trials in which every level of a factor is combined with the same levels of the others."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from analysis import naming
 from analysis.studies.lin2020.factors.levels import AC, CA, CELL, FACTORS, SEQUENCES, cell_name, level_name, ordered
 
 ALL_CLIPPED = 0.999
-"""So large a fraction of clipped gradients, in every epoch, is taken for all of them."""
+"""If at least this fraction of gradients is clipped in every epoch, all count as clipped."""
 
 SAME_RUN = 0.05
-"""Two targets of one seed are the same run where the distance of their weights is at most this share of how far the mechanism
-moved them."""
+"""Two targets of one seed are the same run if the distance between their weights is at most this share of how far the
+mechanism moved them."""
 
 SCALE_FREE = ("adam", "adagrad", "adadelta")
-"""Optimizers whose steps do not change when all gradients are multiplied by one number."""
+"""Optimizers whose steps do not change if all gradients are multiplied by one number."""
 
-# A level stays in the grid where at least this share of its combinations was trained, so that one failed combination does
+# A level stays in the grid if at least this share of its combinations was trained, so that one failed combination does
 # not remove a whole dataset.
 _FILLED = 0.9
 
@@ -75,9 +75,9 @@ def _balanced(rows: pd.DataFrame, spare_pairs: bool) -> _Levels:
 def balanced_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The trials of a balanced grid, and a description of them in words.
 
-    In a balanced grid every level of a factor met the same levels of the others. Only there can one ask which factors matter.
-    Levels with gaps are dropped, such as a clip norm that only one dataset was trained with. Of two orders of dropping, the
-    one is taken that leaves more factors with several levels, and then more combinations.
+    In a balanced grid, every level of a factor was combined with the same levels of the others. Only then can the effects of
+    factors be compared. Levels with gaps are dropped, such as a clip norm that only one dataset was trained with. Of two orders
+    of dropping, the better one leaves more factors with several levels; if these are equal, more combinations.
     """
     if rows.empty:
         return rows, "No trial has a noise scale, a fixed clip norm and a sequence, so no factor can be analyzed."
@@ -91,7 +91,7 @@ def balanced_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     )
     seeds = [str(seed) for seed in sorted(set(grid["seed"]))]
     note = (
-        f"The factor analysis is made of {len(grid)} finished trials with a fixed clip norm: every combination of "
+        f"The factor analysis uses {len(grid)} finished trials with a fixed clip norm: every combination of "
         f"{said}; {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(seeds)}."
     )
     missing = levels.possible - levels.present
@@ -99,7 +99,7 @@ def balanced_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         note += f" {missing} of the {levels.possible} combinations did not finish or were not trained."
     if levels.dropped:
         names = [f"{factor} {level_name(factor, level)}" for factor, level in levels.dropped]
-        note += f" Left out, for not every combination was trained with it: {naming.listing(names)}."
+        note += f" Left out, because not every combination was trained with it: {naming.listing(names)}."
     return grid, note + _same_run_words(grid) + _units(grid) + _clip_words(grid)
 
 
@@ -112,29 +112,29 @@ def _same_run_words(grid: pd.DataFrame) -> str:
     named = [f"{kind} on {cell_name((a, b, c))}" for kind, a, b, c in where]
     return (
         f" {len(repeats)} of these trials repeat the training of a smaller clip norm ({naming.listing(named)}): every gradient was "
-        "clipped, and the optimizer ignores what all gradients are multiplied by; or their weights lie within "
-        f"{100 * SAME_RUN:g} % of the way that the mechanism moved them. They count once where settings are the units of a test, "
-        "and tell nothing of the clip norm."
+        "clipped, and the optimizer ignores a common factor of all gradients; or their weights lie within "
+        f"{100 * SAME_RUN:g} % of the distance that the mechanism moved them. They count once if settings are the units of a "
+        "test, and show nothing about the clip norm."
     )
 
 
 def _clip_words(grid: pd.DataFrame) -> str:
-    """The optimizers for which the clip norm may not matter, if the records do not tell."""
+    """The optimizers for which the clip norm may not matter, if the records do not show it."""
     relative = (grid["kind"] == CA) & (grid["noise_unit"] == "clip_norm") & grid["optimizer"].isin(SCALE_FREE)
     relative &= grid["clipped"].isna()
     optimizers = [naming.display(name) for name in ordered("optimizer", grid.loc[relative, "optimizer"])]
     if grid["clip"].nunique() < 2 or not optimizers:
         return ""
     return (
-        f" With {naming.listing(optimizers)}, CA is one mechanism at all clip norms that every gradient exceeds. These records do not "
-        "say how many did, so such settings count as several in Shapiro and Wilk’s W, U, H and the correlations of TPVD, whose "
-        "p-values are then too small. A new training records it."
+        f" With {naming.listing(optimizers)}, CA is the same mechanism at all clip norms that every gradient exceeds. These records "
+        "do not say how many gradients did, so such settings count as several in Shapiro and Wilk’s W, U, H and the correlations "
+        "of TPVD; their p-values are then too small. New trainings record it."
     )
 
 
 def _units(grid: pd.DataFrame) -> str:
     """What the noise scale means under each sequence."""
-    words = {"clip_norm": "times the clip norm", "absolute": "as it stands"}
+    words = {"clip_norm": "times the clip norm", "absolute": "in absolute units"}
     where = {CA: "on the sum over a batch", AC: "on each example’s gradient"}
     said = []
     for sequence in SEQUENCES:
@@ -142,4 +142,4 @@ def _units(grid: pd.DataFrame) -> str:
         if units:
             named = " or ".join(words.get(str(unit), str(unit)) for unit in units)
             said.append(f"under {sequence} {named}, {where[sequence]}")
-    return f" The noise’s standard deviation is the noise scale: {'; '.join(said)}." if said else ""
+    return f" The noise scale is the noise’s standard deviation: {'; '.join(said)}." if said else ""

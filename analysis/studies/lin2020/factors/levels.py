@@ -61,7 +61,7 @@ def raw_level(factor: str, level: Any) -> str:
 
 
 def level_name(factor: str, level: Any) -> str:
-    """How a level is shown."""
+    """A level as shown to readers."""
     return naming.display(raw_level(factor, level))
 
 

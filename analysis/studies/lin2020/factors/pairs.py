@@ -36,7 +36,7 @@ def by_combination(pairs: pd.DataFrame, keys: Sequence[str], column: str = "valu
 def mean_of_combinations(grid: pd.DataFrame) -> Estimate | None:
     """Mean over the columns of each seed's row, then mean and interval over seeds.
 
-    Only seeds with every combination count. Where fewer than two seeds have every combination, only the combinations that
+    Only seeds with every combination count. If fewer than two seeds have every combination, only the combinations that
     every seed has count.
     """
     complete = grid.dropna()

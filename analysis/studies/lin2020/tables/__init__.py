@@ -1,8 +1,8 @@
 """Tables 3–12 with our numbers, and what the paper concluded from its own.
 
-Source: Lin et al. 2020, Tables 3–12. Deviations: every number is a mean over seeds with its 95 % t-interval, where the paper
+Source: Lin et al. 2020, Tables 3–12. Deviations: every number is a mean over seeds with its 95 % t-interval; the paper
 has one run. Accuracy is a fraction, on test examples and on training examples. The tests have effect sizes and adjusted
-p-values. Epochs to a stated loss and the averages of the abstract are tables of their own.
+p-values. Epochs to a stated loss and the averages of the abstract have their own tables.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def quantiles_table(study: FactorStudy) -> Table:
         rows=tuple(rows),
         notes=(
             lin2020.QUANTILE_IN_WORDS,
-            "The paper does not say which noise its rows at fixed clip norms have. Clipping first is not in its table: at the "
-            "same clip norm it says how much of AC’s lead is due to a fixed clip norm in place of a quantile.",
+            "The paper does not state the noise of its rows at fixed clip norms. Clipping first is not in its table. At the "
+            "same clip norm, it shows how much of AC’s lead is due to a fixed clip norm instead of a quantile.",
             *NOTES,
         )
         if rows

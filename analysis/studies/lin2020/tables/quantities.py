@@ -35,8 +35,8 @@ PAPERS = {
     "tpvd": "tpvd",
     "tpvd_other_init": "tpvd",
 }
-"""Which of the paper's quantities is shown beside ours. The paper does not say which accuracy it reports, nor which twin its
-TPVD has."""
+"""Which of the paper's quantities is shown beside ours. The paper says neither which accuracy it reports nor which twin its
+TPVD uses."""
 
 CELL_COLUMNS = (
     Column(key="dataset", name="Dataset", kind="label"),
@@ -45,10 +45,10 @@ CELL_COLUMNS = (
 )
 
 TPVD_IN_WORDS = (
-    "TPVD is how far the weights lie from those of the same training without noise and clipping, relative to their "
+    "TPVD is the distance of the weights from those of the same training without noise and clipping, relative to their "
     "size, averaged over the parameter tensors. It says how much the weights were changed. It is no guarantee, and "
-    "nothing in its definition looks at a training example. The twin shares the target’s seed, and so its initialization; "
-    "the other is the undefended model of the next seed, initialized anew, with members and batches of its own."
+    "its definition involves no training example. The twin shares the target’s seed, and so its initialization. “Other "
+    "initialization” uses the undefended model of the next seed, with its own initialization, members and batches."
 )
 NOTES = (TPVD_IN_WORDS, lin2020.TPVD_IN_WORDS, lin2020.ACCURACY_IN_WORDS)
 

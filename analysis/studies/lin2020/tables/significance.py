@@ -1,4 +1,4 @@
-"""Tables of the tests: normality, which factors matter, what TPVD correlates with.
+"""Tables of the tests: normality, which factors matter, what correlates with TPVD.
 
 Source: Lin et al. 2020, Tables 8–11. Deviations: see `influences`.
 """
@@ -29,7 +29,7 @@ QUANTITIES: dict[Dependent, str] = {
 
 _NO_TRIALS = "No trial with a fixed clip norm and a sequence finished, so nothing can be tested."
 _SAME_TRIALS = "The trials are those named under Table 8."
-_UNITS = "A unit is a setting, with the mean over its seeds; settings that are one run count once."
+_UNITS = "A unit is a setting, with the mean over its seeds; settings that give the same run count once."
 
 
 def _result(test: TestResult | None, value: float | None, decimals: int, signed: bool = False) -> Number:
@@ -62,9 +62,9 @@ def normality_table(study: FactorStudy, analysis: Analysis, name: str, title: st
         rows=tuple(rows),
         notes=(
             study.note if name == "lin_table8" else _SAME_TRIALS,
-            f"{_UNITS} Below 0.05, the values of that level are not normally distributed; as in the paper, not "
-            "adjusted. df is the number of settings. Levels of one factor hold those of the others mixed, which alone "
-            "makes most of them far from normal.",
+            f"{_UNITS} If p is below 0.05, the values of that level are not normally distributed. As in the paper, p is not "
+            "adjusted. df is the number of settings. Each level of a factor mixes all levels of the others, which alone "
+            "makes most distributions far from normal.",
         ),
         missing="" if rows else _NO_TRIALS,
     )
@@ -125,22 +125,22 @@ def influences_table(analysis: Analysis, name: str, title: str) -> Table:
             Column(key="difference_high", csv_only=True),
             Column(key="matched_p", name="p"),
             Column(key="matched_p_holm", csv_only=True),
-            Column(key="answer", name="So the factor", kind="label"),
+            Column(key="answer", name="Verdict", kind="label"),
         ),
         rows=tuple(rows),
         notes=(
-            f"Of {QUANTITIES[analysis.dependent]}. {_SAME_TRIALS} {_UNITS} U is Mann & Whitney’s of the second of two levels over "
-            "the first, with Cliff’s delta: above zero, the second level has the larger values; its interval is Feng & "
-            "Cliff’s. H is Kruskal & Wallis’s, with ε². Both are as in the paper and not adjusted; a factor is easily "
-            "buried under what the others do, so nothing is concluded from them.",
+            f"Of {QUANTITIES[analysis.dependent]}. {_SAME_TRIALS} {_UNITS} U is Mann & Whitney’s, of the second of two levels over "
+            "the first, with Cliff’s delta: above zero, the second level has the larger values. Its interval is Feng & "
+            "Cliff’s. H is Kruskal & Wallis’s, with ε². Both are as in the paper and not adjusted. The effects of other factors "
+            "easily hide a factor’s own, so no conclusion rests on U and H.",
             "The matched difference is between two levels over all combinations of the other factors, averaged within a "
-            "seed; interval and p are Student’s over seeds. Of more than two levels the largest difference is shown, and p "
-            "is adjusted for their number; Holm’s p also for the factors of this table. Below 0.05 there is an effect, which need "
-            f"not matter. A factor matters where it is shown to move the mean by more than {margin:g}: the interval, adjusted "
-            f"likewise, lies beyond ±{margin:g} on one side. It does not matter where every 95 % interval lies within, over all "
-            "combinations and within each level of each other factor. Else it cannot be told. The margin was set beforehand "
-            f"({lin2020.MARGIN_IN_WORDS[analysis.dependent]}). A factor that moves the mean by the margin or less is said to "
-            "matter, or one that moves it by the margin or more not to, with a probability of 5 % at most.",
+            "seed; interval and p are Student’s over seeds. With more than two levels, the largest difference is shown, and p is "
+            "adjusted for their number. Holm’s p is also adjusted for the factors of this table. Below 0.05 there is an effect, "
+            f"which need not matter. A factor matters if it is shown to move the mean by more than {margin:g}: the interval, "
+            f"adjusted in the same way, lies beyond ±{margin:g} on one side. It does not matter if every 95 % interval lies within "
+            "the margin, over all combinations and within each level of each other factor. Otherwise it is undecided. The margin "
+            f"was set beforehand ({lin2020.MARGIN_IN_WORDS[analysis.dependent]}). With a probability of at most 5 %, a factor that "
+            "moves the mean by the margin or less is said to matter, or one that moves it by the margin or more is said not to.",
         ),
         missing="" if analysis.normality else _NO_TRIALS,
     )
@@ -190,7 +190,7 @@ def leakage_table(study: FactorStudy) -> Table:
             )
     return Table(
         name="lin_tpvd_leakage",
-        title="Does TPVD go with what membership attacks measured?",
+        title="Does TPVD correlate with what membership attacks measured?",
         caption=lin2020.CONCLUSIONS["lin_tpvd_leakage"],
         columns=(
             Column(key="measure", name="Leakage", kind="label"),
@@ -203,7 +203,7 @@ def leakage_table(study: FactorStudy) -> Table:
         ),
         rows=tuple(rows),
         notes=(
-            "Below zero, settings whose weights were changed more leak less, as a metric of privacy should have it. "
+            "Below zero, settings whose weights were changed more leak less, as expected of a privacy metric. "
             f"{_UNITS} p is not adjusted for the number of groups.",
         )
         if rows

@@ -34,7 +34,7 @@ from analysis.studies.lin2020.tables.quantities import (
 from analysis.tables.model import Column, Entry, Label, Mean, Table
 
 LOSS_LEVEL = math.log(10) / 2
-"""Half the loss of guessing among the ten classes that all of the paper's datasets have."""
+"""Half the loss of guessing among ten classes; all of the paper's datasets have ten."""
 
 
 _NO_SEQUENCE = "No trial with a fixed clip norm and a sequence finished, so there is nothing to show."
@@ -104,7 +104,7 @@ def training_tables(study: FactorStudy) -> list[Table]:
     """Tables 3, 4 and 5, and one of the same shape for every other dataset."""
     datasets = ordered("dataset", study.frame["dataset"])
     names = {dataset: _TABLE_OF.get(dataset, f"lin_training_{naming.file_name(dataset)}") for dataset in datasets}
-    # Missing datasets of the paper are named too, unless the study has none of the paper's.
+    # The paper's missing datasets are named too, unless the study has none of the paper's datasets.
     published = list(_TABLE_OF) if set(_TABLE_OF) & set(datasets) else []
     made: list[Table] = []
     for dataset in [*published, *(one for one in datasets if one not in published)]:
@@ -121,8 +121,8 @@ def training_tables(study: FactorStudy) -> list[Table]:
                 columns=(*_SETTING_COLUMNS, *_place_columns(places)),
                 rows=tuple(rows),
                 notes=(
-                    "CA clips first and adds noise after; AC adds noise first and clips after. Accuracy is a fraction; "
-                    "the training loss is that of the whole training set after the last epoch, in nats.",
+                    "CA clips, then adds noise; AC adds noise, then clips. Accuracy is a fraction; "
+                    "the training loss is over the whole training set after the last epoch, in nats.",
                 )
                 if rows
                 else (),
@@ -133,7 +133,7 @@ def training_tables(study: FactorStudy) -> list[Table]:
 
 
 def gains_table(study: FactorStudy) -> Table:
-    """What noise first gains over clipping first, beside the averages of the paper's abstract."""
+    """Gains of noise first over clipping first, beside the averages of the paper's abstract."""
     rows: list[tuple[Entry, ...]] = []
     for dataset in ordered("dataset", study.compared["dataset"]):
         for model in ordered("model", study.compared["model"]):
@@ -153,7 +153,7 @@ def gains_table(study: FactorStudy) -> Table:
             )
     return Table(
         name="lin_gains",
-        title="What noise first gains over clipping first, on average",
+        title="Average gains of noise first over clipping first",
         caption=lin2020.CONCLUSIONS["lin_gains"],
         columns=(
             Column(key="dataset", name="Dataset", kind="label"),
@@ -177,12 +177,12 @@ def gains_table(study: FactorStudy) -> Table:
 
 
 def accuracy_gain(rows: pd.DataFrame, column: str) -> Estimate | None:
-    """Mean gain of accuracy, on test or training examples as `column` says, of AC against CA, in points."""
+    """Mean gain in accuracy of AC over CA, in points, on test or training examples as `column` says."""
     return mean_over_seeds(paired(rows, column).assign(value=lambda pairs: 100 * pairs["value"]))
 
 
 def loss_reduction(rows: pd.DataFrame) -> Estimate | None:
-    """Mean reduction of the training loss of AC against CA, pair by pair, in percent."""
+    """Mean reduction of the training loss of AC relative to CA, pair by pair, in percent."""
     loss = paired(rows, "loss")
     return mean_over_seeds(loss[loss[CA] > 0].assign(value=lambda pairs: -100 * pairs["value"] / pairs[CA]))
 
@@ -209,7 +209,7 @@ def distortion_table(study: FactorStudy) -> Table:
 
 
 def epochs_to_loss(history: pd.DataFrame, level: float = LOSS_LEVEL) -> pd.DataFrame:
-    """Per target `value`: the first epoch whose training loss is at most `level`, null where none is.
+    """Per target `value`: the first epoch whose training loss is at most `level`; null if there is none.
 
     The loss is that of the epoch's own batches, in train mode.
     """
@@ -249,7 +249,7 @@ def convergence_table(study: FactorStudy) -> Table:
         rows=tuple(rows),
         notes=(
             "The level is half the loss of guessing among ten classes, ln(10)/2. The mean is over the seeds that reached "
-            "it, so it flatters a setting that few of them did.",
+            "it, so it flatters a setting in which few seeds did.",
         )
         if rows
         else (),
