@@ -16,7 +16,7 @@ from sweeper.trial.run import TrialResult
 
 def run_comparisons(store: Store, trials: Sequence[Trial]) -> list[TrialResult]:
     """Run what is due."""
-    due = DueComparisons(store, trials, {each.target_id for each in trials if store.has_target(each.target_id)}, ())
+    due = DueComparisons(store, trials, {each.target_id for each in trials if store.status(each).comparable}, ())
     write_comparisons_now(store, due.planned)
     context = TrialContext(data_dir=store.storage.root, store=store, device=torch.device("cpu"))
     return [run_comparison(task, context) for task in due.due()]

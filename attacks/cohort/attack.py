@@ -17,14 +17,11 @@ from attacks.comparisons.base import ComparedTarget, Comparison, TargetLabel
 FloatArray = npt.NDArray[np.float64]
 
 _REFUSALS = {
-    "official": "its members and non-members come from two pools, and every model has the same members",
-    "half": (
-        "exactly half of the pool are members of each model, so the number of references with an example depends on the "
-        "target's own membership: a model that leaks nothing would show an AUC of up to .545"
-    ),
+    "official": "every seed has the same members, so that no reference lacks them, and its non-members come from another pool",
+    "half": "exactly half of the pool are its members, so that each membership can be told from the others by counting",
     "quarters": (
-        "exactly a quarter of the pool are members of each model, so the number of references with an example depends on the "
-        "target's own membership: a model that leaks nothing would not have an AUC of .5"
+        "exactly a quarter of the pool are its members, so that each membership can be told from the others by counting, and half "
+        "of the pool is kept for a shadow model"
     ),
 }
 

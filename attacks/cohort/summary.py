@@ -109,7 +109,7 @@ def threshold_at(is_member: BoolArray, score: FloatArray, fpr: float) -> float:
 def calibrated_scores(found: DesignScores, unit: IntArray) -> FloatArray:
     """Scores (targets, pool) in spreads above the mean of the same example's scores in other targets without it.
 
-    The spread is shrunk toward that of all examples. An example without any such target gets the mean over all examples.
+    The spread is shrunk toward the median one. An example without any such target gets the mean over all examples.
     """
     n_targets = len(found.score)
     everyone = np.arange(n_targets)
@@ -117,8 +117,7 @@ def calibrated_scores(found: DesignScores, unit: IntArray) -> FloatArray:
     signal = found.score[:, :, None]
     result = np.empty_like(found.score)
     for row, (_, outs) in enumerate(leave_out_moments(signal, found.is_member, design)):
-        pooled = outs.squares.sum() / max(1.0, outs.freedom.sum())
-        variance = (_PRIOR_WEIGHT * pooled + outs.squares) / (_PRIOR_WEIGHT + outs.freedom)
+        variance = _shrunk(outs.squares, outs.freedom)
         known = outs.count[:, 0] > 0
         mean = np.where(known, outs.mean[:, 0], outs.mean[known, 0].mean() if known.any() else 0.0)
         result[row] = (found.score[row] - mean) / np.sqrt(np.maximum(variance[:, 0], np.finfo(float).tiny))
@@ -207,7 +206,7 @@ def _top_share(found: DesignScores, unit: IntArray) -> float | None:
 def separation(is_member: BoolArray, score: FloatArray) -> FloatArray:
     """Per example (pool,): its mean score in targets with it − in those without it, in spreads. 0 if it lacks either.
 
-    The spread is that of its scores about the two means, shrunk toward that of all examples.
+    The spread is that of its scores about the two means, shrunk toward the median one.
     """
     inside, outside = is_member.astype(np.float64), (~is_member).astype(np.float64)
     n_in, n_out = inside.sum(axis=0), outside.sum(axis=0)
@@ -215,11 +214,18 @@ def separation(is_member: BoolArray, score: FloatArray) -> FloatArray:
     mean_out = (score * outside).sum(axis=0) / np.maximum(n_out, 1)
     squares = ((score - np.where(is_member, mean_in, mean_out)) ** 2).sum(axis=0)
     freedom = np.maximum(n_in - 1, 0) + np.maximum(n_out - 1, 0)
-    pooled = squares.sum() / max(1.0, freedom.sum())
-    spread = np.sqrt((_PRIOR_WEIGHT * pooled + squares) / (_PRIOR_WEIGHT + freedom))
+    spread = np.sqrt(_shrunk(squares, freedom))
     known = (n_in > 0) & (n_out > 0) & (spread > 0)
     result: FloatArray = np.where(known, mean_in - mean_out, 0.0) / np.where(known, spread, 1.0)
     return result
+
+
+def _shrunk(squares: FloatArray, freedom: FloatArray) -> FloatArray:
+    """Variances from squared residuals, shrunk toward their median; a mean would be that of a few wide examples."""
+    known = freedom > 0
+    typical = float(np.median(squares[known] / freedom[known])) if known.any() else 0.0
+    shrunk: FloatArray = (_PRIOR_WEIGHT * typical + squares) / (_PRIOR_WEIGHT + freedom)
+    return shrunk
 
 
 def _audit(result: CohortScores, delta: float, rng: np.random.Generator) -> OneRunAudit:

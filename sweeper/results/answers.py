@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from attacks.base import BoolArray, IntArray
-from attacks.cohort.cohort import Answers
+from attacks.cohort.cohort import Answers, ArrayOnDisk
 from sweeper.results import layout
 from sweeper.results.store import DamagedError, Store
 
 DTYPE = np.float32
 """Type of the recorded logits."""
-_SHA256 = "logits_sha256"
+_SHA256 = "arrays_sha256"
+_SMALL = ("example_id", "label", "in_pool", "is_member")
 _ROWS_AT_ONCE = 4096
 
 
@@ -31,8 +33,8 @@ def to_bytes(
 ) -> bytes:
     """The file's content; the arguments are as in `Answers`."""
     values = np.ascontiguousarray(logits, dtype=DTYPE)
-    arrays = {"example_id": example_id, "label": label, "in_pool": in_pool, "is_member": is_member, "logits": values}
-    return save(arrays, metadata={_SHA256: hashlib.sha256(values.tobytes()).hexdigest()})
+    small = dict(zip(_SMALL, (example_id, label, in_pool, is_member), strict=True))
+    return save({**small, "logits": values}, metadata={_SHA256: _sha256(small, values)})
 
 
 def read(store: Store, target_id: str, queries: int, scratch: Path) -> Answers:
@@ -56,15 +58,21 @@ def read(store: Store, target_id: str, queries: int, scratch: Path) -> Answers:
 
 def _open(path: Path) -> Answers:
     with safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in ("example_id", "label", "in_pool", "is_member")}
+        small = {name: file.get_tensor(name) for name in _SMALL}
         expected = file.metadata()[_SHA256]
     logits = _LogitsOnDisk(path)
+    if _sha256(small, logits) != expected:
+        raise ValueError("the SHA-256 of its arrays is not the recorded one")
+    return Answers(logits=logits, **small)
+
+
+def _sha256(small: dict[str, npt.NDArray[Any]], logits: ArrayOnDisk) -> str:
     digest = hashlib.sha256()
+    for name in _SMALL:
+        digest.update(np.ascontiguousarray(small[name]).tobytes())
     for start in range(0, logits.shape[0], _ROWS_AT_ONCE):
         digest.update(logits[start : start + _ROWS_AT_ONCE].tobytes())
-    if digest.hexdigest() != expected:
-        raise ValueError("the SHA-256 of its logits is not the recorded one")
-    return Answers(logits=logits, **arrays)
+    return digest.hexdigest()
 
 
 class _LogitsOnDisk:

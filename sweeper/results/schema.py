@@ -421,8 +421,8 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "exposure",
                 pa.float64(),
-                "Its mean score in targets with it − in targets without it, in units of its score's spread (shrunk toward that of all "
-                "examples)",
+                "Its mean score in targets with it − in targets without it, in units of its score's spread "
+                "(shrunk toward the median one)",
             ),
             *_interval_columns(
                 "found_at_fpr_0.001",
