@@ -55,7 +55,7 @@ _status = cache(Status)  # most of 100,000 trials have the same status
 def table_of(trial: Trial, each: str) -> str | None:
     """The table for what one recorded attack measured per example or layer."""
     attack = trial.attack_ids.get(each)
-    return None if attack is None else {"membership": "scores", "inversion": "reconstructions"}[attack.family]
+    return None if attack is None else attack.result.table
 
 
 def wanted_parts(trial: Trial) -> Iterator[tuple[str, str]]:
@@ -98,8 +98,13 @@ BEST_OF_REVISION = 2
 """Like an attack's revision: it increases when the same candidates would give other results."""
 
 
+def candidate_ids(attacks: Iterable[Attack]) -> list[str]:
+    """Ids of the attacks that best_of compares: those that score each example."""
+    return [attack_id(attack) for attack in attacks if attack.result.ranks_examples]
+
+
 def best_of_id(candidate_ids: Iterable[str]) -> str:
-    """The id of the comparison of these membership attacks."""
+    """The id of the comparison of these attacks."""
     return identity({"name": BEST_OF, "revision": BEST_OF_REVISION, "candidates": sorted(candidate_ids)})
 
 
@@ -111,5 +116,5 @@ def recorded_attacks(trial: Trial) -> list[str]:
 @cache
 def _recorded_attacks(attacks: tuple[Attack, ...]) -> tuple[str, ...]:
     ids = tuple(attack_id(attack) for attack in attacks)
-    membership = [each for each, attack in zip(ids, attacks, strict=True) if attack.family == "membership"]
-    return (*ids, best_of_id(membership)) if membership else ids
+    candidates = candidate_ids(attacks)
+    return (*ids, best_of_id(candidates)) if candidates else ids
