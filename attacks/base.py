@@ -7,12 +7,13 @@ trained it. This module does not import torch, so an audit of stored outputs sta
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaincinv
 
 if TYPE_CHECKING:
     import torch
@@ -79,18 +80,32 @@ class WhiteBox:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class BlackBox:
+    """Black-box access to a target: its answers to images of the attacker's choice.
+
+    `query(images)` takes uint8 images (n, channels, height, width) and returns the target's logits (n, classes) in eval mode.
+    `test` holds the test examples, and `test_label` (n,) their classes. None is a member.
+    """
+
+    query: Callable[[torch.Tensor], FloatArray]
+    test: ImageSet
+    test_label: IntArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class AttackTarget:
     """A trained target as an attacker sees it.
 
     `population` holds the examples whose membership is to be inferred. `half` (n,), 0 or 1, splits it in two for all attacks
     fitted on its membership labels, so that they can be compared; if None, each attack draws its own halves. `train_shadow`
     trains a shadow model by the target's own recipe on data disjoint from the target's, and returns its outputs; it is None
-    if the split keeps no shadow data. `white_box` is None for outputs without a model.
+    if the split keeps no shadow data. `black_box` and `white_box` are None for outputs without a model.
     """
 
     population: Membership
     half: IntArray | None = None
     train_shadow: Callable[[], Membership] | None = None
+    black_box: BlackBox | None = None
     white_box: WhiteBox | None = None
 
 
@@ -103,12 +118,101 @@ class MembershipScores:
     `score`, but it uses labels of the example's own half only.
     """
 
+    table: ClassVar[str | None] = "scores"
+    ranks_examples: ClassVar[bool] = True
+
     name: str
     example_id: IntArray
     is_member: BoolArray
     score: npt.NDArray[np.float64]
     fold: IntArray | None = None
     selection_score: npt.NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MembershipDecisions:
+    """One decision for each example of the population, `decided` (n,): true for "member".
+
+    Decisions are a single operating point. They have no order, so they have no ROC curve and no AUC.
+    """
+
+    table: ClassVar[str | None] = "scores"
+    ranks_examples: ClassVar[bool] = False
+
+    name: str
+    example_id: IntArray
+    is_member: BoolArray
+    decided: BoolArray
+
+    def as_scores(self) -> MembershipScores:
+        """The decisions as scores of 1 and 0, to be stored."""
+        return MembershipScores(
+            name=self.name,
+            example_id=self.example_id,
+            is_member=self.is_member,
+            score=self.decided.astype(np.float64),
+        )
+
+    def columns(self) -> dict[str, Any]:
+        """What the table `attacks` has of the decisions.
+
+        The intervals are Clopper–Pearson's, of 95 %. They take the decisions as independent of each other.
+        """
+        n_members, n_non_members = int(self.is_member.sum()), int((~self.is_member).sum())
+        right, wrong = int(self.decided[self.is_member].sum()), int(self.decided[~self.is_member].sum())
+        rates = {"tpr": right / n_members, "fpr": wrong / n_non_members}
+        intervals = {"tpr": _share_interval(right, n_members), "fpr": _share_interval(wrong, n_non_members)}
+        return {
+            "score_name": self.name,
+            "n_members": n_members,
+            "n_non_members": n_non_members,
+            "balanced_accuracy": (1 + rates["tpr"] - rates["fpr"]) / 2,
+            **rate_columns("decided_", rates, intervals),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TailEstimate:
+    """The true negative rate of a target's losses at low false negative rates: a measure of the target, not of an example.
+
+    `tnr_at_fnr` is None if there are too few members; `tnr_at_fnr_interval` is its 95 % interval.
+    """
+
+    table: ClassVar[str | None] = None
+    ranks_examples: ClassVar[bool] = False
+
+    n_members: int
+    n_non_members: int
+    tnr_at_fnr: Mapping[float, float | None]
+    tnr_at_fnr_interval: Mapping[float, tuple[float, float] | None]
+
+    def columns(self) -> dict[str, Any]:
+        """What the table `attacks` has of the estimate."""
+        return {
+            "n_members": self.n_members,
+            "n_non_members": self.n_non_members,
+            **rate_columns("tnr_at_fnr_", self.tnr_at_fnr, self.tnr_at_fnr_interval),
+        }
+
+
+def rate_columns(
+    prefix: str,
+    rates: Mapping[Any, float | None],
+    intervals: Mapping[Any, tuple[float, float] | None],
+) -> dict[str, float | None]:
+    """Each rate and the ends of its interval, by the names of their columns: `prefix` and the rate's key."""
+    columns: dict[str, float | None] = {}
+    for key, rate in rates.items():
+        low, high = intervals[key] or (None, None)
+        columns |= {f"{prefix}{key}": rate, f"{prefix}{key}_low": low, f"{prefix}{key}_high": high}
+    return columns
+
+
+def _share_interval(count: int, n: int) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % interval of the probability behind `count` of `n`."""
+    low = float(betaincinv(count, n - count + 1, 0.025)) if count > 0 else 0.0
+    high = float(betaincinv(count + 1, n - count, 0.975)) if count < n else 1.0
+    return low, high
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,6 +229,9 @@ class ReconstructedExample:
 class LayerReconstruction:
     """Reconstruction errors from one layer. Every MSE is per pixel, on images in [0, 1]."""
 
+    table: ClassVar[str | None] = "reconstructions"
+    ranks_examples: ClassVar[bool] = False
+
     layer_index: int
     layer: str
     mse_members: float
@@ -139,14 +246,21 @@ class LayerReconstruction:
     examples: tuple[ReconstructedExample, ...] = ()
 
 
+AttackResult = MembershipScores | MembershipDecisions | TailEstimate | LayerReconstruction
+"""What an attack measures. Class constants: `table` names the table of what it has per example or layer, None if nothing;
+`ranks_examples` says whether it has a score for each example, by which attacks can be compared."""
+
+
 class Attack(ABC):
     """Base of all attacks: a frozen, keyword-only dataclass with one method.
 
-    Class constants: `family` is "membership" or "inversion". `revision` is raised when the same configuration would give
-    different results, so that old records are not mistaken for new ones. `source` cites the attack's origin.
+    Class constants: `family` is "membership" or "inversion". `result` is the type of its results. `revision` is raised when the
+    same configuration would give different results, so that old records are not mistaken for new ones. `source` cites the
+    attack's origin.
     """
 
     family: ClassVar[str]
+    result: ClassVar[type[AttackResult]] = MembershipScores
     revision: ClassVar[int] = 1
     source: ClassVar[str]
     needs_shadow_data: ClassVar[bool] = False
@@ -164,7 +278,5 @@ class Attack(ABC):
                 )
 
     @abstractmethod
-    def run(
-        self, target: AttackTarget, rng: np.random.Generator
-    ) -> Sequence[MembershipScores] | Sequence[LayerReconstruction]:
+    def run(self, target: AttackTarget, rng: np.random.Generator) -> Sequence[AttackResult]:
         """Attack `target`; all randomness comes from `rng`."""

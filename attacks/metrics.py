@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv, expit, logit, ndtri
 
-from attacks.base import BoolArray, FloatArray, IntArray, MembershipScores
+from attacks.base import BoolArray, FloatArray, IntArray, MembershipScores, rate_columns
 
 _Rates = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
@@ -65,10 +65,7 @@ class MembershipMetrics:
             for name in self.__dataclass_fields__
             if name not in ("tpr_at_fpr", "tpr_at_fpr_interval")
         }
-        for fpr, tpr in self.tpr_at_fpr.items():
-            low, high = self.tpr_at_fpr_interval[fpr] or (None, None)
-            columns |= {f"tpr_at_fpr_{fpr:g}": tpr, f"tpr_at_fpr_{fpr:g}_low": low, f"tpr_at_fpr_{fpr:g}_high": high}
-        return columns
+        return columns | rate_columns("tpr_at_fpr_", self.tpr_at_fpr, self.tpr_at_fpr_interval)
 
 
 def membership_metrics(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -178,6 +179,23 @@ def test_membership_takes_the_best_of_row_with_the_most_candidates(tmp_path: Pat
     assert (honest.ours.mean, papers.ours.mean, papers.paper, honest.paper) == (0.7, 0.8, 0.567, None)
     # One seed: the attack's own interval over examples, and said to be that.
     assert (honest.ours.over, honest.ours.low) == ("examples", best["auc_low"])
+
+
+def test_attacks_without_an_auc_change_no_result(tmp_path: Path) -> None:
+    rows = make_rows(datasets=("mnist",), n=20)
+    before = measured_from(rows, tmp_path / "before")
+    for row in [row for row in rows["attacks"] if row["attack"] == "best_of"]:
+        unranked = row | dict.fromkeys(("auc", "auc_low", "auc_high", "advantage", "tpr_at_fpr_0.1"))
+        unranked |= dict.fromkeys(("candidates", "paper_protocol_auc", "paper_protocol_score"))
+        decided = {"decided_tpr": 0.9, "decided_fpr": 0.5, "balanced_accuracy": 0.7}
+        rows["attacks"].insert(0, unranked | {"attack": "blind_mi", "attack_id": "a", "score_name": "diff_w"} | decided)
+        rows["attacks"].insert(
+            0, unranked | {"attack": "tail", "attack_id": "b", "score_name": None, "tnr_at_fnr_0.1": 0.2}
+        )
+    after = measured_from(rows, tmp_path / "after")
+    pd.testing.assert_frame_equal(after.frame, before.frame)
+    page = write_report(tmp_path / "after").read_text(encoding="utf-8")
+    assert not re.search(r">\s*(nan|None|NaT|inf)\b", page)
 
 
 def test_the_papers_tables_use_the_official_split_where_there_is_one(tmp_path: Path) -> None:

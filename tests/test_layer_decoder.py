@@ -159,7 +159,7 @@ def test_the_attackers_images_are_disjoint_from_all_that_is_reported_on_and_trai
     parts = SPLITS[split](800, 120, 3)
     trial = SimpleNamespace(split=split, seed=3, architecture=CNN, defenses=())
     context = TrialContext(data_dir=Path(), store=Store("nowhere"), device=torch.device("cpu"))
-    box = _white_box(trial, digits, parts, context)
+    box = _white_box(trial, digits, parts, context, lambda: None)
     sets = {
         name: set(getattr(box, name).example_id.tolist()) for name in ("attacker", "members", "non_members", "test")
     }

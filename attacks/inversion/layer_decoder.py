@@ -15,6 +15,7 @@ from torch.nn.functional import log_softmax, mse_loss, softmax
 from attacks.base import (
     Attack,
     AttackError,
+    AttackResult,
     AttackTarget,
     ImageSet,
     LayerReconstruction,
@@ -57,6 +58,7 @@ class LayerDecoder(Attack):
     untrained_control: bool = True
 
     family: ClassVar[str] = "inversion"
+    result: ClassVar[type[AttackResult]] = LayerReconstruction
     source: ClassVar[str] = "Lomurno & Matteucci 2022"
 
     def __post_init__(self) -> None:

@@ -99,8 +99,13 @@ BEST_OF_REVISION = 2
 """Like an attack's revision: it increases when the same candidates would give other results."""
 
 
+def candidate_ids(attacks: Iterable[Attack]) -> list[str]:
+    """Ids of the attacks that best_of compares: those that score each example."""
+    return [attack_id(attack) for attack in attacks if attack.result.ranks_examples]
+
+
 def best_of_id(candidate_ids: Iterable[str]) -> str:
-    """The id of the comparison of these membership attacks."""
+    """The id of the comparison of these attacks."""
     return identity({"name": BEST_OF, "revision": BEST_OF_REVISION, "candidates": sorted(candidate_ids)})
 
 
@@ -116,7 +121,6 @@ def records_of(trial: Trial) -> Records:
 
 @cache
 def _records_of(attacks: tuple[Attack, ...], queries: int) -> Records:
-    tables = {"membership": "scores", "inversion": "reconstructions"}
-    records = tuple((attack_id(attack), tables[attack.family]) for attack in attacks)
-    membership = [each for each, table in records if table == "scores"]
-    return Records((*records, (best_of_id(membership), None)) if membership else records, queries)
+    records = tuple((attack_id(attack), attack.result.table) for attack in attacks)
+    candidates = candidate_ids(attacks)
+    return Records((*records, (best_of_id(candidates), None)) if candidates else records, queries)

@@ -45,6 +45,16 @@ def _interval_columns(name: str, text: str) -> list[tuple[str, pa.DataType, str]
     ]
 
 
+def _tnr_columns(fnr: str, percent: str, needed: str) -> list[tuple[str, pa.DataType, str]]:
+    name = f"tnr_at_fnr_{fnr}"
+    return _interval_columns(
+        name,
+        f"tail: share of the non-members whose loss exceeds that of all but {percent} of the members. Over models it tracks the TPR of "
+        "LiRA at a low FPR, by a fitted curve that is not applied here; it says of no example whether it is a member. Null with "
+        f"fewer than {needed} members",
+    )
+
+
 _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
     "trials": (
         "One row per target: its configuration, whether it finished, its accuracy, its guarantee.",
@@ -257,7 +267,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "auc",
                 pa.float64(),
-                "Area under the ROC curve; best_of: chosen on each half, measured on the other",
+                "Area under the ROC curve; best_of: chosen on each half, measured on the other. Null for decisions and tail",
             ),
             (
                 "auc_low",
@@ -269,8 +279,9 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "null_auc",
                 pa.float64(),
-                "AUC of the same attack on a membership that fair coins tossed anew, and by which no model was trained; about .5. Null "
-                "for attacks on one target",
+                "AUC of the same attack on a membership that fair coins tossed anew, and by which no model was trained; about .5. For "
+                "an attack on one target: of its scores, which do not change, for they use no membership labels. Null unless the split "
+                "is coins or coin_pairs; null too for scores that were fitted on labels, since they would have to be fitted again",
             ),
             ("advantage", pa.float64(), "Attacker advantage, the maximum of |TPR − FPR| over thresholds (optimistic)"),
             (
@@ -281,11 +292,20 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "balanced_accuracy",
                 pa.float64(),
-                "Mean of TPR and TNR, threshold chosen on one half and measured on the other, both ways",
+                "Mean of TPR and TNR, threshold chosen on one half and measured on the other, both ways; of decisions, their own",
             ),
+            *_interval_columns(
+                "decided_tpr",
+                "Share of the members that an attack without a ranking (blind_mi) decided to be members, with its 95 % Clopper-Pearson "
+                "interval. Such an attack has no AUC; null for all others",
+            ),
+            *_interval_columns("decided_fpr", "Share of the non-members that it decided to be members, likewise"),
             *_tpr_columns("0.001", "0.1 %", "10,000"),
             *_tpr_columns("0.01", "1 %", "1,000"),
             *_tpr_columns("0.1", "10 %", "100"),
+            *_tnr_columns("0.001", "0.1 %", "10,000"),
+            *_tnr_columns("0.01", "1 %", "1,000"),
+            *_tnr_columns("0.1", "10 %", "100"),
             ("n_tied", pa.int64(), "Examples that share their score with another example"),
             ("largest_tie", pa.int64(), "The most examples that share one score; 1 where none do"),
             (
@@ -318,7 +338,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("score_name", pa.string(), "Which of the attack's scores"),
             ("example_id", pa.int64(), "Index in the dataset, as in outputs"),
             ("is_member", pa.bool_(), "Whether the target was trained on it"),
-            ("score", pa.float64(), "Higher means more likely a member"),
+            ("score", pa.float64(), "Higher means more likely a member; of decisions (diff_w), 1 for a member, else 0"),
             (
                 "fold",
                 pa.int64(),

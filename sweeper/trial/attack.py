@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,22 +15,24 @@ import torch
 from attacks.auditing import DEFAULT_DELTA, audit_membership
 from attacks.base import (
     Attack,
+    AttackResult,
     AttackTarget,
+    BlackBox,
+    FloatArray,
     ImageSet,
     LayerReconstruction,
     Membership,
+    MembershipDecisions,
     MembershipScores,
     ModelOutputs,
+    TailEstimate,
     WhiteBox,
 )
-from attacks.metrics import example_folds, membership_metrics
+from attacks.metrics import auc, example_folds, membership_metrics
 from models.datasets.base import ImageData, IntArray
 from models.seeds import Stream, numpy_generator, torch_seed
 from models.splits import COIN_SPLITS, Split
-from models.train import (
-    build_model,
-    fit,
-)
+from models.train import EVALUATION_BATCH, build_model, fit
 from sweeper.results.expected import BEST_OF
 from sweeper.results.store import DamagedError, Store
 from sweeper.storage import StorageError
@@ -116,17 +118,36 @@ def attack_target(trial: Trial, data: ImageData, split: Split, context: TrialCon
             outputs=outputs_of(shadow.model, data, index), is_member=np.arange(len(index)) < len(split.shadow_in)
         )
 
+    @lru_cache(maxsize=1)
+    def trained() -> Any:
+        return recorded_model(trial, data, context)
+
+    def query(images: torch.Tensor) -> FloatArray:
+        with torch.inference_mode():
+            return np.concatenate([trained()(part).cpu().numpy() for part in images.split(EVALUATION_BATCH)])
+
     return AttackTarget(
         population=population,
         half=example_folds(
             population.outputs.example_id, population.is_member, 2, numpy_generator(trial.seed, Stream.ATTACK)
         ),
         train_shadow=train_shadow if len(split.shadow_in) else None,
-        white_box=_white_box(trial, data, split, context),
+        black_box=BlackBox(
+            query=query, test=_images(data, split.test), test_label=data.labels.cpu().numpy()[split.test]
+        ),
+        white_box=_white_box(trial, data, split, context, trained),
     )
 
 
-def _white_box(trial: Trial, data: ImageData, split: Split, context: TrialContext) -> WhiteBox:
+def _images(data: ImageData, index: IntArray) -> ImageSet:
+    return ImageSet(
+        example_id=data.example_id[index], images=data.images[torch.from_numpy(index).to(data.images.device)]
+    )
+
+
+def _white_box(
+    trial: Trial, data: ImageData, split: Split, context: TrialContext, trained: Callable[[], Any]
+) -> WhiteBox:
     """Activations of the target and of an untrained twin, and disjoint images for the attack.
 
     The attacker's images are the shadow data if the split keeps some, else a random half of the non-members. The results
@@ -145,26 +166,17 @@ def _white_box(trial: Trial, data: ImageData, split: Split, context: TrialContex
         return model.to(context.device).eval()
 
     @lru_cache(maxsize=1)
-    def trained() -> Any:
-        return recorded_model(trial, data, context)
-
-    @lru_cache(maxsize=1)
     def untrained() -> Any:
         return build(Stream.UNTRAINED)
-
-    def images(index: IntArray) -> ImageSet:
-        return ImageSet(
-            example_id=data.example_id[index], images=data.images[torch.from_numpy(index).to(data.images.device)]
-        )
 
     return WhiteBox(
         cut_points=build(Stream.INIT).stage_names,  # type: ignore[arg-type]
         activations=lambda batch, cut: trained().activations(batch, cut),
         untrained_activations=lambda batch, cut: untrained().activations(batch, cut),
-        attacker=images(attacker),
-        members=images(split.members),
-        non_members=images(non_members),
-        test=images(test),
+        attacker=_images(data, attacker),
+        members=_images(data, split.members),
+        non_members=_images(data, non_members),
+        test=_images(data, test),
     )
 
 
@@ -172,7 +184,7 @@ def _record_attack(
     trial: Trial,
     each: str,
     attack: Attack,
-    results: Sequence[MembershipScores] | Sequence[LayerReconstruction],
+    results: Sequence[AttackResult],
     store: Store,
     attack_time_s: float,
 ) -> None:
@@ -192,7 +204,19 @@ def _record_attack(
         if is_audited:
             audit = audit_membership(result, rng, DEFAULT_DELTA if delta is None else delta)
             rows[-1] |= {"epsilon_lower_bound": audit.epsilon_lower_bound, "audit_delta": audit.delta}
-    scores = score_columns(trial.target_id, each, membership) if membership else None
+            rows[-1] |= {"null_auc": _null_auc(result, rng)}
+    rows += [base | result.columns() for result in results if isinstance(result, MembershipDecisions | TailEstimate)]
+    scored = membership + [result.as_scores() for result in results if isinstance(result, MembershipDecisions)]
+    scores = score_columns(trial.target_id, each, scored) if scored else None
     key = {"target_id": trial.target_id, "attack_id": each}
     reconstructions = [key | reconstruction_columns(result) for result in layers] if layers else None
     store.write_attack(trial.target_id, each, rows or [base], scores, reconstructions)
+
+
+def _null_auc(result: MembershipScores, rng: np.random.Generator) -> float | None:
+    """The AUC of scores that use no membership labels, on a membership tossed anew; None if all coins fall alike.
+
+    The coins come from a generator of their own, so that `rng` draws the same numbers for what is measured after this.
+    """
+    coins = rng.spawn(1)[0].random(len(result.score)) < 0.5
+    return auc(coins, result.score) if 0 < coins.sum() < len(coins) else None

@@ -15,19 +15,15 @@ from attacks.base import (
 )
 from attacks.selection import best_of
 from models.seeds import Stream, numpy_generator
-from sweeper.results.expected import BEST_OF, BEST_OF_REVISION
+from sweeper.results.expected import BEST_OF, BEST_OF_REVISION, candidate_ids
 from sweeper.results.store import Store
 from sweeper.sweep import components
 from sweeper.sweep.trial import Trial
 from sweeper.trial.rows import attack_row
 
 
-def _membership_ids(trial: Trial) -> list[str]:
-    return [each for each, attack in trial.attack_ids.items() if attack.family == "membership"]
-
-
 def best_of_config(trial: Trial) -> dict[str, Any]:
-    return {"name": BEST_OF, "revision": BEST_OF_REVISION, "candidates": sorted(_membership_ids(trial))}
+    return {"name": BEST_OF, "revision": BEST_OF_REVISION, "candidates": sorted(candidate_ids(trial.attacks))}
 
 
 def record_best_of(trial: Trial, own_id: str, store: Store) -> None:
@@ -36,12 +32,12 @@ def record_best_of(trial: Trial, own_id: str, store: Store) -> None:
     Raises:
         AttackError: one of the compared attacks failed.
     """
-    membership = _membership_ids(trial)
-    if not all(store.has_attack(trial.target_id, each) for each in membership):
+    compared = candidate_ids(trial.attacks)
+    if not all(store.has_attack(trial.target_id, each) for each in compared):
         raise AttackError("one of the compared attacks has failed")
     candidates: dict[str, MembershipScores] = {}
     uses_labels: dict[str, bool] = {}
-    for each in membership:
+    for each in compared:
         frame = store.read_part("scores", f"{trial.target_id}.{each}").to_pandas()
         attack = trial.attack_ids[each]
         for score_name, rows in frame.groupby("score_name", sort=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,7 @@ def _concatenated(values: Sequence[npt.NDArray[Any] | None], n_each: Sequence[in
 
 
 def reconstruction_columns(result: LayerReconstruction) -> dict[str, Any]:
-    columns = {name: getattr(result, name) for name in result.__dataclass_fields__ if name != "examples"}
+    columns = {field.name: getattr(result, field.name) for field in fields(result) if field.name != "examples"}
     columns["mse_gap"] = result.mse_non_members - result.mse_members
     columns["examples"] = [
         {
