@@ -28,7 +28,7 @@ from attacks.membership import blind_mi
 from attacks.membership.blind_mi import BlindMi
 from attacks.membership.tail import Tail
 from attacks.metrics import auc
-from sweeper.results.expected import candidate_ids, table_of
+from sweeper.results.expected import candidate_ids, records_of
 from sweeper.sweep import components
 
 CLASSES = 4
@@ -270,7 +270,10 @@ def test_the_tail_is_recorded_without_scores(recorded: Any) -> None:
     assert row["tnr_at_fnr_0.1_low"] <= row["tnr_at_fnr_0.1"] <= row["tnr_at_fnr_0.1_high"]
     assert all(pd.isna(row[name]) for name in ("tnr_at_fnr_0.01", "auc", "score_name", "decided_tpr", "null_auc"))
     assert store.status(trial).done
-    tables = {components.name_of("attack", attack): table_of(trial, each) for each, attack in trial.attack_ids.items()}
+    tables = {
+        components.name_of("attack", attack): dict(records_of(trial).attacks)[each]
+        for each, attack in trial.attack_ids.items()
+    }
     assert tables == {"threshold": "scores", "blind_mi": "scores", "tail": None, "trained_attackers": "scores"}
 
 
