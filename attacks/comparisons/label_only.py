@@ -60,7 +60,7 @@ class LabelOnly(CohortAttack):
             )
 
     def score_names(self) -> tuple[str, ...]:
-        return ("label_only", "label_only_ratio")
+        return ("label_only_ratio", "label_only")
 
     def scores(
         self, cohort: Cohort, designs: Sequence[Design], rng: np.random.Generator
