@@ -221,9 +221,12 @@ def separation(is_member: BoolArray, score: FloatArray) -> FloatArray:
 
 
 def _shrunk(squares: FloatArray, freedom: FloatArray) -> FloatArray:
-    """Variances from squared residuals, shrunk toward their median; a mean would be that of a few wide examples."""
-    known = freedom > 0
-    typical = float(np.median(squares[known] / freedom[known])) if known.any() else 0.0
+    """Variances from squared residuals, shrunk toward their median; a mean would be that of a few wide examples.
+
+    Examples whose scores do not vary do not count in the median.
+    """
+    varying = (freedom > 0) & (squares > 0)
+    typical = float(np.median(squares[varying] / freedom[varying])) if varying.any() else 0.0
     shrunk: FloatArray = (_PRIOR_WEIGHT * typical + squares) / (_PRIOR_WEIGHT + freedom)
     return shrunk
 

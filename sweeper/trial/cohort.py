@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,18 @@ from attacks.cohort.attack import CohortScores
 from attacks.cohort.exposure import exposure_rows
 from attacks.cohort.summary import summarize
 from attacks.metrics import auc, membership_metrics
+from models.datasets.base import DatasetError
 from sweeper.sweep import components
 from sweeper.sweep.comparisons import ComparisonTask
 from sweeper.trial import sources
 from sweeper.trial.context import TrialContext
-from sweeper.trial.rows import attack_row, score_columns
+from sweeper.trial.rows import attack_row, png, score_columns
+from sweeper.trial.target import load_data
+
+logger = logging.getLogger(__name__)
+
+_PICTURES = 16
+"""How many of the most exposed examples keep their image."""
 
 
 def cohort_tables(
@@ -75,5 +83,18 @@ def cohort_tables(
             | summarize(result, delta, rng).columns()
             for result in results
         ],
-        "exposure": [{"score_name": first.name, **row} for row in exposure_rows(first)],
+        "exposure": [{"score_name": first.name, **row} for row in _with_pictures(exposure_rows(first), task, context)],
     }
+
+
+def _with_pictures(rows: list[dict[str, Any]], task: ComparisonTask, context: TrialContext) -> list[dict[str, Any]]:
+    """Add the images of the most exposed examples. Without the data, the table is complete but for them."""
+    try:
+        data = load_data(task.members[0].dataset, context)
+    except (DatasetError, OSError):
+        logger.warning("the data of '%s' are not here; the most exposed examples have no pictures", task.dataset_label)
+        return rows
+    position = {example: index for index, example in enumerate(data.example_id.tolist())}
+    for row in sorted(rows, key=lambda row: (-row["exposure"], row["example_id"]))[:_PICTURES]:
+        row["image_png"] = png(data.images[position[row["example_id"]]].cpu().numpy())
+    return rows

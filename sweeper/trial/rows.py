@@ -164,15 +164,15 @@ def reconstruction_columns(result: LayerReconstruction) -> dict[str, Any]:
         {
             "example_id": example.example_id,
             "mse": example.mse,
-            "original_png": _png(example.original),
-            "reconstruction_png": _png(example.reconstruction),
+            "original_png": png(example.original),
+            "reconstruction_png": png(example.reconstruction),
         }
         for example in result.examples
     ]
     return columns
 
 
-def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     """A (channels, height, width) uint8 image as PNG; gray if it has one channel."""
     buffer = io.BytesIO()
     pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image[:3].transpose(1, 2, 0))
