@@ -24,6 +24,7 @@ from attacks.comparisons.tpvd import displacement_sketch, tpvd, value_difference
 from sweeper.results.comparisons import DueComparisons
 from sweeper.results.gather import gather
 from sweeper.results.schema import SCHEMAS
+from sweeper.results.status import read_status
 from sweeper.results.store import Store
 from sweeper.sweep.comparisons import plan_comparisons
 from sweeper.sweep.expand import expand
@@ -285,6 +286,9 @@ def test_weights_of_another_model_are_named(planned: Any) -> None:
     assert (row["comparison"], row["status"], row["cause"]) == ("tpvd", "failed", "error")
     assert list(row["members"]) == [trials["ac"].target_id, trials["none"].target_id]
     assert "are in one of the two models only" in row["error"]
+    status = read_status(store)
+    assert [(each.target_id, each.attack) for each in status.failures] == [(row["comparison_id"], "tpvd")]
+    assert (status.comparisons, status.compared, status.failed) == (1, 0, 0)
 
 
 def test_a_comparison_is_an_id_of_its_members_and_is_not_done_twice(planned: Any) -> None:

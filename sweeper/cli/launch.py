@@ -153,7 +153,7 @@ def launch(
 
         words = {target_id: status.word for target_id, status in prepared.statuses.items()}
         names = [task.name for task in prepared.due.planned]
-        print_plan(map(planned_trial, prepared.resolved), words, names, prepared.due.n_done)
+        print_plan([planned_trial(each) for each in prepared.resolved], words, names, prepared.due.n_done)
         return
     _conclude(launching.launch(prepared, options, reporter))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,12 +155,14 @@ def trial(
 
 
 def print_plan(
-    trials: Iterable[PlannedTrial], words: Mapping[str, str], comparisons: Sequence[str], n_compared: int
+    trials: Sequence[PlannedTrial], words: Mapping[str, str], comparisons: Sequence[str], n_compared: int
 ) -> None:
     """Print a table of trials, and one line about the comparisons.
 
     `words` are the trials' statuses by target id, `comparisons` the name of each comparison; `n_compared` of them are done.
     """
+    from rich.filesize import decimal
+
     from sweeper.cli.display import LEAST_TITLE, Column, Rows, Title, duration
 
     rows: list[list[str | Title]] = []
@@ -183,6 +185,8 @@ def print_plan(
             f"{len(comparisons)} comparisons ({named}), {n_compared} done; each runs when its targets are finished.",
             highlight=False,
         )
+    if answers := sum(each.row["answers_bytes"] for each in trials):
+        out.print(f"Answers recorded for the attacks on cohorts: {decimal(answers)}.", highlight=False)
     n_done = sum(row[-1] == "done" for row in rows)
     out.print(
         f"{len(rows)} trials, {n_done} done. Rough cost of the trainings left on one CPU thread: {duration(left)}; attacks add to "

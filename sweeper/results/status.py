@@ -74,16 +74,18 @@ def read_status(store: Store) -> SweepStatus:
         raise UserError(f"{store.location} holds no sweep. Name the folder or URI that `sweeper launch` writes to.")
     ended = store.ended(planned)
     planned_comparisons = set(store.comparisons_now() or ())
+    compared = planned_comparisons & set(store.keys(COMPARISONS))
     known = [
         each
         for each in store.failures()
-        if each.target_id in planned and each.attack_id in (None, *planned[each.target_id])
+        if each.target_id in planned_comparisons - compared
+        or (each.target_id in planned and each.attack_id in (None, *planned[each.target_id]))
     ]
     now = _now(store)
     launches = tuple(living(store.storage, now))
     under_way = {running.target_id for launch in launches for running in launch.running}
     failures = tuple(each for each in known if each.target_id not in ended and each.target_id not in under_way)
-    failed = {failure.target_id for failure in failures}
+    failed = {failure.target_id for failure in failures} & planned.keys()
     left = len(planned) - len(ended) - len(failed)
     per_hour = _per_hour(list(ended.values()), now) if launches else None
     return SweepStatus(
@@ -91,7 +93,7 @@ def read_status(store: Store) -> SweepStatus:
         done=len(ended),
         failed=len(failed),
         comparisons=len(planned_comparisons),
-        compared=len(planned_comparisons & set(store.keys(COMPARISONS))),
+        compared=len(compared),
         launches=launches,
         per_hour=per_hour,
         left_s=3600 * left / per_hour if per_hour else None,

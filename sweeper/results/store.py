@@ -57,11 +57,12 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A recorded failure of a target or attack; without an attack it is the target's."""
+    """A recorded failure of a target, an attack on it, or a comparison, whose id is then in place of the target's."""
 
     target_id: str
     attack_id: str | None
     attack: str | None
+    """Name of the attack or comparison; None if the target itself failed."""
     cause: str | None
     error: str
 
@@ -391,16 +392,19 @@ class Store:
         # Reading everything
 
     def failures(self) -> Iterator[Failure]:
-        """All recorded failures of targets and attacks."""
-        for table in ("trials", "attacks"):
+        """All recorded failures of targets, attacks and comparisons."""
+        for table, id_column, name_column in (
+            ("trials", "target_id", None),
+            ("attacks", "target_id", "attack"),
+            (COMPARISONS, "comparison_id", "comparison"),
+        ):
             keys = [key for key in self.keys(table) if key.endswith(FAILED)]
             for _, rows in self.parts(table, keys, damaged=[]):
                 for row in rows.to_pylist():
-                    attack_id, attack = (None, None) if table == "trials" else (row["attack_id"], str(row["attack"]))
                     yield Failure(
-                        target_id=row["target_id"],
-                        attack_id=attack_id,
-                        attack=attack,
+                        target_id=row[id_column],
+                        attack_id=row.get("attack_id"),
+                        attack=row[name_column] if name_column else None,
                         cause=row["cause"],
                         error=row["error"] or "",
                     )

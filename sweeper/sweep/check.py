@@ -123,8 +123,10 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
     seeds = _seeds(merged["seeds"], f"{path}.seeds")
     if merged["comparisons"] is not None:
         _check_comparisons(comparisons.values(), splits, len(seeds), path)
-    queries = _default(merged["queries"], 1)
-    if isinstance(queries, bool) or queries not in QUERY_COUNTS:
+    # Without being asked, answers are kept only where there are seeds enough to use them.
+    is_used = any(each.needs_answers and len(seeds) >= each.least_seeds() for each in comparisons.values())
+    queries = _default(merged["queries"], int(is_used))
+    if merged["queries"] is not None and (isinstance(queries, bool) or queries not in QUERY_COUNTS):
         raise UserError(f"{path}.queries: got {shown(queries)}; it must be {', '.join(map(str, QUERY_COUNTS))}.")
     return Part(
         name=name,

@@ -21,6 +21,7 @@ from models.private.probe import check_examples_apart
 from models.splits import COIN_SPLITS, SPLITS
 from models.train import build_model, make_plan
 from sweeper.errors import UserError, reason_of, sentence
+from sweeper.results.answers import size_in_bytes
 from sweeper.sweep import components
 from sweeper.sweep.trial import Trial
 
@@ -45,6 +46,8 @@ class ResolvedTrial:
     plan: TrainingPlan
     guarantee: PrivacyGuarantee | None
     rough_cpu_seconds: float
+    answers_bytes: int
+    """Size of the recorded answers to the queries about every example; 0 if no comparison can use them."""
 
     def as_json(self, status: str) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -80,6 +83,8 @@ class ResolvedTrial:
             "sample_rate": plan.sample_rate if plan.sampling == "poisson" else None,
             "no_guarantee_reason": None if accounting else plan.no_guarantee_reason,
             "rough_cpu_seconds": round(self.rough_cpu_seconds, 1),
+            "queries": trial.kept_queries,
+            "answers_bytes": self.answers_bytes,
             "config": trial.config,
         }
 
@@ -100,7 +105,8 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
     for trial in trials:
         seed = trial.seed if trial.split in COIN_SPLITS else 0
         # Most trials differ only by their seed, and a sweep may have very many.
-        alike = (trial.dataset, trial.split, trial.architecture, trial.defenses, trial.training, trial.attacks, seed)
+        alike: tuple[object, ...] = (trial.dataset, trial.split, trial.architecture, trial.defenses, trial.training)
+        alike += (trial.attacks, trial.kept_queries, seed)
         if alike in known:
             resolved.append(replace(known[alike], trial=trial))
             continue
@@ -139,6 +145,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
             plan=plan,
             guarantee=guarantee,
             rough_cpu_seconds=seconds,
+            answers_bytes=size_in_bytes(info.n_train + info.n_test, trial.kept_queries, info.num_classes),
         )
         resolved.append(known[alike])
     return resolved, list(dict.fromkeys(warnings))

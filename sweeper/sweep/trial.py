@@ -45,7 +45,7 @@ class Trial:
     attacks: tuple[Attack, ...]
     comparisons: tuple[Comparison, ...] = ()
     queries: int = 1
-    """How many queries about each example are answered, if a comparison needs the answers."""
+    """How many queries about each example are answered, if a comparison can use the answers."""
 
     @property
     def kept_queries(self) -> int:
