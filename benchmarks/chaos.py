@@ -50,7 +50,7 @@ SWEEP = """
 name: chaos
 summary: trainings of a few seconds on one CPU, whose state is more than weights
 datasets: [digits]
-splits: [quarters]
+splits: [coins]
 defenses:
   baseline: none
   dropout: dropout
@@ -71,6 +71,9 @@ KEYS = {
     "outputs": ["target_id", "example_id"],
     "attacks": ["target_id", "attack_id", "score_name"],
     "scores": ["target_id", "attack_id", "score_name", "example_id"],
+    "comparisons": ["comparison_id"],
+    "cohorts": ["comparison_id", "score_name"],
+    "exposure": ["comparison_id", "score_name", "example_id"],
 }
 """The tables, each with the columns that identify a row."""
 INCIDENTAL = re.compile(r"_time_s$|^seconds_per_step$|^started_at$|^attempts$|^git_")
@@ -498,33 +501,35 @@ class Run:
 
 
 def compare(here: Path, there: Path) -> dict[str, set[str]]:
-    """Target ids that are lost, doubled, or different in `here`, compared with `there`."""
+    """Ids of targets and comparisons that are lost, doubled, or different in `here`, compared with `there`."""
     planned = set(json.loads((here / "sweep.json").read_text())["targets"])
+    compared = set(json.loads((here / "comparisons.json").read_text()))
     found: dict[str, set[str]] = {"lost": set(), "doubled": set(), "different": set()}
     for name, keys in KEYS.items():
         mine, other = pq.read_table(here / f"{name}.parquet"), pq.read_table(there / f"{name}.parquet")
         counted = Counter(zip(*(mine.column(key).to_pylist() for key in keys), strict=True))
         found["doubled"] |= {key[0] for key, count in counted.items() if count > 1}
         columns = [column for column in other.column_names if not INCIDENTAL.search(column)]
-        rows, others = (by_target(table.select(columns).to_pylist()) for table in (mine, other))
+        rows, others = (by_id(table.select(columns).to_pylist(), keys[0]) for table in (mine, other))
         if mine.column_names != other.column_names or [key for key in rows if key in others] != [
             key for key in others if key in rows
         ]:
             found["different"] |= planned
-        if name == "trials":
-            statuses = zip(mine.column("target_id").to_pylist(), mine.column("status").to_pylist(), strict=True)
-            found["lost"] = planned - {target_id for target_id, status in statuses if status == "finished"}
+        if name in ("trials", "comparisons"):
+            statuses = zip(mine.column(keys[0]).to_pylist(), mine.column("status").to_pylist(), strict=True)
+            wanted = planned if name == "trials" else compared
+            found["lost"] |= wanted - {each for each, status in statuses if status == "finished"}
         found["different"] |= {key for key in rows.keys() | others.keys() if rows.get(key) != others.get(key)}
-        found["doubled"] |= (rows.keys() | others.keys()) - planned
+        found["doubled"] |= (rows.keys() | others.keys()) - planned - compared
     found["different"] -= found["lost"]
     return found
 
 
-def by_target(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Rows of each target as text, so that NaN equals NaN."""
+def by_id(rows: list[dict[str, Any]], key: str) -> dict[str, list[str]]:
+    """Rows of each target or comparison as text, so that NaN equals NaN."""
     found: dict[str, list[str]] = {}
     for row in rows:
-        found.setdefault(row["target_id"], []).append(repr(row))
+        found.setdefault(row[key], []).append(repr(row))
     return found
 
 
@@ -619,11 +624,12 @@ def torment(folder: Path, processes: Processes, arguments: argparse.Namespace) -
     quick = arguments.quick
     wanted = arguments.kills if arguments.kills is not None else 16 if quick else 110
     rng = np.random.default_rng(arguments.seed)
-    n_seeds = 1 if quick else 5
+    n_seeds = 4 if quick else 5  # enough for the attacks on cohorts
     mode = "quick" if quick else "full"
     sweep = SWEEP.replace("SEEDS", str(list(range(n_seeds))))
     if quick:
-        sweep = re.sub(r"  (l2|dp)_dropout: .*\n", "", sweep)
+        sweep = re.sub(r"  (baseline|dp|l2_dropout|dp_dropout): .*\n", "", sweep)
+        sweep = sweep.replace("{name: sgd, learning_rate: 0.1}, ", "")
     for name in ("ray", "tmp"):
         (folder / name).mkdir()
     environment = os.environ | {"RAY_TMPDIR": str(folder / "ray"), "TMPDIR": str(folder / "tmp")}

@@ -109,8 +109,8 @@ def test_a_run_in_which_no_child_or_driver_was_killed_is_not_the_last(chaos: Mod
     assert chaos.missing_kinds(found, wanted=0) == []
 
 
-def write(folder: Path, trials: list[dict[str, Any]]) -> Path:
-    """A results folder with these trials, and a row of each other table for each that is finished."""
+def write(folder: Path, trials: list[dict[str, Any]], comparison: str = "finished") -> Path:
+    """A results folder with these trials, a comparison, and a row of each other table for each trial that is finished."""
     folder.mkdir()
     (folder / "sweep.json").write_text(json.dumps({"targets": {"a": [], "b": [], "c": []}}))
     rows = [
@@ -128,6 +128,10 @@ def write(folder: Path, trials: list[dict[str, Any]]) -> Path:
     for name in ("tpvd", "history", "outputs", "attacks", "scores"):
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
     pq.write_table(pa.Table.from_pylist(trials), folder / "trials.parquet")
+    (folder / "comparisons.json").write_text(json.dumps({"d": ["a", "b", "c"]}))
+    compared = {"comparison_id": "d", "score_name": "online", "example_id": 0, "status": comparison}
+    for name in ("comparisons", "cohorts", "exposure"):
+        pq.write_table(pa.Table.from_pylist([compared]), folder / f"{name}.parquet")
     return folder
 
 
@@ -142,3 +146,5 @@ def test_what_is_lost_doubled_or_different_is_told(chaos: ModuleType, tmp_path: 
     wrong = write(tmp_path / "wrong", [trial("a", loss=0.5), trial("b"), trial("b"), trial("c", status="failed")])
     found = chaos.compare(wrong, there)
     assert found["lost"] == {"c"} and found["doubled"] == {"b"} and found["different"] == {"a", "b"}
+    failed = write(tmp_path / "failed", [trial("a"), trial("b"), trial("c")], comparison="failed")
+    assert chaos.compare(failed, there)["lost"] == {"d"}
