@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from comparing import run_comparisons
+from PIL import Image
 
 from models.queries import QUERY_COUNTS, queried
 from models.splits import coin_pairs, coins
@@ -162,6 +164,25 @@ def test_a_cohort_runs_on_the_seeds_that_finished_and_says_how_many(store: Store
     run_comparisons(store, trials[:4])
     [key, *_] = sorted(store.keys("cohorts"))
     assert set(store.read_part("cohorts", key).column("n_targets").to_pylist()) == {4}
+
+
+def test_the_most_exposed_examples_keep_their_pictures(store: Store) -> None:
+    trials = sweep_of()
+    for trial in trials:
+        run_trial(trial, context_of(store))
+    run_comparisons(store, trials)
+    data = trials[0].dataset.load(store.storage.root)
+    images = dict(zip(data.example_id.tolist(), data.images.numpy()[:, 0], strict=True))
+    for key in store.keys("exposure"):
+        rows = sorted(store.read_part("exposure", key).to_pylist(), key=lambda row: -row["exposure"])
+        assert len(rows) == 100
+        pictured = [row for row in rows if row["image_png"] is not None]
+        assert len(pictured) == 16
+        assert min(row["exposure"] for row in pictured) >= max(
+            row["exposure"] for row in rows if row["image_png"] is None
+        )
+        for row in pictured:
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["image_png"]))), images[row["example_id"]])
 
 
 @pytest.mark.parametrize("split", ["official", "half", "quarters"])
