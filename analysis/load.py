@@ -118,7 +118,7 @@ _OPTIONAL: dict[str, dict[str, str]] = {
     "comparisons": _columns(text="comparison_id comparison config status error", list="members"),
     "cohorts": _columns(
         text="comparison_id attack score_name",
-        number="n_targets n_examples top_share epsilon_lower_bound audit_delta "
+        number="n_targets n_units n_examples top_share epsilon_lower_bound audit_delta "
         + " ".join(
             f"{column}{end}"
             for column in ("auc", "null_auc", *CALIBRATED_COLUMNS.values(), *POOLED_COLUMNS.values())

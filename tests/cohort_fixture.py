@@ -151,6 +151,7 @@ def _cohort(
         "score_name": score,
         "is_first": is_first,
         "n_targets": len(aucs),
+        "n_units": len(aucs),
         "n_examples": 2 * trials[0]["n_train"],
         "auc": mean,
         "auc_low": mean - 0.02,

@@ -12,13 +12,14 @@ import pytest
 from analysis_fixture import Rows, area, make_rows, write_tables
 from cohort_fixture import LEAK, SCORES, add_cohort, with_cohorts
 from factor_fixture import make_factor_rows, write_factor_tables
+from scipy.special import stdtrit
 
 from analysis import studies
 from analysis.load import Results, load, read_scores
 from analysis.measure.answer import ACCURACY_MARGIN, answer
 from analysis.measure.attacks import PAPERS_MAXIMUM, attacks_on_cells
 from analysis.measure.leak import low_rate, tpr
-from analysis.measure.primary import RULES
+from analysis.measure.primary import RULES, is_sound
 from analysis.measure.summary import summaries
 from analysis.measure.targets import Measurements, measure
 from analysis.measure.tradeoff import front
@@ -553,3 +554,17 @@ def test_the_first_paragraph_leads_with_the_setting_that_was_attacked_most_stron
     caption = summary_table(measured).caption
     assert "digits (coins split): the attack is LiRA" in caption
     assert "digits (official split): the attack is the best of the attacks on one target" in caption
+
+
+def test_sound_attacks_are_called_broken_in_one_report_of_a_hundred() -> None:
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(2000):
+        nulls = 0.5 + 0.01 * rng.normal(size=(7, 8))
+        half = stdtrit(7, 0.975) * nulls.std(axis=1, ddof=1) / np.sqrt(8)
+        rows = [
+            {"n_units": 8, "null_auc": mean, "null_auc_low": mean - width, "null_auc_high": mean + width}
+            for mean, width in zip(nulls.mean(axis=1), half, strict=True)
+        ]
+        alarms += not all(is_sound(row, len(rows)) for row in rows)
+    assert 8 <= alarms <= 36  # 20 are expected

@@ -11,13 +11,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.special import stdtr, stdtrit  # importing scipy.stats would take a second
 
 from analysis.load import Results
 from analysis.measure.best_of import MEMBERSHIP
+from analysis.statistics.estimates import CONFIDENCE
 
 _SOUND = 0.5
 """The AUC of a sound attack on a membership by which no model was trained."""
+
+MOST_FALSE_ALARMS = 0.01
+"""Probability that a report calls some sound attack broken: the level of the test of all its nulls together."""
 
 Panel = tuple[str, str]
 """A setting's key and a dataset: what compared defenses share."""
@@ -48,7 +54,7 @@ class Primary:
     """The primary attack of one setting and dataset.
 
     `cohorts` has the row of the table `cohorts` for each defense, by its label. `broken` are the defenses against which the
-    attack is wrong: the interval of its null does not hold 0.5. `left_out` counts finished targets that are in no cohort.
+    attack is wrong: its null differs from 0.5 (`is_sound`). `left_out` counts finished targets that are in no cohort.
     """
 
     attack: str
@@ -87,16 +93,17 @@ def primaries(results: Results, frame: pd.DataFrame) -> dict[Panel, Primary]:
     if members.empty or frame.empty:
         return {}
     largest = largest_cohorts(members, frame)
+    n_nulls = len(frame[["setting", "dataset", "defense"]].drop_duplicates())
     found = {}
     for (setting, dataset), rows in frame.groupby(["setting", "dataset"]):
         here = largest[(largest["setting"] == setting) & (largest["dataset"] == dataset)]
-        primary = next(_candidates(here, rows), None)
+        primary = next(_candidates(here, rows, n_nulls), None)
         if primary is not None:
             found[str(setting), str(dataset)] = primary
     return found
 
 
-def _candidates(largest: pd.DataFrame, frame: pd.DataFrame) -> Iterator[Primary]:
+def _candidates(largest: pd.DataFrame, frame: pd.DataFrame, n_nulls: int) -> Iterator[Primary]:
     """The attacks that may judge the targets in `frame`, the strongest first."""
     defenses = sorted(set(frame["defense"]))
     for rule in RULES:
@@ -109,7 +116,7 @@ def _candidates(largest: pd.DataFrame, frame: pd.DataFrame) -> Iterator[Primary]
                 continue
             if (cohorts["n_targets"] < rule.least_seeds).any():
                 continue
-            holds = (cohorts["null_auc_low"] <= _SOUND) & (cohorts["null_auc_high"] >= _SOUND)
+            holds = np.array([is_sound(row, n_nulls) for row in cohorts.to_dict("records")], dtype=bool)
             yield Primary(
                 attack=rule.attack,
                 score_name=rule.score_name,
@@ -117,6 +124,22 @@ def _candidates(largest: pd.DataFrame, frame: pd.DataFrame) -> Iterator[Primary]
                 broken=tuple(str(defense) for defense in cohorts.index[~holds]),
                 left_out=len(frame) - int(cohorts["n_here"].sum()),
             )
+
+
+def is_sound(cohort: Mapping[str, Any], n_nulls: int) -> bool:
+    """Whether the null of a cohort's attack may be 0.5: a two-sided t-test over its units at `MOST_FALSE_ALARMS` / `n_nulls`.
+
+    `cohort` is a row of the table `cohorts`; the standard error is that of its interval. A null of unknown spread is sound.
+    """
+    freedom = cohort["n_units"] - 1
+    half_width = (cohort["null_auc_high"] - cohort["null_auc_low"]) / 2
+    off = abs(cohort["null_auc"] - _SOUND)
+    if not (freedom >= 1 and np.isfinite(half_width) and np.isfinite(off)):
+        return True
+    if half_width == 0:
+        return bool(off == 0)
+    p_value = 2 * stdtr(freedom, -off / half_width * stdtrit(freedom, (1 + CONFIDENCE) / 2))
+    return bool(p_value >= MOST_FALSE_ALARMS / max(1, n_nulls))
 
 
 def has_options(config: object, options: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from analysis import naming
 from analysis.measure.leak import cohort, low_rate, null_auc, tpr, value
+from analysis.measure.primary import MOST_FALSE_ALARMS
 from analysis.measure.summary import Summary
 from analysis.measure.targets import Measurements, Setting
 from analysis.tables.text import interval_text, number
@@ -23,9 +24,9 @@ def broken_sentence(measured: Measurements, setting: Setting, dataset: str) -> s
         if (found := null_auc(measured, setting, dataset, defense)) is not None
     ]
     return (
-        f"The attack is broken against {naming.listing(nulls)}: that interval of its null, the AUC on a membership by which no "
-        "model was trained, does not hold 0.5. No verdict is drawn there. One in twenty sound attacks fails this check by "
-        "chance; other or more seeds tell."
+        f"The attack is broken against {naming.listing(nulls)}: its null, the AUC on a membership by which no model was trained, "
+        "is not 0.5. No verdict is drawn there. A report in which all attacks are sound fails this check with a probability of "
+        f"{MOST_FALSE_ALARMS:.0%}."
     )
 
 

@@ -48,6 +48,7 @@ class CohortSummary:
     """
 
     n_targets: int
+    n_units: int
     n_examples: int
     auc: Interval
     null_auc: Interval
@@ -59,7 +60,11 @@ class CohortSummary:
 
     def columns(self) -> dict[str, float | int | None]:
         """Every metric by its column name."""
-        columns: dict[str, float | int | None] = {"n_targets": self.n_targets, "n_examples": self.n_examples}
+        columns: dict[str, float | int | None] = {
+            "n_targets": self.n_targets,
+            "n_units": self.n_units,
+            "n_examples": self.n_examples,
+        }
         named: list[tuple[str, Interval | None]] = [("auc", self.auc), ("null_auc", self.null_auc)]
         named += [(f"tpr_at_fpr_{fpr:g}", value) for fpr, value in self.tpr_at_fpr.items()]
         named += [(f"pooled_tpr_at_fpr_{fpr:g}", value) for fpr, value in self.pooled_tpr.items()]
@@ -83,6 +88,7 @@ def summarize(result: CohortScores, delta: float, rng: np.random.Generator) -> C
     calibrated = calibrated_scores(found, unit)
     return CohortSummary(
         n_targets=len(found.score),
+        n_units=len(np.unique(unit)),
         n_examples=found.score.shape[1],
         auc=_mean_over_units(_each(found), unit),
         null_auc=_mean_over_units(_each(null), unit),

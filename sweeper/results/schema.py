@@ -382,6 +382,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             ("score_name", pa.string(), "Which of the attack's scores"),
             ("is_first", pa.bool_(), "Whether it is the score that stands for the attack"),
             ("n_targets", pa.int64(), "Seeds that were attacked; each is a reference against the others"),
+            ("n_units", pa.int64(), "Independent units of the intervals: seeds, or pairs of complements"),
             ("n_examples", pa.int64(), "Examples of the pool"),
             *_interval_columns(
                 "auc", "Mean AUC over the targets, with Student's interval over seeds (coin_pairs: over pairs)"
