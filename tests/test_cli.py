@@ -231,7 +231,14 @@ WRONG: dict[str, tuple[list[Any], str]] = {
         "cannot be reached with the prv accountant, which goes up to 500",
     ),
     "noise that prv cannot account": (
-        ["launch", "demo", "--only", "l2", "--set", "parts.plain.defenses.l2={name: clip_then_noise, noise_scale: 0.1}"],
+        [
+            "launch",
+            "demo",
+            "--only",
+            "l2",
+            "--set",
+            "parts.plain.defenses.l2={name: clip_then_noise, noise_scale: 0.1}",
+        ],
         "the prv accountant goes up to an epsilon of 500",
     ),
     "a grid of what is no field": (

@@ -32,7 +32,7 @@ def test_it_equals_scikit_learn_s_regressions(n_models: int, n_queries: int, c: 
     rng = np.random.default_rng(n_models)
     models = random_cohort(n_models, 20, rng, leak=2.0, pairs=pairs, n_queries=n_queries)
     bits, member = right_bits(models, 20), np.stack([model.known.is_member[:20] for model in models])
-    fitted, ratio = run(models, regularization=c)
+    ratio, fitted = run(models, regularization=c)
     for target in range(n_models):
         others = [each for each in range(n_models) if each != target and not (pairs and each == target ^ 1)]
         for example in range(20):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,10 +69,7 @@ class CohortSummary:
         named += [(f"tpr_at_fpr_{fpr:g}", value) for fpr, value in self.tpr_at_fpr.items()]
         named += [(f"pooled_tpr_at_fpr_{fpr:g}", value) for fpr, value in self.pooled_tpr.items()]
         named += [(f"calibrated_tpr_at_fpr_{fpr:g}", value) for fpr, value in self.calibrated_tpr.items()]
-        for name, value in named:
-            for end, number in zip(("", "_low", "_high"), value or (None, None, None), strict=True):
-                columns[name + end] = number
-        return columns | {
+        return (columns | interval_columns(named)) | {
             "top_share": self.top_share,
             "epsilon_lower_bound": self.audit.epsilon_lower_bound,
             "audit_delta": self.audit.delta,
@@ -90,14 +87,23 @@ def summarize(result: CohortScores, delta: float, rng: np.random.Generator) -> C
         n_targets=len(found.score),
         n_units=len(np.unique(unit)),
         n_examples=found.score.shape[1],
-        auc=_mean_over_units(_each(found), unit),
-        null_auc=_mean_over_units(_each(null), unit),
+        auc=mean_over_units(_each(found), unit),
+        null_auc=mean_over_units(_each(null), unit),
         tpr_at_fpr={fpr: _mean_tpr(found, unit, fpr) for fpr in REPORTED_FPRS},
         pooled_tpr=pooled_tprs(found.is_member, found.score, unit, rng),
         calibrated_tpr=pooled_tprs(found.is_member, calibrated, unit, rng),
         top_share=_top_share(found, unit),
         audit=_audit(result, delta, rng),
     )
+
+
+def interval_columns(named: Iterable[tuple[str, Interval | None]]) -> dict[str, float | None]:
+    """Each estimate and the ends of its interval, by the names of their columns."""
+    return {
+        name + end: number
+        for name, value in named
+        for end, number in zip(("", "_low", "_high"), value or (None, None, None), strict=True)
+    }
 
 
 def lowest_fpr(is_member: BoolArray) -> float | None:
@@ -177,10 +183,10 @@ def _mean_tpr(found: DesignScores, unit: IntArray, fpr: float) -> Interval | Non
     if ((~found.is_member).sum(axis=1) * fpr < MIN_EXPECTED_FALSE_POSITIVES).any():
         return None
     tprs = [tpr_at_fpr(member, score, fpr) for member, score in zip(found.is_member, found.score, strict=True)]
-    return _mean_over_units(tprs, unit)
+    return mean_over_units(tprs, unit)
 
 
-def _mean_over_units(values: list[float], unit: IntArray) -> Interval:
+def mean_over_units(values: list[float], unit: IntArray) -> Interval:
     """The mean over targets, and Student's interval over the units' means, within [0, 1]."""
     means = np.array(
         [np.mean([value for value, own in zip(values, unit, strict=True) if own == each]) for each in np.unique(unit)]
