@@ -50,7 +50,7 @@ def rate_sentences(measured: Measurements, setting: Setting, dataset: str) -> li
     return [
         f"{rate.words}: {'; '.join(rates)}; guessing gives {rate.fpr:g}.",
         f"On a membership by which no model was trained (the null), the attack’s AUC is {number(min(nulls), 3)} to "
-        f"{number(max(nulls), 3)}, and every interval holds 0.5.",
+        f"{number(max(nulls), 3)}: no further from 0.5 than chance allows.",
     ]
 
 
