@@ -32,7 +32,7 @@ def test_it_equals_scikit_learn_s_regressions(n_models: int, n_queries: int, c: 
     rng = np.random.default_rng(n_models)
     models = random_cohort(n_models, 20, rng, leak=2.0, pairs=pairs, n_queries=n_queries)
     bits, member = right_bits(models, 20), np.stack([model.known.is_member[:20] for model in models])
-    fitted, ratio = run(models, regularization=c)
+    ratio, fitted = run(models, regularization=c)
     for target in range(n_models):
         others = [each for each in range(n_models) if each != target and not (pairs and each == target ^ 1)]
         for example in range(20):
@@ -73,7 +73,7 @@ def test_bits_that_tell_nothing_leave_the_references_counts() -> None:
     n_in = member.sum(axis=0) - member
     with np.errstate(divide="ignore"):
         counts = np.log(n_in / (8 - n_in))
-    fitted, ratio = run(models)
+    ratio, fitted = run(models)
     np.testing.assert_allclose(fitted.scores.score, np.where(np.isfinite(counts), counts, 0), atol=1e-12)
     np.testing.assert_allclose(ratio.scores.score, 0, atol=1e-12)
 
