@@ -25,6 +25,13 @@ FPR_COLUMNS: dict[float, str] = {
 }
 """The column of the true positive rate at each recorded false positive rate."""
 
+TNR_COLUMNS: dict[float, str] = {fnr: f"tnr_at_fnr_{fnr:g}" for fnr in FPR_COLUMNS}
+"""The column of the true negative rate at each false negative rate: the tail of a target's losses."""
+
+POOLED_COLUMNS: dict[float, str] = {fpr: f"pooled_tpr_at_fpr_{fpr:g}" for fpr in (0.0001, 0.001, 0.01)}
+CALIBRATED_COLUMNS: dict[float, str] = {fpr: f"calibrated_tpr_at_fpr_{fpr:g}" for fpr in POOLED_COLUMNS}
+"""The columns of `cohorts` with the rates over all targets of a cell together: of the raw scores, and calibrated per example."""
+
 
 _DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError)
 """What Arrow raises for a damaged Parquet file."""
@@ -98,14 +105,26 @@ _OPTIONAL: dict[str, dict[str, str]] = {
         list="rdp",
     ),
     "attacks": _columns(
-        number="epsilon_lower_bound advantage_null "
-        + " ".join(f"{column}_{end}" for column in FPR_COLUMNS.values() for end in ("low", "high"))
+        text="config",
+        number="epsilon_lower_bound advantage_null balanced_accuracy n_references null_auc decided_tpr decided_fpr "
+        + " ".join(TNR_COLUMNS.values())
+        + " "
+        + " ".join(f"{column}_{end}" for column in FPR_COLUMNS.values() for end in ("low", "high")),
     ),
     "history": _columns(
         text="target_id",
         number="epoch train_loss train_accuracy test_loss test_accuracy epsilon_spent train_time_s clip_norm clipped_fraction",
     ),
-    "comparisons": _columns(text="comparison_id comparison status error", list="members"),
+    "comparisons": _columns(text="comparison_id comparison config status error", list="members"),
+    "cohorts": _columns(
+        text="comparison_id attack score_name",
+        number="n_targets n_units n_examples top_share epsilon_lower_bound audit_delta "
+        + " ".join(
+            f"{column}{end}"
+            for column in ("auc", "null_auc", *CALIBRATED_COLUMNS.values(), *POOLED_COLUMNS.values())
+            for end in ("", "_low", "_high")
+        ),
+    ),
     "tpvd": _columns(text="target_id twin_id", number="tpvd tpvd_other_init", list="tensors displacement_sketch"),
 }
 
@@ -120,8 +139,8 @@ class Results:
     """The tables of one results folder. Columns that a table lacks are null.
 
     Scores and example images are large and stay on disk; see `read_scores` and `read_examples`. `history` has a row per
-    target and epoch, `comparisons` a row per comparison of a group of targets, and `tpvd` a row per target whose non-private
-    twin finished. They are empty if the folder has no such table.
+    target and epoch, `comparisons` a row per comparison of a group of targets, `cohorts` a row per attack on a cohort and
+    score, and `tpvd` a row per target whose non-private twin finished. They are empty if the folder has no such table.
     """
 
     directory: Path
@@ -130,6 +149,7 @@ class Results:
     reconstructions: pd.DataFrame
     history: pd.DataFrame
     comparisons: pd.DataFrame
+    cohorts: pd.DataFrame
     tpvd: pd.DataFrame
     planned: int | None = None
     """The number of targets in the sweep, if the folder says it."""
@@ -237,6 +257,7 @@ def load(directory: Path) -> Results:
         reconstructions=_frame(directory, "reconstructions"),
         history=_frame(directory, "history"),
         comparisons=_frame(directory, "comparisons"),
+        cohorts=_frame(directory, "cohorts"),
         tpvd=_frame(directory, "tpvd"),
         planned=_planned(directory),
         expected=_expected(directory),
@@ -320,3 +341,36 @@ def read_examples(
     except _DAMAGED as error:
         raise _unreadable(path, error) from error
     return {(row["target_id"], row["layer"]): row["examples"] or [] for row in rows}
+
+
+_EXPOSURE_COLUMNS = (
+    "example_id",
+    "label",
+    "exposure",
+    *(f"found_at_fpr_{fpr}{end}" for fpr in ("0.001", "0.01") for end in ("", "_low", "_high")),
+    "image_png",
+)
+
+
+def read_exposed(results: Results, comparison_ids: Iterable[str], count: int) -> dict[str, list[dict[str, Any]]]:
+    """The `count` most exposed examples of each attack on a cohort, most exposed first; no key for one without any."""
+    wanted = sorted(set(comparison_ids))
+    if not wanted or not _path(results.directory, "exposure").is_file():
+        return {}
+    path = _checked_path(results.directory, "exposure")
+    try:
+        layout = pads.ParquetFileFormat(default_fragment_scan_options=_CHECKED)
+        data = pads.dataset(path, format=layout)
+        found = {}
+        for comparison_id in wanted:
+            here = pads.field("comparison_id") == comparison_id
+            exposure = data.to_table(columns=["example_id", "exposure"], filter=here)
+            top = exposure.sort_by([("exposure", "descending"), ("example_id", "ascending")]).slice(0, count)
+            rows = data.to_table(
+                columns=list(_EXPOSURE_COLUMNS), filter=here & pads.field("example_id").isin(top["example_id"])
+            ).to_pylist()
+            if rows:
+                found[comparison_id] = sorted(rows, key=lambda row: (-row["exposure"], row["example_id"]))
+        return found
+    except _DAMAGED as error:
+        raise _unreadable(path, error) from error

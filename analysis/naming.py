@@ -24,6 +24,34 @@ _DISPLAY = {
 }
 """How people write the names of components. Each study has the names of its own labels."""
 
+_ATTACKS = {
+    "best_of": "Best of the attacks on one target",
+    "threshold": "Threshold",
+    "trained_attackers": "Trained attackers",
+    "shadow": "Shadow model",
+    "lira": "LiRA",
+    "ratio": "RMIA’s ratio",
+    "label_only": "Label-only",
+    "shokri": "Shadow models of a cohort (Shokri)",
+    "blind_mi": "BlindMI",
+    "tail": "Tail of the losses",
+}
+_SCORES = {
+    "online_log_odds": "log-odds, references with and without the example",
+    "offline_log_odds": "log-odds, references without the example",
+    "online_hinge": "margin, references with and without the example",
+    "offline_hinge": "margin, references without the example",
+    "online": "references with and without the example",
+    "offline": "references without the example",
+    "label_only_ratio": "right answers, over the odds without them",
+    "label_only": "right answers",
+    "shokri": "network on the references’ answers",
+    "diff_w": "decisions",
+    "rmia_online": "RMIA’s form, references with and without the example",
+    "rmia_offline": "RMIA’s form, references without the example",
+}
+"""How people write the names of attacks and of their scores. A defense may have the same label, so these stand apart."""
+
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -60,6 +88,16 @@ def display(label: str) -> str:
     return _display_names().get(label, label)
 
 
+def attack(name: str) -> str:
+    """The name of an attack as people write it, if that is known; any other name with spaces."""
+    return _ATTACKS.get(name, name.replace("_", " "))
+
+
+def score(name: str) -> str:
+    """The name of an attack's score as people write it, if that is known; any other name with spaces."""
+    return _SCORES.get(name, name.replace("_", " "))
+
+
 def latex(text: str) -> str:
     """`text` with every character that has a meaning in LaTeX escaped."""
     return "".join(_LATEX.get(character, character) for character in text)
@@ -90,6 +128,11 @@ def scientific(value: float) -> str:
         return str(value)
     digits, exponent = f"{value:.1e}".split("e")
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
+
+
+def short_listing(words: list[str], most: int = 6) -> str:
+    """Like `listing`, but of many words only the first, and how many others there are."""
+    return listing(words if len(words) <= most else [*words[: most - 1], f"{len(words) - most + 1} others"])
 
 
 def listing(words: list[str]) -> str:

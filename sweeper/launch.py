@@ -190,7 +190,8 @@ def look_up(
     statuses = store.statuses(everything)
     chosen = {each.trial.target_id for each in resolved}
     finished = {target_id for target_id, status in statuses.items() if status.comparable}
-    due = DueComparisons(store, everything, finished, (chosen if may_finish is None else set(may_finish)) - finished)
+    done = {target_id for target_id, status in statuses.items() if status.done}
+    due = DueComparisons(store, everything, finished, (chosen if may_finish is None else set(may_finish)) - done)
     return Prepared(
         sweep=sweep,
         everything=everything,

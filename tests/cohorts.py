@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attacks.base import MembershipScores
 from attacks.cohort.cohort import Answers
 
 
@@ -25,6 +26,9 @@ class Model:
 
     def answers(self) -> Answers:
         return self.known
+
+    def membership_scores(self) -> Mapping[str, MembershipScores]:
+        raise NotImplementedError
 
 
 def random_cohort(

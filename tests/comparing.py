@@ -15,8 +15,13 @@ from sweeper.trial.run import TrialResult
 
 
 def run_comparisons(store: Store, trials: Sequence[Trial]) -> list[TrialResult]:
-    """Run what is due."""
+    """Run what is due, and what becomes due by that."""
     due = DueComparisons(store, trials, {each.target_id for each in trials if store.status(each).comparable}, ())
     write_comparisons_now(store, due.planned)
     context = TrialContext(data_dir=store.storage.root, store=store, device=torch.device("cpu"))
-    return [run_comparison(task, context) for task in due.due()]
+    results, waiting = [], due.due()
+    while waiting:
+        task, *waiting = waiting
+        results.append(run_comparison(task, context))
+        waiting += due.ended(task.comparison_id)
+    return results

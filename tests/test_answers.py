@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from comparing import run_comparisons
+from PIL import Image
 
 from models.queries import QUERY_COUNTS, queried
 from models.splits import coin_pairs, coins
@@ -97,7 +99,7 @@ def test_adding_queries_trains_nothing_and_makes_the_comparison_anew(store: Stor
     for trial in trials:
         assert run_trial(trial, context_of(store)).trained
     first = run_comparisons(store, trials)
-    assert [each.status for each in first] == ["finished"] * 3
+    assert [each.status for each in first] == ["finished"] * 4
     assert run_comparisons(store, trials) == []
     more = sweep_of(queries=2)
     assert [trial.target_id for trial in more] == [trial.target_id for trial in trials]
@@ -107,7 +109,7 @@ def test_adding_queries_trains_nothing_and_makes_the_comparison_anew(store: Stor
         result = run_trial(trial, context_of(store))
         assert not result.trained
         assert store.status(trial).done
-    assert len(run_comparisons(store, more)) == 3
+    assert len(run_comparisons(store, more)) == 4
 
 
 def test_a_seed_that_is_added_makes_the_comparison_anew_and_only_it(store: Store) -> None:
@@ -116,7 +118,7 @@ def test_a_seed_that_is_added_makes_the_comparison_anew_and_only_it(store: Store
         run_trial(trial, context_of(store))
     before = {each.target_id for each in run_comparisons(store, trials[:4])}
     after = {each.target_id for each in run_comparisons(store, trials)}
-    assert len(before) == len(after) == 3
+    assert len(before) == len(after) == 4
     assert not before & after
     gathered = gather(store)
     assert gathered.damaged == ()
@@ -134,7 +136,8 @@ def test_results_do_not_depend_on_the_order_in_which_seeds_ended(tmp_path: Path)
         run_comparisons(store, [trials[index] for index in order])
         keys = sorted(store.keys("cohorts"))
         tables.append([store.read_part("cohorts", key).to_pylist() for key in keys])
-        tables.append([store.read_part("scores", f"{trials[1].target_id}.{key}").to_pylist() for key in keys])
+        scores = sorted(store.keys("scores"))
+        tables.append([store.read_part("scores", key).to_pylist() for key in scores])
     assert tables[0] == tables[2]
     assert tables[1] == tables[3]
 
@@ -162,6 +165,25 @@ def test_a_cohort_runs_on_the_seeds_that_finished_and_says_how_many(store: Store
     run_comparisons(store, trials[:4])
     [key, *_] = sorted(store.keys("cohorts"))
     assert set(store.read_part("cohorts", key).column("n_targets").to_pylist()) == {4}
+
+
+def test_the_most_exposed_examples_keep_their_pictures(store: Store) -> None:
+    trials = sweep_of()
+    for trial in trials:
+        run_trial(trial, context_of(store))
+    run_comparisons(store, trials)
+    data = trials[0].dataset.load(store.storage.root)
+    images = dict(zip(data.example_id.tolist(), data.images.numpy()[:, 0], strict=True))
+    for key in store.keys("exposure"):
+        rows = sorted(store.read_part("exposure", key).to_pylist(), key=lambda row: -row["exposure"])
+        assert len(rows) == 100
+        pictured = [row for row in rows if row["image_png"] is not None]
+        assert len(pictured) == 16
+        assert min(row["exposure"] for row in pictured) >= max(
+            row["exposure"] for row in rows if row["image_png"] is None
+        )
+        for row in pictured:
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["image_png"]))), images[row["example_id"]])
 
 
 @pytest.mark.parametrize("split", ["official", "half", "quarters"])

@@ -227,15 +227,22 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     ),
     "unreachable epsilon": (["launch", "demo", "--set", "defenses.dp_eps2.epsilon=0.001"], "cannot be reached"),
     "epsilon beyond the prv accountant": (
-        ["plan", "demo", "--only", "dp_eps2", "--set", "defenses.dp_eps2={name: dp_sgd, epsilon: 1.0e+9}"],
+        ["plan", "demo", "--only", "dp_eps2", "--set", "defenses.dp_eps2.epsilon=1.0e+9"],
         "cannot be reached with the prv accountant, which goes up to 500",
     ),
     "noise that prv cannot account": (
-        ["launch", "demo", "--only", "l2", "--set", "defenses.l2={name: clip_then_noise, noise_scale: 0.1}"],
+        [
+            "launch",
+            "demo",
+            "--only",
+            "l2",
+            "--set",
+            "parts.plain.defenses.l2={name: clip_then_noise, noise_scale: 0.1}",
+        ],
         "the prv accountant goes up to an epsilon of 500",
     ),
     "a grid of what is no field": (
-        ["plan", "demo", "--set", "defenses.l2={name: noise_then_clip, grid: {noise: [0.1]}}"],
+        ["plan", "demo", "--set", "parts.plain.defenses.l2={name: noise_then_clip, grid: {noise: [0.1]}}"],
         "Unknown field 'noise'",
     ),
     "momentum of adam": (

@@ -146,6 +146,24 @@ def test_what_others_have_ended_is_found_by_one_look_and_claims_are_tried_by_and
     assert not plan.is_over
 
 
+def test_what_becomes_due_while_others_are_looked_at_is_handed_out(trials: list[Trial]) -> None:
+    now = [0.0]
+
+    def settled(target_ids: Any) -> list[str]:
+        plan.add(trials[1:2])
+        return list(target_ids)
+
+    plan = schedule(
+        trials[:1],
+        claim=lambda key: "theirs" if key == trials[0].target_id else "ours",
+        settled=settled,
+        clock=lambda: now[0],
+    )
+    assert plan.next() is None
+    now[0] += 60
+    assert [ticket.target_id for ticket in drain(plan)] == [trials[1].target_id]
+
+
 def test_auto_measures_one_of_each_kind_and_packs_the_others_by_it(trials: list[Trial]) -> None:
     plan = schedule(trials, resources=Resources(gpus={None: "auto"}))
     probes = drain(plan)

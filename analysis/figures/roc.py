@@ -22,6 +22,13 @@ _UNKNOWN_RESOLUTION = 1000
 _PANELS_PER_FIGURE = 6
 
 
+_OF_PRIMARY = (
+    "The upper left is the attacker’s. Mean over seeds of the TPR at each FPR, for the attack that judges each dataset, over all "
+    "examples of each target. The axes end at one false alarm among the non-members: nothing was measured below it, and near it a "
+    "curve rests on a handful of examples."
+)
+
+
 def true_positive_rate(scores: Scores, fpr: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The largest TPR at a false positive rate of at most each `fpr`, over all thresholds on the score.
 
@@ -42,7 +49,7 @@ def roc_curves(results: Results, measured: Measurements, directory: Path) -> lis
     The score is the one that best_of selected for each target, on all of the target's examples. Half of these examples
     were used to select it, so the curve is slightly optimistic. The axes end at 1/n_non_members; nothing was measured below.
     """
-    title = "ROC curves of the best membership score"
+    title = "ROC curves of the primary attack" if measured.primaries else "ROC curves of the best membership score"
     curves = _curves(results, measured)
     if not curves:
         why = "No scores of a finished best_of selection were recorded."
@@ -136,9 +143,13 @@ def _figure(
     legend_below(figure, handles, columns=4 if len(datasets) > 1 else 3)
     where = f", {setting.label}" if setting.label else ""
     caption = (
-        "Curves nearer the upper left are stronger attacks. Mean over seeds of the TPR at each FPR, for the score "
-        "selected per target, over all its examples (half of them were used to select it, so it is slightly "
-        "optimistic). The axes end at one false alarm among the non-members: nothing was measured below it, "
-        "and near it a curve rests on a handful of examples."
+        _OF_PRIMARY
+        if measured.primaries
+        else (
+            "Curves nearer the upper left are stronger attacks. Mean over seeds of the TPR at each FPR, for the score "
+            "selected per target, over all its examples (half of them were used to select it, so it is slightly "
+            "optimistic). The axes end at one false alarm among the non-members: nothing was measured below it, "
+            "and near it a curve rests on a handful of examples."
+        )
     )
     return FigureFile(name=name, title=title + where, caption=caption, png=save(figure, directory, name))

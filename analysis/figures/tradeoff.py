@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 
 from analysis import naming
 from analysis.figures.style import FigureFile, Look, legend_below, looks, new_figure, save, say
-from analysis.load import FPR_COLUMNS
-from analysis.measure.targets import Measurements, Setting, measured_fpr
-from analysis.measure.tradeoff import front
+from analysis.measure.leak import Rate, low_rate
+from analysis.measure.targets import Measurements, Setting
+from analysis.measure.tradeoff import front, risk
 from analysis.statistics.estimates import Estimate
 
 _ROWS_PER_FIGURE = 4
@@ -59,17 +59,17 @@ def _pareto_figure(
     styles = looks(measured)
     shown: set[str] = set()
     for row, dataset in zip(panels, datasets, strict=True):
-        fpr = measured_fpr(measured.at(setting, dataset))
+        rate = low_rate(measured, setting, dataset)
         row[0].set_title(naming.plot_text(dataset))
         row[0].set_ylabel("Test accuracy (fraction)")
-        shown |= _pareto_panel(
-            row[0], measured, setting, dataset, "auc", "Honest attack AUC  (← lower is better)", 0.5, styles
-        )
-        if fpr is None:
+        auc_name = measured.auc_name(setting, dataset)
+        label = f"{auc_name[0].upper()}{auc_name[1:]}  (← lower is better)"
+        shown |= _pareto_panel(row[0], measured, setting, dataset, "auc", label, 0.5, styles)
+        if rate is None:
             say(row[1], "No TPR: fewer than 100 non-members")
             continue
-        label = f"TPR at {100 * fpr:g} % FPR  (← lower is better)"
-        shown |= _pareto_panel(row[1], measured, setting, dataset, FPR_COLUMNS[fpr], label, fpr, styles)
+        label = f"{rate.words}  (← lower is better)"
+        shown |= _pareto_panel(row[1], measured, setting, dataset, rate, label, rate.fpr, styles)
     handles: dict[str, Any] = {defense: handle(look) for defense, look in styles.items() if defense in shown}
     handles["Pareto front"] = Line2D([], [], color=_FRONT, linewidth=2.4)
     handles["Guessing"] = Line2D([], [], color="#999999", linewidth=1, linestyle=(0, (2, 2)))
@@ -89,7 +89,7 @@ def _pareto_panel(
     measured: Measurements,
     setting: Setting,
     dataset: str,
-    column: str,
+    column: str | Rate,
     label: str,
     chance: float,
     styles: dict[str, Look],
@@ -99,7 +99,7 @@ def _pareto_panel(
     shown = set()
     best = front(measured, setting, dataset, column, chance)
     for defense in measured.defenses:
-        x = measured.estimate(setting, dataset, defense, column)
+        x = risk(measured, setting, dataset, defense, column)
         y = measured.estimate(setting, dataset, defense, "test_accuracy")
         if x is None or y is None:
             continue

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.load import Results, Scores, read_scores
+from analysis.load import Results, ScoreKey, Scores, read_scores
 from analysis.statistics.estimates import auc_influence
 
 _MOST_EXAMPLES = 10_000
@@ -35,25 +35,31 @@ class Correlations:
         return filled
 
 
-def correlations(results: Results, frame: pd.DataFrame) -> Correlations:
-    """Correlations of the targets in `frame`, by the scores that were selected for them.
+def correlations(results: Results, frames: Sequence[pd.DataFrame]) -> list[Correlations]:
+    """For each of `frames`, the correlations of its targets, by the scores that were selected for them there.
 
-    `frame` has the columns `setting`, `dataset`, `target_id`, `score_key`, `n_train` and `n_non_members`.
+    A frame has the columns `setting`, `dataset`, `target_id`, `score_key`, `n_train` and `n_non_members`.
 
     Source: DeLong, DeLong & Clarke-Pearson 1988. The covariance of two AUCs is the sum, over the examples that both targets
     have, of the products of their influences (`auc_influence`). An example that is a member of one target and a non-member of
     the other mostly contributes a negative product.
     """
-    known = frame[np.array([isinstance(key, tuple) for key in frame["score_key"]], dtype=bool)]
-    count = (known["n_train"] + known["n_non_members"]).fillna(np.inf)
-    wanted = dict(zip(known["score_key"], count, strict=True))
-    influences: dict[str, pd.Series] = {}
-    for key, scores in read_scores(results, wanted):
+    known = [frame[np.array([isinstance(key, tuple) for key in frame["score_key"]], dtype=bool)] for frame in frames]
+    wanted: dict[ScoreKey, float] = {}
+    for rows in known:
+        count = (rows["n_train"] + rows["n_non_members"]).fillna(np.inf)
+        wanted |= dict(zip(rows["score_key"], count, strict=True))
+    influences: dict[ScoreKey, pd.Series] = {}
+    for key, scores in read_scores(results, wanted):  # the scores are many and are read once
         if scores.is_member.any() and not scores.is_member.all():
-            influences[key[0]] = _influence(scores)
+            influences[key] = _influence(scores)
+    return [_by_panel(rows, influences) for rows in known]
+
+
+def _by_panel(known: pd.DataFrame, influences: Mapping[ScoreKey, pd.Series]) -> Correlations:
     frames = {}
     for panel, rows in known.groupby(["setting", "dataset"]):
-        found = {target: influences[target] for target in rows["target_id"] if target in influences}
+        found = {key[0]: influences[key] for key in rows["score_key"] if key in influences}
         if found:
             frames[str(panel[0]), str(panel[1])] = _correlate(found)
     return Correlations(frames=frames)

@@ -8,8 +8,10 @@ import pandas as pd
 
 from analysis import naming
 from analysis.load import FPR_COLUMNS
+from analysis.measure.best_of import BEST_OF
 from analysis.measure.cost import time_ratio, time_ratios
-from analysis.measure.targets import Measurements, Setting, measured_fpr
+from analysis.measure.leak import Rate, cohort, low_rate, null_auc, tpr, value
+from analysis.measure.targets import Measurements, Setting
 from analysis.measure.verdicts import beats_guessing
 from analysis.statistics.estimates import Estimate
 
@@ -19,8 +21,11 @@ class Summary:
     """One defense on one dataset. `epsilon_spent` is the largest over seeds, and `guarantee` states it in words.
 
     `guessing_p` is the p-value of the AUC against 0.5, adjusted for all rows of the summary. `tpr` is measured at the
-    false positive rate `fpr`. `tpr_examples` has the mean ends of the seeds' intervals over examples. `advantage_null` is
+    false positive rate `rate`. `tpr_examples` has the mean ends of the seeds' intervals over examples. `advantage_null` is
     the advantage of guessing with as many examples.
+
+    `attack` and `score_name` are those of the attack that judges. A primary attack has the mean number of references,
+    `null_auc`, and a lower bound on the seeds' common ε. If it `is_broken`, there is no AUC and no TPR.
     """
 
     setting: Setting
@@ -34,12 +39,29 @@ class Summary:
     accuracy: Estimate | None
     auc: Estimate | None
     guessing_p: float | None
-    fpr: float | None
+    rate: Rate | None
     tpr: Estimate | None
     tpr_examples: tuple[float, float] | None
     advantage: Estimate | None
     advantage_null: float | None
     time_ratio: Estimate | None
+    attack: str = BEST_OF
+    score_name: str = ""
+    n_references: float | None = None
+    null_auc: Estimate | None = None
+    is_broken: bool = False
+    epsilon_lower_bound: float | None = None
+
+    @property
+    def fpr(self) -> float | None:
+        """The false positive rate of `tpr`."""
+        return None if self.rate is None else self.rate.fpr
+
+    @property
+    def bound_ratio(self) -> float | None:
+        """The proved ε over its lower bound; None without either, or if the bound is zero."""
+        bound = self.epsilon_lower_bound
+        return None if self.epsilon_spent is None or not bound else self.epsilon_spent / bound
 
 
 def summaries(measured: Measurements) -> list[Summary]:
@@ -48,7 +70,9 @@ def summaries(measured: Measurements) -> list[Summary]:
     p_values = beats_guessing(measured)
     found = []
     for setting, dataset in measured.rows():
-        fpr = measured_fpr(measured.at(setting, dataset))
+        rate = low_rate(measured, setting, dataset)
+        column = None if rate is None or rate.pooled else FPR_COLUMNS[rate.fpr]
+        primary = measured.primary(setting, dataset)
         for defense in measured.defenses:
             rows = measured.of(setting, dataset, defense)
             if rows.empty:
@@ -67,12 +91,18 @@ def summaries(measured: Measurements) -> list[Summary]:
                     accuracy=measured.estimate(setting, dataset, defense, "test_accuracy"),
                     auc=measured.estimate(setting, dataset, defense, "auc"),
                     guessing_p=p_values.get((setting.key, dataset, defense)),
-                    fpr=fpr,
-                    tpr=None if fpr is None else measured.estimate(setting, dataset, defense, FPR_COLUMNS[fpr]),
-                    tpr_examples=None if fpr is None else _mean_ends(rows, FPR_COLUMNS[fpr]),
+                    rate=rate,
+                    tpr=None if rate is None else tpr(measured, setting, dataset, defense, rate),
+                    tpr_examples=None if column is None else _mean_ends(rows, column),
                     advantage=measured.estimate(setting, dataset, defense, "advantage"),
                     advantage_null=_mean(rows["advantage_null"]),
                     time_ratio=time_ratio(ratios, setting, dataset, defense),
+                    attack=BEST_OF if primary is None else primary.attack,
+                    score_name="" if primary is None else primary.score_name,
+                    n_references=_mean(rows["n_references"]),
+                    null_auc=null_auc(measured, setting, dataset, defense),
+                    is_broken=primary is not None and defense in primary.broken,
+                    epsilon_lower_bound=value(cohort(measured, setting, dataset, defense), "epsilon_lower_bound"),
                 )
             )
     return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis import naming, studies
-from analysis.load import FPR_COLUMNS, Results, ScoreKey
+from analysis.load import FPR_COLUMNS, Results
+from analysis.measure.best_of import best_of
+from analysis.measure.primary import Panel, Primary, judged_by, primaries
 from analysis.measure.shared_examples import Correlations, correlations
 from analysis.statistics.estimates import (
     CONFIDENCE,
@@ -145,15 +147,17 @@ def guessing_errors(rows: pd.DataFrame) -> Values:
 class Measurements:
     """What was measured.
 
-    `frame` has one row per finished target: the columns of `trials`, the setting, and columns from the target's best_of row,
-    which are null if no best_of row finished. These are `auc` (honest: the score is chosen on each half of the examples and
-    measured on the other), `auc_low`, `auc_high`, the numbers of members and non-members that it was measured on
-    (`attacked_members`, `attacked_non_members`), `paper_protocol_auc` (the maximum over all scores, on the data it is
-    reported on), `advantage`, the true positive rates, and `score_key`.
+    `frame` has one row per finished target: the columns of `trials`, the setting, and columns of the attack that judges it:
+    the primary attack of its setting and dataset (`primaries`), or else best_of. They are null if it did not finish. These are
+    `auc` (best_of's is honest: the score is chosen on each half of the examples and measured on the other), `auc_low`,
+    `auc_high`, the numbers of members and non-members that it was measured on (`attacked_members`, `attacked_non_members`),
+    `paper_protocol_auc` (the maximum over all scores, on the data it is reported on), `advantage`, the true positive rates, and
+    `score_key`.
 
     `inversion` has one row per finished target and layer, from one inversion attack; `other_inversions` counts the others.
     `correlations` has the correlations of AUCs that come from shared examples. `guaranteed` are the defenses with an ε.
-    `superseded` counts targets that were replaced by a newer one with the same labels and seed.
+    `superseded` counts targets that were replaced by a newer one with the same labels and seed. `single` is the same
+    with best_of as the judge everywhere; None if it judges everywhere here.
     """
 
     frame: pd.DataFrame
@@ -166,6 +170,34 @@ class Measurements:
     guaranteed: frozenset[str]
     superseded: int
     other_inversions: int
+    primaries: Mapping[Panel, Primary] = field(default_factory=dict)
+    single: Measurements | None = None
+
+    @property
+    def on_single_targets(self) -> Measurements:
+        """The same with best_of as the judge everywhere, as papers on attacks without references report."""
+        return self.single or self
+
+    def primary(self, setting: Setting, dataset: str) -> Primary | None:
+        """The primary attack of one setting and dataset; None if best_of judges."""
+        return self.primaries.get((setting.key, dataset))
+
+    def attacked(self, setting: Setting, dataset: str) -> list[str]:
+        """The defenses with an AUC on one dataset."""
+        present = set(self.at(setting, dataset).dropna(subset=["auc"])["defense"])
+        return [defense for defense in self.defenses if defense in present]
+
+    def judge(self, setting: Setting, dataset: str) -> str:
+        """The name of the attack that judges one setting and dataset."""
+        primary = self.primary(setting, dataset)
+        if primary is None:
+            return "the best of the attacks on one target"
+        return f"{naming.attack(primary.attack)} ({naming.score(primary.score_name)})"
+
+    def auc_name(self, setting: Setting, dataset: str) -> str:
+        """What the AUC of one setting and dataset is called."""
+        primary = self.primary(setting, dataset)
+        return "honest attack AUC" if primary is None else f"AUC of {naming.attack(primary.attack)}"
 
     def datasets_of(self, setting: Setting) -> list[str]:
         """The datasets with at least one finished target in `setting`, in order."""
@@ -337,14 +369,17 @@ def measure(results: Results) -> Measurements:
     finished = finished.sort_values("started_at", kind="stable", na_position="first")
     newest = finished.drop_duplicates(_CELL, keep="last")
     superseded = len(finished) - len(newest)
-    frame = newest.merge(_best_of(results.attacks), on="target_id", how="left")
+    frame = newest.merge(best_of(results.attacks), on="target_id", how="left").sort_values(_CELL).reset_index(drop=True)
+    found = primaries(results, frame)
+    judged = judged_by(frame, results.attacks, found)
+    of_single_targets, of_judged = correlations(results, [frame, judged])
     defenses = _ordered(trials["defense"], [label for study in studies.found() for label in study.defenses])
     private = frame.loc[frame["epsilon_spent"].notna(), "defense"]
     inversion, other_inversions = _inversion(results, frame)
-    return Measurements(
-        frame=frame.sort_values(_CELL).reset_index(drop=True),
+    single = Measurements(
+        frame=frame,
         inversion=inversion,
-        correlations=correlations(results, frame),
+        correlations=of_single_targets,
         settings=settings,
         datasets=tuple(_ordered(trials["dataset"], [label for study in studies.found() for label in study.datasets])),
         defenses=tuple(defenses),
@@ -353,6 +388,7 @@ def measure(results: Results) -> Measurements:
         superseded=superseded,
         other_inversions=other_inversions,
     )
+    return replace(single, frame=judged, correlations=of_judged, primaries=found, single=single) if found else single
 
 
 def _ordered(labels: pd.Series, known: Iterable[str]) -> list[str]:
@@ -398,52 +434,6 @@ def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting,
         )
     # The official split comes first, because papers report it.
     return finished, tuple(sorted(settings, key=lambda setting: (setting.split != "official", setting.key)))
-
-
-_MEMBERSHIP = [
-    "auc",
-    "auc_low",
-    "auc_high",
-    "advantage",
-    "advantage_null",
-    *FPR_COLUMNS.values(),
-    *(f"{column}_{end}" for column in FPR_COLUMNS.values() for end in ("low", "high")),
-    "paper_protocol_auc",
-    "paper_protocol_score",
-]
-
-
-def _best_of(attacks: pd.DataFrame) -> pd.DataFrame:
-    """One row per target: its best_of row with the most candidates, and the key of the selected score."""
-    done = attacks[attacks["status"] == "finished"]
-    best = done[done["attack"] == "best_of"].copy()
-    best["n_candidates"] = [0 if value is None else len(value) for value in best["candidates"]]
-    best = best.sort_values("n_candidates", kind="stable").drop_duplicates("target_id", keep="last")
-    single = done[(done["family"] == "membership") & (done["attack"] != "best_of")]
-    rows = best[["target_id", "score_name", "n_candidates", "n_members", "n_non_members", *_MEMBERSHIP]].rename(
-        columns={
-            "score_name": "selected_score",
-            "n_members": "attacked_members",
-            "n_non_members": "attacked_non_members",
-        }
-    )
-    where = single.groupby("target_id").indices
-    scores = single[["attack_id", "attack", "score_name"]].astype(str).to_numpy()
-    rows["score_key"] = [
-        _score_key(str(target), str(selected), scores[where[target]]) if target in where else None
-        for target, selected in zip(rows["target_id"], rows["selected_score"], strict=True)
-    ]
-    return rows
-
-
-def _score_key(target: str, selected: str, scores: npt.NDArray[np.object_]) -> ScoreKey | None:
-    """The key of the score that best_of selected, which is named attack/score. `scores` has rows of id, attack, score."""
-    # One attack under two configurations gives two scores of one name. All but the first carry their attack's id.
-    name, _, beginning = selected.partition("@")
-    for attack_id, attack, score in scores:
-        if name in (f"{attack}/{score}", score) and attack_id.startswith(beginning):
-            return target, attack_id, score
-    return None
 
 
 def _inversion(results: Results, frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from analysis.measure.leak import Rate, tpr
 from analysis.measure.targets import GUESSING, Measurements, Setting
+from analysis.statistics.estimates import Estimate
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -25,15 +27,24 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return sorted(front, key=lambda name: (points[name][1], points[name][0]))
 
 
-def front(measured: Measurements, setting: Setting, dataset: str, column: str, chance: float = GUESSING) -> list[str]:
-    """The defenses on the front of test accuracy (up) and `column` (down), by their means.
+def risk(measured: Measurements, setting: Setting, dataset: str, defense: str, column: str | Rate) -> Estimate | None:
+    """The risk of one cell: a column, or the TPR at a rate."""
+    if isinstance(column, Rate):
+        return tpr(measured, setting, dataset, defense, column)
+    return measured.estimate(setting, dataset, defense, column)
+
+
+def front(
+    measured: Measurements, setting: Setting, dataset: str, column: str | Rate, chance: float = GUESSING
+) -> list[str]:
+    """The defenses on the front of test accuracy (up) and the risk `column` (down), by their means.
 
     `chance` is the value that guessing gives. A mean below it is noise and counts as `chance`.
     """
     points: dict[str, tuple[float, float]] = {}
     for defense in measured.defenses:
-        risk = measured.estimate(setting, dataset, defense, column)
+        found = risk(measured, setting, dataset, defense, column)
         utility = measured.estimate(setting, dataset, defense, "test_accuracy")
-        if risk is not None and utility is not None:
-            points[defense] = (utility.mean, max(risk.mean, chance))
+        if found is not None and utility is not None:
+            points[defense] = (utility.mean, max(found.mean, chance))
     return pareto_front(points)

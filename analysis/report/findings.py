@@ -22,6 +22,8 @@ from analysis.measure.verdicts import (
     may_be_lowest,
     told,
 )
+from analysis.report.leaks import bound_sentences, broken_sentence, rate_sentences
+from analysis.report.strength import HEADING, strength
 from analysis.statistics.estimates import Estimate, quantile
 from analysis.tables.text import estimate_text, interval_text, number
 
@@ -46,6 +48,11 @@ def summarize(results: Results, measured: Measurements) -> list[Finding]:
         Finding(heading="Does the attacker beat guessing?", sentences=tuple(_guessing(measured))),
         Finding(heading="What is guaranteed", sentences=tuple(_guarantees(measured))),
     ]
+
+
+def about_the_attacks(results: Results, measured: Measurements) -> list[Finding]:
+    """Which attack judges, and which stronger one could have run. Every report has this."""
+    return [Finding(heading=HEADING, sentences=tuple(strength(results, measured)))]
 
 
 def about_the_runs(results: Results, measured: Measurements) -> list[Finding]:
@@ -108,10 +115,14 @@ def _tradeoff(measured: Measurements, setting: Setting, dataset: str) -> Finding
         for defense in measured.defenses
         if (value := measured.estimate(setting, dataset, defense, "auc")) is not None
     }
+    broken = broken_sentence(measured, setting, dataset)
+    if not aucs and broken:
+        return Finding(heading=heading, sentences=(broken,))
     if not aucs:
         words = "No membership attack has a finished best_of row here, so the risk is unknown."
         return Finding(heading=heading, sentences=(words,))
-    sentences = _lowest(measured, setting, dataset, aucs)
+    sentences = [broken] if broken else []
+    sentences += [*_lowest(measured, setting, dataset, aucs), *rate_sentences(measured, setting, dataset)]
     best = front(measured, setting, dataset, "auc")
     if len(best) > 0 and len(aucs) > 1:
         sentences.append(f"On the Pareto front of mean accuracy and mean AUC: {_names(best)}.")
@@ -129,6 +140,7 @@ def _lowest(measured: Measurements, setting: Setting, dataset: str, aucs: dict[s
     least = min(risks.values())
     lowest = [defense for defense, risk in risks.items() if risk == least]
     baseline = measured.baseline
+    auc_name = measured.auc_name(setting, dataset)
     sentences = []
     p_values = beats_guessing(measured)
     known = [p for label in aucs if (p := p_values[setting.key, dataset, label]) is not None]
@@ -140,21 +152,22 @@ def _lowest(measured: Measurements, setting: Setting, dataset: str, aucs: dict[s
     if least == GUESSING:
         means = [f"{naming.display(defense)} ({estimate_text(aucs[defense], 3)})" for defense in lowest]
         sentences.append(
-            f"The honest attack AUC is lowest, at guessing (0.5), for {naming.listing(means)}: a mean below 0.5 is noise "
+            f"The {auc_name} is lowest, at guessing (0.5), for {naming.listing(means)}: a mean below 0.5 is noise "
             "and counts as 0.5."
         )
     elif lowest == [baseline] and len(aucs) > 1:
-        sentences.append(
-            f"No defense has a lower honest attack AUC than the baseline’s {estimate_text(aucs[lowest[0]], 3)}."
-        )
+        sentences.append(f"No defense has a lower {auc_name} than the baseline’s {estimate_text(aucs[lowest[0]], 3)}.")
     else:
-        sentences.append(f"The lowest honest attack AUC is {estimate_text(aucs[lowest[0]], 3)}, for {_names(lowest)}.")
+        sentences.append(f"The lowest {auc_name} is {estimate_text(aucs[lowest[0]], 3)}, for {_names(lowest)}.")
     if len(aucs) > 1 and max(found.n for found in aucs.values()) > 1:
         possible = may_be_lowest(measured, setting, dataset, aucs)
         if len(possible) == len(aucs):
             sentences.append("Which defense has the lowest AUC is undecided: none is ruled out with 95 % confidence.")
         else:
             sentences.append(f"With 95 % confidence, the lowest AUC is among those of {_names(possible)}.")
+    primary = measured.primary(setting, dataset)
+    if primary is not None and baseline in primary.broken:
+        return sentences
     if baseline is None or baseline not in aucs:
         sentences.append("No baseline finished, so the cost cannot be compared.")
         return sentences
@@ -210,6 +223,9 @@ def _guessing(measured: Measurements) -> list[str]:
                 parts.append(f"undecided against {_names(others)} (no interval over examples was recorded)")
         sentences.append(f"{measured.row_label(setting, dataset)}: {'; '.join(parts)}.")
     if not sentences:
+        broken = [broken_sentence(measured, setting, dataset) for setting, dataset in measured.rows()]
+        if any(broken):
+            return list(dict.fromkeys(filter(None, broken)))
         return ["No membership attack has a finished best_of row, so this was not measured."]
     judged = sum(p is not None for p in p_values.values())
     if judged:
@@ -243,6 +259,7 @@ def _guarantees(measured: Measurements) -> list[str]:
             without[row.guarantee].append(row.defense)
     for reason, defenses in without.items():
         sentences.append(f"{_names(defenses)}: {reason}.")
+    sentences += bound_sentences(rows)
     if without:
         sentences.append("Without a guarantee, a low AUC says only that these attacks failed.")
     return sentences

@@ -12,7 +12,10 @@ from analysis.figures.style import DPI, FigureFile
 from analysis.load import Results
 from analysis.measure.recipes import unequal
 from analysis.measure.targets import Measurements
-from analysis.report.findings import Finding, about_the_runs, summarize
+from analysis.report.answer import QUESTION, answer_paragraphs
+from analysis.report.exposed import exposed
+from analysis.report.findings import Finding, about_the_attacks, about_the_runs, summarize
+from analysis.report.glossary import COHORT_TERMS
 from analysis.report.runs import data_table, failures, provenance
 from analysis.studies.base import Chapter, Study
 from analysis.tables.as_html import rows_html, table_html
@@ -33,11 +36,15 @@ def page_html(
         .render(
             title=_title(results),
             subtitle=_subtitle(results, measured),
+            question=QUESTION,
+            answer=answer_paragraphs(measured),
             findings=_findings(results, measured, [chapter for _, chapter in chapters]),
             chapters=[(study, chapter, study.is_own(results)) for study, chapter in chapters],
             datasets=[naming.display(dataset) for dataset in measured.datasets],
             unequal=_unequal(measured),
             tables=tables,
+            exposed=exposed(results, measured),
+            cohort_terms=COHORT_TERMS if measured.primaries else (),
             figures=[(figure, *_inlined(figure)) for figure in figures],
             failures=failures(results),
             provenance=provenance(results.trials),
@@ -55,7 +62,7 @@ def _findings(results: Results, measured: Measurements, chapters: list[Chapter])
     of_studies = [finding for chapter in chapters for finding in chapter.findings]
     # If a chapter covers all results, findings by dataset would repeat it.
     general = [] if any(chapter.covers_all for chapter in chapters) else summarize(results, measured)
-    return [*general, *of_studies, *about_the_runs(results, measured)]
+    return [*general, *about_the_attacks(results, measured), *of_studies, *about_the_runs(results, measured)]
 
 
 def _environment() -> Environment:

@@ -16,6 +16,7 @@ from analysis.report.page import page_html, sweep_names
 from analysis.studies.base import chapters
 from analysis.tables.as_csv import table_csv
 from analysis.tables.as_latex import table_latex
+from analysis.tables.attacks import attack_table
 from analysis.tables.recipes import recipe_table
 from analysis.tables.summary import summary_table
 
@@ -61,7 +62,7 @@ def _make(results: Results, out: Path) -> Path:
     """Writes all files under `out`. Returns the page's path."""
     measured = measure(results)
     made = chapters(results, measured)
-    general = [summary_table(measured), recipe_table(measured)]
+    general = [summary_table(measured), attack_table(results, measured), recipe_table(measured)]
     sweep = "-".join(sweep_names(results)) or "sweep"
     for table in [*(table for _, chapter in made for table in chapter.tables), *general]:
         _write(out / "tables" / f"{table.name}.csv", table_csv(table))

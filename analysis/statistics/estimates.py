@@ -27,16 +27,16 @@ class Estimate:
 
     `n` is the number of seeds. `over` says what the interval covers: "seeds" is the t-interval over the seeds' values and
     covers the variation between training runs; "examples" is the attack's interval for its one run and covers the choice of
-    examples only; "both" covers both (`seeds_and_examples`). `error` is the standard error and `df` its degrees of freedom,
-    from which `at` computes intervals of other confidence. Intervals are cut at `bounds`. `few_examples` says that there is no
-    interval because the values come from too few examples.
+    examples only; "both" covers both (`seeds_and_examples`); "resamples" is an interval that was recorded with the results.
+    `error` is the standard error and `df` its degrees of freedom, from which `at` computes intervals of other confidence.
+    Intervals are cut at `bounds`. `few_examples` says that there is no interval because the values come from too few examples.
     """
 
     mean: float
     low: float | None
     high: float | None
     n: int
-    over: Literal["seeds", "examples", "both"] = "seeds"
+    over: Literal["seeds", "examples", "both", "resamples"] = "seeds"
     error: float | None = None
     df: float = math.inf
     bounds: Bounds = UNBOUNDED

@@ -22,13 +22,13 @@ def number(value: float | None, decimals: int, signed: bool = False) -> str:
 def estimate_text(value: Estimate | None, decimals: int, signed: bool = False) -> str:
     """“0.942 ± 0.004”, or the mean alone if there is no interval.
 
-    “0.512 [0.498, 0.526]” if the interval is over examples, or is cut at a bound of the quantity.
+    “0.512 [0.498, 0.526]” if the interval is over examples or was recorded, or is cut at a bound of the quantity.
     """
     if value is None:
         return EMPTY
     if value.half_width is None:
         return number(value.mean, decimals, signed)
-    if value.over == "examples" or value.is_cut:
+    if value.over in ("examples", "resamples") or value.is_cut:
         return interval_text(value, decimals, signed)
     return f"{number(value.mean, decimals, signed)}\u00a0±\u00a0{number(value.half_width, decimals)}"
 

@@ -1,4 +1,4 @@
-"""Base class of the attacks on a cohort, and what they return."""
+"""Base classes of comparisons of a cohort and of attacks on it, and what the attacks return."""
 
 from __future__ import annotations
 
@@ -59,16 +59,8 @@ class CohortScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CohortAttack(Comparison):
-    """Base of the attacks whose references are the other seeds of the target's cell. They train nothing.
-
-    The seeds must draw their members by independent coins (the splits `coins` and `coin_pairs`). The complement of a target
-    is never its reference: an example's membership there would tell its membership in the target.
-    """
-
-    tables: ClassVar[tuple[str, ...]] = ("cohorts", "exposure")
-    target_tables: ClassVar[tuple[str, ...]] = ("scores", "attacks")
-    needs_answers: ClassVar[bool] = True
+class CohortComparison(Comparison):
+    """Base of the comparisons of a cohort: the seeds of a cell, whose members independent coins draw."""
 
     min_seeds: int = 4
     """Fewest finished seeds of a cell that are attacked."""
@@ -100,11 +92,24 @@ class CohortAttack(Comparison):
             if len(cell) >= self.min_seeds:
                 yield tuple(each.target_id for each in sorted(cell, key=lambda each: each.seed))
 
+
+@dataclass(frozen=True, kw_only=True)
+class CohortAttack(CohortComparison):
+    """Base of the attacks whose references are the other seeds of the target's cell. They train nothing.
+
+    The seeds must draw their members by independent coins (the splits `coins` and `coin_pairs`). The complement of a target
+    is never its reference: an example's membership there would tell its membership in the target.
+    """
+
+    tables: ClassVar[tuple[str, ...]] = ("cohorts", "exposure")
+    target_tables: ClassVar[tuple[str, ...]] = ("scores", "attacks")
+    needs_answers: ClassVar[bool] = True
+
     def run(self, group: Sequence[ComparedTarget], rng: np.random.Generator) -> list[CohortScores]:
         """Each score on each target of the group; `rng` tosses the coins of the null, and is the attack's own."""
         ordered = sorted(group, key=lambda each: each.seed)
         cohort = Cohort([each.answers() for each in ordered])
-        unit = _units(cohort, [each.seed for each in ordered])
+        unit = units_of(cohort.member, [each.seed for each in ordered])
         designs = _designs(cohort, unit, rng)
         found = self.scores(cohort, designs, rng)
         results = []
@@ -142,8 +147,8 @@ class CohortAttack(Comparison):
         """For each design, each score by its name (targets, pool)."""
 
 
-def _units(cohort: Cohort, seeds: Sequence[int]) -> IntArray:
-    """A number for each model, ascending; a model and its complement have the same one.
+def units_of(member: BoolArray, seeds: Sequence[int]) -> IntArray:
+    """A number for each model, ascending; a model and its complement have the same one. `member` is (models, pool).
 
     Raises:
         AttackError: two models have the same members, or complements are not of consecutive seeds.
@@ -151,7 +156,7 @@ def _units(cohort: Cohort, seeds: Sequence[int]) -> IntArray:
     unit = np.arange(len(seeds))
     for one in range(len(seeds)):
         for other in range(one):
-            agreement = float((cohort.member[one] == cohort.member[other]).mean())
+            agreement = float((member[one] == member[other]).mean())
             if agreement == 1:
                 raise AttackError(f"Seeds {seeds[other]} and {seeds[one]} have the same members; coins never fall so.")
             if agreement == 0 and one - other > 1:
@@ -163,12 +168,18 @@ def _units(cohort: Cohort, seeds: Sequence[int]) -> IntArray:
     return unit
 
 
+def fair_coins(unit: IntArray, n_examples: int, rng: np.random.Generator) -> BoolArray:
+    """A membership (models, examples) that fair coins toss anew. Complements stay complements."""
+    tossed: BoolArray = rng.random((len(unit), n_examples)) < 0.5
+    complements = np.flatnonzero(unit != np.arange(len(unit)))
+    tossed[complements] = ~tossed[unit[complements]]
+    return tossed
+
+
 def _designs(cohort: Cohort, unit: IntArray, rng: np.random.Generator) -> list[Design]:
     """The attack itself, its null, and the two halves of an audit."""
     everyone = np.arange(cohort.n_models)
-    tossed = rng.random(cohort.member.shape) < 0.5
-    complements = np.flatnonzero(unit != everyone)
-    tossed[complements] = ~tossed[unit[complements]]
+    tossed = fair_coins(unit, cohort.n_examples, rng)
     designs = [
         Design(member=member, targets=everyone, references=everyone, unit=unit) for member in (cohort.member, tossed)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,7 @@ class CohortSummary:
     """
 
     n_targets: int
+    n_units: int
     n_examples: int
     auc: Interval
     null_auc: Interval
@@ -59,15 +60,16 @@ class CohortSummary:
 
     def columns(self) -> dict[str, float | int | None]:
         """Every metric by its column name."""
-        columns: dict[str, float | int | None] = {"n_targets": self.n_targets, "n_examples": self.n_examples}
+        columns: dict[str, float | int | None] = {
+            "n_targets": self.n_targets,
+            "n_units": self.n_units,
+            "n_examples": self.n_examples,
+        }
         named: list[tuple[str, Interval | None]] = [("auc", self.auc), ("null_auc", self.null_auc)]
         named += [(f"tpr_at_fpr_{fpr:g}", value) for fpr, value in self.tpr_at_fpr.items()]
         named += [(f"pooled_tpr_at_fpr_{fpr:g}", value) for fpr, value in self.pooled_tpr.items()]
         named += [(f"calibrated_tpr_at_fpr_{fpr:g}", value) for fpr, value in self.calibrated_tpr.items()]
-        for name, value in named:
-            for end, number in zip(("", "_low", "_high"), value or (None, None, None), strict=True):
-                columns[name + end] = number
-        return columns | {
+        return (columns | interval_columns(named)) | {
             "top_share": self.top_share,
             "epsilon_lower_bound": self.audit.epsilon_lower_bound,
             "audit_delta": self.audit.delta,
@@ -83,15 +85,25 @@ def summarize(result: CohortScores, delta: float, rng: np.random.Generator) -> C
     calibrated = calibrated_scores(found, unit)
     return CohortSummary(
         n_targets=len(found.score),
+        n_units=len(np.unique(unit)),
         n_examples=found.score.shape[1],
-        auc=_mean_over_units(_each(found), unit),
-        null_auc=_mean_over_units(_each(null), unit),
+        auc=mean_over_units(_each(found), unit),
+        null_auc=mean_over_units(_each(null), unit),
         tpr_at_fpr=_mean_tprs(found, unit),
         pooled_tpr=pooled_tprs(found.is_member, found.score, unit, rng),
         calibrated_tpr=pooled_tprs(found.is_member, calibrated, unit, rng),
         top_share=_top_share(found, unit),
         audit=_audit(result, delta, rng),
     )
+
+
+def interval_columns(named: Iterable[tuple[str, Interval | None]]) -> dict[str, float | None]:
+    """Each estimate and the ends of its interval, by the names of their columns."""
+    return {
+        name + end: number
+        for name, value in named
+        for end, number in zip(("", "_low", "_high"), value or (None, None, None), strict=True)
+    }
 
 
 def lowest_fpr(is_member: BoolArray) -> float | None:
@@ -182,11 +194,11 @@ def _mean_tprs(found: DesignScores, unit: IntArray) -> dict[float, Interval | No
     fewest = (~found.is_member).sum(axis=1).min()
     fprs = [fpr for fpr in REPORTED_FPRS if fewest * fpr >= MIN_EXPECTED_FALSE_POSITIVES]
     tprs = [tprs_at_fprs(member, score, fprs) for member, score in zip(found.is_member, found.score, strict=True)]
-    means = {fpr: _mean_over_units([each[index] for each in tprs], unit) for index, fpr in enumerate(fprs)}
+    means = {fpr: mean_over_units([each[index] for each in tprs], unit) for index, fpr in enumerate(fprs)}
     return {fpr: means.get(fpr) for fpr in REPORTED_FPRS}
 
 
-def _mean_over_units(values: list[float], unit: IntArray) -> Interval:
+def mean_over_units(values: list[float], unit: IntArray) -> Interval:
     """The mean over targets, and Student's interval over the units' means, within [0, 1]."""
     means = np.array(
         [np.mean([value for value, own in zip(values, unit, strict=True) if own == each]) for each in np.unique(unit)]

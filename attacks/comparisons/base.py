@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from attacks.base import MembershipScores
     from attacks.cohort.attack import CohortScores
+    from attacks.cohort.best import CohortBest
     from attacks.cohort.cohort import Answers
 
 
@@ -30,6 +32,8 @@ class TargetLabel:
     """How many answers about each example are recorded; 0 if none are."""
     is_private: bool
     """Whether it is trained with a private mechanism."""
+    candidate_ids: tuple[str, ...] = ()
+    """Ids of the attacks on it alone that score each example."""
 
 
 class ComparedTarget(Protocol):
@@ -44,18 +48,23 @@ class ComparedTarget(Protocol):
     def answers(self) -> Answers:
         """Its answers to the sweep's queries."""
 
+    def membership_scores(self) -> Mapping[str, MembershipScores]:
+        """Its recorded scores of each example, by attacks on it alone and by comparisons, each named `attack/score`."""
+
 
 class Comparison(ABC):
     """Base of all comparisons: a frozen, keyword-only dataclass with two methods.
 
     Class constants: `tables` are the tables with rows of the whole group, and `target_tables` those with rows of each target.
-    `needs_answers` says whether `run` asks for the targets' answers. `revision` is raised when the same configuration would
-    give different results. `source` cites the comparison's origin.
+    `needs_answers` says whether `run` asks for the targets' answers. `needs_scores` says whether it asks for their membership
+    scores; it then runs when all attacks and comparisons that record some have ended. `revision` is raised when the same
+    configuration would give different results. `source` cites the comparison's origin.
     """
 
     tables: ClassVar[tuple[str, ...]]
     target_tables: ClassVar[tuple[str, ...]] = ()
     needs_answers: ClassVar[bool] = False
+    needs_scores: ClassVar[bool] = False
     revision: ClassVar[int] = 1
     source: ClassVar[str]
 
@@ -77,8 +86,8 @@ class Comparison(ABC):
     @abstractmethod
     def run(
         self, group: Sequence[ComparedTarget], rng: np.random.Generator
-    ) -> Sequence[Mapping[str, Any]] | Sequence[CohortScores]:
-        """Results for one group: rows of the only table, each with a `target_id`, or the scores of a cohort's targets.
+    ) -> Sequence[Mapping[str, Any]] | Sequence[CohortScores] | CohortBest:
+        """Results for one group: rows of the only table, each with a `target_id`; scores of a cohort's targets; or their best.
 
         All randomness comes from `rng`.
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax, logit
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
 
 from attacks.base import BoolArray
 from attacks.cohort.attack import CohortAttack
 from attacks.cohort.cohort import Cohort, Design
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -96,6 +97,8 @@ class Shokri(CohortAttack):
         x, y = features.reshape(member.size, -1)[chosen], member.ravel()[chosen]
         if y.all() or not y.any():
             return np.zeros(asked.shape[:2])
+        from sklearn.exceptions import ConvergenceWarning
+
         mean, spread = x.mean(axis=0), x.std(axis=0)
         spread[spread == 0] = 1
         model = self._model(seed)
@@ -108,6 +111,10 @@ class Shokri(CohortAttack):
         return log_odds
 
     def _model(self, seed: int) -> MLPClassifier | LogisticRegression:
+        # A plan reads this file too, and importing scikit-learn takes a second.
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.neural_network import MLPClassifier
+
         if self.attack_model == "logistic":
             return LogisticRegression(max_iter=1000)
         return MLPClassifier(

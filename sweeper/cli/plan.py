@@ -44,7 +44,7 @@ def plan(
 ) -> None:
     """List the trials of a sweep: resolved settings, status, rough cost. Runs nothing."""
     from sweeper.cli.plan_cache import plan_key, read_plan, write_plan
-    from sweeper.results.comparisons import states
+    from sweeper.results.comparisons import states, with_inputs
     from sweeper.results.store import Store
     from sweeper.sweep import components
     from sweeper.sweep.comparisons import plan_groups
@@ -70,11 +70,13 @@ def plan(
     # As in a launch, comparisons are those of targets that are finished or chosen
     possible = {target_id for target_id, status in statuses.items() if status.target == "finished"}
     possible |= {each.row["target_id"] for each in plan.trials}
-    groups = plan_groups(
+    planned = plan_groups(
         (each.label, [components.build("comparison", reference, "comparisons") for reference in each.comparisons])
         for each in plan.targets
         if each.label.target_id in possible
     )
+    pending = {each.row["target_id"] for each in plan.trials if words[each.row["target_id"]] != "done"}
+    groups = with_inputs(store, planned, pending)
     n_compared = sum(state == "done" for state in states(store, groups).values())
     out.print(f"[bold]{plan.name}[/bold]{': ' if plan.summary else ''}{escape(plan.summary)}", highlight=False)
     for name in ("paper", "cost", "expected"):

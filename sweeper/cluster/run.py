@@ -63,7 +63,7 @@ def run_units(
 ) -> Ended:
     """Run trials and comparisons to the end, or until Ctrl-C; their results are in the store.
 
-    Comparisons of `due` run as soon as their targets are finished. `resources` are the result of `resolve`. `attempt` makes
+    Comparisons of `due` run as soon as their targets and inputs are finished. `resources` are the result of `resolve`. `attempt` makes
     one attempt at a unit of work, on a worker.
     """
     if not verbose:

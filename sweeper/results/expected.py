@@ -11,7 +11,7 @@ from sweeper.results.layout import (
     FAILED,
     TARGET_TABLES,
 )
-from sweeper.sweep.identity import attack_id, identity
+from sweeper.sweep.identity import attack_id, candidate_ids, identity
 
 if TYPE_CHECKING:
     from attacks.base import Attack
@@ -97,11 +97,6 @@ BEST_OF = "best_of"
 
 BEST_OF_REVISION = 2
 """Like an attack's revision: it increases when the same candidates would give other results."""
-
-
-def candidate_ids(attacks: Iterable[Attack]) -> list[str]:
-    """Ids of the attacks that best_of compares: those that score each example."""
-    return [attack_id(attack) for attack in attacks if attack.result.ranks_examples]
 
 
 def best_of_id(candidate_ids: Iterable[str]) -> str:

@@ -89,7 +89,9 @@ def write_tables(store: Store, folder: Path, publish: Callable[[Path], None] = l
     for comparison_id, members in compared.items():
         for target_id in members:
             of_target.setdefault(target_id, []).append(comparison_id)
-    planned = {target_id: [*ids, *of_target.get(target_id, ())] for target_id, ids in planned.items()}
+    planned = {
+        target_id: list(dict.fromkeys([*ids, *of_target.get(target_id, ())])) for target_id, ids in planned.items()
+    }
     damaged: list[str] = []
 
     def write(table: str, keys: Iterable[str]) -> None:

@@ -14,9 +14,14 @@ _KEY = ("target_id", pa.string(), "Hash of everything that makes the target; joi
 _ATTACK_KEY = (
     "attack_id",
     pa.string(),
-    "Hash of the attack's configuration; with target_id it identifies one attack run. For an attack on a cohort: its comparison_id",
+    "Hash of the attack's configuration; with target_id it identifies one attack run. For attacks on a cohort and strongest: "
+    "comparison_id",
 )
-_COMPARISON_KEY = ("comparison_id", pa.string(), "Hash of the comparison's configuration and of its targets")
+_COMPARISON_KEY = (
+    "comparison_id",
+    pa.string(),
+    "Hash of the comparison's configuration, its targets, and the records that it reads",
+)
 
 _CAUSES = (
     "Why it failed: error (an exception), diverged (the loss is not a number), gpu_memory (out of memory on the GPU), "
@@ -235,14 +240,19 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
         ],
     ),
     "attacks": (
-        "One row per target, attack and score; best_of rows compare the membership scores of one target.",
+        "One row per target, attack and score; best_of rows compare the scores of attacks on one target alone, strongest rows those of "
+        "attacks on its cohort too.",
         [
             ("schema_version", pa.int32(), "Version of these tables"),
             _KEY,
             _ATTACK_KEY,
-            ("attack", pa.string(), "Name of the attack, or best_of"),
+            ("attack", pa.string(), "Name of the attack; best_of or strongest"),
             ("family", pa.string(), "membership or inversion"),
-            ("score_name", pa.string(), "Which of the attack's scores; for best_of, the one chosen on the first half"),
+            (
+                "score_name",
+                pa.string(),
+                "Which of the attack's scores; for best_of and strongest, the one chosen on the first half",
+            ),
             ("config", pa.string(), "Resolved configuration as canonical JSON"),
             (
                 "component_sha256",
@@ -255,7 +265,8 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "uses_target_membership_labels",
                 pa.bool_(),
-                "Whether the attacker had true membership labels; best_of: whether a chosen score used them (choosing always does)",
+                "Whether the attacker had true membership labels; best_of, strongest: whether a chosen score used them (choosing "
+                "always does)",
             ),
             (
                 "n_references",
@@ -267,13 +278,14 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             (
                 "auc",
                 pa.float64(),
-                "Area under the ROC curve; best_of: chosen on each half, measured on the other. Null for decisions and tail",
+                "Area under the ROC curve; best_of, strongest: chosen on each half, measured on the other. Null for decisions and tail",
             ),
             (
                 "auc_low",
                 pa.float64(),
                 "Lower end of the 95 % interval of auc, over examples. If labels were used, it also covers fitting and choosing on a "
-                "half: as wide as if the halves' errors had a correlation of 1 (best_of: .36, unless both choices were fitted)",
+                "half: as wide as if the halves' errors had a correlation of 1 (best_of, strongest: .36, unless both choices were "
+                "fitted)",
             ),
             ("auc_high", pa.float64(), "Upper end of the 95 % interval of auc, as for auc_low"),
             (
@@ -281,7 +293,8 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 pa.float64(),
                 "AUC of the same attack on a membership that fair coins tossed anew, and by which no model was trained; about .5. For "
                 "an attack on one target: of its scores, which do not change, for they use no membership labels. Null unless the split "
-                "is coins or coin_pairs; null too for scores that were fitted on labels, since they would have to be fitted again",
+                "is coins or coin_pairs; null too for scores that were fitted on labels, since they would have to be fitted again. "
+                "strongest: of the selection among the candidates that were not fitted on labels; null if there is none",
             ),
             ("advantage", pa.float64(), "Attacker advantage, the maximum of |TPR − FPR| over thresholds (optimistic)"),
             (
@@ -315,18 +328,19 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
                 "Null unless the split is coins or coin_pairs and the attacker has no membership labels of this target",
             ),
             ("audit_delta", pa.float64(), "δ of epsilon_lower_bound: that of the target's guarantee, or 1e-5"),
-            ("candidates", pa.list_(pa.string()), "best_of: the scores compared, as attack/score"),
+            ("candidates", pa.list_(pa.string()), "best_of, strongest: the scores compared, as attack/score"),
             (
                 "selected_scores",
                 pa.list_(pa.string()),
-                "best_of: the score chosen on the first half and measured on the second, and the other way round",
+                "best_of, strongest: the score chosen on the first half and measured on the second, and the other way round",
             ),
             (
                 "paper_protocol_auc",
                 pa.float64(),
-                "best_of: the largest AUC over the candidates, on the same data that it is reported on (optimistic, as in the papers)",
+                "best_of, strongest: the largest AUC over the candidates, on the same data that it is reported on (optimistic, as in "
+                "the papers)",
             ),
-            ("paper_protocol_score", pa.string(), "best_of: the candidate with paper_protocol_auc"),
+            ("paper_protocol_score", pa.string(), "best_of, strongest: the candidate with paper_protocol_auc"),
             ("attack_time_s", pa.float64(), "Seconds that the attack took, including shadow training"),
         ],
     ),
@@ -375,13 +389,15 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
         ],
     ),
     "cohorts": (
-        "One row per attack on a cohort and score: what it measured over all seeds of a cell. Intervals are of 95 %.",
+        "One row per attack on a cohort and score: what it measured over all seeds of a cell. Intervals are of 95 %. "
+        "strongest has one row, with AUCs and tpr_at_fpr only.",
         [
             _COMPARISON_KEY,
             ("attack", pa.string(), "Name of the attack, as in attacks"),
-            ("score_name", pa.string(), "Which of the attack's scores"),
+            ("score_name", pa.string(), "Which of the attack's scores; for strongest, selected"),
             ("is_first", pa.bool_(), "Whether it is the score that stands for the attack"),
             ("n_targets", pa.int64(), "Seeds that were attacked; each is a reference against the others"),
+            ("n_units", pa.int64(), "Independent units of the intervals: seeds, or pairs of complements"),
             ("n_examples", pa.int64(), "Examples of the pool"),
             *_interval_columns(
                 "auc", "Mean AUC over the targets, with Student's interval over seeds (coin_pairs: over pairs)"

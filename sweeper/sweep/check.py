@@ -38,7 +38,7 @@ PART_KEYS = (
 )
 
 
-_COMPARISONS = ["tpvd", "lira", "ratio", "label_only"]
+_COMPARISONS = ["tpvd", "lira", "ratio", "label_only", "strongest"]
 """The comparisons of a sweep that specifies none. Each compares the targets that it can."""
 _OPTIMIZER_FIELDS = ("learning_rate", "momentum")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +26,20 @@ class Group:
     queries: int | None
     """How many of the targets' answers to each example it uses; None if it uses none."""
 
+    inputs: tuple[str, ...] = ()
+    """Records whose membership scores it reads: `target.attack` of an attack on one target, or the id of another comparison."""
+
     @cached_property
     def comparison_id(self) -> str:
-        """A hash of the comparison's configuration and its members: another seed in the group gives another id."""
+        """A hash of the comparison's configuration, members and inputs: another seed in the group gives another id."""
         what: dict[str, Any] = {
             "comparison": components.configuration("comparison", self.comparison),
             "members": list(self.member_ids),
         }
         if self.queries is not None:
             what["queries"] = self.queries
+        if self.inputs:
+            what["inputs"] = list(self.inputs)
         return identity(what)
 
     @property
@@ -90,12 +95,16 @@ class ComparisonTask(Group):
 
 
 def plan_groups(targets: Iterable[tuple[TargetLabel, Sequence[Comparison]]]) -> list[Group]:
-    """The groups of these targets, each with its comparisons: each group once, in the order of the targets."""
+    """The groups of these targets, each with its comparisons: each group once, in the order of the targets.
+
+    A comparison that needs scores has all that the sweep's attacks and other comparisons may record of its group as inputs. It
+    has no group if there are none.
+    """
     by_comparison: dict[Comparison, dict[str, TargetLabel]] = {}
     for label, comparisons in targets:
         for comparison in comparisons:
             by_comparison.setdefault(comparison, {})[label.target_id] = label
-    return [
+    groups = [
         Group(
             comparison=comparison,
             member_ids=group,
@@ -104,6 +113,20 @@ def plan_groups(targets: Iterable[tuple[TargetLabel, Sequence[Comparison]]]) -> 
         for comparison, by_id in by_comparison.items()
         for group in comparison.groups(list(by_id.values()))
     ]
+    scoring: dict[str, list[str]] = {}
+    for group in groups:
+        for target_id in group.member_ids if "scores" in group.comparison.target_tables else ():
+            scoring.setdefault(target_id, []).append(group.comparison_id)
+    planned = []
+    for group in groups:
+        if group.comparison.needs_scores:
+            labels = [by_comparison[group.comparison][target_id] for target_id in group.member_ids]
+            own = {f"{label.target_id}.{each}" for label in labels for each in label.candidate_ids}
+            others = {each for target_id in group.member_ids for each in scoring.get(target_id, ())}
+            group = replace(group, inputs=tuple(sorted(own | others)))
+        if group.inputs or not group.comparison.needs_scores:
+            planned.append(group)
+    return planned
 
 
 def plan_comparisons(trials: Iterable[Trial]) -> list[ComparisonTask]:
@@ -114,6 +137,7 @@ def plan_comparisons(trials: Iterable[Trial]) -> list[ComparisonTask]:
             comparison=group.comparison,
             member_ids=group.member_ids,
             queries=group.queries,
+            inputs=group.inputs,
             members=tuple(by_id[target_id] for target_id in group.member_ids),
         )
         for group in plan_groups((trial.target_label, trial.comparisons) for trial in by_id.values())

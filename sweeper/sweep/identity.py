@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from typing import TYPE_CHECKING
 
 from sweeper.sweep import components
@@ -25,3 +26,9 @@ def identity(config: object) -> str:
 def attack_id(attack: Attack) -> str:
     """The id of an attack's configuration."""
     return identity(components.configuration("attack", attack))
+
+
+@cache
+def candidate_ids(attacks: tuple[Attack, ...]) -> tuple[str, ...]:
+    """Ids of the attacks that score each example, by which they can be compared."""
+    return tuple(attack_id(attack) for attack in attacks if attack.result.ranks_examples)

@@ -15,7 +15,7 @@ from models.defenses.base import AccountedMechanism, Defense, Mechanism
 from models.defenses.none import NoDefense
 from models.train import Training
 from sweeper.sweep import components
-from sweeper.sweep.identity import attack_id, identity
+from sweeper.sweep.identity import attack_id, candidate_ids, identity
 
 DEFAULT_ARCHITECTURE = "lomurno_cnn"
 """The architecture of a sweep that specifies none."""
@@ -126,6 +126,7 @@ class Trial:
             split=self.split,
             queries=self.kept_queries,
             is_private=any(isinstance(defense, Mechanism) for defense in self.defenses),
+            candidate_ids=candidate_ids(self.attacks),
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Rows of a cohort attack: its scores and metrics on each target, and its summary of the cell."""
+"""Rows of a cohort attack or of the best of all attacks: metrics on each target, and a summary of the cell."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import numpy as np
 from attacks.auditing import DEFAULT_DELTA, audit_membership
 from attacks.base import MembershipScores
 from attacks.cohort.attack import CohortScores
+from attacks.cohort.best import CohortBest
 from attacks.cohort.exposure import exposure_rows
 from attacks.cohort.summary import summarize
 from attacks.cohort.threads import in_order
 from attacks.metrics import auc, membership_metrics
 from models.datasets.base import DatasetError
+from sweeper.results.store import Store
 from sweeper.sweep import components
 from sweeper.sweep.comparisons import ComparisonTask
 from sweeper.trial import sources
+from sweeper.trial.best_of import best_of_columns
 from sweeper.trial.context import TrialContext
 from sweeper.trial.rows import attack_row, png, score_columns
 from sweeper.trial.target import load_data
@@ -92,6 +95,31 @@ def cohort_tables(
         ],
         "exposure": [{"score_name": first.name, **row} for row in _with_pictures(exposure_rows(first), task, context)],
     }
+
+
+def best_tables(
+    task: ComparisonTask, result: CohortBest, store: Store, elapsed_s: float
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Record the best of each target's attacks, and return the row of the whole cohort.
+
+    Raises:
+        StorageError: the store cannot be written.
+    """
+    config = components.configuration("comparison", task.comparison) | {"inputs": list(task.inputs)}
+    sha256 = sources.of_comparison(task.comparison).sha256
+    for trial, candidates, best, null_auc in zip(
+        task.members, result.candidates, result.best, result.null_auc, strict=True
+    ):
+        row = attack_row(trial, task.comparison_id, task.name, "membership", config)
+        row |= {
+            "status": "finished",
+            "component_sha256": sha256,
+            **best_of_columns(best, candidates),
+            "null_auc": null_auc,
+            "attack_time_s": elapsed_s,
+        }
+        store.write_attack(trial.target_id, task.comparison_id, [row], None, None)
+    return {"cohorts": [{"attack": task.name, "score_name": "selected", "is_first": True, **result.columns()}]}
 
 
 def _with_pictures(rows: list[dict[str, Any]], task: ComparisonTask, context: TrialContext) -> list[dict[str, Any]]:

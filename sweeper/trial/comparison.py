@@ -15,7 +15,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
+from attacks.base import MembershipScores
 from attacks.cohort.attack import CohortScores
+from attacks.cohort.best import CohortBest
 from attacks.cohort.cohort import Answers
 from sweeper.results import answers, comparisons
 from sweeper.results.checkpoints import metadata_of
@@ -27,7 +29,8 @@ from sweeper.sweep.comparisons import ComparisonTask
 from sweeper.sweep.identity import canonical_json
 from sweeper.sweep.trial import Trial
 from sweeper.trial import sources
-from sweeper.trial.cohort import cohort_tables
+from sweeper.trial.best_of import recorded_scores
+from sweeper.trial.cohort import best_tables, cohort_tables
 from sweeper.trial.context import TrialContext
 from sweeper.trial.failures import describe
 from sweeper.trial.run import TrialResult
@@ -39,9 +42,9 @@ logger = logging.getLogger(__name__)
 class RecordedTarget:
     """A target of the group, read from the store on demand."""
 
-    def __init__(self, trial: Trial, queries: int | None, store: Store, scratch: Path) -> None:
+    def __init__(self, trial: Trial, task: ComparisonTask, store: Store, scratch: Path) -> None:
         self.target_id, self.seed = trial.target_id, trial.seed
-        self._queries, self._store, self._scratch = queries, store, scratch
+        self._queries, self._inputs, self._store, self._scratch = task.queries, task.inputs, store, scratch
 
     def parameters(self) -> dict[str, npt.NDArray[Any]]:
         """The trained parameters by name.
@@ -66,6 +69,21 @@ class RecordedTarget:
         assert self._queries is not None
         return answers.read(self._store, self.target_id, self._queries, self._scratch)
 
+    def membership_scores(self) -> dict[str, MembershipScores]:
+        """Its recorded scores by the attacks and comparisons that are inputs, each named `attack/score`.
+
+        Raises:
+            DamagedError: scores are missing or damaged.
+        """
+        ids = [each.removeprefix(f"{self.target_id}.") for each in self._inputs]
+        # The rest are attacks on other targets, and comparisons that this target is no part of.
+        own = [each for each in ids if "." not in each and self._store.has_attack(self.target_id, each)]
+        names = {
+            each: self._store.read_part("attacks", f"{self.target_id}.{each}").column("attack")[0].as_py()
+            for each in own
+        }
+        return recorded_scores(self._store, self.target_id, names)
+
 
 def run_comparison(task: ComparisonTask, context: TrialContext) -> TrialResult:
     """Run a comparison unless it is recorded, and record its rows. An error is recorded as a failed row.
@@ -82,11 +100,12 @@ def run_comparison(task: ComparisonTask, context: TrialContext) -> TrialResult:
     rng = np.random.default_rng([int(comparison_id[:8], 16), int(comparison_id[8:], 16)])
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            group = [RecordedTarget(trial, task.queries, store, Path(scratch)) for trial in task.members]
+            group = [RecordedTarget(trial, task, store, Path(scratch)) for trial in task.members]
             results = task.comparison.run(group, rng)
         context.on_progress(Progress(what=f"{task.name}: metrics", fraction=0.7))
-        cohort = [each for each in results if isinstance(each, CohortScores)]
-        if cohort:
+        if isinstance(results, CohortBest):
+            tables = best_tables(task, results, store, time.perf_counter() - started)
+        elif cohort := [each for each in results if isinstance(each, CohortScores)]:
             tables = cohort_tables(task, cohort, context, rng, lambda: time.perf_counter() - started)
         else:
             tables = {task.comparison.tables[0]: [each for each in results if not isinstance(each, CohortScores)]}

@@ -180,7 +180,7 @@ class Schedule:
         """Drop the units that others have ended, and queue the rest for claiming, in case the others died."""
         began = self._clock()
         settled = set(self._settled(self._theirs))
-        self._line = deque(target_id for target_id in self._theirs if target_id not in settled)
+        self._line.extend(target_id for target_id in self._theirs if target_id not in settled)
         self._theirs.clear()
         self._look_again = self._clock() + max(_LOOK_AGAIN_S, 10 * (self._clock() - began))
 

@@ -38,12 +38,16 @@ _GLOSSARY = (
 
 
 def _chapter(results: Results, measured: Measurements) -> Chapter | None:
-    """None unless the results compare the paper's mechanisms. The chapter covers all results without inversion attacks."""
-    study = factor_study(results, measured)
-    if study is None:
+    """None unless the results compare the paper's mechanisms. The chapter covers all results without inversion attacks.
+
+    The paper's claims are judged by attacks on single targets, the finding on guessing by the primary attack.
+    """
+    study = factor_study(results, measured.on_single_targets)
+    judged = study if measured.single is None else factor_study(results, measured)
+    if study is None or judged is None:
         return None
     return Chapter(
-        findings=tuple(summarize_factors(study)),
+        findings=tuple(summarize_factors(study, judged)),
         claims=tuple(judge_factors(study)),
         tables=tuple(factor_tables(study)),
         draw=lambda directory: factor_figures(study, directory),

@@ -18,15 +18,15 @@ from analysis.studies.lin2020.tables.significance import QUANTITIES
 from analysis.tables.text import estimate_text, number
 
 
-def summarize_factors(study: FactorStudy) -> list[Finding]:
-    """What a reader of a factor study should know first."""
+def summarize_factors(study: FactorStudy, judged: FactorStudy | None = None) -> list[Finding]:
+    """What a reader of a factor study should know first. `judged` has the AUCs of the primary attack, if there is one."""
     analyses = [analyze(study, dependent) for dependent in ("accuracy", "train_accuracy", "loss")]
     findings = [
         ("Noise first or clipping first?", _sequence(study, analyses)),
         ("How the learning rate limits these comparisons", _rates(study)),
         ("Does the paper’s metric track privacy?", [*track_words(study), *_initializations(study)]),
         ("Which factors matter", [*map(_factors, analyses), study.note]),
-        ("Does the attacker beat guessing?", _guessing(study)),
+        ("Does the attacker beat guessing?", _guessing(judged or study)),
         ("What is guaranteed", _guarantees(study)),
     ]
     return [Finding(heading=heading, sentences=tuple(sentences)) for heading, sentences in findings if sentences]
