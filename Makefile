@@ -22,10 +22,11 @@ format: .venv/installed  ## rewrite to the style
 schema: .venv/installed  ## docs/schema.md from sweeper/results/schema.py
 	$(BIN)/python -c "from sweeper.results.schema import markdown; print(markdown(), end='')" > docs/schema.md
 
-bench: .venv/installed  ## commands, private training, mechanisms, scheduling; QUICK=1 takes some minutes, without it hours
+bench: .venv/installed  ## commands, private training, mechanisms, cohorts, scheduling; QUICK=1 takes some minutes, without it hours
 	$(BIN)/python benchmarks/commands.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/private_training.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/mechanisms.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/cohort.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/scheduling.py $(if $(QUICK),--quick)
 
 chaos: .venv/installed  ## sweeps whose processes are killed at random against one undisturbed; QUICK=1 takes a few minutes

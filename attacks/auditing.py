@@ -71,26 +71,8 @@ def audit_one_run(
     Source: Steinke, Nasr & Jagielski 2023, Algorithm 1, with equal numbers of "in" and "out" guesses; their two numbers may
     differ.
     """
-    check_scores(is_member, score)
-    n_canaries = len(score)
-    if not 1 <= n_guesses_per_side <= n_canaries // 2:
-        raise ValueError(
-            f"n_guesses_per_side is {n_guesses_per_side}; with {n_canaries} canaries it must be from 1 to "
-            f"{n_canaries // 2}."
-        )
-    ascending = np.lexsort((rng.permutation(n_canaries), score))
-    guessed_out, guessed_in = ascending[:n_guesses_per_side], ascending[-n_guesses_per_side:]
-    n_right = int(is_member[guessed_in].sum() + (~is_member[guessed_out]).sum())
-    n_guesses = 2 * n_guesses_per_side
-    return OneRunAudit(
-        epsilon_lower_bound=one_run_epsilon(
-            n_canaries=n_canaries, n_guesses=n_guesses, n_right=n_right, delta=delta, confidence=confidence
-        ),
-        delta=delta,
-        confidence=confidence,
-        n_canaries=n_canaries,
-        n_guesses=n_guesses,
-        n_right=n_right,
+    return audit_runs(
+        [(is_member, score)], n_guesses_per_side=n_guesses_per_side, delta=delta, confidence=confidence, rng=rng
     )
 
 
@@ -118,15 +100,19 @@ def audit_runs(
 
     Source: Steinke, Nasr & Jagielski 2023, Theorem 5.2, applied to the runs' joint output. Joining the runs is ours.
     """
-    audits = [
-        audit_one_run(
-            is_member, score, n_guesses_per_side=n_guesses_per_side, delta=delta, confidence=confidence, rng=rng
-        )
-        for is_member, score in runs
-    ]
-    n_canaries, n_guesses, n_right = (
-        sum(getattr(each, name) for each in audits) for name in ("n_canaries", "n_guesses", "n_right")
-    )
+    n_canaries, n_right = 0, 0
+    for is_member, score in runs:
+        check_scores(is_member, score)
+        if not 1 <= n_guesses_per_side <= len(score) // 2:
+            raise ValueError(
+                f"n_guesses_per_side is {n_guesses_per_side}; with {len(score)} canaries it must be from 1 to "
+                f"{len(score) // 2}."
+            )
+        ascending = np.lexsort((rng.permutation(len(score)), score))
+        guessed_out, guessed_in = ascending[:n_guesses_per_side], ascending[-n_guesses_per_side:]
+        n_canaries += len(score)
+        n_right += int(is_member[guessed_in].sum() + (~is_member[guessed_out]).sum())
+    n_guesses = 2 * n_guesses_per_side * len(runs)
     return OneRunAudit(
         epsilon_lower_bound=one_run_epsilon(
             n_canaries=n_canaries, n_guesses=n_guesses, n_right=n_right, delta=delta, confidence=confidence

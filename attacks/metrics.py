@@ -6,6 +6,7 @@ All metrics depend only on the order of the scores, so any increasing transform 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -105,7 +106,7 @@ def membership_metrics(
     100 intervals would miss. The intervals refer to an attacker fitted on as many examples as in one fold.
 
     `rng` draws the two halves for `balanced_accuracy`. `advantage_null` is the mean over permutations of the membership
-    from a fixed seed (500; fewer with over 4,000 examples; at least 100).
+    from a fixed seed (500; fewer with over 4,000 examples, at least 100, at numbers of members rounded to two digits and scaled).
 
     Raises:
         ValueError: the shapes differ, `is_member` is not boolean, a score is NaN (infinities are allowed), or there are
@@ -135,7 +136,7 @@ def membership_metrics(
         auc_low=auc_low,
         auc_high=auc_high,
         advantage=_advantage(members, non_members),
-        advantage_null=_advantage_null(tuple(pooled.tolist()), n_members),
+        advantage_null=_advantage_null(pooled, n_members),
         balanced_accuracy=_balanced_accuracy(is_member, level, n_levels, rng),
         tpr_at_fpr={fpr: caught[fpr] / n_members if fpr in caught else None for fpr in REPORTED_FPRS},
         tpr_at_fpr_interval={
@@ -166,11 +167,18 @@ def tpr_at_fpr(is_member: BoolArray, score: FloatArray, fpr: float) -> float:
 
     Raises ValueError as `auc` does.
     """
+    return tprs_at_fprs(is_member, score, [fpr])[0]
+
+
+def tprs_at_fprs(is_member: BoolArray, score: FloatArray, fprs: Sequence[float]) -> list[float]:
+    """`tpr_at_fpr` at each of several FPRs."""
     level, n_levels = _levels(is_member, score)
     members, non_members = _counts(is_member, level, n_levels)
-    if not members.any() or fpr * (non_members.sum() + 1) < 1:
-        raise ValueError(f"A TPR at an FPR of {fpr:g} needs a member and at least {1 / fpr - 1:.0f} non-members.")
-    return _members_above(members, non_members, fpr * (int(non_members.sum()) + 1)) / int(members.sum())
+    n_members, n_non_members = int(members.sum()), int(non_members.sum())
+    for fpr in fprs:
+        if not n_members or fpr * (n_non_members + 1) < 1:
+            raise ValueError(f"A TPR at an FPR of {fpr:g} needs a member and at least {1 / fpr - 1:.0f} non-members.")
+    return [_members_above(members, non_members, fpr * (n_non_members + 1)) / n_members for fpr in fprs]
 
 
 def roc_curve(is_member: BoolArray, score: FloatArray) -> _Rates:
@@ -274,18 +282,27 @@ def _advantage(members: npt.NDArray[np.intp], non_members: npt.NDArray[np.intp])
     return float(np.abs(tpr - fpr).max())
 
 
-@lru_cache(maxsize=64)
-def _advantage_null(pooled: tuple[int, ...], n_members: int) -> float:
-    """The mean `advantage` if `n_members` random examples are members; `pooled` is the number of examples per distinct score.
+def _advantage_null(pooled: npt.NDArray[np.intp], n_members: int) -> float:
+    """The mean `advantage` if `n_members` random examples are members; `pooled` is the number of examples per distinct score."""
+    n = int(pooled.sum())
+    fewer = min(n_members, n - n_members)
+    near = fewer
+    if n * _NULL_DRAWS > _NULL_EXAMPLES:
+        near = int(float(f"{fewer:.1e}"))
+    # The standard deviation of TPR − FPR at any threshold is proportional to this.
+    spread, near_spread = (np.sqrt(1 / count + 1 / (n - count)) for count in (fewer, near))
+    return _simulated_null(tuple(pooled.tolist()), near) * float(spread / near_spread)
 
-    Results are cached, because scores of one target often have the same tie pattern (no ties).
-    """
+
+@lru_cache(maxsize=64)
+def _simulated_null(pooled: tuple[int, ...], n_members: int) -> float:
+    """Results are cached, because scores of one cohort often have the same tie pattern (no ties)."""
     counts, n = np.array(pooled), sum(pooled)
     draws = int(np.clip(_NULL_EXAMPLES // n, 100, _NULL_DRAWS))
     members = np.random.default_rng(0).multivariate_hypergeometric(counts, n_members, size=draws, method="count")
-    # TPR − FPR below each threshold; above it, the value is the same with opposite sign.
-    below = (members / n_members - (counts - members) / (n - n_members)).cumsum(axis=1)
-    return float(np.abs(below).max(axis=1).mean())
+    # TPR − FPR below each threshold; above it, the value is the same with opposite sign. One draw fits the processor's cache.
+    below = ((each / n_members - (counts - each) / (n - n_members)).cumsum() for each in members)
+    return float(np.mean([np.abs(each).max() for each in below]))
 
 
 def _members_above(members: npt.NDArray[np.intp], non_members: npt.NDArray[np.intp], rank: float) -> float:

@@ -73,7 +73,7 @@ def test_bits_that_tell_nothing_leave_the_references_counts() -> None:
     n_in = member.sum(axis=0) - member
     with np.errstate(divide="ignore"):
         counts = np.log(n_in / (8 - n_in))
-    fitted, ratio = run(models)
+    ratio, fitted = run(models)
     np.testing.assert_allclose(fitted.scores.score, np.where(np.isfinite(counts), counts, 0), atol=1e-12)
     np.testing.assert_allclose(ratio.scores.score, 0, atol=1e-12)
 

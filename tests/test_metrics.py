@@ -571,6 +571,18 @@ def test_members_and_non_members_may_be_numbered_apart():
     assert best.paper_protocol_auc == auc(is_member, score)
 
 
+def test_guessing_with_many_examples_is_simulated_once_for_about_equal_numbers_of_members():
+    """The simulation has a standard error of 3 %. Asymptotically, √(π/2) · ln 2 · √(1/members + 1/non-members)."""
+    score = np.arange(6000.0)
+    found = {}
+    for n_members in (2980, 3020, 600):
+        member = rng(1).permutation(np.arange(6000) < n_members)
+        found[n_members] = membership_metrics(member, score, rng()).advantage_null
+        asymptotic = np.sqrt(np.pi / 2) * np.log(2) * np.sqrt(1 / n_members + 1 / (6000 - n_members))
+        assert found[n_members] == pytest.approx(asymptotic, rel=0.1)
+    assert found[2980] == pytest.approx(found[3020], rel=1e-9)
+
+
 def test_membership_attacks_and_metrics_import_no_torch():
     modules = "attacks.metrics, attacks.selection, attacks.probabilities, attacks.membership.threshold, "
     modules += "attacks.membership.trained_attackers, attacks.membership.shadow"

@@ -102,11 +102,11 @@ class Cohort:
 
     def blocks(self) -> Iterator[slice]:
         """Slices that cover the pool."""
-        return _blocks(0, self.n_examples)
+        return blocks_of(0, self.n_examples)
 
     def other_blocks(self) -> Iterator[slice]:
         """Slices that cover the examples outside the pool, as positions for `signal` and `logits`."""
-        return _blocks(self.n_examples, self.n_examples + len(self._others))
+        return blocks_of(self.n_examples, self.n_examples + len(self._others))
 
     def signal(self, kind: str, block: slice) -> FloatArray:
         """One of `SIGNALS` (models, block, queries)."""
@@ -125,6 +125,7 @@ class Cohort:
         return logits
 
 
-def _blocks(start: int, stop: int) -> Iterator[slice]:
+def blocks_of(start: int, stop: int) -> Iterator[slice]:
+    """Slices that cover a range of examples."""
     for at in range(start, stop, BLOCK):
         yield slice(at, min(at + BLOCK, stop))

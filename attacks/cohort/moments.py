@@ -60,6 +60,11 @@ class Gap:
         self._sum[row] += ((ins.mean - outs.mean) * both).sum(axis=0)
         self._count[row] += both.sum()
 
+    def include(self, other: Gap) -> None:
+        """Count the examples of another one, too."""
+        self._sum += other._sum
+        self._count += other._count
+
     def means(self, row: int, ins: Side, outs: Side) -> tuple[FloatArray, FloatArray]:
         """The means of both sides (block, queries); a missing one is the other plus or minus the gap."""
         gap = self._sum[row] / np.maximum(self._count[row], 1)

@@ -12,9 +12,9 @@ from scipy.stats import t as student_t
 from attacks.auditing import OneRunAudit, audit_runs
 from attacks.base import BoolArray, IntArray
 from attacks.cohort.attack import CohortScores, DesignScores
-from attacks.cohort.cohort import Design
+from attacks.cohort.cohort import Design, blocks_of
 from attacks.cohort.moments import leave_out_moments
-from attacks.metrics import MIN_EXPECTED_FALSE_POSITIVES, REPORTED_FPRS, auc, tpr_at_fpr
+from attacks.metrics import MIN_EXPECTED_FALSE_POSITIVES, REPORTED_FPRS, auc, tprs_at_fprs
 
 FloatArray = npt.NDArray[np.float64]
 Interval = tuple[float, float, float]
@@ -89,7 +89,7 @@ def summarize(result: CohortScores, delta: float, rng: np.random.Generator) -> C
         n_examples=found.score.shape[1],
         auc=mean_over_units(_each(found), unit),
         null_auc=mean_over_units(_each(null), unit),
-        tpr_at_fpr={fpr: _mean_tpr(found, unit, fpr) for fpr in REPORTED_FPRS},
+        tpr_at_fpr=_mean_tprs(found, unit),
         pooled_tpr=pooled_tprs(found.is_member, found.score, unit, rng),
         calibrated_tpr=pooled_tprs(found.is_member, calibrated, unit, rng),
         top_share=_top_share(found, unit),
@@ -114,8 +114,9 @@ def lowest_fpr(is_member: BoolArray) -> float | None:
 
 def threshold_at(is_member: BoolArray, score: FloatArray, fpr: float) -> float:
     """The score that a share `fpr` of all non-members reaches."""
-    outside = np.sort(score[~is_member])
-    return float(outside[-max(1, round(fpr * len(outside)))])
+    outside = score[~is_member]
+    place = len(outside) - max(1, round(fpr * len(outside)))
+    return float(np.partition(outside, place)[place])
 
 
 def calibrated_scores(found: DesignScores, unit: IntArray) -> FloatArray:
@@ -123,16 +124,20 @@ def calibrated_scores(found: DesignScores, unit: IntArray) -> FloatArray:
 
     The spread is shrunk toward the median one. An example without any such target gets the mean over all examples.
     """
-    n_targets = len(found.score)
-    everyone = np.arange(n_targets)
+    everyone = np.arange(len(found.score))
     design = Design(member=found.is_member, targets=everyone, references=everyone, unit=unit)
-    signal = found.score[:, :, None]
+    mean, squares, count = (np.empty_like(found.score) for _ in range(3))
+    for block in blocks_of(0, found.score.shape[1]):
+        moments = leave_out_moments(found.score[:, block, None], found.is_member[:, block], design)
+        for row, (_, outs) in enumerate(moments):
+            mean[row, block], squares[row, block], count[row, block] = (
+                each[:, 0] for each in (outs.mean, outs.squares, outs.count)
+            )
     result = np.empty_like(found.score)
-    for row, (_, outs) in enumerate(leave_out_moments(signal, found.is_member, design)):
-        variance = _shrunk(outs.squares, outs.freedom)
-        known = outs.count[:, 0] > 0
-        mean = np.where(known, outs.mean[:, 0], outs.mean[known, 0].mean() if known.any() else 0.0)
-        result[row] = (found.score[row] - mean) / np.sqrt(np.maximum(variance[:, 0], np.finfo(float).tiny))
+    for row, known in enumerate(count > 0):
+        variance = _shrunk(squares[row], np.maximum(count[row] - 1, 0))
+        center = np.where(known, mean[row], mean[row][known].mean() if known.any() else 0.0)
+        result[row] = (found.score[row] - center) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
     return result
 
 
@@ -146,8 +151,9 @@ def pooled_tprs(
     if fprs:
         resampled = np.array(list(_resampled_tprs(is_member, score, unit, fprs, rng)))
         low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)
-        for index, fpr in enumerate(fprs):
-            estimate = tpr_at_fpr(is_member.ravel(), score.ravel(), fpr)
+        for index, (fpr, estimate) in enumerate(
+            zip(fprs, tprs_at_fprs(is_member.ravel(), score.ravel(), fprs), strict=True)
+        ):
             found[fpr] = (estimate, min(estimate, float(low[index])), max(estimate, float(high[index])))
     return found
 
@@ -155,7 +161,7 @@ def pooled_tprs(
 def _resampled_tprs(
     is_member: BoolArray, score: FloatArray, unit: IntArray, fprs: list[float], rng: np.random.Generator
 ) -> Iterator[FloatArray]:
-    """The TPRs of resamples. Only scores near or above the thresholds are sorted."""
+    """The TPRs of resamples. Only scores near or above the thresholds are sorted, and those far below are rarely needed."""
     units = np.unique(unit)
     n_examples = score.shape[1]
     floor = threshold_at(is_member, score, min(1.0, 5 * max(fprs)))
@@ -163,27 +169,33 @@ def _resampled_tprs(
     order = np.lexsort((rng.random(len(target)), -score[target, example]))
     target, example = target[order], example[order]
     inside = is_member[target, example]
+    near = int(np.searchsorted(np.cumsum(~inside), 1.5 * max(fprs) * (~is_member).sum()))
     member_weight = is_member.astype(np.float32)
     for _ in range(_RESAMPLES):
         drawn = np.bincount(rng.integers(len(units), size=len(units)), minlength=len(units))
         of_target = drawn[np.searchsorted(units, unit)].astype(np.float64)
-        of_example = rng.multinomial(n_examples, np.full(n_examples, 1 / n_examples)).astype(np.float64)
-        total_in = float(of_target @ (member_weight @ of_example))
+        of_example = np.bincount(rng.integers(n_examples, size=n_examples), minlength=n_examples).astype(np.float32)
+        total_in = float(of_target @ (member_weight @ of_example))  # float32 is exact up to 16 million examples
         total_out = float(of_target.sum() * of_example.sum()) - total_in
-        weight = of_target[target] * of_example[example]
-        true_positives, false_positives = np.cumsum(weight * inside), np.cumsum(weight * ~inside)
-        yield np.interp(np.array(fprs) * (total_out + 1), false_positives, true_positives) / max(total_in, 1.0)
+        wanted = np.array(fprs) * (total_out + 1)
+        for few in (slice(near), slice(None)):
+            weight = of_target[target[few]] * of_example[example[few]]
+            true_positives, false_positives = np.cumsum(weight * inside[few]), np.cumsum(weight * ~inside[few])
+            if len(weight) and false_positives[-1] > wanted.max():
+                break
+        yield np.interp(wanted, false_positives, true_positives) / max(total_in, 1.0)
 
 
 def _each(found: DesignScores) -> list[float]:
     return [auc(member, score) for member, score in zip(found.is_member, found.score, strict=True)]
 
 
-def _mean_tpr(found: DesignScores, unit: IntArray, fpr: float) -> Interval | None:
-    if ((~found.is_member).sum(axis=1) * fpr < MIN_EXPECTED_FALSE_POSITIVES).any():
-        return None
-    tprs = [tpr_at_fpr(member, score, fpr) for member, score in zip(found.is_member, found.score, strict=True)]
-    return mean_over_units(tprs, unit)
+def _mean_tprs(found: DesignScores, unit: IntArray) -> dict[float, Interval | None]:
+    fewest = (~found.is_member).sum(axis=1).min()
+    fprs = [fpr for fpr in REPORTED_FPRS if fewest * fpr >= MIN_EXPECTED_FALSE_POSITIVES]
+    tprs = [tprs_at_fprs(member, score, fprs) for member, score in zip(found.is_member, found.score, strict=True)]
+    means = {fpr: mean_over_units([each[index] for each in tprs], unit) for index, fpr in enumerate(fprs)}
+    return {fpr: means.get(fpr) for fpr in REPORTED_FPRS}
 
 
 def mean_over_units(values: list[float], unit: IntArray) -> Interval:

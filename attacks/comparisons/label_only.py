@@ -14,6 +14,7 @@ from attacks.base import BoolArray, IntArray
 from attacks.cohort.attack import CohortAttack
 from attacks.cohort.cohort import Cohort, Design
 from attacks.cohort.logistic import leave_out_fits, prior_log_odds
+from attacks.cohort.threads import in_order
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -69,7 +70,8 @@ class LabelOnly(CohortAttack):
         found = [{name: np.empty(shape) for name in self.score_names()} for shape in shapes]
         sets = [_reference_sets(design) for design in designs]
         ridge = 1 / self.inverse_regularization
-        for block in cohort.blocks():
+
+        def score_block(block: slice) -> None:
             right = (cohort.signal("hinge", block) > 0).swapaxes(0, 1)
             for start in range(0, len(right), _AT_ONCE):
                 bits = right[start : start + _AT_ONCE]
@@ -81,6 +83,9 @@ class LabelOnly(CohortAttack):
                     prior = np.nan_to_num(prior_log_odds(member, kept))[:, own]
                     scores["label_only"][:, some] = log_odds.T
                     scores["label_only_ratio"][:, some] = (log_odds - prior).T
+
+        for _ in in_order(score_block, cohort.blocks()):
+            pass
         return found
 
 

@@ -2,99 +2,210 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr
 
+from attacks.base import BoolArray
 from attacks.cohort.attack import CohortAttack
 from attacks.cohort.cohort import Cohort, Design
+from attacks.cohort.medians import leave_out_medians
 from attacks.cohort.moments import Gap, Side, leave_out_moments
+from attacks.cohort.threads import in_order
 
 FloatArray = npt.NDArray[np.float64]
 
 _LEAST_SPREAD = 1e-30
+_HALF_LOG_TWO_PI = np.log(2 * np.pi) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lira(CohortAttack):
-    """LiRA: how much likelier a target's answer is under Gaussians of the other seeds with the example than without it."""
+    """LiRA: how much likelier a target's answer is under Gaussians of the other seeds with the example than without it.
+
+    The scores `online_…`, log N(φ; μ_in, σ_in) − log N(φ; μ_out, σ_out), and `offline_…`, log Φ((φ − μ_out) / σ_out), are in
+    nats and averaged over the queries, for each of `signals` φ. The means are over the references with and without the
+    example. If there are none, the missing mean is the other one plus (or minus) the mean gap of all examples with both.
+    Nothing is random.
+
+    `form: tensorflow_privacy` is for comparison with numbers from that library's `research/mi_lira_2021`. It differs in
+    the centers, which are medians; in σ, which is divided by the count, and which `spread: pooled` does not center per
+    example, so that it contains the differences between examples, and takes from the IN side for both sides of `online`; and
+    in `offline`, which is −log N(φ; μ_out, σ_out): answers far from μ_out on either side count as members'. Deviations: the
+    library cuts every example to the smallest number of IN (and of OUT) references of any example, and this form uses all;
+    an example without the references that a score needs gets the target's median score. The scores are `tfp_online_…` and
+    `tfp_offline_…`.
+
+    Source: Carlini et al. 2022, equation 4 and section VI. Deviations of `form: paper`: means instead of medians; the pooled σ
+    is of residuals and per target and query; `shrunk` is ours.
+    """
 
     source: ClassVar[str] = "Carlini et al. 2022"
 
+    form: Literal["paper", "tensorflow_privacy"] = "paper"
     signals: tuple[str, ...] = ("log_odds", "hinge")
     spread: Literal["shrunk", "per_example", "pooled"] = "shrunk"
+    """σ of an example's references, of all examples' together, or between: `prior_weight` references with the pooled σ added."""
     prior_weight: float = 4.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.form == "tensorflow_privacy" and self.spread == "shrunk":
+            raise ValueError(
+                "spread is shrunk, which TensorFlow Privacy does not have; with form tensorflow_privacy it must be per_example "
+                "or pooled"
+            )
+
     def score_names(self) -> tuple[str, ...]:
-        return tuple(f"{mode}_{signal}" for signal in self.signals for mode in ("online", "offline"))
+        return tuple(name for signal in self.signals for name in self._names(signal))
+
+    def _names(self, signal: str) -> tuple[str, str]:
+        prefix = "" if self.form == "paper" else "tfp_"
+        return f"{prefix}online_{signal}", f"{prefix}offline_{signal}"
 
     def scores(
         self, cohort: Cohort, designs: Sequence[Design], rng: np.random.Generator
     ) -> list[dict[str, FloatArray]]:
-        fits = {signal: [_Fit(len(design.targets), cohort.n_queries) for design in designs] for signal in self.signals}
-        for block in cohort.blocks():
-            for name, per_design in fits.items():
-                signal = cohort.signal(name, block)
-                for design, fit in zip(designs, per_design, strict=True):
-                    for row, (ins, outs) in enumerate(leave_out_moments(signal, design.member[:, block], design)):
-                        fit.add(row, ins, outs)
-        found = [
-            {name: np.empty((len(design.targets), cohort.n_examples)) for name in self.score_names()}
-            for design in designs
-        ]
-        for block in cohort.blocks():
-            for name, per_design in fits.items():
-                signal = cohort.signal(name, block)
-                for design, fit, out in zip(designs, per_design, found, strict=True):
-                    moments = leave_out_moments(signal, design.member[:, block], design)
-                    for row, (target, (ins, outs)) in enumerate(zip(design.targets.tolist(), moments, strict=True)):
-                        online, offline = self._densities(signal[target], ins, outs, fit, row)
-                        out[f"online_{name}"][row, block] = online.mean(axis=1)
-                        out[f"offline_{name}"][row, block] = offline.mean(axis=1)
+        found: list[dict[str, FloatArray]] = [{} for _ in designs]
+        for signal in self.signals:
+            for one, both in zip(found, self._online_and_offline(cohort, designs, signal), strict=True):
+                one.update(zip(self._names(signal), both, strict=True))
         return found
 
-    def _densities(
-        self, value: FloatArray, ins: Side, outs: Side, fit: _Fit, row: int
-    ) -> tuple[FloatArray, FloatArray]:
-        mean_in, mean_out = fit.gap.means(row, ins, outs)
-        in_variance, out_variance = fit.variances(row)
-        spread_in, spread_out = self._spread(ins, in_variance), self._spread(outs, out_variance)
-        online = _log_density(value, mean_in, spread_in) - _log_density(value, mean_out, spread_out)
-        return online, log_ndtr((value - mean_out) / spread_out)
+    def _online_and_offline(self, cohort: Cohort, designs: Sequence[Design], name: str) -> list[FloatArray]:
+        """For each design, both scores (2, targets, pool) by one signal."""
+        fits = [self._fit(design, cohort) for design in designs]
+        found = [np.empty((2, len(design.targets), cohort.n_examples)) for design in designs]
 
-    def _spread(self, side: Side, pooled: FloatArray) -> FloatArray:
-        if self.spread == "pooled":
-            variance = np.broadcast_to(pooled, side.squares.shape)
-        elif self.spread == "per_example":
-            variance = np.where(side.freedom > 0, side.squares / np.maximum(side.freedom, 1), pooled)
-        else:
-            variance = (self.prior_weight * pooled + side.squares) / (self.prior_weight + side.freedom)
-        spread: FloatArray = np.sqrt(variance) + _LEAST_SPREAD
-        return spread
+        def fit_block(block: slice) -> list[_Fit]:
+            signal = cohort.signal(name, block)
+            parts = [self._fit(design, cohort) for design in designs]
+            for design, part in zip(designs, parts, strict=True):
+                for row, (ins, outs) in enumerate(leave_out_moments(signal, design.member[:, block], design)):
+                    part.add(row, ins, outs)
+            return parts
+
+        def score_block(block: slice) -> None:
+            signal = cohort.signal(name, block)
+            for design, fit, out in zip(designs, fits, found, strict=True):
+                for row, both in enumerate(fit.scores(signal, design.member[:, block], design)):
+                    for score, value in zip(out[:, row, block], both, strict=True):
+                        score[:] = value.mean(axis=1)
+
+        for parts in in_order(fit_block, cohort.blocks()):
+            for fit, part in zip(fits, parts, strict=True):
+                fit.include(part)
+        for _ in in_order(score_block, cohort.blocks()):
+            pass
+        for each in found:
+            missing = np.isnan(each)
+            if missing.any():
+                each[missing] = np.broadcast_to(np.nanmedian(each, axis=-1, keepdims=True), each.shape)[missing]
+        return found
+
+    def _fit(self, design: Design, cohort: Cohort) -> _Fit:
+        shape = len(design.targets), cohort.n_queries
+        return _Paper(self, *shape) if self.form == "paper" else _TensorFlowPrivacy(self, *shape)
 
 
-class _Fit:
-    """What is common to all examples, per target and query: pooled residual variances of both sides, and their mean gap."""
+class _Fit(ABC):
+    """What is common to all examples, per target. Parts over disjoint blocks of examples add up."""
 
-    def __init__(self, n_targets: int, n_queries: int) -> None:
+    @abstractmethod
+    def add(self, row: int, ins: Side, outs: Side) -> None:
+        """Count one target's block of examples."""
+
+    @abstractmethod
+    def include(self, other: Self) -> None:
+        """Count the examples of another part, too."""
+
+    @abstractmethod
+    def scores(self, signal: FloatArray, member: BoolArray, design: Design) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """For each target: online and offline scores (block, queries), NaN where the references do not give them."""
+
+
+class _Paper(_Fit):
+    """Pooled residual variances of both sides, and their mean gap."""
+
+    def __init__(self, attack: Lira, n_targets: int, n_queries: int) -> None:
+        self._attack = attack
         self._squares = np.zeros((2, n_targets, n_queries))
         self._freedom = np.zeros((2, n_targets, 1))
-        self.gap = Gap(n_targets, n_queries)
+        self._gap = Gap(n_targets, n_queries)
 
     def add(self, row: int, ins: Side, outs: Side) -> None:
         for side, moments in enumerate((ins, outs)):
             self._squares[side, row] += moments.squares.sum(axis=0)
             self._freedom[side, row] += moments.freedom.sum(axis=0)
-        self.gap.add(row, ins, outs)
+        self._gap.add(row, ins, outs)
 
-    def variances(self, row: int) -> tuple[FloatArray, FloatArray]:
-        ins, outs = self._squares[:, row] / np.maximum(self._freedom[:, row], 1)
-        return ins, outs
+    def include(self, other: Self) -> None:
+        self._squares += other._squares
+        self._freedom += other._freedom
+        self._gap.include(other._gap)
+
+    def scores(self, signal: FloatArray, member: BoolArray, design: Design) -> Iterator[tuple[FloatArray, FloatArray]]:
+        moments = leave_out_moments(signal, member, design)
+        for row, (target, (ins, outs)) in enumerate(zip(design.targets.tolist(), moments, strict=True)):
+            value, (mean_in, mean_out) = signal[target], self._gap.means(row, ins, outs)
+            pooled_in, pooled_out = self._squares[:, row] / np.maximum(self._freedom[:, row], 1)
+            spread_in, spread_out = self._spread(ins, pooled_in), self._spread(outs, pooled_out)
+            online = _log_density(value, mean_in, spread_in) - _log_density(value, mean_out, spread_out)
+            yield online, log_ndtr((value - mean_out) / spread_out)
+
+    def _spread(self, side: Side, pooled: FloatArray) -> FloatArray:
+        if self._attack.spread == "pooled":
+            variance = np.broadcast_to(pooled, side.squares.shape)
+        elif self._attack.spread == "per_example":
+            variance = np.where(side.freedom > 0, side.squares / np.maximum(side.freedom, 1), pooled)
+        else:
+            weight = self._attack.prior_weight
+            variance = (weight * pooled + side.squares) / (weight + side.freedom)
+        spread: FloatArray = np.sqrt(variance) + _LEAST_SPREAD
+        return spread
 
 
-def _log_density(value: FloatArray, mean: FloatArray, spread: FloatArray) -> FloatArray:
+class _TensorFlowPrivacy(_Fit):
+    """The number, sum and sum of squares of all values of a side, of all examples and queries."""
+
+    def __init__(self, attack: Lira, n_targets: int, n_queries: int) -> None:
+        self._attack = attack
+        self._totals = np.zeros((n_targets, 2, 3))
+
+    def add(self, row: int, ins: Side, outs: Side) -> None:
+        for side, moments in enumerate((ins, outs)):
+            values = moments.count.sum() * moments.mean.shape[1]
+            sums = moments.count * moments.mean
+            self._totals[row, side] += values, sums.sum(), (sums * moments.mean + moments.squares).sum()
+
+    def include(self, other: Self) -> None:
+        self._totals += other._totals
+
+    def scores(self, signal: FloatArray, member: BoolArray, design: Design) -> Iterator[tuple[FloatArray, FloatArray]]:
+        moments, medians = leave_out_moments(signal, member, design), leave_out_medians(signal, member, design)
+        for target, (n_values, total, squares), sides, (median_in, median_out) in zip(
+            design.targets.tolist(), self._totals.swapaxes(1, 2), moments, medians, strict=True
+        ):
+            value = signal[target]
+            if self._attack.spread == "pooled":
+                spread_in, spread_out = (
+                    np.sqrt(np.maximum(squares / n_values - (total / n_values) ** 2, 0)) + _LEAST_SPREAD
+                )
+                without = _log_density(value, median_out, spread_in)
+            else:
+                spread_in, spread_out = (
+                    np.sqrt(side.squares / np.maximum(side.count, 1)) + _LEAST_SPREAD for side in sides
+                )
+                without = _log_density(value, median_out, spread_out)
+            offline = _log_density(value, median_out, spread_out) - _HALF_LOG_TWO_PI
+            yield _log_density(value, median_in, spread_in) - without, -offline
+
+
+def _log_density(value: FloatArray, mean: FloatArray, spread: FloatArray | np.float64) -> FloatArray:
+    """But for −½ log 2π."""
     return -(((value - mean) / spread) ** 2) / 2 - np.log(spread)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from scipy.special import expit
 from attacks.cohort.attack import CohortAttack
 from attacks.cohort.cohort import Cohort, Design
 from attacks.cohort.moments import Gap, leave_out_moments
+from attacks.cohort.threads import in_order
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -39,12 +40,20 @@ class Ratio(CohortAttack):
     the two over all examples with both. Probabilities and their complements are kept apart, so that a p that rounds to 1
     keeps its rank. Nothing is random.
 
+    `form: privacy_meter` is for comparison with numbers from that library's `run_rmia`, whose score is `privacy_meter`: the
+    share of `rmia_offline` at gamma 1, by the first query alone. Its mean over references without the example is of the k
+    highest of the probabilities that are left when those of references with it are set to 0, where k is half of the number of
+    references. With coins, this is biased: an example that more than k references lack gets the mean of the highest ones, and
+    zeros enter the mean of one that fewer lack. For z, which all references lack, it is the mean of the higher half. This is
+    why it is not the default. All models' probabilities are then held in memory, 8 bytes each.
+
     Source: Zarifzadeh et al. 2024, equations 8 to 10. Deviations: the offline mean is over all references without the example;
     queries are averaged on the log scale; p is the plain softmax.
     """
 
     source: ClassVar[str] = "Zarifzadeh et al. 2024 (RMIA)"
 
+    form: Literal["paper", "privacy_meter"] = "paper"
     offline_a: float = 0.3
     """a of RMIA: 0 takes p̄ as if members were always answered with certainty, 1 as if membership made no difference."""
     gamma: float = 1.0
@@ -56,45 +65,71 @@ class Ratio(CohortAttack):
             raise ValueError(f"offline_a is {self.offline_a}; it must be from 0 to 1")
         if not self.gamma > 0:
             raise ValueError(f"gamma is {self.gamma}; it must be above 0")
+        if self.form == "privacy_meter" and self.gamma != 1:
+            raise ValueError(f"gamma is {self.gamma}; with form privacy_meter it must be 1")
 
     def score_names(self) -> tuple[str, ...]:
+        if self.form == "privacy_meter":
+            return ("privacy_meter",)
         return (*_MODES, *(f"rmia_{mode}" for mode in _MODES))
 
     def scores(
         self, cohort: Cohort, designs: Sequence[Design], rng: np.random.Generator
     ) -> list[dict[str, FloatArray]]:
-        gaps = [Gap(len(design.targets), 2 * cohort.n_queries) for design in designs]
-        for block in cohort.blocks():
-            probability = _both(cohort.signal("log_odds", block))
-            for design, gap in zip(designs, gaps, strict=True):
-                for row, (ins, outs) in enumerate(leave_out_moments(probability, design.member[:, block], design)):
-                    gap.add(row, ins, outs)
-        found = [
-            {name: np.empty((len(design.targets), cohort.n_examples)) for name in self.score_names()}
-            for design in designs
-        ]
-        others: list[dict[str, list[FloatArray]]] = [{mode: [] for mode in _MODES} for _ in designs]
-        for block in (*cohort.blocks(), *cohort.other_blocks()):
+        if self.form == "privacy_meter":
+            pool, population = (
+                np.concatenate(
+                    list(in_order(lambda block: expit(cohort.signal("log_odds", block)[..., 0]), blocks)), axis=1
+                )
+                for blocks in (cohort.blocks(), cohort.other_blocks())
+            )
+            return [{"privacy_meter": privacy_meter(pool, population, design, self.offline_a)} for design in designs]
+        gaps = self._gaps(cohort, designs)
+        found = [{mode: np.empty((len(design.targets), cohort.n_examples)) for mode in _MODES} for design in designs]
+
+        def ratios_of(block: slice) -> list[tuple[FloatArray, ...]]:
+            """For each design, online and offline log-ratios (targets, block)."""
             in_pool = block.start < cohort.n_examples
             odds = cohort.signal("log_odds", block)
             probability = _both(odds)
-            for number, (design, gap) in enumerate(zip(designs, gaps, strict=True)):
+            ratios = []
+            for design, gap in zip(designs, gaps, strict=True):
                 member = design.member[:, block] if in_pool else np.zeros(odds.shape[:2], dtype=bool)
                 moments = leave_out_moments(probability, member, design)
                 rows = [
                     self._log_ratios(odds[target], *(gap.means(row, ins, outs) if in_pool else (outs.mean, outs.mean)))
                     for row, (target, (ins, outs)) in enumerate(zip(design.targets.tolist(), moments, strict=True))
                 ]
-                for index, mode in enumerate(_MODES):
-                    ratios = np.stack([row[index] for row in rows])
-                    if in_pool:
-                        found[number][mode][:, block] = ratios
-                    else:
-                        others[number][mode].append(ratios)
-        for one, population in zip(found, others, strict=True):
-            for mode in _MODES:
-                one[f"rmia_{mode}"] = self._shares(one[mode], np.concatenate(population[mode], axis=1))
+                ratios.append(tuple(np.stack(each) for each in zip(*rows, strict=True)))
+            return ratios
+
+        for block, in_pool in zip(cohort.blocks(), in_order(ratios_of, cohort.blocks()), strict=True):
+            for one, both in zip(found, in_pool, strict=True):
+                for mode, each in zip(_MODES, both, strict=True):
+                    one[mode][:, block] = each
+        others = list(in_order(ratios_of, cohort.other_blocks()))
+        for number, one in enumerate(found):
+            for index, mode in enumerate(_MODES):
+                z = np.concatenate([ratios[number][index] for ratios in others], axis=1)
+                one[f"rmia_{mode}"] = _shares(one[mode] - np.log(self.gamma), z)
         return found
+
+    def _gaps(self, cohort: Cohort, designs: Sequence[Design]) -> list[Gap]:
+        """For each design, the mean gaps of p and of 1 − p."""
+        gaps = [Gap(len(design.targets), 2 * cohort.n_queries) for design in designs]
+
+        def gaps_of(block: slice) -> list[Gap]:
+            probability = _both(cohort.signal("log_odds", block))
+            parts = [Gap(len(design.targets), 2 * cohort.n_queries) for design in designs]
+            for design, part in zip(designs, parts, strict=True):
+                for row, (ins, outs) in enumerate(leave_out_moments(probability, design.member[:, block], design)):
+                    part.add(row, ins, outs)
+            return parts
+
+        for parts in in_order(gaps_of, cohort.blocks()):
+            for gap, part in zip(gaps, parts, strict=True):
+                gap.include(part)
+        return gaps
 
     def _log_ratios(self, odds: FloatArray, mean_in: FloatArray, mean_out: FloatArray) -> tuple[FloatArray, FloatArray]:
         """log(p / p̄) of one target's examples (block,), online and offline; the means are of p and of 1 − p."""
@@ -106,12 +141,26 @@ class Ratio(CohortAttack):
         online, offline = ((log_p - _log(*np.split(mean, 2, axis=1))).mean(axis=1) for mean in means)
         return online, offline
 
-    def _shares(self, ratio: FloatArray, population: FloatArray) -> FloatArray:
-        """The share of the population's ratios that each ratio exceeds by gamma, per target."""
-        limit = ratio - np.log(self.gamma)
-        return np.stack(
-            [np.searchsorted(np.sort(z), x, side="left") / len(z) for x, z in zip(limit, population, strict=True)]
-        )
+
+def privacy_meter(probability: FloatArray, population: FloatArray, design: Design, offline_a: float) -> FloatArray:
+    """Scores (targets, pool) of `form: privacy_meter`, from probabilities of the true class (models, pool) and (models, z)."""
+    found = np.empty((len(design.targets), probability.shape[1]))
+    for row, target in enumerate(design.targets.tolist()):
+        references = design.references_of(target)
+        ratios = []
+        k = max(1, len(references) // 2)
+        for p, is_out in ((probability, ~design.member[references]), (population, np.ones((1, 1), dtype=bool))):
+            mean_out = np.sort(p[references] * is_out, axis=0)[: -k - 1 : -1].mean(axis=0)
+            ratios.append(p[target] / ((1 + offline_a) / 2 * mean_out + (1 - offline_a) / 2))
+        found[row] = _shares(ratios[0][None], ratios[1][None])[0]
+    return found
+
+
+def _shares(limit: FloatArray, population: FloatArray) -> FloatArray:
+    """The share of the population (targets, z) that each limit (targets, pool) exceeds, per target."""
+    return np.stack(
+        [np.searchsorted(np.sort(z), x, side="left") / len(z) for x, z in zip(limit, population, strict=True)]
+    )
 
 
 def _both(odds: FloatArray) -> FloatArray:

@@ -14,6 +14,7 @@ from attacks.cohort.attack import CohortScores
 from attacks.cohort.best import CohortBest
 from attacks.cohort.exposure import exposure_rows
 from attacks.cohort.summary import summarize
+from attacks.cohort.threads import in_order
 from attacks.metrics import auc, membership_metrics
 from models.datasets.base import DatasetError
 from sweeper.results.store import Store
@@ -48,9 +49,11 @@ def cohort_tables(
     delta = DEFAULT_DELTA if recorded is None else recorded
     config = components.configuration("comparison", task.comparison) | {"queries": task.queries}
     sha256 = sources.of_comparison(task.comparison).sha256
-    # A cohort's targets are in the order of their seeds, and so are the group's.
-    for index, trial in enumerate(task.members):
-        rows, all_scores = [], []
+    for_targets, for_summaries = (rng.spawn(len(each)) for each in (task.members, results))
+
+    def measured(index: int) -> tuple[list[dict[str, Any]], list[MembershipScores]]:
+        """The rows and scores of one target. A cohort's targets are in the order of their seeds, and so are the group's."""
+        rows, all_scores, own_rng = [], [], for_targets[index]
         for result in results:
             scores = MembershipScores(
                 name=result.name,
@@ -58,9 +61,9 @@ def cohort_tables(
                 is_member=result.scores.is_member[index],
                 score=result.scores.score[index],
             )
-            audit = audit_membership(scores, rng, delta)
-            row = attack_row(trial, comparison_id, task.name, "membership", config)
-            row |= membership_metrics(scores.is_member, scores.score, rng).columns()
+            audit = audit_membership(scores, own_rng, delta)
+            row = attack_row(task.members[index], comparison_id, task.name, "membership", config)
+            row |= membership_metrics(scores.is_member, scores.score, own_rng).columns()
             rows.append(
                 row
                 | {
@@ -76,15 +79,19 @@ def cohort_tables(
                 }
             )
             all_scores.append(scores)
+        return rows, all_scores
+
+    found = in_order(measured, range(len(task.members)))
+    for trial, (rows, all_scores) in zip(task.members, found, strict=True):
         store.write_attack(
             trial.target_id, comparison_id, rows, score_columns(trial.target_id, comparison_id, all_scores), None
         )
     first = results[0]
+    summaries = in_order(lambda index: summarize(results[index], delta, for_summaries[index]), range(len(results)))
     return {
         "cohorts": [
-            {"attack": task.name, "score_name": result.name, "is_first": result is first}
-            | summarize(result, delta, rng).columns()
-            for result in results
+            {"attack": task.name, "score_name": result.name, "is_first": result is first} | summary.columns()
+            for result, summary in zip(results, summaries, strict=True)
         ],
         "exposure": [{"score_name": first.name, **row} for row in _with_pictures(exposure_rows(first), task, context)],
     }
