@@ -135,10 +135,10 @@ def test_roles_say_what_each_example_is_used_for():
                 "unused": 3,
                 "test": n_test,
             },
-            **dict.fromkeys(
-                ("coins", "coin_pairs"),
-                {"member": len(split.members), "non_member": n_train - len(split.members), "test": n_test},
-            ),
+            **{
+                key: {"member": len(split.members), "non_member": n_train - len(split.members), "test": n_test}
+                for key in ("coins", "coin_pairs")
+            },
         }[name]
         assert Counter(roles.tolist()) == expected
         assert set(np.flatnonzero(roles == "member")) == set(split.members)
