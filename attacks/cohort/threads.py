@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -19,6 +17,8 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
     NumPy computes outside of Python's lock. Results do not depend on the number of threads if what `function` gives or writes
     does not depend on other items: sums over items are taken by the caller, in order.
     """
+    import torch  # here, because a plan reads the attacks and must not wait for PyTorch
+
     threads = torch.get_num_threads()
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
