@@ -218,16 +218,18 @@ def unwritable(tmp_path: Path) -> Path:
     return tmp_path / "file" / "out"
 
 
+PRV = ("--set", "defenses.dp_eps2.accountant=prv")
+TRAINED = ("--set", "attacks=[trained_attackers]")
 WRONG: dict[str, tuple[list[Any], str]] = {
     "unknown sweep": (["launch", "dmeo"], "Unknown sweep 'dmeo'. Did you mean 'demo'?"),
     "unknown defense": (["launch", "demo", "--set", "defenses=[dropuot]"], "Did you mean 'dropout'?"),
     "batch larger than data": (
-        ["launch", "demo", "--set", "training.batch_size=500"],
-        "batch_size is 500 but the target has only 359",
+        ["launch", "demo", "--set", "training.batch_size=5000"],
+        "batch_size is 5000 but the target has only",
     ),
     "unreachable epsilon": (["launch", "demo", "--set", "defenses.dp_eps2.epsilon=0.001"], "cannot be reached"),
     "epsilon beyond the prv accountant": (
-        ["plan", "demo", "--only", "dp_eps2", "--set", "defenses.dp_eps2.epsilon=1.0e+9"],
+        ["plan", "demo", "--only", "dp_eps2", "--set", "defenses.dp_eps2.epsilon=1.0e+9", *PRV],
         "cannot be reached with the prv accountant, which goes up to 500",
     ),
     "noise that prv cannot account": (
@@ -259,7 +261,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "no results": (["report", "nowhere"], "nowhere"),
     "nothing to gather": (["gather", "nowhere"], "nowhere holds no parts to gather"),
     "too few for an attack": (
-        ["launch", "demo", "--set", "max_train_examples=40", "--set", "training.batch_size=5"],
+        ["launch", "demo", "--set", "max_train_examples=20", "--set", "training.batch_size=5", *TRAINED],
         "at least 12",
     ),
     "no cluster": (["launch", "demo", "--address", "127.0.0.1:1"], "Ray could not be reached at 127.0.0.1:1"),

@@ -86,7 +86,7 @@ def test_the_launch_from_python_that_the_readme_shows(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("3 of 3 trials are done; the report is"), "and nothing else is said"
+    assert done.stdout.startswith("8 of 8 trials are done; the report is"), "and nothing else is said"
     assert (tmp_path / "results" / "from_python" / "report" / "report.html").is_file()
 
 
