@@ -161,7 +161,8 @@ class MembershipDecisions:
         n_members, n_non_members = int(self.is_member.sum()), int((~self.is_member).sum())
         right, wrong = int(self.decided[self.is_member].sum()), int(self.decided[~self.is_member].sum())
         rates = {"tpr": right / n_members, "fpr": wrong / n_non_members}
-        intervals = {"tpr": _share_interval(right, n_members), "fpr": _share_interval(wrong, n_non_members)}
+        low, high = clopper_pearson([right, wrong], [n_members, n_non_members])
+        intervals = dict(zip(rates, zip(low.tolist(), high.tolist(), strict=True), strict=True))
         return {
             "score_name": self.name,
             "n_members": n_members,
@@ -208,10 +209,11 @@ def rate_columns(
     return columns
 
 
-def _share_interval(count: int, n: int) -> tuple[float, float]:
-    """Clopper and Pearson's 95 % interval of the probability behind `count` of `n`."""
-    low = float(betaincinv(count, n - count + 1, 0.025)) if count > 0 else 0.0
-    high = float(betaincinv(count + 1, n - count, 0.975)) if count < n else 1.0
+def clopper_pearson(count: npt.ArrayLike, n: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Clopper and Pearson's 95 % interval of the probability behind `count` of `n`, element by element: both ends."""
+    count, n = np.asarray(count), np.asarray(n)
+    low = np.where(count > 0, betaincinv(np.maximum(count, 1), n - count + 1, 0.025), 0.0)
+    high = np.where(count < n, betaincinv(count + 1, np.maximum(n - count, 1), 0.975), 1.0)
     return low, high
 
 

@@ -240,6 +240,11 @@ def test_what_cannot_be_a_cohort_is_refused_in_words() -> None:
     assert Lira().refusal("coins") is None
     with pytest.raises(ValueError, match="at least 4"):
         Lira(min_seeds=3)
+    with pytest.raises(ValueError, match=r"Unknown signal 'hinges'\. Did you mean 'hinge'"):
+        Lira(signals=("hinges",))
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="finite number above 0"):
+            Lira(prior_weight=weight)
 
 
 def test_a_cohort_is_the_seeds_of_one_cell() -> None:

@@ -37,7 +37,12 @@ class CohortBest:
         named = [("auc", self._mean([each.auc for each in metrics])), ("null_auc", self._mean(self.null_auc))]
         named += [(f"tpr_at_fpr_{fpr:g}", self._mean(values)) for fpr, values in rates.items()]
         n_examples = metrics[0].n_members + metrics[0].n_non_members
-        return {"n_targets": len(metrics), "n_examples": n_examples, **interval_columns(named)}
+        return {
+            "n_targets": len(metrics),
+            "n_units": len(np.unique(self.unit)),
+            "n_examples": n_examples,
+            **interval_columns(named),
+        }
 
     def _mean(self, values: Sequence[float | None]) -> Interval | None:
         known = [value for value in values if value is not None]

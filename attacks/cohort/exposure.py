@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import betaincinv
 
+from attacks.base import clopper_pearson
 from attacks.cohort.attack import CohortScores
 from attacks.cohort.summary import lowest_fpr, separation, threshold_at
 
@@ -37,8 +37,7 @@ def exposure_rows(result: CohortScores) -> list[dict[str, Any]]:
         above = found.score > threshold_at(found.is_member, found.score, fpr)
         caught = (above & found.is_member).sum(axis=0)
         here = n_in > 0
-        low = np.where(caught > 0, betaincinv(np.maximum(caught, 1), n_in - caught + 1, 0.025), 0.0)
-        high = np.where(caught < n_in, betaincinv(caught + 1, np.maximum(n_in - caught, 1), 0.975), 1.0)
+        low, high = clopper_pearson(caught, n_in)
         for end, values in (("", caught / np.maximum(n_in, 1)), ("_low", low), ("_high", high)):
             columns[name + end] = np.where(here, values, np.nan)
     return [

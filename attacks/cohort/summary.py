@@ -211,14 +211,14 @@ def mean_over_units(values: list[float], unit: IntArray) -> Interval:
 def _top_share(found: DesignScores, unit: IntArray) -> float | None:
     """The share of the true positives of each half of the targets that the other half's most exposed examples make."""
     fpr = lowest_fpr(found.is_member)
+    if fpr is None:
+        return None
     units = np.unique(unit)
     halves = [np.isin(unit, units[::2]), np.isin(unit, units[1::2])]
     n_top = max(1, round(_TOP * found.score.shape[1]))
     shares = []
     for ranking, counted in (halves, halves[::-1]):
         exposure = separation(found.is_member[ranking], found.score[ranking])
-        if fpr is None:
-            return None
         above = found.score[counted] > threshold_at(found.is_member[counted], found.score[counted], fpr)
         caught = (above & found.is_member[counted]).sum(axis=0)
         if not caught.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from attacks.cohort.attack import CohortAttack
 from attacks.cohort.cohort import Cohort, Design
 from attacks.cohort.medians import leave_out_medians
 from attacks.cohort.moments import Gap, Side, leave_out_moments
+from attacks.cohort.signals import SIGNALS
 from attacks.cohort.threads import in_order
+from attacks.membership import check_names
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -55,6 +58,9 @@ class Lira(CohortAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_names("signal", self.signals, SIGNALS)
+        if not 0 < self.prior_weight < math.inf:
+            raise ValueError(f"prior_weight is {self.prior_weight}; it must be a finite number above 0")
         if self.form == "tensorflow_privacy" and self.spread == "shrunk":
             raise ValueError(
                 "spread is shrunk, which TensorFlow Privacy does not have; with form tensorflow_privacy it must be per_example "
