@@ -79,8 +79,8 @@ _OF_A_PRIMARY = {
 }
 BROKEN = "attack broken"
 _NOTES = (
-    "null: the attack’s AUC on a membership by which no model was trained. Its interval must hold 0.5; where it does not, the "
-    "attack is broken and there is no AUC and no TPR.",
+    "null: the attack’s AUC on a membership by which no model was trained. Where it differs from 0.5 (all nulls of a report "
+    "together at 1 %), the attack is broken and there is no AUC and no TPR. One sound interval in twenty misses 0.5.",
     "ε shown: the seeds’ common ε is at least that, at 95 % confidence, by the guesses of this attack. Below it, how many times "
     "as large the proved ε is.",
 )

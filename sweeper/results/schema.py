@@ -402,7 +402,7 @@ _TABLES: dict[str, tuple[str, list[tuple[str, pa.DataType, str]]]] = {
             *_interval_columns(
                 "auc", "Mean AUC over the targets, with Student's interval over seeds (coin_pairs: over pairs)"
             ),
-            *_interval_columns("null_auc", "The same of the null, as null_auc in attacks: the interval should hold .5"),
+            *_interval_columns("null_auc", "The same of the null, as null_auc in attacks: .5 for a sound attack"),
             *(
                 column
                 for fpr, percent in (("0.001", "0.1 %"), ("0.01", "1 %"), ("0.1", "10 %"))
