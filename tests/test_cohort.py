@@ -59,19 +59,47 @@ def sides(values: Floats, inside: npt.NDArray[np.bool_]) -> tuple[Floats, ...]:
 
 def lira(x: Floats, values: Floats, inside: npt.NDArray[np.bool_], spread: str) -> tuple[Floats, Floats]:
     n_in, mean_in, in_squares, n_out, mean_out, out_squares = sides(values, inside)
-    deviations = []
+    pooled, variances = [], []
     for count, squares in ((n_in, in_squares), (n_out, out_squares)):
         freedom = np.maximum(count - 1, 0)
-        pooled = squares.sum(0) / freedom.sum(0)
+        pooled.append(squares.sum(0) / freedom.sum(0))
         if spread == "pooled":
-            variance = np.broadcast_to(pooled, squares.shape)
+            variances.append(np.broadcast_to(pooled[-1], squares.shape))
         elif spread == "per_example":
-            variance = np.where(freedom > 0, squares / np.maximum(freedom, 1), pooled)
+            variances.append(np.where(freedom > 0, squares / np.maximum(freedom, 1), pooled[-1]))
         else:
-            variance = (4 * pooled + squares) / (4 + freedom)
-        deviations.append(np.sqrt(variance))
-    online = norm.logpdf(x, mean_in, deviations[0]) - norm.logpdf(x, mean_out, deviations[1])
-    return online.mean(1), log_ndtr((x - mean_out) / deviations[1]).mean(1)
+            variances.append((4 * pooled[-1] + squares) / (4 + freedom))
+    offline = log_ndtr((x - mean_out) / np.sqrt(variances[1])).mean(1)
+    if spread == "shrunk":
+        freedom = np.maximum(n_in - 1, 0) + np.maximum(n_out - 1, 0)
+        factor = (4 + in_squares / pooled[0] + out_squares / pooled[1]) / (4 + freedom)
+        variances = [pooled[0] * factor, pooled[1] * factor]
+        mean_in, mean_out = shrunk_means(n_in, mean_in, n_out, mean_out, variances, pooled)
+    online = norm.logpdf(x, mean_in, np.sqrt(variances[0])) - norm.logpdf(x, mean_out, np.sqrt(variances[1]))
+    return online.mean(1), offline
+
+
+def shrunk_means(
+    n_in: Floats, mean_in: Floats, n_out: Floats, mean_out: Floats, variances: list[Floats], pooled: list[Floats]
+) -> tuple[Floats, Floats]:
+    """The most likely means of both sides given those observed, if the gaps of all examples are Gaussian."""
+    means = np.empty((2, *mean_in.shape))
+    both = ((n_in > 0) & (n_out > 0))[:, 0]
+    for query in range(mean_in.shape[1]):
+        gaps = (mean_in - mean_out)[both, query]
+        usual = gaps.mean()
+        true = gaps.var() - (pooled[0][query] / n_in[both] + pooled[1][query] / n_out[both]).mean()
+        for i in range(len(mean_in)):
+            weight_in, weight_out = n_in[i, 0] / variances[0][i, query], n_out[i, 0] / variances[1][i, query]
+            weighted = weight_in * mean_in[i, query] + weight_out * mean_out[i, query]
+            if true > 0:  # the normal equations of two observed means and the gap
+                normal = np.diag([weight_in, weight_out]) + np.array([[1, -1], [-1, 1]]) / true
+                right = [weight_in * mean_in[i, query] + usual / true, weight_out * mean_out[i, query] - usual / true]
+                means[:, i, query] = np.linalg.solve(normal, right)
+            else:
+                out = (weighted - weight_in * usual) / (weight_in + weight_out)
+                means[:, i, query] = out + usual, out
+    return means[0], means[1]
 
 
 def references(target: int, n_models: int, pairs: bool) -> list[int]:

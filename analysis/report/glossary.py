@@ -19,7 +19,7 @@ COHORT_TERMS = (
         "LiRA",
         "Likelihood ratio attack (Carlini et al. 2022): how much likelier the target’s log-odds of the true class are under the "
         "references trained with the example than under those without it, each side a Gaussian. With few references each "
-        "example’s spread is shrunk toward that of all examples.",
+        "example’s spread, and the distance between its two Gaussians, are shrunk toward those of all examples.",
     ),
     (
         "RMIA’s ratio",

@@ -12,6 +12,8 @@ from attacks.base import BoolArray
 from attacks.cohort.cohort import Design
 
 FloatArray = npt.NDArray[np.float64]
+Pair = tuple[FloatArray, FloatArray]
+"""One array for the references with an example, and one for those without it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,26 +51,60 @@ class Side:
 
 
 class Gap:
-    """The mean of IN − OUT per target and query, over the examples with both. It stands in for a side without references."""
+    """IN − OUT of the means, per target and query, over the examples with both. It stands in for a side without references."""
 
     def __init__(self, n_targets: int, n_queries: int) -> None:
-        self._sum, self._count = np.zeros((n_targets, n_queries)), np.zeros((n_targets, 1))
+        self._sum, self._squares = np.zeros((2, n_targets, n_queries))
+        self._count = np.zeros((n_targets, 1))
+        self._inverse_counts = np.zeros((2, n_targets, 1))
 
     def add(self, row: int, ins: Side, outs: Side) -> None:
         """Count one target's block of examples."""
         both = (ins.count > 0) & (outs.count > 0)
-        self._sum[row] += ((ins.mean - outs.mean) * both).sum(axis=0)
+        gap = (ins.mean - outs.mean) * both
+        self._sum[row] += gap.sum(axis=0)
+        self._squares[row] += (gap**2).sum(axis=0)
         self._count[row] += both.sum()
+        for side, moments in enumerate((ins, outs)):
+            self._inverse_counts[side, row] += (both / np.maximum(moments.count, 1)).sum()
 
     def include(self, other: Gap) -> None:
         """Count the examples of another one, too."""
         self._sum += other._sum
+        self._squares += other._squares
         self._count += other._count
+        self._inverse_counts += other._inverse_counts
 
-    def means(self, row: int, ins: Side, outs: Side) -> tuple[FloatArray, FloatArray]:
+    def means(self, row: int, ins: Side, outs: Side) -> Pair:
         """The means of both sides (block, queries); a missing one is the other plus or minus the gap."""
-        gap = self._sum[row] / np.maximum(self._count[row], 1)
+        gap = self._mean(row)
         return np.where(ins.count > 0, ins.mean, outs.mean + gap), np.where(outs.count > 0, outs.mean, ins.mean - gap)
+
+    def shrunk_means(self, row: int, ins: Side, outs: Side, variances: Pair, pooled: Pair) -> Pair:
+        """The means of both sides (block, queries), their gap shrunk toward that of all examples.
+
+        True gaps count as Gaussian over the examples. Their variance is the observed gaps' less what the `pooled` variances
+        (queries,) of a value about each side's mean add to it, and at least 0. An example's gap is then its posterior mean, and
+        the center of both means their mean, weighted by precision, given that gap; `variances` (block, queries) are of the
+        example's values. Without references on one side, this is `means`.
+        """
+        mean = self._mean(row)
+        n_examples = np.maximum(self._count[row], 1)
+        observed = np.maximum(self._squares[row] / n_examples - mean**2, 0)
+        added = (
+            sum(each * inverse[row] for each, inverse in zip(pooled, self._inverse_counts, strict=True)) / n_examples
+        )
+        true = np.maximum(observed - added, 0)
+        both = (ins.count > 0) & (outs.count > 0)
+        noise = variances[0] / np.maximum(ins.count, 1) + variances[1] / np.maximum(outs.count, 1)
+        gap = mean + np.where(both, true / (true + noise), 0) * (ins.mean - outs.mean - mean)
+        weight_in, weight_out = ins.count / variances[0], outs.count / variances[1]
+        center = (weight_in * (ins.mean - gap / 2) + weight_out * (outs.mean + gap / 2)) / (weight_in + weight_out)
+        return center + gap / 2, center - gap / 2
+
+    def _mean(self, row: int) -> FloatArray:
+        mean: FloatArray = self._sum[row] / np.maximum(self._count[row], 1)
+        return mean
 
 
 def leave_out_moments(signal: FloatArray, member: BoolArray, design: Design) -> Iterator[tuple[Side, Side]]:

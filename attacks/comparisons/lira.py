@@ -16,7 +16,7 @@ from attacks.base import BoolArray
 from attacks.cohort.attack import CohortAttack
 from attacks.cohort.cohort import Cohort, Design
 from attacks.cohort.medians import leave_out_medians
-from attacks.cohort.moments import Gap, Side, leave_out_moments
+from attacks.cohort.moments import Gap, Pair, Side, leave_out_moments
 from attacks.cohort.signals import SIGNALS
 from attacks.cohort.threads import in_order
 from attacks.membership import check_names
@@ -24,6 +24,7 @@ from attacks.membership import check_names
 FloatArray = npt.NDArray[np.float64]
 
 _LEAST_SPREAD = 1e-30
+_LEAST_VARIANCE = _LEAST_SPREAD**2
 _HALF_LOG_TWO_PI = np.log(2 * np.pi) / 2
 
 
@@ -35,6 +36,11 @@ class Lira(CohortAttack):
     nats and averaged over the queries, for each of `signals` φ. The means are over the references with and without the
     example. If there are none, the missing mean is the other one plus (or minus) the mean gap of all examples with both.
     Nothing is random.
+
+    With few references, the gap μ_in − μ_out of an example is mostly noise, and its sign is often wrong. `spread: shrunk`
+    therefore shrinks not only the variances but, in `online`, the gap, too: toward the mean gap, by how much true gaps vary over
+    the examples (`Gap.shrunk_means`). With many references, this changes nothing. `offline` looks at IN references only if
+    there is no other.
 
     `form: tensorflow_privacy` is for comparison with numbers from that library's `research/mi_lira_2021`. It differs in
     the centers, which are medians; in σ, which is divided by the count, and which `spread: pooled` does not center per
@@ -49,11 +55,16 @@ class Lira(CohortAttack):
     """
 
     source: ClassVar[str] = "Carlini et al. 2022"
+    revision: ClassVar[int] = 2
 
     form: Literal["paper", "tensorflow_privacy"] = "paper"
     signals: tuple[str, ...] = ("log_odds", "hinge")
     spread: Literal["shrunk", "per_example", "pooled"] = "shrunk"
-    """σ of an example's references, of all examples' together, or between: `prior_weight` references with the pooled σ added."""
+    """σ of an example's references, or of all examples' together (IN and OUT apart), or between: shrunk toward the pooled σ.
+
+    `shrunk` adds `prior_weight` references with the pooled variance to an example's own. In `online`, the ratio of σ_in and σ_out
+    is that of the pooled ones, and the example's residuals on both sides set their common factor.
+    """
     prior_weight: float = 4.0
 
     def __post_init__(self) -> None:
@@ -157,14 +168,24 @@ class _Paper(_Fit):
 
     def scores(self, signal: FloatArray, member: BoolArray, design: Design) -> Iterator[tuple[FloatArray, FloatArray]]:
         moments = leave_out_moments(signal, member, design)
-        for row, (target, (ins, outs)) in enumerate(zip(design.targets.tolist(), moments, strict=True)):
-            value, (mean_in, mean_out) = signal[target], self._gap.means(row, ins, outs)
+        for row, (target, sides) in enumerate(zip(design.targets.tolist(), moments, strict=True)):
+            value = signal[target]
             pooled_in, pooled_out = self._squares[:, row] / np.maximum(self._freedom[:, row], 1)
-            spread_in, spread_out = self._spread(ins, pooled_in), self._spread(outs, pooled_out)
-            online = _log_density(value, mean_in, spread_in) - _log_density(value, mean_out, spread_out)
-            yield online, log_ndtr((value - mean_out) / spread_out)
+            mean_in, mean_out = self._gap.means(row, *sides)
+            variance_out = self._variance(sides[1], pooled_out)
+            offline = log_ndtr((value - mean_out) / np.sqrt(variance_out))
+            variance_in = self._variance(sides[0], pooled_in)
+            if self._attack.spread == "shrunk":
+                pooled = np.maximum(pooled_in, _LEAST_VARIANCE), np.maximum(pooled_out, _LEAST_VARIANCE)
+                variance_in, variance_out = self._common_variances(sides, pooled)
+                mean_in, mean_out = self._gap.shrunk_means(row, *sides, (variance_in, variance_out), pooled)
+            online = _log_density(value, mean_in, np.sqrt(variance_in)) - _log_density(
+                value, mean_out, np.sqrt(variance_out)
+            )
+            yield online, offline
 
-    def _spread(self, side: Side, pooled: FloatArray) -> FloatArray:
+    def _variance(self, side: Side, pooled: FloatArray) -> FloatArray:
+        """Variances (block, queries) by one side's references alone."""
         if self._attack.spread == "pooled":
             variance = np.broadcast_to(pooled, side.squares.shape)
         elif self._attack.spread == "per_example":
@@ -172,8 +193,14 @@ class _Paper(_Fit):
         else:
             weight = self._attack.prior_weight
             variance = (weight * pooled + side.squares) / (weight + side.freedom)
-        spread: FloatArray = np.sqrt(variance) + _LEAST_SPREAD
-        return spread
+        return np.maximum(variance, _LEAST_VARIANCE)
+
+    def _common_variances(self, sides: tuple[Side, Side], pooled: Pair) -> Pair:
+        """Variances (block, queries) of both sides whose ratio is that of the pooled ones."""
+        weight, (ins, outs) = self._attack.prior_weight, sides
+        squares = ins.squares / pooled[0] + outs.squares / pooled[1]
+        factor = (weight + squares) / (weight + ins.freedom + outs.freedom)
+        return pooled[0] * factor, pooled[1] * factor
 
 
 class _TensorFlowPrivacy(_Fit):
