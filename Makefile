@@ -19,7 +19,7 @@ format: .venv/installed  ## rewrite to the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schema: .venv/installed  ## docs/schema.md from sweeper/results/schema.py
+schema: .venv/installed  ## docs/schema.md from sweeper/results/tables/
 	$(BIN)/python -c "from sweeper.results.schema import markdown; print(markdown(), end='')" > docs/schema.md
 
 bench: .venv/installed  ## commands, private training, mechanisms, cohorts, scheduling; QUICK=1 takes some minutes, without it hours
