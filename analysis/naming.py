@@ -35,6 +35,7 @@ _ATTACKS = {
     "shokri": "Shadow models of a cohort (Shokri)",
     "blind_mi": "BlindMI",
     "tail": "Tail of the losses",
+    "strongest": "Best of all attacks",
 }
 _SCORES = {
     "online_log_odds": "log-odds, references with and without the example",
@@ -47,6 +48,7 @@ _SCORES = {
     "label_only": "right answers",
     "shokri": "network on the references’ answers",
     "diff_w": "decisions",
+    "selected": "chosen for each target on other examples",
     "rmia_online": "RMIA’s form, references with and without the example",
     "rmia_offline": "RMIA’s form, references without the example",
 }

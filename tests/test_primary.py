@@ -426,6 +426,49 @@ def test_one_attack_in_two_configurations_has_two_rows(tmp_path: Path) -> None:
     assert sum(one.is_primary for one in found) == 1
 
 
+def add_strongest(rows: Rows, leak: dict[str, float], broken: tuple[str, ...] = ()) -> None:
+    """The best of all attacks, as recorded: each target's row names what was chosen for it."""
+    add_cohort(rows, "ratio", mark="s", leak=leak, broken=broken)
+    for table, key in (("comparisons", "comparison"), ("cohorts", "attack"), ("attacks", "attack")):
+        own = [
+            row for row in rows[table] if str(row.get("comparison_id") or row.get("attack_id")).startswith("ratios-")
+        ]
+        rows[table] = [row for row in rows[table] if row not in own] + [
+            row | {key: "strongest"} for row in own if row.get("score_name", "online") == "online"
+        ]
+    for place, row in enumerate(row for row in rows["attacks"] if row["attack"] == "strongest"):
+        row |= {"score_name": ("lira/online_hinge", "ratio/offline")[place % 2], "n_references": None}
+    for row in rows["cohorts"]:
+        row["score_name"] = "selected" if row["attack"] == "strongest" else row["score_name"]
+
+
+def test_the_best_of_all_attacks_has_one_row_for_each_defense(tmp_path: Path) -> None:
+    rows = with_cohorts(n=20)
+    add_strongest(rows, LEAK)
+    found = [one for one in attacks_on_cells(*made(rows, tmp_path)) if one.attack == "strongest"]
+    assert [(one.defense, one.score_name, one.auc.n) for one in found if one.auc] == [
+        (defense, "selected", 8) for defense in ("baseline", "dp_eps2", "l2")
+    ]
+
+
+def test_the_report_says_against_which_defenses_the_best_of_all_attacks_sees_more(tmp_path: Path) -> None:
+    said = "The best of all attacks, chosen for each target on other examples than it is measured on, "
+    assert "best of all attacks" not in words(*made(with_cohorts(), tmp_path / "none"))
+    rows = with_cohorts()
+    add_strongest(rows, LEAK)
+    assert f"{said}is not shown to see more." in words(*made(rows, tmp_path / "same"))
+    rows = with_cohorts()
+    add_strongest(rows, {**LEAK, "dp_eps2": 2.0})
+    text = words(*made(rows, tmp_path / "more"))
+    assert re.search(f"{said}sees more: a mean AUC of 0\\.9.. instead of 0\\.5.. against DP ε=2\\. The verdicts", text)
+    rows = with_cohorts()
+    add_strongest(rows, {**LEAK, "dp_eps2": 2.0}, broken=("dp_eps2",))
+    for row in rows["cohorts"]:
+        if row["attack"] == "strongest" and row["null_auc"] == 0.56:
+            row |= {"null_auc_low": 0.55, "null_auc_high": 0.57}
+    assert "sees more" not in words(*made(rows, tmp_path / "broken")), "its null is off"
+
+
 # --- exposed examples ---------------------------------------------------------------------------
 
 

@@ -17,6 +17,9 @@ from analysis.statistics.estimates import Estimate, estimate
 PAPERS_MAXIMUM = "papers_maximum"
 """The largest AUC over all scores of attacks on one target, on the data that it is reported on."""
 
+STRONGEST, SELECTED = "strongest", "selected"
+"""The best of all scores of each target, those of its cohort included, and the name of that choice as a score."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttackOnCell:
@@ -53,8 +56,11 @@ def attacks_on_cells(results: Results, measured: Measurements) -> list[AttackOnC
     attacks = results.attacks
     done = attacks[(attacks["status"] == "finished") & (attacks["family"] == "membership")]
     cells = measured.frame[["target_id", "setting", "dataset", "defense"]]
-    largest = largest_cohorts(cohort_members(results), measured.frame)
-    rows = _of_the_largest(done, largest).merge(cells, on="target_id", how="inner")
+    members = cohort_members(results)
+    largest = largest_cohorts(members, measured.frame)
+    replaced = set(members["comparison_id"]) - set(largest["comparison_id"])
+    rows = done[~done["attack_id"].isin(replaced)].merge(cells, on="target_id", how="inner")
+    rows["score_name"] = rows["score_name"].mask(rows["attack"] == STRONGEST, SELECTED)
     by_cell = {
         (str(setting), str(dataset), str(defense)): here
         for (setting, dataset, defense), here in rows.groupby(["setting", "dataset", "defense"])
@@ -68,12 +74,6 @@ def attacks_on_cells(results: Results, measured: Measurements) -> list[AttackOnC
                 made = _of_cell(measured, cohorts, setting, dataset, defense, here)
                 found += sorted(made, key=lambda one: (not one.is_primary, -(0.0 if one.auc is None else one.auc.mean)))
     return found
-
-
-def _of_the_largest(done: pd.DataFrame, largest: pd.DataFrame) -> pd.DataFrame:
-    """The rows without those of a cohort that a larger one replaces."""
-    of_cohorts = done["n_references"].notna()
-    return done[~of_cohorts | done["attack_id"].isin(set(largest["comparison_id"]))]
 
 
 def _of_cell(

@@ -6,8 +6,10 @@ import pandas as pd
 
 from analysis import naming
 from analysis.load import Results
-from analysis.measure.primary import RULES, cohort_members, largest_cohorts
+from analysis.measure.attacks import STRONGEST
+from analysis.measure.primary import RULES, cohort_members, is_sound, largest_cohorts
 from analysis.measure.targets import Measurements, Setting
+from analysis.statistics.estimates import CONFIDENCE, estimate
 
 HEADING = "Which attack judges, and which could have"
 
@@ -20,7 +22,11 @@ def strength(results: Results, measured: Measurements) -> list[str]:
     largest = largest_cohorts(cohort_members(results), measured.frame)
     by_words: dict[tuple[str, ...], list[str]] = {}
     for setting, dataset in measured.rows():
-        words = (_judge(measured, setting, dataset), *_weaker(results, largest, measured, setting, dataset))
+        words = (
+            _judge(measured, setting, dataset),
+            *_weaker(results, largest, measured, setting, dataset),
+            *_best_of_all(results, largest, measured, setting, dataset),
+        )
         by_words.setdefault(words, []).append(measured.row_label(setting, dataset))
     sentences = []
     for (first, *others), where in by_words.items():
@@ -105,6 +111,34 @@ def _weaker(
             "judge."
         )
     return sentences
+
+
+def _best_of_all(
+    results: Results, largest: pd.DataFrame, measured: Measurements, setting: Setting, dataset: str
+) -> list[str]:
+    """Against which defenses the best of all attacks sees more than the attack that judges."""
+    here = largest[
+        (largest["attack"] == STRONGEST) & (largest["setting"] == setting.key) & (largest["dataset"] == dataset)
+    ]
+    sound = [is_sound(row, len(here)) for row in here.to_dict("records")]
+    recorded = results.attacks[results.attacks["attack_id"].isin(set(here.loc[sound, "comparison_id"]))]
+    best = recorded[recorded["status"] == "finished"].drop_duplicates("target_id", keep="last")
+    both = measured.at(setting, dataset)[["target_id", "defense", "auc"]].dropna()
+    both = both.merge(best[["target_id", "auc"]], on="target_id", suffixes=("", "_best")).dropna()
+    if both.empty:
+        return []
+    parts = []
+    for defense, rows in both.groupby("defense", sort=False):
+        more = estimate(rows["auc_best"] - rows["auc"])
+        at = 1 - 2 * (1 - CONFIDENCE) / both["defense"].nunique()  # one-sided, for all defenses together
+        if more is not None and (more.at(at).low or 0) > 0:
+            parts.append(
+                f"{rows['auc_best'].mean():.3f} instead of {rows['auc'].mean():.3f} against {naming.display(defense)}"
+            )
+    text = f"The {naming.attack(STRONGEST).lower()}, chosen for each target on other examples than it is measured on,"
+    if not parts:
+        return [f"{text} is not shown to see more."]
+    return [f"{text} sees more: a mean AUC of {naming.listing(parts)}. The verdicts do not use it."]
 
 
 def _too_few(finished: dict[str, int], strongest: str, has_primary: bool) -> list[str]:
