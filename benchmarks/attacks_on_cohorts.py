@@ -4,7 +4,7 @@
 
 RESULTS is the folder of a finished sweep on independent coins, with at least eight seeds of each defense and their answers.
 Prints Markdown tables. Rows for n seeds are means over all targets of as many disjoint cohorts as there are, with Student's
-95 % interval over the targets.
+95 % interval over the targets. Differences are of two scores on the same targets.
 """
 
 from __future__ import annotations
@@ -35,6 +35,15 @@ ATTACKS: dict[str, CohortAttack] = {
     "ratio": Ratio(),
     "label_only": LabelOnly(),
 }
+_ONLINE = ("lira, shrunk", "online_log_odds")
+PAIRS = (
+    (_ONLINE, ("lira, shrunk", "offline_log_odds")),
+    (_ONLINE, ("lira, pooled", "online_log_odds")),
+    (_ONLINE, ("lira, per example", "online_log_odds")),
+    (_ONLINE, ("ratio", "online")),
+    (("ratio", "online"), ("ratio", "offline")),
+)
+"""Scores that are compared target by target."""
 SIZES = (4, 6, 8, 12, 16)
 FPR = 0.01
 
@@ -94,6 +103,14 @@ def table(title: str, rows: dict[tuple[str, str], tuple[list[float], list[float]
         print(f"| {attack} | {score} | {interval(aucs)} | {interval(tprs)} |")
 
 
+def differences(rows: dict[tuple[str, str], tuple[list[float], list[float]]]) -> None:
+    """Print differences of two scores on the same targets."""
+    print(f"\n| difference | AUC | TPR at {FPR:.0%} FPR |\n| --- | --- | --- |")
+    for one, other in PAIRS:
+        pairs = [[a - b for a, b in zip(*both, strict=True)] for both in zip(rows[one], rows[other], strict=True)]
+        print(f"| {', '.join(one)} − {', '.join(other)} | {interval(pairs[0])} | {interval(pairs[1])} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
@@ -112,6 +129,7 @@ def main() -> None:
                         row[0].extend(aucs)
                         row[1].extend(tprs)
             table(f"{size} seeds, {options.queries} queries", rows)
+            differences(rows)
         rounded = [
             Answers(
                 example_id=each.example_id,
