@@ -42,6 +42,7 @@ chaos-network: .venv/installed  ## a sweep that loses a node's network; as root,
 	@echo "Installing into .venv: about 6 GB, some minutes."
 	$(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	-@$(BIN)/sweeper plan demo > /dev/null  # compiles our code, and caches what a first plan shows
 	@touch $@
 
 clean:
