@@ -258,7 +258,7 @@ def test_what_cannot_be_a_cohort_is_refused_in_words() -> None:
         Lira().run(models, np.random.default_rng(0))
     models = random_cohort(4, 100, np.random.default_rng(8))
     models[2].known.logits[5] = np.nan  # type: ignore[index]
-    with pytest.raises(AttackError, match="not all finite"):
+    with pytest.raises(AttackError, match="seed 2 are not all finite"):
         Ratio().run(models, np.random.default_rng(0))
     for split in ("official", "half", "quarters"):
         refusal = Lira().refusal(split)
@@ -297,3 +297,18 @@ def test_a_higher_score_of_rmia_s_form_is_a_larger_share() -> None:
         assert score.max() <= 1
         correlation = np.corrcoef(rankdata(score[0]), rankdata(found[name.removeprefix("rmia_")].scores.score[0]))[0, 1]
         assert correlation > 0.9
+
+
+def test_four_complementary_seeds_have_one_reference_a_side_and_no_spread_but_of_their_gaps() -> None:
+    rng = np.random.default_rng(0)
+    models = random_cohort(4, 2000, rng, leak=2.0, pairs=True)
+    for name, result in run(Lira(), models).items():
+        assert np.abs(result.scores.score).max() < 1e4
+        aucs = [auc(m, s) for m, s in zip(result.scores.is_member, result.scores.score, strict=True)]
+        assert np.mean(aucs) > 0.75, name
+
+
+def test_rmia_s_form_needs_examples_outside_the_pool() -> None:
+    models = random_cohort(5, 50, np.random.default_rng(0), n_others=0)
+    with pytest.raises(AttackError, match="examples that no model was trained on"):
+        run(Ratio(), models)

@@ -14,6 +14,7 @@ from attacks.cohort.summary import (
     POOLED_FPRS,
     calibrated_scores,
     lowest_fpr,
+    mean_over_units,
     pooled_tprs,
     separation,
     summarize,
@@ -100,9 +101,7 @@ def test_calibration_evens_out_the_examples_rates_of_false_positives() -> None:
         np.arange(3000) < 300, 10.0, 1.0
     )  # a tenth of the examples has scores that vary ten times as much
     score = rng.normal(size=member.shape) * spread + np.arange(3000) % 7
-    calibrated = calibrated_scores(
-        DesignScores(targets=np.arange(16), is_member=member, score=score, n_references=np.full(16, 15)), np.arange(16)
-    )
+    calibrated = calibrated_scores(member, score)
 
     def share_of_wide(values: np.ndarray) -> float:
         threshold = np.quantile(values[~member], 0.99)
@@ -113,20 +112,32 @@ def test_calibration_evens_out_the_examples_rates_of_false_positives() -> None:
     assert share_of_wide(calibrated) < 0.5
 
 
-def test_a_target_s_own_pair_does_not_calibrate_it() -> None:
-    rng = np.random.default_rng(1)
-    member = rng.random((6, 50)) < 0.5
-    member[1::2] = ~member[::2]
-    unit = np.array([0, 0, 2, 2, 4, 4])
-    score = rng.normal(size=member.shape)
+@pytest.mark.parametrize(("n_models", "pairs"), [(8, False), (16, False), (16, True)])
+def test_a_calibrated_rate_is_the_nominal_one_if_nothing_leaks(n_models: int, pairs: bool) -> None:
+    """It would be up to seven times that if targets were standardized by those that have them as references."""
+    rates = []
+    for seed in range(30):
+        summary = summarize(result_of(n_models, 500, 0.0, seed, pairs), 1e-5, np.random.default_rng(seed))
+        assert summary.calibrated_tpr[0.01] is not None
+        rates.append(summary.calibrated_tpr[0.01][0])
+    assert 0.008 < np.mean(rates) < 0.0115
 
-    def calibrated() -> np.ndarray:
-        one = DesignScores(targets=np.arange(6), is_member=member, score=score, n_references=np.full(6, 4))
-        return calibrated_scores(one, unit)
 
-    before = calibrated()[0].copy()
-    score[1] += 5
-    assert np.array_equal(calibrated()[0], before)
+def test_a_half_of_one_target_is_not_calibrated() -> None:
+    summary = summarize(result_of(4, 600, 1.0, 0, pairs=True), 1e-5, np.random.default_rng(0))
+    assert set(summary.calibrated_tpr.values()) == {None}
+    assert summary.pooled_tpr[0.01] is not None
+
+
+def test_the_interval_of_an_attack_s_null_misses_as_often_as_it_may() -> None:
+    """The nulls of targets that share a toss would be correlated, and the interval would miss twice as often."""
+    missed = 0
+    for seed in range(150):
+        result = result_of(8, 200, 0.0, seed)
+        null = [auc(m, s) for m, s in zip(result.null.is_member, result.null.score, strict=True)]
+        _, low, high = mean_over_units(null, result.unit)
+        missed += not low <= 0.5 <= high
+    assert missed <= 14  # 7.5 are expected
 
 
 def test_the_lowest_rate_that_can_be_told_needs_ten_expected_false_positives() -> None:

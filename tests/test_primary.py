@@ -131,6 +131,11 @@ def test_a_weaker_defense_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert "--set seeds=[0,1,2,3,4,5,6,7]" in text
 
 
+def test_the_advice_keeps_the_seeds_that_are_there(tmp_path: Path) -> None:
+    results, measured = made(make_rows(defenses=("baseline", "l2"), seeds=(10, 13), parts={"main": "coins"}), tmp_path)
+    assert "--set seeds=[10,13,14,15,16,17,18,19]" in words(results, measured)
+
+
 def test_lira_judges_only_with_the_spread_that_was_fixed(tmp_path: Path) -> None:
     rows = with_cohorts(n=20, attacks=("ratio",))
     add_cohort(rows, "lira", config={"spread": "per_example"})
@@ -329,10 +334,10 @@ def test_the_rate_is_the_lowest_that_all_defenses_have(tmp_path: Path) -> None:
     row = next(row for row in rows["cohorts"] if row["comparison_id"] == "lira-digits-baseline-8" and row["is_first"])
     assert found is not None
     assert (found.mean, found.low, found.high) == tuple(
-        row[f"calibrated_tpr_at_fpr_0.01{end}"] for end in ("", "_low", "_high")
+        row[f"pooled_tpr_at_fpr_0.01{end}"] for end in ("", "_low", "_high")
     )
     heading = next(column.name for column in summary_table(measured).columns if column.key == "tpr")
-    assert heading == "TPR at 1 % FPR (pooled, calibrated)"
+    assert heading == "TPR at 1 % FPR (pooled)"
     for each in rows["attacks"]:
         each["tpr_at_fpr_0.001"] = 0.004
     _, measured = made(rows, tmp_path / "own")
@@ -485,7 +490,7 @@ def test_the_most_exposed_examples_are_shown_as_pictures_with_a_text(tmp_path: P
         [str(row["example_id"])] for row in most
     ]
     assert "found at 1 % FPR in a share of 0.25 [0.01, 0.81]" in pictures[0].description
-    assert "% of the true positives (1 % without a leak)" in found.arms[0].sentence
+    assert "% of the true positives." in found.arms[0].sentence
     page = write_report(tmp_path).read_text(encoding="utf-8")
     alts = re.findall(r'<img alt="(Example \d+ of class \d[^"]+)"', page)
     assert len(alts) == 3 * MOST_EXAMPLES

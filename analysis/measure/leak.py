@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.load import CALIBRATED_COLUMNS, FPR_COLUMNS
+from analysis.load import FPR_COLUMNS, POOLED_COLUMNS
 from analysis.measure.targets import FRACTION, Measurements, Setting, measured_fpr
 from analysis.statistics.estimates import Estimate
 
@@ -27,8 +27,8 @@ class Rate:
 
     @property
     def words(self) -> str:
-        """“TPR at 1 % FPR (pooled, calibrated)”."""
-        return f"TPR at {100 * self.fpr:g} % FPR" + (" (pooled, calibrated)" if self.pooled else "")
+        """“TPR at 1 % FPR (pooled)”."""
+        return f"TPR at {100 * self.fpr:g} % FPR" + (" (pooled)" if self.pooled else "")
 
 
 def low_rate(measured: Measurements, setting: Setting, dataset: str) -> Rate | None:
@@ -44,7 +44,7 @@ def low_rate(measured: Measurements, setting: Setting, dataset: str) -> Rate | N
         attacked = rows[rows["auc"].notna()]
         if len(attacked) and attacked[FPR_COLUMNS[_LOWEST_FPR]].notna().all():
             return Rate(fpr=_LOWEST_FPR)
-        for fpr, column in CALIBRATED_COLUMNS.items():
+        for fpr, column in POOLED_COLUMNS.items():
             if fpr >= _LOWEST_FPR and primary.cohorts[column].notna().all():
                 return Rate(fpr=fpr, pooled=True)
     return None if own is None else Rate(fpr=own)
@@ -58,7 +58,7 @@ def tpr(measured: Measurements, setting: Setting, dataset: str, defense: str, ra
     primary = measured.primary(setting, dataset)
     if row is None or primary is None or defense in primary.broken:
         return None
-    return interval_of(row, CALIBRATED_COLUMNS[rate.fpr])
+    return interval_of(row, POOLED_COLUMNS[rate.fpr])
 
 
 def null_auc(measured: Measurements, setting: Setting, dataset: str, defense: str) -> Estimate | None:

@@ -35,13 +35,14 @@ COHORT_TERMS = (
         "Pooled and calibrated TPR",
         "Pooled: the TPR at one threshold for all targets of a cell together. That allows a lower FPR than one target’s "
         "non-members can show, but a few examples then make most false positives. Calibrated: each example’s scores are first "
-        "standardized by those in targets without it, so that its own FPR is about the nominal one if scores are near Gaussian.",
+        "standardized by those in targets without it, so that its own FPR is about the nominal one if scores are near Gaussian. "
+        "That needs targets that are not each other’s references, so half of the seeds are references, and the attack is weaker.",
     ),
     (
         "Exposure",
         "An example’s mean score in targets trained with it minus that in targets without it, in units of the score’s spread. "
-        "Even if nothing leaks, some examples come first by chance, with few seeds far from 0. Then the most exposed 1 % carry 1 % "
-        "of the true positives.",
+        "Even if nothing leaks, some examples come first by chance, with few seeds far from 0, and the most exposed 1 % carry some "
+        "percent of the true positives.",
     ),
     (
         "ε shown",

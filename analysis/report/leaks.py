@@ -9,9 +9,6 @@ from analysis.measure.summary import Summary
 from analysis.measure.targets import Measurements, Setting
 from analysis.tables.text import interval_text, number
 
-TOP_WITHOUT_LEAK = 0.01
-"""The share of the true positives that the most exposed 1 % of examples carry if nothing leaks."""
-
 
 def broken_sentence(measured: Measurements, setting: Setting, dataset: str) -> str:
     """Against which defenses the primary attack is broken; empty if it is against none."""
@@ -59,10 +56,7 @@ def top_sentence(measured: Measurements, setting: Setting, dataset: str, defense
     share = value(cohort(measured, setting, dataset, defense), "top_share")
     if share is None:
         return ""
-    return (
-        f"The most exposed 1 % of the examples carry {number(100 * share, 1)} % of the true positives "
-        f"({100 * TOP_WITHOUT_LEAK:g} % without a leak)."
-    )
+    return f"The most exposed 1 % of the examples carry {number(100 * share, 1)} % of the true positives."
 
 
 def bound_sentences(rows: list[Summary]) -> list[str]:

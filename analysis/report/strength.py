@@ -82,12 +82,12 @@ def _weaker(
     if setting.split not in _COIN_SPLITS:
         return [
             f"Stronger attacks take the other seeds as references. Under the split “{setting.split}” they would be biased: run the "
-            f"sweep with --set splits=[coins] and {_seeds()}."
+            f"sweep with --set splits=[coins] and {_seeds(measured)}."
         ]
     rows = measured.at(setting, dataset)
     finished = {defense: rows.loc[rows["defense"] == defense, "seed"].nunique() for defense in measured.defenses}
     finished = {defense: n for defense, n in finished.items() if n}
-    sentences = _too_few(finished, strongest, primary is not None)
+    sentences = _too_few(finished, strongest, primary is not None, measured)
     failed = _failed(results, rows)
     if failed:
         sentences.append(
@@ -141,7 +141,7 @@ def _best_of_all(
     return [f"{text} sees more: a mean AUC of {naming.listing(parts)}. The verdicts do not use it."]
 
 
-def _too_few(finished: dict[str, int], strongest: str, has_primary: bool) -> list[str]:
+def _too_few(finished: dict[str, int], strongest: str, has_primary: bool, measured: Measurements) -> list[str]:
     least = _STRONGEST.least_seeds
     few = {defense: n for defense, n in finished.items() if n < least}
     if not few:
@@ -153,12 +153,12 @@ def _too_few(finished: dict[str, int], strongest: str, has_primary: bool) -> lis
         else:
             text = f"Stronger attacks take the other seeds as references and need {_WEAKEST.least_seeds} seeds, {strongest} {least}"
             text += f", and there {'is' if most == 1 else 'are'} {_seed_counts(few)}"
-        return [f"{text}: give the sweep at least {least} seeds, {_seeds()}."]
+        return [f"{text}: give the sweep at least {least} seeds, {_seeds(measured)}."]
     names = naming.short_listing([f"{naming.display(defense)} ({n})" for defense, n in few.items()])
     return [
         f"Only {names} {'has' if len(few) == 1 else 'have'} fewer than the {least} finished seeds that {strongest} needs. All "
         f"defenses that are compared are judged by one attack, so the weaker rule holds for all of them: give the sweep at least "
-        f"{least} seeds, {_seeds()}."
+        f"{least} seeds, {_seeds(measured)}."
     ]
 
 
@@ -167,8 +167,12 @@ def _seed_counts(few: dict[str, int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _seeds() -> str:
-    return f"--set seeds=[{','.join(map(str, range(_STRONGEST.least_seeds)))}]"
+def _seeds(measured: Measurements) -> str:
+    """The option that adds seeds to those that there are."""
+    present = sorted(set(map(int, measured.frame["seed"])))
+    missing = max(0, _STRONGEST.least_seeds - len(present))
+    seeds = present + [present[-1] + 1 + place for place in range(missing)]
+    return f"--set seeds=[{','.join(map(str, seeds))}]"
 
 
 def _options() -> str:

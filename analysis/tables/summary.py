@@ -102,7 +102,7 @@ def _tpr_heading(rows: list[Summary], has_primary: bool) -> str:
 
 
 def _rate_line(rate: Rate) -> str:
-    return f"at {100 * rate.fpr:g} %" + (", pooled, calibrated" if rate.pooled else "")
+    return f"at {100 * rate.fpr:g} %" + (", pooled" if rate.pooled else "")
 
 
 def _auc_lines(row: Summary) -> list[str]:

@@ -16,6 +16,9 @@ from attacks.comparisons.base import ComparedTarget, Comparison, TargetLabel
 
 FloatArray = npt.NDArray[np.float64]
 
+_NULL_EXAMPLES = 4096
+"""Most examples of the pool that a null is made of."""
+
 _REFUSALS = {
     "official": "every seed has the same members, so that no reference lacks them, and its non-members come from another pool",
     "half": "exactly half of the pool are its members, so that each membership can be told from the others by counting",
@@ -44,7 +47,9 @@ class CohortScores:
     """One score of an attack on every model of a cohort.
 
     `scores` has each model as a target and all others but its complement as references. `null` is the same attack on a
-    membership that fair coins tossed anew, and by which no model was trained: its AUC is .5 unless the attack is wrong.
+    membership that fair coins tossed anew, and by which no model was trained: its AUC is .5 unless the attack is wrong. Every
+    unit has tosses of its own for all models, so that its AUC is independent of the others'. `null` is of the pool's first 4,096
+    examples at most.
     `audits` has two designs for a bound on the seeds' common ε: the targets of each are half of the seeds, and their
     references the other half.
     """
@@ -104,25 +109,26 @@ class CohortAttack(CohortComparison):
     tables: ClassVar[tuple[str, ...]] = ("cohorts", "exposure")
     target_tables: ClassVar[tuple[str, ...]] = ("scores", "attacks")
     needs_answers: ClassVar[bool] = True
+    revision: ClassVar[int] = 2
 
     def run(self, group: Sequence[ComparedTarget], rng: np.random.Generator) -> list[CohortScores]:
         """Each score on each target of the group; `rng` tosses the coins of the null, and is the attack's own."""
         ordered = sorted(group, key=lambda each: each.seed)
-        cohort = Cohort([each.answers() for each in ordered])
-        unit = units_of(cohort.member, [each.seed for each in ordered])
-        designs = _designs(cohort, unit, rng)
-        found = self.scores(cohort, designs, rng)
+        seeds = [each.seed for each in ordered]
+        cohort = Cohort([each.answers() for each in ordered], seeds)
+        unit = units_of(cohort.member, seeds)
+        designs, nulls = _designs(cohort.member, unit), _null_designs(unit, min(cohort.n_examples, _NULL_EXAMPLES), rng)
+        if cohort.n_examples <= _NULL_EXAMPLES:
+            found = self.scores(cohort, [*designs, *nulls], rng)
+        else:
+            found = self.scores(cohort, designs, rng)
+            found += self.scores(cohort.first(_NULL_EXAMPLES), nulls, rng)
         results = []
         for name in self.score_names():
-            real, null, *audits = (
-                DesignScores(
-                    targets=design.targets,
-                    is_member=design.member[design.targets],
-                    score=one[name],
-                    n_references=design.counts(),
-                )
-                for design, one in zip(designs, found, strict=True)
+            real, *audits = (
+                _scores_of([design], [one[name]]) for design, one in zip(designs, found[: len(designs)], strict=True)
             )
+            null = _scores_of(nulls, [one[name] for one in found[len(designs) :]])
             results.append(
                 CohortScores(
                     name=name,
@@ -176,17 +182,38 @@ def fair_coins(unit: IntArray, n_examples: int, rng: np.random.Generator) -> Boo
     return tossed
 
 
-def _designs(cohort: Cohort, unit: IntArray, rng: np.random.Generator) -> list[Design]:
-    """The attack itself, its null, and the two halves of an audit."""
-    everyone = np.arange(cohort.n_models)
-    tossed = fair_coins(unit, cohort.n_examples, rng)
-    designs = [
-        Design(member=member, targets=everyone, references=everyone, unit=unit) for member in (cohort.member, tossed)
-    ]
+def _scores_of(designs: Sequence[Design], scores: Sequence[FloatArray]) -> DesignScores:
+    """The scores of designs whose targets follow one another."""
+    return DesignScores(
+        targets=np.concatenate([design.targets for design in designs]),
+        is_member=np.concatenate([design.member[design.targets] for design in designs]),
+        score=np.concatenate(scores),
+        n_references=np.concatenate([design.counts() for design in designs]),
+    )
+
+
+def _designs(member: BoolArray, unit: IntArray) -> list[Design]:
+    """The attack itself, and the two halves of an audit."""
+    everyone = np.arange(len(unit))
+    designs = [Design(member=member, targets=everyone, references=everyone, unit=unit)]
     # In an audit, one model of a unit is attacked: a second one would toss no coins of its own.
     units = np.unique(unit)
     for attacked, used in ((units[::2], units[1::2]), (units[1::2], units[::2])):
         designs.append(
-            Design(member=cohort.member, targets=attacked, references=np.flatnonzero(np.isin(unit, used)), unit=unit)
+            Design(member=member, targets=attacked, references=np.flatnonzero(np.isin(unit, used)), unit=unit)
         )
     return designs
+
+
+def _null_designs(unit: IntArray, n_examples: int, rng: np.random.Generator) -> list[Design]:
+    """For each unit, an attack on its models with memberships of all models that fair coins toss anew."""
+    everyone = np.arange(len(unit))
+    return [
+        Design(
+            member=fair_coins(unit, n_examples, rng),
+            targets=np.flatnonzero(unit == own),
+            references=everyone,
+            unit=unit,
+        )
+        for own in np.unique(unit)
+    ]

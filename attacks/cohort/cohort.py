@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,18 +78,20 @@ class Cohort:
         AttackError: the models' answers are not to the same examples, or some are not finite.
     """
 
-    def __init__(self, answers: Sequence[Answers]) -> None:
+    def __init__(self, answers: Sequence[Answers], seeds: Sequence[int] | None = None) -> None:
         first = answers[0]
+        self._seeds = range(len(answers)) if seeds is None else seeds
         for each in answers[1:]:
             same = np.array_equal(each.example_id, first.example_id) and np.array_equal(each.label, first.label)
             if not same or not np.array_equal(each.in_pool, first.in_pool) or each.logits.shape != first.logits.shape:
                 raise AttackError("The models of the cohort did not answer the same examples and queries.")
-        self._answers = answers
-        self._pool, self._others = np.flatnonzero(first.in_pool), np.flatnonzero(~first.in_pool)
-        if not np.array_equal(self._pool, np.arange(len(self._pool))):
+        n_pool = int(first.in_pool.sum())
+        if not first.in_pool[:n_pool].all():
             raise AttackError("The pool's examples must come before all others.")
-        self.example_id, self.label = first.example_id[self._pool], first.label[self._pool]
-        self.member = np.stack([each.is_member[self._pool] for each in answers])
+        self._answers = answers
+        self._others = n_pool, len(first.in_pool)
+        self.example_id, self.label = first.example_id[:n_pool], first.label[:n_pool]
+        self.member = np.stack([each.is_member[:n_pool] for each in answers])
         self.n_queries, self.n_classes = first.logits.shape[1:]
 
     @property
@@ -98,7 +101,16 @@ class Cohort:
     @property
     def n_examples(self) -> int:
         """The number of examples of the pool."""
-        return len(self._pool)
+        return len(self.example_id)
+
+    def first(self, n_examples: int) -> Cohort:
+        """The same models with as many examples of the pool, and outside it, at most."""
+        part = copy(self)
+        start, stop = self._others
+        part._others = start, min(stop, start + n_examples)
+        part.example_id, part.label = self.example_id[:n_examples], self.label[:n_examples]
+        part.member = self.member[:, :n_examples]
+        return part
 
     def blocks(self) -> Iterator[slice]:
         """Slices that cover the pool."""
@@ -106,7 +118,7 @@ class Cohort:
 
     def other_blocks(self) -> Iterator[slice]:
         """Slices that cover the examples outside the pool, as positions for `signal` and `logits`."""
-        return blocks_of(self.n_examples, self.n_examples + len(self._others))
+        return blocks_of(*self._others)
 
     def signal(self, kind: str, block: slice) -> FloatArray:
         """One of `SIGNALS` (models, block, queries)."""
@@ -121,7 +133,10 @@ class Cohort:
         """
         logits = self._answers[model].logits[block].astype(np.float64)
         if not np.isfinite(logits).all():
-            raise AttackError("A model's answers are not all finite numbers. Its training diverged; leave it out.")
+            raise AttackError(
+                f"The answers of seed {self._seeds[model]} are not all finite numbers: its training diverged. Train it with a lower "
+                "learning rate, or leave that seed out of the sweep."
+            )
         return logits
 
 

@@ -37,12 +37,15 @@ class CohortSummary:
 
     `pooled_tpr` is the TPR at an FPR over all targets together, at one threshold. The FPR then differs between examples:
     those whose scores vary most make most of the false positives. `calibrated_tpr` first standardizes each example's scores by
-    the mean and spread of its scores in the other targets that were trained without it, so that its FPR is about the nominal
-    one if these scores are near Gaussian. Both intervals are percentiles over resamples of targets and of examples, each drawn
-    with replacement. They are None with too few non-members in all targets together.
+    the mean and spread of its scores in other targets that were trained without it, so that its FPR is about the nominal one if
+    these scores are near Gaussian. These targets must not have the target as a reference, or their scores would tell its
+    membership; so they are the targets of the same half of an audit, and half of the seeds are references. Both intervals are
+    percentiles over resamples of targets and of examples, each drawn with replacement. They are None with too few non-members
+    in all targets together, and `calibrated_tpr` with fewer than two targets in a half.
 
     `top_share` is the share of the pooled true positives that the most exposed 1 % of the examples make; examples are ranked
-    by one half of the targets and counted in the other, both ways. Without a leak it is about .01.
+    by one half of the targets and counted in the other, both ways. As seeds are each other's references, the halves are not
+    independent: without a leak, it is above .01.
 
     Source: of the calibration, Jälkö et al. 2026 (arXiv 2605.25819), who use a Gaussian, too; its form here is ours.
     """
@@ -82,7 +85,6 @@ class CohortSummary:
 def summarize(result: CohortScores, delta: float, rng: np.random.Generator) -> CohortSummary:
     """Measure one score of a cohort attack; `rng` draws resamples and breaks ties. `delta` is the seeds' common δ."""
     found, null, unit = result.scores, result.null, result.unit
-    calibrated = calibrated_scores(found, unit)
     return CohortSummary(
         n_targets=len(found.score),
         n_units=len(np.unique(unit)),
@@ -91,7 +93,7 @@ def summarize(result: CohortScores, delta: float, rng: np.random.Generator) -> C
         null_auc=mean_over_units(_each(null), unit),
         tpr_at_fpr=_mean_tprs(found, unit),
         pooled_tpr=pooled_tprs(found.is_member, found.score, unit, rng),
-        calibrated_tpr=pooled_tprs(found.is_member, calibrated, unit, rng),
+        calibrated_tpr=_calibrated_tprs(result.audits, rng),
         top_share=_top_share(found, unit),
         audit=_audit(result, delta, rng),
     )
@@ -119,25 +121,35 @@ def threshold_at(is_member: BoolArray, score: FloatArray, fpr: float) -> float:
     return float(np.partition(outside, place)[place])
 
 
-def calibrated_scores(found: DesignScores, unit: IntArray) -> FloatArray:
+def _calibrated_tprs(
+    halves: tuple[DesignScores, DesignScores], rng: np.random.Generator
+) -> dict[float, Interval | None]:
+    if min(len(half.targets) for half in halves) < 2:
+        return dict.fromkeys(POOLED_FPRS)
+    is_member = np.concatenate([half.is_member for half in halves])
+    score = np.concatenate([calibrated_scores(half.is_member, half.score) for half in halves])
+    return pooled_tprs(is_member, score, np.arange(len(score)), rng)
+
+
+def calibrated_scores(is_member: BoolArray, score: FloatArray) -> FloatArray:
     """Scores (targets, pool) in spreads above the mean of the same example's scores in other targets without it.
 
     The spread is shrunk toward the median one. An example without any such target gets the mean over all examples.
     """
-    everyone = np.arange(len(found.score))
-    design = Design(member=found.is_member, targets=everyone, references=everyone, unit=unit)
-    mean, squares, count = (np.empty_like(found.score) for _ in range(3))
-    for block in blocks_of(0, found.score.shape[1]):
-        moments = leave_out_moments(found.score[:, block, None], found.is_member[:, block], design)
+    everyone = np.arange(len(score))
+    design = Design(member=is_member, targets=everyone, references=everyone, unit=everyone)
+    mean, squares, count = (np.empty_like(score) for _ in range(3))
+    for block in blocks_of(0, score.shape[1]):
+        moments = leave_out_moments(score[:, block, None], is_member[:, block], design)
         for row, (_, outs) in enumerate(moments):
             mean[row, block], squares[row, block], count[row, block] = (
                 each[:, 0] for each in (outs.mean, outs.squares, outs.count)
             )
-    result = np.empty_like(found.score)
+    result = np.empty_like(score)
     for row, known in enumerate(count > 0):
         variance = _shrunk(squares[row], np.maximum(count[row] - 1, 0))
         center = np.where(known, mean[row], mean[row][known].mean() if known.any() else 0.0)
-        result[row] = (found.score[row] - center) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
+        result[row] = (score[row] - center) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
     return result
 
 

@@ -55,7 +55,7 @@ class Lira(CohortAttack):
     """
 
     source: ClassVar[str] = "Carlini et al. 2022"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     form: Literal["paper", "tensorflow_privacy"] = "paper"
     signals: tuple[str, ...] = ("log_odds", "hinge")
@@ -170,7 +170,7 @@ class _Paper(_Fit):
         moments = leave_out_moments(signal, member, design)
         for row, (target, sides) in enumerate(zip(design.targets.tolist(), moments, strict=True)):
             value = signal[target]
-            pooled_in, pooled_out = self._squares[:, row] / np.maximum(self._freedom[:, row], 1)
+            pooled_in, pooled_out = self._pooled(row)
             mean_in, mean_out = self._gap.means(row, *sides)
             variance_out = self._variance(sides[1], pooled_out)
             offline = log_ndtr((value - mean_out) / np.sqrt(variance_out))
@@ -183,6 +183,14 @@ class _Paper(_Fit):
                 value, mean_out, np.sqrt(variance_out)
             )
             yield online, offline
+
+    def _pooled(self, row: int) -> Pair:
+        """Pooled variances (queries,). Without two references on any one side, half of the variance of all gaps, which is more."""
+        if not self._freedom[:, row].any():
+            half = self._gap.variance(row) / 2
+            return half, half
+        pooled_in, pooled_out = self._squares[:, row] / np.maximum(self._freedom[:, row], 1)
+        return pooled_in, pooled_out
 
     def _variance(self, side: Side, pooled: FloatArray) -> FloatArray:
         """Variances (block, queries) by one side's references alone."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
+from attacks.base import AttackError
 from attacks.cohort.attack import CohortAttack
 from attacks.cohort.cohort import Cohort, Design
 from attacks.cohort.moments import Gap, leave_out_moments
@@ -76,6 +77,11 @@ class Ratio(CohortAttack):
     def scores(
         self, cohort: Cohort, designs: Sequence[Design], rng: np.random.Generator
     ) -> list[dict[str, FloatArray]]:
+        if not list(cohort.other_blocks()):
+            raise AttackError(
+                "The models' answers are all about the pool, and RMIA's form needs examples that no model was trained on. Record "
+                "answers about test examples, too."
+            )
         if self.form == "privacy_meter":
             pool, population = (
                 np.concatenate(

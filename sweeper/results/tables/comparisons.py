@@ -44,7 +44,10 @@ TABLES: Tables = {
             *interval_columns(
                 "auc", "Mean AUC over the targets, with Student's interval over seeds (coin_pairs: over pairs)"
             ),
-            *interval_columns("null_auc", "The same of the null, as null_auc in attacks: .5 for a sound attack"),
+            *interval_columns(
+                "null_auc",
+                "The same of the null, as null_auc in attacks, on at most 4,096 examples: .5 for a sound attack",
+            ),
             *(
                 column
                 for fpr, percent in (("0.001", "0.1 %"), ("0.01", "1 %"), ("0.1", "10 %"))
@@ -65,7 +68,8 @@ TABLES: Tables = {
                     ),
                     *interval_columns(
                         f"calibrated_tpr_at_fpr_{fpr}",
-                        "The same after each example's scores were standardized by those of other targets without it",
+                        "The same after each example's scores were standardized by those of other targets without it. Half of the "
+                        "seeds are references for the other half, both ways; null with too few seeds for that",
                     ),
                 )
             ),
@@ -73,7 +77,8 @@ TABLES: Tables = {
                 "top_share",
                 pa.float64(),
                 "Share of the pooled true positives that the most exposed 1 % of the examples make, at the lowest FPR that can be "
-                "told; .01 without a leak. Examples are ranked by one half of the targets and counted in the other",
+                "told. Examples are ranked by one half of the targets and counted in the other. As seeds are each other's references, "
+                "it is above .01 without a leak",
             ),
             (
                 "epsilon_lower_bound",
