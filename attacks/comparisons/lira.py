@@ -39,8 +39,8 @@ class Lira(CohortAttack):
 
     With few references, the gap μ_in − μ_out of an example is mostly noise, and its sign is often wrong. `spread: shrunk`
     therefore shrinks not only the variances but, in `online`, the gap, too: toward the mean gap, by how much true gaps vary over
-    the examples (`Gap.shrunk_means`). With many references, this changes nothing. `offline` looks at IN references only if
-    there is no other.
+    the examples (`Gap.shrunk_means`). With many references, little is shrunk; from about 32 on each side, papers take
+    `per_example`. `offline` looks at IN references only if there is no other.
 
     `form: tensorflow_privacy` is for comparison with numbers from that library's `research/mi_lira_2021`. It differs in
     the centers, which are medians; in σ, which is divided by the count, and which `spread: pooled` does not center per
