@@ -22,6 +22,9 @@ from analysis.statistics.estimates import CONFIDENCE
 _SOUND = 0.5
 """The AUC of a sound attack on a membership by which no model was trained."""
 
+MOST_NULL_GROUPS = 8
+"""Units of a cohort whose nulls are independent; of more, some share their tosses (`n_units` in the schema)."""
+
 MOST_FALSE_ALARMS = 0.01
 """Probability that a report calls some sound attack broken: the level of the test of all its nulls together."""
 
@@ -127,11 +130,11 @@ def _candidates(largest: pd.DataFrame, frame: pd.DataFrame, n_nulls: int) -> Ite
 
 
 def is_sound(cohort: Mapping[str, Any], n_nulls: int) -> bool:
-    """Whether the null of a cohort's attack may be 0.5: a two-sided t-test over its units at `MOST_FALSE_ALARMS` / `n_nulls`.
+    """Whether the null of a cohort's attack may be 0.5: a two-sided t-test over its groups at `MOST_FALSE_ALARMS` / `n_nulls`.
 
     `cohort` is a row of the table `cohorts`; the standard error is that of its interval. A null of unknown spread is sound.
     """
-    freedom = cohort["n_units"] - 1
+    freedom = min(cohort["n_units"], MOST_NULL_GROUPS) - 1
     half_width = (cohort["null_auc_high"] - cohort["null_auc_low"]) / 2
     off = abs(cohort["null_auc"] - _SOUND)
     if not (freedom >= 1 and np.isfinite(half_width) and np.isfinite(off)):

@@ -16,6 +16,7 @@ from attacks.comparisons.base import ComparedTarget, Comparison, TargetLabel
 
 FloatArray = npt.NDArray[np.float64]
 
+_MOST_NULL_GROUPS = 8
 _NULL_EXAMPLES = 4096
 """Most examples of the pool that a null is made of."""
 
@@ -47,9 +48,9 @@ class CohortScores:
     """One score of an attack on every model of a cohort.
 
     `scores` has each model as a target and all others but its complement as references. `null` is the same attack on a
-    membership that fair coins tossed anew, and by which no model was trained: its AUC is .5 unless the attack is wrong. Every
-    unit has tosses of its own for all models, so that its AUC is independent of the others'. `null` is of the pool's first 4,096
-    examples at most.
+    membership that fair coins tossed anew, and by which no model was trained: its AUC is .5 unless the attack is wrong. Each of
+    `null_groups` has tosses of its own for all models, so that AUCs of two groups are independent. `null` is of the pool's first
+    4,096 examples at most.
     `audits` has two designs for a bound on the seeds' common ε: the targets of each are half of the seeds, and their
     references the other half.
     """
@@ -183,12 +184,14 @@ def fair_coins(unit: IntArray, n_examples: int, rng: np.random.Generator) -> Boo
 
 
 def _scores_of(designs: Sequence[Design], scores: Sequence[FloatArray]) -> DesignScores:
-    """The scores of designs whose targets follow one another."""
+    """The scores of designs with different targets, in the order of all targets."""
+    targets = np.concatenate([design.targets for design in designs])
+    order = np.argsort(targets)
     return DesignScores(
-        targets=np.concatenate([design.targets for design in designs]),
-        is_member=np.concatenate([design.member[design.targets] for design in designs]),
-        score=np.concatenate(scores),
-        n_references=np.concatenate([design.counts() for design in designs]),
+        targets=targets[order],
+        is_member=np.concatenate([design.member[design.targets] for design in designs])[order],
+        score=np.concatenate(scores)[order],
+        n_references=np.concatenate([design.counts() for design in designs])[order],
     )
 
 
@@ -205,15 +208,22 @@ def _designs(member: BoolArray, unit: IntArray) -> list[Design]:
     return designs
 
 
+def null_groups(unit: IntArray) -> IntArray:
+    """Which models share the tosses of a null: those of a unit, or of some units if there are more than eight."""
+    units, rank = np.unique(unit, return_inverse=True)
+    groups: IntArray = rank % min(len(units), _MOST_NULL_GROUPS)
+    return groups
+
+
 def _null_designs(unit: IntArray, n_examples: int, rng: np.random.Generator) -> list[Design]:
-    """For each unit, an attack on its models with memberships of all models that fair coins toss anew."""
-    everyone = np.arange(len(unit))
+    """For each group, an attack on its models with memberships of all models that fair coins toss anew."""
+    everyone, groups = np.arange(len(unit)), null_groups(unit)
     return [
         Design(
             member=fair_coins(unit, n_examples, rng),
-            targets=np.flatnonzero(unit == own),
+            targets=np.flatnonzero(groups == own),
             references=everyone,
             unit=unit,
         )
-        for own in np.unique(unit)
+        for own in np.unique(groups)
     ]

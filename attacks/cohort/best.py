@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from attacks.base import AttackError, BoolArray, IntArray, MembershipScores
-from attacks.cohort.attack import fair_coins, units_of
+from attacks.cohort.attack import fair_coins, null_groups, units_of
 from attacks.cohort.summary import Interval, interval_columns, mean_over_units
 from attacks.metrics import REPORTED_FPRS
 from attacks.selection import BestOf, best_of
@@ -34,8 +34,9 @@ class CohortBest:
         """Means over the targets by their columns, with Student's 95 % interval over units. None if a target lacks a value."""
         metrics = [each.metrics for each in self.best]
         rates = {fpr: [each.tpr_at_fpr[fpr] for each in metrics] for fpr in REPORTED_FPRS}
-        named = [("auc", self._mean([each.auc for each in metrics])), ("null_auc", self._mean(self.null_auc))]
-        named += [(f"tpr_at_fpr_{fpr:g}", self._mean(values)) for fpr, values in rates.items()]
+        named = [("auc", _mean([each.auc for each in metrics], self.unit))]
+        named += [("null_auc", _mean(self.null_auc, null_groups(self.unit)))]
+        named += [(f"tpr_at_fpr_{fpr:g}", _mean(values, self.unit)) for fpr, values in rates.items()]
         n_examples = metrics[0].n_members + metrics[0].n_non_members
         return {
             "n_targets": len(metrics),
@@ -43,10 +44,6 @@ class CohortBest:
             "n_examples": n_examples,
             **interval_columns(named),
         }
-
-    def _mean(self, values: Sequence[float | None]) -> Interval | None:
-        known = [value for value in values if value is not None]
-        return mean_over_units(known, self.unit) if len(known) == len(values) else None
 
 
 def best_of_cohort(candidates: Sequence[Candidates], seeds: Sequence[int], rng: np.random.Generator) -> CohortBest:
@@ -71,6 +68,11 @@ def best_of_cohort(candidates: Sequence[Candidates], seeds: Sequence[int], rng: 
         }
         null_auc.append(best_of(unfitted, rng).metrics.auc if unfitted else None)
     return CohortBest(candidates=tuple(candidates), best=best, null_auc=tuple(null_auc), unit=unit)
+
+
+def _mean(values: Sequence[float | None], unit: IntArray) -> Interval | None:
+    known = [value for value in values if value is not None]
+    return mean_over_units(known, unit) if len(known) == len(values) else None
 
 
 def _membership(candidates: Sequence[Candidates]) -> tuple[IntArray, BoolArray]:

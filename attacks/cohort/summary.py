@@ -11,7 +11,7 @@ from scipy.stats import t as student_t
 
 from attacks.auditing import OneRunAudit, audit_runs
 from attacks.base import BoolArray, IntArray
-from attacks.cohort.attack import CohortScores, DesignScores
+from attacks.cohort.attack import CohortScores, DesignScores, null_groups
 from attacks.cohort.cohort import Design, blocks_of
 from attacks.cohort.moments import leave_out_moments
 from attacks.metrics import MIN_EXPECTED_FALSE_POSITIVES, REPORTED_FPRS, auc, tprs_at_fprs
@@ -33,7 +33,7 @@ class CohortSummary:
     """Metrics of one score over all targets of a cohort.
 
     `auc`, `tpr_at_fpr` and `null_auc` are means over the targets, with Student's 95 % interval over seeds (over pairs, if
-    seeds are complements). A TPR is None if a target has too few non-members.
+    seeds are complements; of the null, over `null_groups`). A TPR is None if a target has too few non-members.
 
     `pooled_tpr` is the TPR at an FPR over all targets together, at one threshold. The FPR then differs between examples:
     those whose scores vary most make most of the false positives. `calibrated_tpr` first standardizes each example's scores by
@@ -90,7 +90,7 @@ def summarize(result: CohortScores, delta: float, rng: np.random.Generator) -> C
         n_units=len(np.unique(unit)),
         n_examples=found.score.shape[1],
         auc=mean_over_units(_each(found), unit),
-        null_auc=mean_over_units(_each(null), unit),
+        null_auc=mean_over_units(_each(null), null_groups(unit)),
         tpr_at_fpr=_mean_tprs(found, unit),
         pooled_tpr=pooled_tprs(found.is_member, found.score, unit, rng),
         calibrated_tpr=_calibrated_tprs(result.audits, rng),

@@ -46,7 +46,8 @@ TABLES: Tables = {
             ),
             *interval_columns(
                 "null_auc",
-                "The same of the null, as null_auc in attacks, on at most 4,096 examples: .5 for a sound attack",
+                "The same of the null, as null_auc in attacks, on at most 4,096 examples: .5 for a sound attack. Its interval is over "
+                "units, or over eight groups of them if there are more",
             ),
             *(
                 column
