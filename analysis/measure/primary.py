@@ -23,7 +23,7 @@ _SOUND = 0.5
 """The AUC of a sound attack on a membership by which no model was trained."""
 
 MOST_NULL_GROUPS = 8
-"""Units of a cohort whose nulls are independent; of more, some share their tosses (`n_units` in the schema)."""
+"""Units of a cohort whose nulls are independent; of more, some share their tosses (`null_auc` in the schema)."""
 
 MOST_FALSE_ALARMS = 0.01
 """Probability that a report calls some sound attack broken: the level of the test of all its nulls together."""

@@ -119,7 +119,7 @@ class CohortAttack(CohortComparison):
         cohort = Cohort([each.answers() for each in ordered], seeds)
         unit = units_of(cohort.member, seeds)
         designs, nulls = _designs(cohort.member, unit), _null_designs(unit, min(cohort.n_examples, _NULL_EXAMPLES), rng)
-        if cohort.n_examples <= _NULL_EXAMPLES:
+        if cohort.n_examples <= _NULL_EXAMPLES:  # together, so that signals are computed once
             found = self.scores(cohort, [*designs, *nulls], rng)
         else:
             found = self.scores(cohort, designs, rng)

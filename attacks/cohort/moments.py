@@ -90,11 +90,10 @@ class Gap:
         """
         mean = self._mean(row)
         n_examples = np.maximum(self._count[row], 1)
-        observed = np.maximum(self._squares[row] / n_examples - mean**2, 0)
         added = (
             sum(each * inverse[row] for each, inverse in zip(pooled, self._inverse_counts, strict=True)) / n_examples
         )
-        true = np.maximum(observed - added, 0)
+        true = np.maximum(self.variance(row) - added, 0)
         both = (ins.count > 0) & (outs.count > 0)
         noise = variances[0] / np.maximum(ins.count, 1) + variances[1] / np.maximum(outs.count, 1)
         gap = mean + np.where(both, true / (true + noise), 0) * (ins.mean - outs.mean - mean)
@@ -121,7 +120,7 @@ def leave_out_moments(signal: FloatArray, member: BoolArray, design: Design) -> 
 
     Source: Chan, Golub & LeVeque 1983, equations 1.4 and 2.1.
     """
-    if len(np.unique(design.unit[design.targets])) == 1:
+    if len(np.unique(design.unit[design.targets])) == 1:  # one pass is enough, for all targets lack the same references
         same = _running(signal, member, design.references_of(int(design.targets[0])).tolist())[-1]
         yield from (same for _ in design.targets)
         return

@@ -174,11 +174,12 @@ class _Paper(_Fit):
             mean_in, mean_out = self._gap.means(row, *sides)
             variance_out = self._variance(sides[1], pooled_out)
             offline = log_ndtr((value - mean_out) / np.sqrt(variance_out))
-            variance_in = self._variance(sides[0], pooled_in)
             if self._attack.spread == "shrunk":
                 pooled = np.maximum(pooled_in, _LEAST_VARIANCE), np.maximum(pooled_out, _LEAST_VARIANCE)
                 variance_in, variance_out = self._common_variances(sides, pooled)
                 mean_in, mean_out = self._gap.shrunk_means(row, *sides, (variance_in, variance_out), pooled)
+            else:
+                variance_in = self._variance(sides[0], pooled_in)
             online = _log_density(value, mean_in, np.sqrt(variance_in)) - _log_density(
                 value, mean_out, np.sqrt(variance_out)
             )
