@@ -53,18 +53,18 @@ class Membership:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageSet:
-    """Images (n, channels, height, width) uint8, with their ids in the dataset."""
+class InputSet:
+    """Inputs of a model with their ids in the dataset: images (n, channels, height, width) uint8, or rows (n, features) float32."""
 
     example_id: IntArray
-    images: torch.Tensor
+    inputs: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WhiteBox:
-    """White-box access to a target: its activations at named cut points, and images for the attack.
+    """White-box access to a target: its activations at named cut points, and examples for the attack.
 
-    `activations(images, cut)` takes uint8 images and returns the trained target's activations in eval mode.
+    `activations(inputs, cut)` takes inputs and returns the trained target's activations in eval mode.
     `untrained_activations` does the same for a newly initialized model of the same architecture (the control: what the
     architecture alone reveals). `attacker` is disjoint from all training data of the target and from the three sets that
     are evaluated.
@@ -73,22 +73,22 @@ class WhiteBox:
     cut_points: tuple[str, ...]
     activations: Callable[[torch.Tensor, str], torch.Tensor]
     untrained_activations: Callable[[torch.Tensor, str], torch.Tensor]
-    attacker: ImageSet
-    members: ImageSet
-    non_members: ImageSet
-    test: ImageSet
+    attacker: InputSet
+    members: InputSet
+    non_members: InputSet
+    test: InputSet
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlackBox:
-    """Black-box access to a target: its answers to images of the attacker's choice.
+    """Black-box access to a target: its answers to inputs of the attacker's choice.
 
-    `query(images)` takes uint8 images (n, channels, height, width) and returns the target's logits (n, classes) in eval mode.
+    `query(inputs)` takes inputs as in `InputSet` and returns the target's logits (n, classes) in eval mode.
     `test` holds the test examples, and `test_label` (n,) their classes. None is a member.
     """
 
     query: Callable[[torch.Tensor], FloatArray]
-    test: ImageSet
+    test: InputSet
     test_label: IntArray
 
 
@@ -266,6 +266,8 @@ class Attack(ABC):
     revision: ClassVar[int] = 1
     source: ClassVar[str]
     needs_shadow_data: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = False
+    """Whether it refuses rows of a table."""
     uses_target_membership_labels: ClassVar[bool] = False
     min_per_side: ClassVar[int] = 2
     """Minimum number of members, and of non-members; with fewer, the attack refuses to run."""

@@ -169,9 +169,7 @@ def model_and_batch(case: int) -> tuple[nn.Module, Tensor, Tensor]:
     """A case's model in train mode, images and labels; always the same."""
     _, architecture, shape, batch_size = CASES[case]
     torch.manual_seed(0)
-    info = DatasetInfo(
-        n_train=1, n_test=1, image_shape=shape, num_classes=10, mean=(0.5,) * shape[0], std=(0.25,) * shape[0]
-    )
+    info = DatasetInfo(n_train=1, n_test=1, shape=shape, num_classes=10, mean=(0.5,) * shape[0], std=(0.25,) * shape[0])
     model = deepcopy(architecture.build(info)).train()
     return model, torch.rand(batch_size, *shape), torch.randint(10, (batch_size,))
 

@@ -106,6 +106,9 @@ SPLITS: dict[str, Callable[[int, int, int], Split]] = {
 }
 """Every split, `(n_train, n_test, seed) -> Split`, by the name that users type."""
 
+REVISIONS = dict.fromkeys(SPLITS, 1)
+"""Each split's revision, raised when the same sizes and seed would give another split."""
+
 SPLITS_WITH_SHADOW_DATA = frozenset({"quarters"})
 
 COIN_SPLITS = frozenset({"coins", "coin_pairs"})

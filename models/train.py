@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.architectures.base import Architecture, StagedModel
-from models.datasets.base import DatasetInfo, ImageData, IntArray
+from models.datasets.base import DatasetInfo, Examples, IntArray
 from models.defenses.base import Defense, TrainingPlan
 from models.performance import Performance, Precision, Replay, check_precision, forward
 from models.private.accounting import PrivacyGuarantee
@@ -169,7 +169,7 @@ def fit(
     architecture: Architecture,
     defenses: tuple[Defense, ...],
     training: Training,
-    data: ImageData,
+    data: Examples,
     members: IntArray,
     test: IntArray,
     seed: int,
@@ -197,7 +197,7 @@ def fit(
         DivergedError: the loss of an epoch is not finite.
         ValueError: see `make_plan`; or this device does not compute in `training.precision`.
     """
-    device, performance = data.images.device, performance or Performance()
+    device, performance = data.inputs.device, performance or Performance()
     check_precision(training.precision, device)
     model = build_model(architecture, defenses, data.info, torch_seed(seed, Stream.INIT, stream_index)).to(device)
     plan = make_plan(training, defenses, model, len(members))
@@ -256,7 +256,7 @@ def fit(
             started = time.perf_counter()
             while step < plan.steps_until(epoch):
                 index = next(batches).to(device)
-                batch_loss, batch_right = gradient.step(data.images[index], data.labels[index])
+                batch_loss, batch_right = gradient.step(data.inputs[index], data.labels[index])
                 optimizer.step()
                 loss_sum += batch_loss
                 n_right += batch_right
@@ -332,19 +332,19 @@ class PlainGradient:
         replays = expected_batch_size is None and (performance or Performance()).replays_on(self._parameters[0].device)
         self._run = Replay(self._gradients) if replays else self._gradients
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Set every `.grad` from a batch. Returns the summed loss and the number of right answers, both 0-d tensors."""
         if not len(labels):  # a Poisson sample may be empty, and some layers refuse empty input
             for parameter in self._parameters:
                 parameter.grad = torch.zeros_like(parameter)
-            return torch.zeros((), device=images.device), torch.zeros((), device=images.device)
-        loss_sum, n_right, *gradients = self._run(images, labels)
+            return torch.zeros((), device=inputs.device), torch.zeros((), device=inputs.device)
+        loss_sum, n_right, *gradients = self._run(inputs, labels)
         for parameter, value in zip(self._parameters, gradients, strict=True):
             parameter.grad = value
         return loss_sum, n_right
 
-    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        logits = forward(self._model, images, self._precision)
+    def _gradients(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        logits = forward(self._model, inputs, self._precision)
         loss_sum = cross_entropy(logits, labels, reduction="sum")
         loss = loss_sum / (self._expected_batch_size or len(labels))
         gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
@@ -352,14 +352,14 @@ class PlainGradient:
 
 
 def predict(
-    model: nn.Module, data: ImageData, index: IntArray, query: Callable[[Tensor], Tensor] = lambda images: images
+    model: nn.Module, data: Examples, index: IntArray, query: Callable[[Tensor], Tensor] = lambda inputs: inputs
 ) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) in eval mode and labels (n,) of the examples at `index`, on CPU; `query` changes the images."""
+    """Logits (n, classes) in eval mode and labels (n,) of the examples at `index`, on CPU; `query` changes the inputs."""
     was_training = model.training
     model.eval()
-    positions = torch.from_numpy(index).to(data.images.device)
+    positions = torch.from_numpy(index).to(data.inputs.device)
     with torch.inference_mode():
-        parts = [model(query(data.images[part])) for part in positions.split(EVALUATION_BATCH)]
+        parts = [model(query(data.inputs[part])) for part in positions.split(EVALUATION_BATCH)]
         logits = torch.cat(parts).cpu() if parts else torch.empty(0, data.info.num_classes)
     model.train(was_training)
     return logits, data.labels[positions].cpu()

@@ -173,7 +173,7 @@ def test_the_most_exposed_examples_keep_their_pictures(store: Store) -> None:
         run_trial(trial, context_of(store))
     run_comparisons(store, trials)
     data = trials[0].dataset.load(store.storage.root)
-    images = dict(zip(data.example_id.tolist(), data.images.numpy()[:, 0], strict=True))
+    images = dict(zip(data.example_id.tolist(), data.inputs.numpy()[:, 0], strict=True))
     for key in store.keys("exposure"):
         rows = sorted(store.read_part("exposure", key).to_pylist(), key=lambda row: -row["exposure"])
         assert len(rows) == 100

@@ -15,7 +15,7 @@ from attacks.inversion.layer_decoder import build_decoder
 from models.architectures.lin_cnn import LinCnn
 from models.architectures.lin_lstm import LinLstm
 from models.architectures.resnet18 import ResNet18
-from models.datasets.base import DatasetInfo, ImageData
+from models.datasets.base import DatasetInfo, Examples
 from models.seeds import Stream, torch_seed
 from models.train import Training, build_model, fit
 from sweeper.sweep import components
@@ -36,7 +36,7 @@ def cheap(name):
 def info_of(shape, num_classes=10):
     channels = shape[0]
     return DatasetInfo(
-        n_train=48, n_test=16, image_shape=shape, num_classes=num_classes, mean=(0.4,) * channels, std=(0.3,) * channels
+        n_train=48, n_test=16, shape=shape, num_classes=num_classes, mean=(0.4,) * channels, std=(0.3,) * channels
     )
 
 
@@ -67,7 +67,7 @@ def test_it_trains_every_one_of_its_parameters(name):
     images = images_of((3, 16, 17), 64)
     info, labels = info_of((3, 16, 17), num_classes=2), torch.arange(64) % 2
     images[labels == 1] //= 4  # so that there is something to learn
-    data = ImageData(images=images, labels=labels, example_id=np.arange(64), info=info, sha256="")
+    data = Examples(inputs=images, labels=labels, example_id=np.arange(64), info=info, sha256="")
     target = fit(
         architecture=cheap(name),
         defenses=(),

@@ -23,8 +23,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets as torchvision_datasets
 
-from models.datasets import base
-from models.datasets.base import Dataset, DatasetError, RawPart
+from models.datasets import _images
+from models.datasets._images import ImageDataset
+from models.datasets.base import DatasetError, RawPart
 from models.datasets.cifar10 import Cifar10
 from models.datasets.digits import Digits
 from models.datasets.fashion_mnist import FashionMnist
@@ -151,9 +152,9 @@ def stored(request, tmp_path, monkeypatch):
 def test_images_and_labels_are_those_of_the_files(stored):
     dataset, _, train, test, root = stored
     data = dataset().load(root)
-    assert data.images.dtype == torch.uint8
+    assert data.inputs.dtype == torch.uint8
     assert data.labels.dtype == torch.int64
-    np.testing.assert_array_equal(data.images.numpy(), np.concatenate([train[0], test[0]]))
+    np.testing.assert_array_equal(data.inputs.numpy(), np.concatenate([train[0], test[0]]))
     np.testing.assert_array_equal(data.labels.numpy(), np.concatenate([train[1], test[1]]))
     np.testing.assert_array_equal(data.example_id, np.arange(N_TRAIN + N_TEST))
     assert (data.info.n_train, data.info.n_test) == (N_TRAIN, N_TEST)
@@ -173,7 +174,7 @@ def test_a_limit_keeps_a_fixed_subset_and_its_ids(stored, limits):
     assert (np.diff(ids) > 0).all()
     assert ((ids < N_TRAIN).sum(), (ids >= N_TRAIN).sum()) == limits
     assert (ids[: data.info.n_train] < N_TRAIN).all()
-    assert torch.equal(data.images, whole.images[ids])
+    assert torch.equal(data.inputs, whole.inputs[ids])
     assert torch.equal(data.labels, whole.labels[ids])
     # A published dataset is described without its files; with limits that both keep, the two must agree.
     assert limited.describe(root) == data.info
@@ -224,14 +225,14 @@ def test_a_missing_dataset_names_the_folder_and_the_remedy(layout, tmp_path):
 
 def test_digits_are_all_of_scikit_learns_once_each():
     data, bunch = Digits().load(None), load_digits()
-    assert tuple(data.images.shape) == (1797, 1, 8, 8)
+    assert tuple(data.inputs.shape) == (1797, 1, 8, 8)
     assert (data.info.n_train, data.info.n_test) == (1437, 360)
     assert Digits().describe(None) == data.info
     # 16 levels survive the scaling to 0–255, so rounding back gives scikit-learn's own numbers.
-    back = np.rint(data.images.numpy().reshape(1797, 64) * (16 / 255)).astype(int)
+    back = np.rint(data.inputs.numpy().reshape(1797, 64) * (16 / 255)).astype(int)
     ours = np.column_stack([back, data.labels.numpy()])
     theirs = np.column_stack([bunch.data.astype(int), bunch.target])
-    assert data.images.max() == 255
+    assert data.inputs.max() == 255
 
     def ordered(rows):
         return rows[np.lexsort(rows.T)]
@@ -245,7 +246,7 @@ def test_digits_parts_have_the_same_share_of_each_class_and_the_stated_normaliza
     labels, n_train = data.labels.numpy(), data.info.n_train
     expected = np.bincount(labels) * 360 / 1797
     assert np.abs(np.bincount(labels[n_train:]) - expected).max() < 1
-    pixels = data.images[:n_train].double() / 255
+    pixels = data.inputs[:n_train].double() / 255
     assert data.info.mean[0] == pytest.approx(float(pixels.mean()), abs=2e-3)
     assert data.info.std[0] == pytest.approx(float(pixels.std()), abs=2e-3)
 
@@ -256,7 +257,7 @@ def test_limits_on_digits_are_not_just_the_first_ones():
     assert data.info.n_test == 360
     assert data.example_id[:200].max() > 1000
     np.testing.assert_array_equal(data.example_id[200:], np.arange(1437, 1797))
-    assert torch.equal(data.images, whole.images[data.example_id])
+    assert torch.equal(data.inputs, whole.inputs[data.example_id])
     assert torch.equal(data.labels, whole.labels[data.example_id])
 
 
@@ -321,27 +322,27 @@ def test_images_are_transformed_as_pillow_does_in_the_stated_order(stored, grays
     transformed = dataset(grayscale=grayscale, crop=crop, resize=resize)
     data, whole = transformed.load(root), dataset().load(root)
     expected = [by_pillow(image, grayscale, crop, resize) for image in np.concatenate([train[0], test[0]])]
-    np.testing.assert_array_equal(data.images.numpy(), np.stack(expected))
-    assert data.images.dtype == torch.uint8
+    np.testing.assert_array_equal(data.inputs.numpy(), np.stack(expected))
+    assert data.inputs.dtype == torch.uint8
     assert torch.equal(data.labels, whole.labels)
     np.testing.assert_array_equal(data.example_id, whole.example_id)
-    assert data.info.image_shape == tuple(data.images.shape[1:])
-    assert len(data.info.mean) == len(data.info.std) == data.images.shape[1]
+    assert data.info.image_shape == tuple(data.inputs.shape[1:])
+    assert len(data.info.mean) == len(data.info.std) == data.inputs.shape[1]
     assert data.info.num_classes == whole.info.num_classes
     # The description, made without files for a published dataset, matches the loaded data.
     described = transformed.describe(root / "nowhere" if transformed.published else root)
     for name in ("image_shape", "mean", "std", "num_classes"):
         assert getattr(described, name) == getattr(data.info, name), name
-    changed = data.images.shape != whole.images.shape
+    changed = data.inputs.shape != whole.inputs.shape
     assert (data.sha256 != whole.sha256) == changed
-    assert data.sha256 == hashlib.sha256(data.images.numpy().tobytes() + data.labels.numpy().tobytes()).hexdigest()
+    assert data.sha256 == hashlib.sha256(data.inputs.numpy().tobytes() + data.labels.numpy().tobytes()).hexdigest()
 
 
 def test_gray_values_are_pillows_for_every_kind_of_color(tmp_path):
     corners = np.stack(np.meshgrid(*[[0, 1, 2, 127, 128, 253, 254, 255]] * 3)).reshape(3, 16, 32).astype(np.uint8)
     images = np.concatenate([corners[None], np.random.default_rng(0).integers(0, 256, (200, 3, 16, 32), np.uint8)])
     write_pair(tmp_path, images, images[:2])
-    gray = ParquetImages(folder="p", grayscale=True).load(tmp_path).images[: len(images)].numpy()
+    gray = ParquetImages(folder="p", grayscale=True).load(tmp_path).inputs[: len(images)].numpy()
     expected = [np.asarray(Image.fromarray(image.transpose(1, 2, 0)).convert("L")) for image in images]
     np.testing.assert_array_equal(gray[:, 0], np.stack(expected))
 
@@ -349,10 +350,10 @@ def test_gray_values_are_pillows_for_every_kind_of_color(tmp_path):
 def test_transforming_in_blocks_changes_nothing(tmp_path, monkeypatch):
     write_mat(tmp_path, random_part(N_TRAIN, (3, 32, 32), 1), random_part(N_TEST, (3, 32, 32), 2), None)
     dataset = Svhn(grayscale=True, crop=30, resize=28)
-    whole, sizes, transform = dataset.load(tmp_path), [], Dataset._transform
-    monkeypatch.setattr(base, "_BLOCK", 4)
+    whole, sizes, transform = dataset.load(tmp_path), [], ImageDataset._transform
+    monkeypatch.setattr(_images, "_BLOCK", 4)
     monkeypatch.setattr(
-        Dataset, "_transform", lambda self, images: (sizes.append(len(images)), transform(self, images))[1]
+        ImageDataset, "_transform", lambda self, images: (sizes.append(len(images)), transform(self, images))[1]
     )
     assert dataset.load(tmp_path).sha256 == whole.sha256
     assert sizes == [4, 4, 4, 2, 4, 4, 2]
@@ -366,7 +367,7 @@ def test_the_constants_of_a_gray_version_follow_from_the_channels():
     assert (info.n_train, info.n_test) == (50_000, 10_000)
     # Constants of one channel for all: the weights add up to one.
     assert Mnist(grayscale=True).describe(None) == Mnist.published
-    assert sum(base.LUMA) == 2**16
+    assert sum(_images.LUMA) == 2**16
 
 
 def test_the_gray_mean_is_the_mean_of_the_gray_images():
@@ -377,7 +378,7 @@ def test_the_gray_mean_is_the_mean_of_the_gray_images():
     means = images.mean(axis=(0, 2, 3)) / 255
 
     @dataclass(frozen=True, kw_only=True)
-    class Colors(Dataset):
+    class Colors(ImageDataset):
         source: ClassVar[str] = "a test"
         mean: ClassVar[tuple[float, ...]] = tuple(means)
         std: ClassVar[tuple[float, ...]] = (0.1, 0.2, 0.6)
@@ -387,21 +388,21 @@ def test_the_gray_mean_is_the_mean_of_the_gray_images():
             return part, part
 
     data = Colors(grayscale=True).load(None)
-    assert data.info.mean[0] == pytest.approx(float(data.images.double().mean()) / 255, abs=1e-4)  # but for rounding
+    assert data.info.mean[0] == pytest.approx(float(data.inputs.double().mean()) / 255, abs=1e-4)  # but for rounding
     assert data.info.std == pytest.approx((0.3,))
     assert Colors().load(None).info.mean == tuple(means)
 
 
 def test_gray_is_made_of_one_or_three_channels_only():
     @dataclass(frozen=True, kw_only=True)
-    class Pairs(Dataset):
+    class Pairs(ImageDataset):
         source: ClassVar[str] = "a test"
 
         def open(self, data_dir, download):
             part = RawPart(labels=np.arange(4) % 2, read=lambda index: np.zeros((len(index), 2, 5, 5), dtype=np.uint8))
             return part, part
 
-    assert Pairs(resize=3).load(None).images.shape == (8, 2, 3, 3)
+    assert Pairs(resize=3).load(None).inputs.shape == (8, 2, 3, 3)
     for use in (Pairs(grayscale=True).load, Pairs(grayscale=True).describe):
         with pytest.raises(DatasetError, match=r"grayscale needs images of 3 channels.*these have 2"):
             use(None)
@@ -432,8 +433,8 @@ def test_size_comes_before_the_other_transforms(tmp_path):
     write_pair(tmp_path, [*small, *large], large)
     data = ParquetImages(folder="p", size=12, grayscale=True, crop=8, resize=5).load(tmp_path)
     sized = ParquetImages(folder="p", size=12).load(tmp_path)
-    expected = [by_pillow(image, True, 8, 5) for image in sized.images.numpy()]
-    np.testing.assert_array_equal(data.images.numpy(), np.stack(expected))
+    expected = [by_pillow(image, True, 8, 5) for image in sized.inputs.numpy()]
+    np.testing.assert_array_equal(data.inputs.numpy(), np.stack(expected))
     with pytest.raises(DatasetError, match="Set `size`"):  # the other transforms do not unify sizes
         ParquetImages(folder="p", resize=5).load(tmp_path)
 
@@ -454,7 +455,7 @@ def write_svhn(root, n_extra=6, shape=(3, 32, 32)):
 def test_extra_joins_svhns_extra_examples_to_the_training_part(tmp_path):
     train, test, extra = write_svhn(tmp_path)
     data = Svhn(extra=True).load(tmp_path)
-    np.testing.assert_array_equal(data.images.numpy(), np.concatenate([train[0], extra[0], test[0]]))
+    np.testing.assert_array_equal(data.inputs.numpy(), np.concatenate([train[0], extra[0], test[0]]))
     np.testing.assert_array_equal(data.labels.numpy(), np.concatenate([train[1], extra[1], test[1]]))
     assert (data.info.n_train, data.info.n_test) == (N_TRAIN + 6, N_TEST)
     assert Svhn(extra=True).describe(tmp_path) == data.info
@@ -478,7 +479,7 @@ def test_a_limit_draws_from_svhns_train_and_extra_alike(tmp_path):
     assert (chosen < N_TRAIN).any()
     assert ((chosen >= N_TRAIN) & (chosen < N_TRAIN + 30)).any()
     np.testing.assert_array_equal(data.example_id[20:], np.arange(N_TRAIN + 30, N_TRAIN + 30 + N_TEST))
-    assert torch.equal(data.images, whole.images[data.example_id])
+    assert torch.equal(data.inputs, whole.inputs[data.example_id])
     assert torch.equal(data.labels, whole.labels[data.example_id])
 
 
@@ -551,7 +552,7 @@ def test_download_fetches_once_and_reads_what_came(dataset, served, tmp_path, mo
     data = dataset.load(root, download=True)
     assert set(asked) == {f"{name}.gz" for name in MNIST_FILES}
     first_time = len(asked)
-    np.testing.assert_array_equal(data.images.numpy(), np.concatenate([train[0], test[0]]))
+    np.testing.assert_array_equal(data.inputs.numpy(), np.concatenate([train[0], test[0]]))
     np.testing.assert_array_equal(data.labels.numpy(), np.concatenate([train[1], test[1]]))
     assert dataset.load(root, download=True).sha256 == dataset.load(root).sha256 == data.sha256
     assert len(asked) == first_time
@@ -719,8 +720,8 @@ def test_a_size_resizes_and_leaves_images_of_that_size_alone(tmp_path):
     constant = np.full((1, 5, 5), 77, dtype=np.uint8)
     write_pair(tmp_path, [*images, constant], images)
     data = ParquetImages(folder="p", size=9).load(tmp_path)
-    np.testing.assert_array_equal(data.images[:3].numpy(), images)
-    assert (data.images[3] == 77).all()
+    np.testing.assert_array_equal(data.inputs[:3].numpy(), images)
+    assert (data.inputs[3] == 77).all()
 
 
 def test_columns_are_found_when_there_is_one_of_the_kind_and_asked_for_otherwise(tmp_path):

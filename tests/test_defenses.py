@@ -28,7 +28,7 @@ SMALL = LomurnoCnn(filters=(4, 5, 6), dense_units=7)
 def info_of(shape, num_classes=10):
     channels = shape[0]
     return DatasetInfo(
-        n_train=1, n_test=1, image_shape=shape, num_classes=num_classes, mean=(0.4,) * channels, std=(0.3,) * channels
+        n_train=1, n_test=1, shape=shape, num_classes=num_classes, mean=(0.4,) * channels, std=(0.3,) * channels
     )
 
 

@@ -120,7 +120,7 @@ def test_transparent_images_are_composed_on_white_and_it_is_said(case: str, writ
     plain = png(random_pixels(9, 1 if expected.ndim == 2 else 3))
     dataset = write(tmp_path, [(0, content), (1, plain)], [(0, plain), (1, plain)])
     data = dataset.load(tmp_path)
-    pixels = data.images[0].numpy()
+    pixels = data.inputs[0].numpy()
     found = pixels[0] if expected.ndim == 2 else pixels.transpose(1, 2, 0)
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() <= 1
@@ -142,7 +142,7 @@ def test_a_folder_is_in_color_where_any_image_is(where: str, write: Any, tmp_pat
     )
     data = dataset.load(tmp_path)
     expected = [np.broadcast_to(each, (3, 9, 9)) if each.ndim == 2 else each.transpose(2, 0, 1) for each in pixels]
-    np.testing.assert_array_equal(data.images.numpy(), np.stack(expected))
+    np.testing.assert_array_equal(data.inputs.numpy(), np.stack(expected))
     described = dataset.describe(tmp_path)
     assert described == data.info
     assert described.image_shape == (3, 9, 9)
@@ -383,6 +383,6 @@ def test_more_than_two_gib_of_images_in_one_column_are_read_in_pieces(tmp_path: 
     assert file.schema_arrow.field("image").type.field("bytes").type == pa.binary()
     before = pa.total_allocated_bytes()
     data = ParquetImages(folder="p", max_train_examples=5).load(tmp_path)
-    np.testing.assert_array_equal(data.images[0].numpy(), random_pixels(0, 3).transpose(2, 0, 1))
+    np.testing.assert_array_equal(data.inputs[0].numpy(), random_pixels(0, 3).transpose(2, 0, 1))
     assert data.info.n_train == 5
     assert pa.total_allocated_bytes() <= before + 2**20

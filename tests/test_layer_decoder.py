@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import mse_loss
 
-from attacks.base import AttackError, AttackTarget, ImageSet, Membership, ModelOutputs, WhiteBox
+from attacks.base import AttackError, AttackTarget, InputSet, Membership, ModelOutputs, WhiteBox
 from attacks.inversion.layer_decoder import LayerDecoder, build_decoder
 from models.architectures.lomurno_cnn import LomurnoCnn
 from models.datasets.digits import Digits
@@ -51,7 +51,7 @@ def white_box(digits):
     untrained = build_model(CNN, (), digits.info, 77).eval()
 
     def images(index):
-        return ImageSet(example_id=digits.example_id[index], images=digits.images[torch.from_numpy(index)])
+        return InputSet(example_id=digits.example_id[index], inputs=digits.inputs[torch.from_numpy(index)])
 
     return WhiteBox(
         cut_points=target.model.stage_names,
@@ -93,7 +93,7 @@ def test_early_layers_give_the_image_away_and_late_ones_less(results):
 
 
 def test_controls_and_sizes_are_there(results, white_box):
-    attacker, test = white_box.attacker.images / 255, white_box.test.images / 255
+    attacker, test = white_box.attacker.inputs / 255, white_box.test.inputs / 255
     constant = float(((test - attacker.mean(0)) ** 2).double().mean())
     for number, each in enumerate(results.values(), start=1):
         assert each.layer_index == number
@@ -109,7 +109,7 @@ def test_kept_examples_are_images_of_the_test_set_with_their_own_error(results, 
         assert len(each.examples) == 3
         for kept in each.examples:
             position = white_box.test.example_id.tolist().index(kept.example_id)
-            np.testing.assert_array_equal(kept.original, white_box.test.images[position].numpy())
+            np.testing.assert_array_equal(kept.original, white_box.test.inputs[position].numpy())
             assert kept.reconstruction.dtype == np.uint8
             assert kept.reconstruction.shape == (1, 8, 8)
             difference = (kept.original.astype(float) - kept.reconstruction) / 255
@@ -144,8 +144,8 @@ def test_limits_cut_each_set_to_its_own_size(white_box):
 
 def test_the_decoder_learns_from_the_attackers_images_and_no_others(white_box):
     box = only(white_box, "maxpool1")
-    members = replace(white_box.members, images=255 - white_box.members.images)
-    attacker = replace(white_box.attacker, images=255 - white_box.attacker.images)
+    members = replace(white_box.members, inputs=255 - white_box.members.inputs)
+    attacker = replace(white_box.attacker, inputs=255 - white_box.attacker.inputs)
     (base,), (inverted,), (retrained,) = (
         run(QUICK, each) for each in (box, replace(box, members=members), replace(box, attacker=attacker))
     )
@@ -209,7 +209,7 @@ def test_it_refuses_without_the_targets_inside_or_with_an_empty_set(white_box):
         run(QUICK, None)
     for name in ("attacker", "members", "non_members", "test"):
         part = getattr(white_box, name)
-        empty = ImageSet(example_id=part.example_id[:0], images=part.images[:0])
+        empty = InputSet(example_id=part.example_id[:0], inputs=part.inputs[:0])
         with pytest.raises(AttackError, match="one of them is empty"):
             run(QUICK, replace(white_box, **{name: empty}))
 
@@ -245,9 +245,7 @@ def test_settings_out_of_range_are_refused_by_name(changed, message):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (28, 28), (32, 32), (30, 30), (17, 23), (9, 64), (33, 8)])
 def test_the_decoder_gives_the_images_exact_size_from_every_cut(channels, height, width):
-    info = replace(
-        Digits.published, image_shape=(channels, height, width), mean=(0.5,) * channels, std=(0.5,) * channels
-    )
+    info = replace(Digits.published, shape=(channels, height, width), mean=(0.5,) * channels, std=(0.5,) * channels)
     model = LomurnoCnn(filters=(2, 3, 4), dense_units=5).build(info).eval()
     images = torch.zeros(2, channels, height, width, dtype=torch.uint8)
     with torch.no_grad():

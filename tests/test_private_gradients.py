@@ -20,7 +20,7 @@ from models.private.gradients import PrivateGradient
 from models.private.rules import ClipThenNoise, clip_factors
 
 SHAPE, CLASSES = (1, 8, 8), 4
-INFO = DatasetInfo(n_train=1, n_test=1, image_shape=SHAPE, num_classes=CLASSES, mean=(0.4,), std=(0.3,))
+INFO = DatasetInfo(n_train=1, n_test=1, shape=SHAPE, num_classes=CLASSES, mean=(0.4,), std=(0.3,))
 
 
 def generator(seed=0):
@@ -105,7 +105,7 @@ def test_without_noise_it_is_the_sum_of_gradients_clipped_by_hand(name, count):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_layout_of_memory_changes_nothing(model_format, images_format, channels):
     """Opacus 1.6 mixes pixels, and examples, where a convolution's input is channels-last."""
-    info = replace(INFO, image_shape=(channels, 8, 8), mean=(0.4,) * channels, std=(0.3,) * channels)
+    info = replace(INFO, shape=(channels, 8, 8), mean=(0.4,) * channels, std=(0.3,) * channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
         model = LomurnoCnn(filters=(3, 4, 5), dense_units=6).build(info)

@@ -81,7 +81,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_of_the_papers_networks_is_that_sum_too(name):
-    info = DatasetInfo(n_train=1, n_test=1, image_shape=(3, 17, 16), num_classes=3, mean=(0.4,) * 3, std=(0.3,) * 3)
+    info = DatasetInfo(n_train=1, n_test=1, shape=(3, 17, 16), num_classes=3, mean=(0.4,) * 3, std=(0.3,) * 3)
     model = made(lambda: NETWORKS[name].build(info)).eval()  # in eval mode dropout is off
     images, labels = torch.rand(6, 3, 17, 16, generator=generator()), torch.arange(6) % 3
     samples = by_hand(deepcopy(model).double(), images.double(), labels)

@@ -19,7 +19,7 @@ from attacks.base import (
     AttackError,
     AttackTarget,
     BlackBox,
-    ImageSet,
+    InputSet,
     Membership,
     MembershipDecisions,
     ModelOutputs,
@@ -60,7 +60,7 @@ def black_box(example_id: np.ndarray, asked: list[torch.Tensor] | None = None) -
     images = torch.from_numpy(rng(9).integers(256, size=(n, 1, 8, 8), dtype=np.uint8))
     return BlackBox(
         query=query,
-        test=ImageSet(example_id=example_id, images=images),
+        test=InputSet(example_id=example_id, inputs=images),
         test_label=rng(8).integers(CLASSES, size=n),
     )
 
@@ -131,7 +131,7 @@ def test_probes_are_opencvs_sobel_of_twenty_test_examples_that_are_not_evaluated
     asked: list[torch.Tensor] = []
     box = black_box(np.arange(40, 100), asked)  # of these, 40 to 59 are evaluated
     BlindMi().run(AttackTarget(population=people, black_box=box), rng())
-    all_edges = [edge.tolist() for edge in blind_mi._sobel(box.test.images)]
+    all_edges = [edge.tolist() for edge in blind_mi._sobel(box.test.inputs)]
     (probes,) = asked
     found = [all_edges.index(probe.tolist()) for probe in probes]
     assert len(set(found)) == 20

@@ -490,7 +490,15 @@ def test_transforms_are_settings_of_a_dataset_and_part_of_an_identity(tmp_path: 
     plain, gray = written(tmp_path, text)
     assert gray.dataset == Svhn(extra=True, grayscale=True, crop=30, resize=28, max_train_examples=100, subset_seed=4)
     assert plain.target_id != gray.target_id
-    expected = {"name": "svhn", "extra": True, "grayscale": True, "crop": 30, "resize": 28, "subset_seed": 4}
+    expected = {
+        "name": "svhn",
+        "revision": 1,
+        "extra": True,
+        "grayscale": True,
+        "crop": 30,
+        "resize": 28,
+        "subset_seed": 4,
+    }
     assert gray.config["dataset"] == expected | {"max_train_examples": 100, "max_test_examples": None}
     for change in ("grayscale=false", "crop=29", "resize=27", "subset_seed=5", "extra=false"):
         assert written(tmp_path, text, f"datasets.gray.{change}")[1].target_id != gray.target_id, change
@@ -523,7 +531,10 @@ WRONG = {
     "unknown defense": ("defenses=[dp_sdg]", "Unknown defense 'dp_sdg'. Did you mean 'dp_sgd'?"),
     "unknown attack": ("attacks=[lirra]", "Unknown attack 'lirra'."),
     "unknown dataset": ("datasets=[mnits]", "Did you mean 'mnist'?"),
-    "unknown architecture": ("architectures=[resnet]", "Available: lin_cnn, lin_lstm, lomurno_cnn, resnet18"),
+    "unknown architecture": (
+        "architectures=[resnet]",
+        "Available: lin_cnn, lin_lstm, logistic_regression, lomurno_cnn, mlp, resnet18",
+    ),
     "unknown split": ("splits=[quarter]", "Did you mean 'quarters'?"),
     "unknown key": ("trainin.epochs=3", "Did you mean 'training'?"),
     "unknown field": ("training.epoch=3", "Did you mean 'epochs'?"),

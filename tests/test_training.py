@@ -20,7 +20,7 @@ from models import train
 from models.architectures.base import Architecture, Normalize, StagedModel
 from models.architectures.lin_lstm import LinLstm
 from models.architectures.lomurno_cnn import LomurnoCnn
-from models.datasets.base import DatasetInfo, ImageData
+from models.datasets.base import DatasetInfo, Examples
 from models.datasets.digits import Digits
 from models.defenses.clip_then_noise import ClipThenNoiseDefense
 from models.defenses.dp_sgd import DpSgd
@@ -52,8 +52,8 @@ def numbered(count):
     """A dataset whose images encode their position, so that a batch shows which examples are in it."""
     images = torch.zeros(count, 1, 8, 8, dtype=torch.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = torch.arange(count) // 256, torch.arange(count) % 256
-    info = DatasetInfo(n_train=count, n_test=0, image_shape=(1, 8, 8), num_classes=3, mean=(0.5,), std=(0.5,))
-    return ImageData(images=images, labels=torch.arange(count) % 3, example_id=np.arange(count), info=info, sha256="")
+    info = DatasetInfo(n_train=count, n_test=0, shape=(1, 8, 8), num_classes=3, mean=(0.5,), std=(0.5,))
+    return Examples(inputs=images, labels=torch.arange(count) % 3, example_id=np.arange(count), info=info, sha256="")
 
 
 def spelled(images):
@@ -503,7 +503,7 @@ def test_l2_is_the_gradient_of_kerass_penalty_on_the_prediction_weights(digits, 
     model = build_model(CNN, (), digits.info, torch_seed(3, Stream.INIT))
     velocity = [torch.zeros_like(value) for value in model.parameters()]
     for _ in range(3):
-        loss = cross_entropy(model(digits.images[:240]), digits.labels[:240])
+        loss = cross_entropy(model(digits.inputs[:240]), digits.labels[:240])
         loss = loss + weight * model.stages.prediction[0].weight.pow(2).sum()
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         with torch.no_grad():
@@ -546,7 +546,7 @@ def test_predictions_are_in_the_order_asked_for_in_eval_mode_and_by_parts(digits
     logits, labels = predict(model, digits, index)
     assert model.training == training
     with torch.no_grad():
-        torch.testing.assert_close(logits, model.eval()(digits.images[index]))
+        torch.testing.assert_close(logits, model.eval()(digits.inputs[index]))
     assert torch.equal(labels, digits.labels[index])
     empty, none = predict(model, digits, index[:0])
     assert tuple(empty.shape) == (0, 10)

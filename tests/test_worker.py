@@ -211,7 +211,7 @@ def test_a_staged_dataset_is_the_dataset_and_is_used_in_its_place(tmp_path: Path
     stage(trial.dataset, loaded, folder)
     staged = load_staged(trial.dataset, folder)
     assert staged is not None
-    assert torch.equal(staged.images, loaded.images) and torch.equal(staged.labels, loaded.labels)
+    assert torch.equal(staged.inputs, loaded.inputs) and torch.equal(staged.labels, loaded.labels)
     assert (staged.example_id == loaded.example_id).all()
     assert (staged.info, staged.sha256) == (loaded.info, loaded.sha256)
 

@@ -105,7 +105,7 @@ def data_table(trials: pd.DataFrame) -> Table:
             Column(key="n_train", name="Members"),
             Column(key="n_non_members", name="Non-members"),
             Column(key="n_test", name="Test"),
-            Column(key="dataset_sha256", name="SHA-256 of images and labels", kind="text"),
+            Column(key="dataset_sha256", name="SHA-256 of inputs and labels", kind="text"),
         ),
         rows=tuple(rows),
         missing="" if rows else "No trial finished.",

@@ -17,7 +17,7 @@ from attacks.base import (
     AttackError,
     AttackResult,
     AttackTarget,
-    ImageSet,
+    InputSet,
     LayerReconstruction,
     ReconstructedExample,
     WhiteBox,
@@ -60,6 +60,7 @@ class LayerDecoder(Attack):
     family: ClassVar[str] = "inversion"
     result: ClassVar[type[AttackResult]] = LayerReconstruction
     source: ClassVar[str] = "Lomurno & Matteucci 2022"
+    needs_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "width", "max_attacker_examples", "max_evaluated_examples"):
@@ -84,19 +85,19 @@ class LayerDecoder(Attack):
             raise AttackError(
                 "layer_decoder needs attacker data, members, non-members and test examples; one of them is empty"
             )
-        mean_image = _unit(attacker.images).mean(0, keepdim=True)
-        mse_constant = float(mse_loss(mean_image.expand_as(_unit(test.images)), _unit(test.images)))
+        mean_image = _unit(attacker.inputs).mean(0, keepdim=True)
+        mse_constant = float(mse_loss(mean_image.expand_as(_unit(test.inputs)), _unit(test.inputs)))
         results = []
         for number, cut in enumerate(white_box.cut_points, start=1):
             decoder_seed = int(rng.integers(2**63 - 1))
             decode = self._train(white_box, cut, attacker, decoder_seed, untrained=False)
-            errors, kept = {}, decode(test.images[: self.kept_examples])
+            errors, kept = {}, decode(test.inputs[: self.kept_examples])
             for name, part in (("members", members), ("non_members", non_members), ("test", test)):
-                errors[name] = _mean_squared_error(decode, part.images)
+                errors[name] = _mean_squared_error(decode, part.inputs)
             mse_untrained = None
             if self.untrained_control:
                 control = self._train(white_box, cut, attacker, decoder_seed, untrained=True)
-                mse_untrained = _mean_squared_error(control, test.images)
+                mse_untrained = _mean_squared_error(control, test.inputs)
             results.append(
                 LayerReconstruction(
                     layer_index=number,
@@ -115,7 +116,7 @@ class LayerDecoder(Attack):
             )
         return results
 
-    def _train(self, white_box: WhiteBox, cut: str, attacker: ImageSet, seed: int, *, untrained: bool) -> Decode:
+    def _train(self, white_box: WhiteBox, cut: str, attacker: InputSet, seed: int, *, untrained: bool) -> Decode:
         read = white_box.untrained_activations if untrained else white_box.activations
         is_last = cut == white_box.cut_points[-1]
 
@@ -127,7 +128,7 @@ class LayerDecoder(Attack):
                     values = softmax(values, 1) if self.prediction_input == "posterior" else log_softmax(values, 1)
                 return values
 
-        inputs, targets = features(attacker.images), _unit(attacker.images)
+        inputs, targets = features(attacker.inputs), _unit(attacker.inputs)
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -181,10 +182,10 @@ def build_decoder(activation_shape: tuple[int, ...], image_shape: tuple[int, ...
     return nn.Sequential(*layers)
 
 
-def _sample(images: ImageSet, limit: int, rng: np.random.Generator) -> ImageSet:
+def _sample(images: InputSet, limit: int, rng: np.random.Generator) -> InputSet:
     chosen = np.sort(rng.permutation(len(images.example_id))[:limit])
-    return ImageSet(
-        example_id=images.example_id[chosen], images=images.images[torch.from_numpy(chosen).to(images.images.device)]
+    return InputSet(
+        example_id=images.example_id[chosen], inputs=images.inputs[torch.from_numpy(chosen).to(images.inputs.device)]
     )
 
 
@@ -197,7 +198,7 @@ def _mean_squared_error(decode: Decode, images: Tensor) -> float:
     return float(torch.stack(squares).sum()) / images.numel()
 
 
-def _kept_examples(originals: ImageSet, reconstructions: Tensor) -> tuple[ReconstructedExample, ...]:
+def _kept_examples(originals: InputSet, reconstructions: Tensor) -> tuple[ReconstructedExample, ...]:
     return tuple(
         ReconstructedExample(
             example_id=int(example_id),
@@ -206,6 +207,6 @@ def _kept_examples(originals: ImageSet, reconstructions: Tensor) -> tuple[Recons
             reconstruction=(reconstruction.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy(),
         )
         for example_id, original, reconstruction in zip(
-            originals.example_id.tolist(), originals.images, reconstructions, strict=False
+            originals.example_id.tolist(), originals.inputs, reconstructions, strict=False
         )
     )

@@ -65,6 +65,7 @@ class BlindMi(Attack):
     family: ClassVar[str] = "membership"
     result: ClassVar[type[AttackResult]] = MembershipDecisions
     source: ClassVar[str] = "Hui et al. 2021 (BlindMI-Diff-w)"
+    needs_images: ClassVar[bool] = True
 
     max_passes: int = _BATCH
     """Maximum number of passes over a batch. Each pass but the last moves an example, so 20 passes always suffice."""
@@ -111,7 +112,7 @@ def _probe_answers(black_box: BlackBox, evaluated: IntArray, rng: np.random.Gene
             "Give it more test examples, or leave this attack out."
         )
     chosen = rng.choice(candidates, _N_PROBES, replace=False)
-    images = test.images[torch.from_numpy(chosen).to(test.images.device)]
+    images = test.inputs[torch.from_numpy(chosen).to(test.inputs.device)]
     return ModelOutputs(
         example_id=test.example_id[chosen],
         label=black_box.test_label[chosen],

@@ -29,13 +29,19 @@ class Normalize(nn.Module):
         return (scaled - self.mean) / self.std
 
 
+def normalize(info: DatasetInfo) -> nn.Module:
+    """The first step of a model: images are normalized, and rows of a table are taken as they are."""
+    return Normalize(info.mean, info.std) if info.is_images else nn.Identity()
+
+
 class StagedModel(nn.Module):
     """A classifier as a sequence of named stages. Each name is a cut point; the last stage returns the logits.
 
-    Takes images (n, channels, height, width), uint8 or float in [0, 1]. Returns logits (n, classes).
+    Takes images (n, channels, height, width), uint8 or float in [0, 1], or rows of a table (n, features). Returns logits (n,
+    classes).
     """
 
-    def __init__(self, normalize: Normalize, stages: OrderedDict[str, nn.Module]) -> None:
+    def __init__(self, normalize: nn.Module, stages: OrderedDict[str, nn.Module]) -> None:
         super().__init__()
         self.normalize = normalize
         self.stages = nn.Sequential(stages)
@@ -44,13 +50,13 @@ class StagedModel(nn.Module):
     def stage_names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.stages.named_children())
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.stages(self.normalize(images))
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.stages(self.normalize(inputs))
         return logits
 
-    def activations(self, images: Tensor, cut: str) -> Tensor:
+    def activations(self, inputs: Tensor, cut: str) -> Tensor:
         """The output of the stage `cut`; in train mode, dropout is applied."""
-        value = self.normalize(images)
+        value = self.normalize(inputs)
         for name, stage in self.stages.named_children():
             value = stage(value)
             if name == cut:
@@ -63,11 +69,13 @@ class Architecture(ABC):
     """Base of all architectures: a frozen dataclass of sizes that builds a `StagedModel`."""
 
     source: ClassVar[str]
+    revision: ClassVar[int] = 1
+    """Raised when the same configuration would build another network."""
 
     @abstractmethod
     def build(self, info: DatasetInfo) -> StagedModel:
         """A newly initialized model for a dataset, on CPU; draws from PyTorch's global generator.
 
         Raises:
-            ValueError: the dataset's images are too small for this architecture.
+            ValueError: the dataset's images are too small for this architecture, or it needs images and the dataset is a table.
         """

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from models.architectures.base import Architecture, Normalize, StagedModel
+from models.architectures.base import Architecture, StagedModel, normalize
 from models.datasets.base import DatasetInfo
 
 
@@ -54,4 +54,4 @@ class LinCnn(Architecture):
             nn.Dropout(self.dropout_rate),
         )
         stages["prediction"] = nn.Sequential(nn.Linear(self.dense_units, info.num_classes))
-        return StagedModel(Normalize(info.mean, info.std), stages)
+        return StagedModel(normalize(info), stages)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from models.architectures.base import Architecture, Normalize, StagedModel
+from models.architectures.base import Architecture, StagedModel, normalize
 from models.datasets.base import DatasetInfo
 
 
@@ -49,4 +49,4 @@ class LinLstm(Architecture):
         stages: OrderedDict[str, nn.Module] = OrderedDict()
         stages["lstm"] = nn.Sequential(RowLstm(channels * width, self.units))
         stages["prediction"] = nn.Sequential(nn.Linear(self.units, info.num_classes))
-        return StagedModel(Normalize(info.mean, info.std), stages)
+        return StagedModel(normalize(info), stages)

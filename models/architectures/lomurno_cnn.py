@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from models.architectures.base import Architecture, Normalize, StagedModel
+from models.architectures.base import Architecture, StagedModel, normalize
 from models.datasets.base import DatasetInfo
 
 
@@ -43,7 +43,7 @@ class LomurnoCnn(Architecture):
         features = channels * (height // 8) * (width // 8)
         stages["dense"] = nn.Sequential(nn.Flatten(), nn.Linear(features, self.dense_units), nn.ReLU())
         stages["prediction"] = nn.Sequential(nn.Linear(self.dense_units, info.num_classes))
-        model = StagedModel(Normalize(info.mean, info.std), stages)
+        model = StagedModel(normalize(info), stages)
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.architectures.base import Architecture, Normalize, StagedModel
+from models.architectures.base import Architecture, StagedModel, normalize
 from models.datasets.base import DatasetInfo
 
 
@@ -78,7 +78,7 @@ class ResNet18(Architecture):
             channels = channels_out
         stages["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         stages["prediction"] = nn.Sequential(nn.Linear(channels, info.num_classes))
-        model = StagedModel(Normalize(info.mean, info.std), stages)
+        model = StagedModel(normalize(info), stages)
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -15,11 +15,10 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from models.datasets._images import ImageArray, ImageDataset
 from models.datasets.base import (
-    Dataset,
     DatasetError,
     DatasetInfo,
-    ImageArray,
     IntArray,
     RawPart,
     inside,
@@ -61,7 +60,7 @@ class EncodedPart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderDataset(Dataset):
+class FolderDataset(ImageDataset):
     """A user's own images in `folder`, a path below the data folder.
 
     If all kept images are gray, the dataset is gray; otherwise all are read in color (RGB). Transparent images

@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 from torchvision import datasets
 
+from models.datasets._images import ImageDataset
 from models.datasets.base import (
     DOWNLOAD_REMEDY,
-    Dataset,
     DatasetError,
     DatasetInfo,
     RawPart,
@@ -22,7 +22,7 @@ from models.datasets.parquet_images import ParquetImages
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cifar10(Dataset):
+class Cifar10(ImageDataset):
     """CIFAR-10: 50,000 + 10,000 color 32×32 pictures in ten classes.
 
     Reads torchvision's `cifar-10-batches-py` (checksums verified). If that folder is missing, reads Parquet files in Hugging
@@ -34,7 +34,7 @@ class Cifar10(Dataset):
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
     std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
     published: ClassVar[DatasetInfo | None] = DatasetInfo(
-        n_train=50_000, n_test=10_000, image_shape=(3, 32, 32), num_classes=10, mean=mean, std=std
+        n_train=50_000, n_test=10_000, shape=(3, 32, 32), num_classes=10, mean=mean, std=std
     )
 
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:

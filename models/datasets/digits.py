@@ -10,11 +10,12 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from models.datasets.base import Dataset, DatasetInfo, RawPart
+from models.datasets._images import ImageDataset
+from models.datasets.base import DatasetInfo, RawPart
 
 
 @dataclass(frozen=True, kw_only=True)
-class Digits(Dataset):
+class Digits(ImageDataset):
     """Digits: 1,797 gray 8×8 handwritten digits, bundled with scikit-learn.
 
     There is no official test set, so a fixed seed draws one of 360, stratified by class. Pixel values 0–16 are scaled to
@@ -25,7 +26,7 @@ class Digits(Dataset):
     mean: ClassVar[tuple[float, ...]] = (0.3053,)
     std: ClassVar[tuple[float, ...]] = (0.3761,)
     published: ClassVar[DatasetInfo | None] = DatasetInfo(
-        n_train=1437, n_test=360, image_shape=(1, 8, 8), num_classes=10, mean=mean, std=std
+        n_train=1437, n_test=360, shape=(1, 8, 8), num_classes=10, mean=mean, std=std
     )
 
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:

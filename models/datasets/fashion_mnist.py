@@ -19,6 +19,6 @@ class FashionMnist(Mnist):
     mean: ClassVar[tuple[float, ...]] = (0.2860,)
     std: ClassVar[tuple[float, ...]] = (0.3530,)
     published: ClassVar[DatasetInfo | None] = DatasetInfo(
-        n_train=60_000, n_test=10_000, image_shape=(1, 28, 28), num_classes=10, mean=mean, std=std
+        n_train=60_000, n_test=10_000, shape=(1, 28, 28), num_classes=10, mean=mean, std=std
     )
     reader: ClassVar[type[datasets.MNIST]] = datasets.FashionMNIST

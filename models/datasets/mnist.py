@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 from torchvision import datasets
 
+from models.datasets._images import ImageDataset
 from models.datasets.base import (
     DOWNLOAD_REMEDY,
-    Dataset,
     DatasetError,
     DatasetInfo,
     RawPart,
@@ -21,14 +21,14 @@ from models.datasets.base import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mnist(Dataset):
+class Mnist(ImageDataset):
     """MNIST: 60,000 + 10,000 gray 28×28 handwritten digits, in torchvision's file layout."""
 
     source: ClassVar[str] = "LeCun, Bottou, Bengio & Haffner 1998"
     mean: ClassVar[tuple[float, ...]] = (0.1307,)
     std: ClassVar[tuple[float, ...]] = (0.3081,)
     published: ClassVar[DatasetInfo | None] = DatasetInfo(
-        n_train=60_000, n_test=10_000, image_shape=(1, 28, 28), num_classes=10, mean=mean, std=std
+        n_train=60_000, n_test=10_000, shape=(1, 28, 28), num_classes=10, mean=mean, std=std
     )
     reader: ClassVar[type[datasets.MNIST]] = datasets.MNIST
 

@@ -13,12 +13,11 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from torchvision import datasets
 
+from models.datasets._images import ImageArray, ImageDataset
 from models.datasets.base import (
     DOWNLOAD_REMEDY,
-    Dataset,
     DatasetError,
     DatasetInfo,
-    ImageArray,
     IntArray,
     RawPart,
     not_fetched,
@@ -30,7 +29,7 @@ DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, NotI
 
 
 @dataclass(frozen=True, kw_only=True)
-class Svhn(Dataset):
+class Svhn(ImageDataset):
     """SVHN: 73,257 + 26,032 color 32×32 house-number digits (`train_32x32.mat`, `test_32x32.mat`).
 
     torchvision downloads the files and verifies them; existing files are read without a check. `extra` appends the 531,131
@@ -50,7 +49,7 @@ class Svhn(Dataset):
             return super().raw_info(data_dir)
         n_train = 73_257 + (531_131 if self.extra else 0)
         return DatasetInfo(
-            n_train=n_train, n_test=26_032, image_shape=(3, 32, 32), num_classes=10, mean=self.mean, std=self.std
+            n_train=n_train, n_test=26_032, shape=(3, 32, 32), num_classes=10, mean=self.mean, std=self.std
         )
 
     def open(self, data_dir: Path, download: bool) -> tuple[RawPart, RawPart]:

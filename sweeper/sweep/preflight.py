@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,8 +32,8 @@ _PRIVATE_FACTOR = 1.4
 _SHADOW_FACTOR = 1.0
 _LARGEST_PROBED = 10**8
 """Most parameters of a model that is probed before a launch; a larger model is probed when its training begins."""
-_LARGEST_IMAGE = 2**24
-"""Most values of one image; a batch of larger ones would not fit in memory."""
+_LARGEST_EXAMPLE = 2**24
+"""Most values of one example; a batch of larger ones would not fit in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,8 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
 
     Raises:
         UserError: a batch is larger than the data, an ε cannot be reached or computed, images are too small for the
-            architecture, an attack has too few members or non-members, or an unpublished dataset is missing.
+            architecture, an attack has too few members or non-members or needs images where the dataset is a table, or an
+            unpublished dataset is missing.
     """
     describe = cache(lambda dataset: _describe(dataset, data_dir))
     build = cache(_model_and_cost)
@@ -113,13 +115,15 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
         info = describe(trial.dataset)
         warnings += [f"{trial.dataset_label}: {note}." for note in info.notes]
         n_train, n_non_members, n_test = sizes(trial.split, info.n_train, info.n_test, seed)
+        if not info.is_images:
+            _refuse_what_needs_images(trial)
         try:
             model, operations = build(trial.architecture, trial.defenses, info)
             plan = make_plan(trial.training, trial.defenses, model, n_train)
             if plan.rule is not None and sum(each.numel() for each in model.parameters()) <= _LARGEST_PROBED:
                 # Defenses that do not change the model, such as one mechanism at several ε, share one probe.
                 editing = tuple(each for each in trial.defenses if type(each).edit_model is not Defense.edit_model)
-                shapes = trial.architecture, editing, info.image_shape, info.num_classes
+                shapes = trial.architecture, editing, info.shape, info.num_classes
                 if shapes not in probed:
                     _probe(trial.architecture, editing, info)
                     probed.add(shapes)
@@ -201,13 +205,31 @@ def _describe(dataset: Dataset, data_dir: Path) -> DatasetInfo:
         info = dataset.describe(data_dir)
     except (DatasetError, OSError) as error:
         raise UserError(sentence(reason_of(error))) from None
-    channels, height, width = info.image_shape
-    if channels * height * width > _LARGEST_IMAGE:
+    if math.prod(info.shape) > _LARGEST_EXAMPLE:
+        name = components.name_of("dataset", dataset)
+        if not info.is_images:
+            raise UserError(f"Rows of dataset '{name}' have {info.shape[0]:,} features, which are too many. Drop some.")
+        channels, height, width = info.image_shape
         raise UserError(
-            f"Images of dataset '{components.name_of('dataset', dataset)}' would be {width} x {height} pixels of {channels} "
-            "channels, which is too large. Set a smaller `resize`."
+            f"Images of dataset '{name}' would be {width} x {height} pixels of {channels} channels, which is too large. Set a "
+            "smaller `resize`."
         )
     return info
+
+
+def _refuse_what_needs_images(trial: Trial) -> None:
+    """Refuse attacks and queries that only images have."""
+    for attack in trial.attacks:
+        if attack.needs_images:
+            raise UserError(
+                f"{trial.title}: attack '{components.name_of('attack', attack)}' needs images, and dataset '{trial.dataset_label}' is "
+                "a table. Leave the attack out, or give the table a part of its own without it."
+            )
+    if trial.kept_queries > 1:
+        raise UserError(
+            f"{trial.title}: queries is {trial.kept_queries}, which flips and shifts images, and dataset '{trial.dataset_label}' is a "
+            "table. Set queries to 1."
+        )
 
 
 def _split_sizes(split: str, n_train: int, n_test: int, seed: int) -> tuple[int, int, int]:
@@ -224,11 +246,11 @@ def _model_and_cost(architecture: Architecture, defenses: tuple[Defense, ...], i
         warnings.simplefilter("ignore")  # warnings about Intel's GPUs
         # The counter cannot count oneDNN's recurrent layers.
         with torch.backends.mkldnn.flags(enabled=False), counter, torch.no_grad():
-            model.eval()(torch.zeros(1, *info.image_shape))
+            model.eval()(torch.zeros(1, *info.shape))
     return model, int(counter.get_total_flops())
 
 
 def _probe(architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo) -> None:
-    """Refuse a model that mixes examples, by comparing three random images with eight; small enough for any CPU."""
+    """Refuse a model that mixes examples, by comparing three random examples with eight; small enough for any CPU."""
     model = build_model(architecture, defenses, info, init_seed=0)
-    check_examples_apart(model, torch.rand(8, *info.image_shape, generator=torch.Generator().manual_seed(0)))
+    check_examples_apart(model, torch.rand(8, *info.shape, generator=torch.Generator().manual_seed(0)))

@@ -13,6 +13,7 @@ from models.architectures.base import Architecture
 from models.datasets.base import Dataset
 from models.defenses.base import AccountedMechanism, Defense, Mechanism
 from models.defenses.none import NoDefense
+from models.splits import REVISIONS
 from models.train import Training
 from sweeper.sweep import components
 from sweeper.sweep.identity import attack_id, candidate_ids, identity
@@ -61,7 +62,7 @@ class Trial:
         """Everything that makes the target, as plain JSON values. Not cached, because a sweep may have 100,000 trials."""
         return {
             "dataset": components.configuration("dataset", self.dataset),
-            "split": self.split,
+            "split": {"name": self.split, "revision": REVISIONS[self.split]},
             "architecture": components.configuration("architecture", self.architecture),
             "defenses": [components.configuration("defense", defense) for defense in self.defenses],
             "training": {"revision": self.training.revision, **dataclasses.asdict(self.training)},

@@ -19,7 +19,7 @@ from attacks.base import (
     AttackTarget,
     BlackBox,
     FloatArray,
-    ImageSet,
+    InputSet,
     LayerReconstruction,
     Membership,
     MembershipDecisions,
@@ -29,7 +29,7 @@ from attacks.base import (
     WhiteBox,
 )
 from attacks.metrics import auc, example_folds, membership_metrics
-from models.datasets.base import ImageData, IntArray
+from models.datasets.base import Examples, IntArray
 from models.seeds import Stream, numpy_generator, torch_seed
 from models.splits import COIN_SPLITS, Split
 from models.train import EVALUATION_BATCH, build_model, fit
@@ -84,7 +84,7 @@ def run_attacks(
     return errors, first_cause
 
 
-def attack_target(trial: Trial, data: ImageData, split: Split, context: TrialContext) -> AttackTarget:
+def attack_target(trial: Trial, data: Examples, split: Split, context: TrialContext) -> AttackTarget:
     """The recorded target as an attacker sees it. Weights are loaded when an attack first needs them."""
     outputs = context.store.read_part("outputs", trial.target_id)
     by_id = {example: row for row, example in enumerate(outputs.column("example_id").to_pylist())}
@@ -122,9 +122,9 @@ def attack_target(trial: Trial, data: ImageData, split: Split, context: TrialCon
     def trained() -> Any:
         return recorded_model(trial, data, context)
 
-    def query(images: torch.Tensor) -> FloatArray:
+    def query(inputs: torch.Tensor) -> FloatArray:
         with torch.inference_mode():
-            return np.concatenate([trained()(part).cpu().numpy() for part in images.split(EVALUATION_BATCH)])
+            return np.concatenate([trained()(part).cpu().numpy() for part in inputs.split(EVALUATION_BATCH)])
 
     return AttackTarget(
         population=population,
@@ -133,24 +133,24 @@ def attack_target(trial: Trial, data: ImageData, split: Split, context: TrialCon
         ),
         train_shadow=train_shadow if len(split.shadow_in) else None,
         black_box=BlackBox(
-            query=query, test=_images(data, split.test), test_label=data.labels.cpu().numpy()[split.test]
+            query=query, test=_inputs(data, split.test), test_label=data.labels.cpu().numpy()[split.test]
         ),
         white_box=_white_box(trial, data, split, context, trained),
     )
 
 
-def _images(data: ImageData, index: IntArray) -> ImageSet:
-    return ImageSet(
-        example_id=data.example_id[index], images=data.images[torch.from_numpy(index).to(data.images.device)]
+def _inputs(data: Examples, index: IntArray) -> InputSet:
+    return InputSet(
+        example_id=data.example_id[index], inputs=data.inputs[torch.from_numpy(index).to(data.inputs.device)]
     )
 
 
 def _white_box(
-    trial: Trial, data: ImageData, split: Split, context: TrialContext, trained: Callable[[], Any]
+    trial: Trial, data: Examples, split: Split, context: TrialContext, trained: Callable[[], Any]
 ) -> WhiteBox:
-    """Activations of the target and of an untrained twin, and disjoint images for the attack.
+    """Activations of the target and of an untrained twin, and disjoint examples for the attack.
 
-    The attacker's images are the shadow data if the split keeps some, else a random half of the non-members. The results
+    The attacker's examples are the shadow data if the split keeps some, else a random half of the non-members. The results
     are then for the other half of the non-members (which, under `official`, is also the test set).
     """
     attacker = np.concatenate([split.shadow_in, split.shadow_out])
@@ -173,10 +173,10 @@ def _white_box(
         cut_points=build(Stream.INIT).stage_names,  # type: ignore[arg-type]
         activations=lambda batch, cut: trained().activations(batch, cut),
         untrained_activations=lambda batch, cut: untrained().activations(batch, cut),
-        attacker=_images(data, attacker),
-        members=_images(data, split.members),
-        non_members=_images(data, non_members),
-        test=_images(data, test),
+        attacker=_inputs(data, attacker),
+        members=_inputs(data, split.members),
+        non_members=_inputs(data, non_members),
+        test=_inputs(data, test),
     )
 
 

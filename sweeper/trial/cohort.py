@@ -123,13 +123,15 @@ def best_tables(
 
 
 def _with_pictures(rows: list[dict[str, Any]], task: ComparisonTask, context: TrialContext) -> list[dict[str, Any]]:
-    """Add the images of the most exposed examples. Without the data, the table is complete but for them."""
+    """Add the images of the most exposed examples. Without them, the table is complete as well."""
     try:
         data = load_data(task.members[0].dataset, context)
     except (DatasetError, OSError):
         logger.warning("the data of '%s' are not here; the most exposed examples have no pictures", task.dataset_label)
         return rows
+    if not data.info.is_images:
+        return rows
     position = {example: index for index, example in enumerate(data.example_id.tolist())}
     for row in sorted(rows, key=lambda row: (-row["exposure"], row["example_id"]))[:_PICTURES]:
-        row["image_png"] = png(data.images[position[row["example_id"]]].cpu().numpy())
+        row["image_png"] = png(data.inputs[position[row["example_id"]]].cpu().numpy())
     return rows

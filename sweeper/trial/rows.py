@@ -19,7 +19,7 @@ from attacks.base import (
     MembershipScores,
     ModelOutputs,
 )
-from models.datasets.base import ImageData
+from models.datasets.base import Examples
 from models.defenses.base import Mechanism
 from models.splits import Split
 from models.train import (
@@ -64,7 +64,7 @@ def trial_row(trial: Trial, started_at: datetime.datetime, attempt: int, device:
     }
 
 
-def data_columns(data: ImageData, split: Split) -> dict[str, Any]:
+def data_columns(data: Examples, split: Split) -> dict[str, Any]:
     return {
         "n_train": len(split.members),
         "n_non_members": len(split.non_members),

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from models.datasets.base import ImageData
+from models.datasets.base import Examples
 from models.splits import SPLITS
 from sweeper.results.store import DamagedError, Store
 from sweeper.storage import StorageError
@@ -127,7 +127,7 @@ def _run_missing(trial: Trial, context: TrialContext) -> TrialResult:
     )
 
 
-def _check_same_data(trial: Trial, data: ImageData, store: Store) -> None:
+def _check_same_data(trial: Trial, data: Examples, store: Store) -> None:
     """Refuse to attack a recorded target with data that differ from its training data."""
     recorded = store.read_part("trials", trial.target_id).column("dataset_sha256")[0].as_py()
     if recorded != data.sha256:

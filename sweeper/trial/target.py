@@ -15,7 +15,7 @@ from safetensors.torch import save as save_weights
 from attacks.base import (
     ModelOutputs,
 )
-from models.datasets.base import Dataset, ImageData, IntArray
+from models.datasets.base import Dataset, Examples, IntArray
 from models.queries import queried
 from models.seeds import Stream, torch_seed
 from models.splits import Split
@@ -39,18 +39,18 @@ from sweeper.workers.staging import load_staged
 logger = logging.getLogger(__name__)
 
 
-def load_data(dataset: Dataset, context: TrialContext) -> ImageData:
+def load_data(dataset: Dataset, context: TrialContext) -> Examples:
     """The dataset on the device."""
     data = load_staged(dataset, context.staged) if context.staged is not None else None
     return (data or dataset.load(context.data_dir)).to(context.device)
 
 
-def train_target(trial: Trial, data: ImageData, split: Split, context: TrialContext) -> TrainedTarget:
+def train_target(trial: Trial, data: Examples, split: Split, context: TrialContext) -> TrainedTarget:
     """Train the target, resuming from its checkpoint if there is one."""
     # Besides the target's identity, a checkpoint must match these, or the rest of the training would give another result.
     code = provenance.training_code(sources.of_target(trial))
     owner = {"target_id": trial.target_id, "dataset_sha256": data.sha256, "code": code}
-    owner["device"] = data.images.device.type
+    owner["device"] = data.inputs.device.type
     last_checkpoint = time.monotonic()
 
     def checkpoint(taken: Checkpoint) -> None:
@@ -62,7 +62,7 @@ def train_target(trial: Trial, data: ImageData, split: Split, context: TrialCont
     content = context.store.read_checkpoint(trial.target_id)
     if content is not None:
         try:
-            resume = checkpoints.from_bytes(content, owner, data.images.device)
+            resume = checkpoints.from_bytes(content, owner, data.inputs.device)
             logger.info("resuming after epoch %d", len(resume.history))
         except checkpoints.CheckpointError as error:
             logger.warning("the checkpoint is not used: %s", error)
@@ -89,12 +89,12 @@ def train_target(trial: Trial, data: ImageData, split: Split, context: TrialCont
     )
 
 
-def outputs_of(model: torch.nn.Module, data: ImageData, index: IntArray) -> ModelOutputs:
+def outputs_of(model: torch.nn.Module, data: Examples, index: IntArray) -> ModelOutputs:
     logits, labels = predict(model, data, index)
     return ModelOutputs(example_id=data.example_id[index], label=labels.numpy(), values=logits.numpy())
 
 
-def recorded_model(trial: Trial, data: ImageData, context: TrialContext) -> torch.nn.Module:
+def recorded_model(trial: Trial, data: Examples, context: TrialContext) -> torch.nn.Module:
     """The recorded target, in eval mode.
 
     Raises:
@@ -105,7 +105,7 @@ def recorded_model(trial: Trial, data: ImageData, context: TrialContext) -> torc
     return model.to(context.device).eval()
 
 
-def record_answers(trial: Trial, model: torch.nn.Module, data: ImageData, split: Split, context: TrialContext) -> None:
+def record_answers(trial: Trial, model: torch.nn.Module, data: Examples, split: Split, context: TrialContext) -> None:
     """Record the target's logits for every query about every example."""
     n_examples, n_queries = len(data.labels), trial.kept_queries
     logits = np.empty((n_examples, n_queries, data.info.num_classes), dtype=answers.DTYPE)

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from models.datasets.base import Dataset, DatasetInfo, ImageData
+from models.datasets.base import Dataset, DatasetInfo, Examples
 from sweeper.sweep import components
 from sweeper.sweep.identity import identity
 
@@ -26,7 +26,7 @@ def staged_name(dataset: Dataset) -> str:
     return f"{identity(components.configuration('dataset', dataset))}.safetensors"
 
 
-def stage(dataset: Dataset, data: ImageData, folder: Path) -> None:
+def stage(dataset: Dataset, data: Examples, folder: Path) -> None:
     """Put a loaded dataset into the folder, whole or not at all.
 
     Raises:
@@ -35,7 +35,7 @@ def stage(dataset: Dataset, data: ImageData, folder: Path) -> None:
     path = folder / staged_name(dataset)
     handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
     os.close(handle)
-    tensors = {"images": data.images, "labels": data.labels, "example_id": torch.from_numpy(data.example_id)}
+    tensors = {"inputs": data.inputs, "labels": data.labels, "example_id": torch.from_numpy(data.example_id)}
     try:
         save_file(tensors, name, metadata={"info": json.dumps(asdict(data.info)), "sha256": data.sha256})
         Path(name).replace(path)
@@ -45,7 +45,7 @@ def stage(dataset: Dataset, data: ImageData, folder: Path) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def load_staged(dataset: Dataset, folder: Path) -> ImageData | None:
+def load_staged(dataset: Dataset, folder: Path) -> Examples | None:
     """The dataset in the folder, memory-mapped without reading it; None if it is not there."""
     path = folder / staged_name(dataset)
     if not path.exists():
@@ -53,10 +53,10 @@ def load_staged(dataset: Dataset, folder: Path) -> ImageData | None:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         info = json.loads(metadata["info"])
-        return ImageData(
-            images=file.get_tensor("images"),
+        return Examples(
+            inputs=file.get_tensor("inputs"),
             labels=file.get_tensor("labels"),
             example_id=file.get_tensor("example_id").numpy(),
-            info=DatasetInfo(**info | {name: tuple(info[name]) for name in ("image_shape", "mean", "std", "notes")}),
+            info=DatasetInfo(**info | {name: tuple(info[name]) for name in ("shape", "mean", "std", "notes")}),
             sha256=metadata["sha256"],
         )
