@@ -113,7 +113,8 @@ _OPTIONAL: dict[str, dict[str, str]] = {
     ),
     "history": _columns(
         text="target_id",
-        number="epoch train_loss train_accuracy test_loss test_accuracy epsilon_spent train_time_s clip_norm clipped_fraction",
+        number="epoch train_loss train_accuracy test_loss test_accuracy held_out_loss epsilon_spent train_time_s clip_norm "
+        "clipped_fraction",
     ),
     "comparisons": _columns(text="comparison_id comparison config status error", list="members"),
     "cohorts": _columns(

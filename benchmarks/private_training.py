@@ -45,10 +45,10 @@ from models.architectures.lin_lstm import LinLstm
 from models.architectures.lomurno_cnn import LomurnoCnn
 from models.architectures.resnet18 import ResNet18
 from models.datasets.base import DatasetInfo
+from models.gradient import PlainGradient
 from models.performance import Performance
 from models.private.gradients import PrivateGradient
 from models.private.rules import ClipThenNoise
-from models.train import PlainGradient
 from sweeper.workers.allocator import ALLOCATOR_ENVIRONMENT
 
 warnings.filterwarnings("ignore", message="Full backward hook is firing")  # from Opacus, about a model's first layer

@@ -25,6 +25,9 @@ class Stream(IntEnum):
     DROPOUT = 4
     ATTACK = 5
     UNTRAINED = 6
+    AUGMENTATION = 7
+    HELD_OUT = 8
+    PARTS = 9
 
 
 def numpy_generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:

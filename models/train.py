@@ -1,4 +1,4 @@
-"""`fit`: the single training loop for all defenses."""
+"""The single training loop for all defenses."""
 
 from __future__ import annotations
 
@@ -7,23 +7,30 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from models.answers import answer_of, loss_and_accuracy, predict
 from models.architectures.base import Architecture, StagedModel
+from models.augmentation import CropAndFlip
+from models.averaging import WeightAverage, averaged
 from models.datasets.base import DatasetInfo, Examples, IntArray
-from models.defenses.base import Defense, TrainingPlan
-from models.performance import Performance, Precision, Replay, check_precision, forward
+from models.defenses.base import Defense
+from models.gradient import PlainGradient
+from models.performance import Performance, Precision, check_precision
+from models.plan import TrainingPlan
 from models.private.accounting import PrivacyGuarantee
 from models.private.gradients import PrivateGradient
 from models.private.noise import uniform
-from models.seeds import Stream, seed_global_torch, torch_generator, torch_seed
+from models.schedules import SCHEDULES
+from models.seeds import Stream, numpy_generator, seed_global_torch, torch_generator, torch_seed
 
-EVALUATION_BATCH = 1000
+_PARTS = 1000
+"""Distance of the stream indices of the models that one defense trains."""
 
 
 class DivergedError(ArithmeticError):
@@ -38,7 +45,12 @@ LEARNING_RATES = {"sgd": 0.1, "adam": 0.001, "adagrad": 0.01, "adadelta": 1.0}
 class Training:
     """The optimizer and its settings, the same for every arm of a comparison.
 
-    - `learning_rate`: default in `LEARNING_RATES`. `momentum`: for SGD only. Other settings are PyTorch's defaults.
+    - `learning_rate`: default in `LEARNING_RATES`. `schedule`: its factor over the training (`models/schedules.py`).
+    - `momentum`, `nesterov`: for SGD only. Other settings are PyTorch's defaults.
+    - `weight_decay`: PyTorch's, of every parameter: its gradient gets weight_decay · w.
+    - `augmentation`: `crop_flip` shifts images by up to 4 pixels and mirrors half of them, anew in each epoch.
+    - `clip_grad_norm`: the largest norm of a batch's whole gradient. `ema_decay`: the trained model is the exponential moving
+      average of the weights. Both are null for none; `TrainingPlan` says exactly how they work.
     - `sampling`: how batches are drawn. `shuffled`: each example once per epoch. `poisson`: Poisson samples of expected
       size `batch_size`, by which summed gradients are divided. A mechanism whose guarantee needs Poisson samples always
       draws them.
@@ -54,13 +66,19 @@ class Training:
     batch_size: int = 200
     optimizer: Literal["sgd", "adam", "adagrad", "adadelta"] = "sgd"
     learning_rate: float | None = None
+    schedule: Literal["constant", "cosine", "steps"] = "constant"
     momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    augmentation: Literal["none", "crop_flip"] = "none"
+    clip_grad_norm: float | None = None
+    ema_decay: float | None = None
     sampling: Literal["shuffled", "poisson"] = "shuffled"
     paired_batches: bool = False
     evaluate_every: int = 0
     precision: Precision = "fp32"
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     """Raised when the same configuration would train a different target."""
 
     def __post_init__(self) -> None:
@@ -79,6 +97,16 @@ class Training:
             raise ValueError(
                 f"momentum is {self.momentum}, but only sgd takes one, and the optimizer is {self.optimizer}"
             )
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov is true, but momentum is 0; set momentum, for example 0.9")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be zero or more, and finite")
+        if self.clip_grad_norm is not None and not (math.isfinite(self.clip_grad_norm) and self.clip_grad_norm > 0):
+            raise ValueError(
+                f"clip_grad_norm is {self.clip_grad_norm}; it must be above 0 and finite, or null for none"
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; it must be above 0 and below 1, or null for none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +119,7 @@ class EpochRecord:
     train_accuracy: float
     test_loss: float | None
     test_accuracy: float | None
+    held_out_loss: float | None
     epsilon_spent: float | None
     clip_norm: float | None
     clipped_fraction: float | None
@@ -101,7 +130,8 @@ class EpochRecord:
 class Checkpoint:
     """Everything needed to resume a training after an epoch as if it had never stopped. It shares no memory with it.
 
-    `clip_norms` are those of private gradients, or None for ordinary ones.
+    `clip_norms` are those of private gradients, or None for ordinary ones. `average` has the averaged weights, and `best` the
+    model with the least loss on held-out members; None without them.
     """
 
     model: dict[str, Tensor]
@@ -110,6 +140,8 @@ class Checkpoint:
     clip_norms: Tensor | None
     history: tuple[EpochRecord, ...]
     first_step_time_s: float
+    average: dict[str, Tensor] | None = None
+    best: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,87 +171,166 @@ def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedMo
     Raises:
         ValueError: the batch is larger than the training data, or the defenses cannot be combined.
     """
-    if training.batch_size > n_train:
-        raise ValueError(
-            f"batch_size is {training.batch_size} but the target has only {n_train} training examples; "
-            f"set training.batch_size to {n_train} or less"
-        )
     plan = TrainingPlan(
-        n_train=n_train, epochs=training.epochs, batch_size=training.batch_size, sampling=training.sampling
+        n_train=n_train,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        sampling=training.sampling,
+        augmentation=CropAndFlip() if training.augmentation == "crop_flip" else None,
+        schedule=SCHEDULES[training.schedule],
+        momentum=training.momentum,
+        nesterov=training.nesterov,
+        clip_grad_norm=training.clip_grad_norm,
+        ema_decay=training.ema_decay,
     )
+    if training.weight_decay:
+        plan = plan.with_more_decay({name: training.weight_decay / 2 for name, _ in model.named_parameters()})
     for defense in defenses:
         plan = defense.edit_training(plan, model)
+    trainer = own_trainer(defenses)
+    if trainer is not None and plan.rule is not None:
+        raise ValueError(
+            f"{type(trainer).__name__} trains several models, and a private mechanism bounds what one training reveals; leave one of "
+            "them out"
+        )
+    plan.check()
     return plan
+
+
+def own_trainer(defenses: tuple[Defense, ...]) -> Defense | None:
+    """The defense that trains by a method of its own, if there is one.
+
+    Raises:
+        ValueError: there are two.
+    """
+    found = [defense for defense in defenses if type(defense).train is not Defense.train]
+    if len(found) > 1:
+        names = " and ".join(type(defense).__name__ for defense in found)
+        raise ValueError(f"{names} both train in their own way; keep one")
+    return found[0] if found else None
 
 
 def build_model(
     architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo, init_seed: int
 ) -> StagedModel:
-    """The model for a dataset, initialized from `init_seed` alone, then edited by the defenses."""
+    """The model for a dataset, initialized from `init_seed` alone, then edited by the defenses.
+
+    A defense that trains in its own way edits the model last: it may be made of several.
+    """
+    trainer = own_trainer(defenses)
     with torch.random.fork_rng(devices=[]):
         seed_global_torch(init_seed)
         model = architecture.build(info)
-        for defense in defenses:
+        for defense in sorted(defenses, key=lambda defense: defense is trainer):
             model = defense.edit_model(model)
     return model
 
 
-def fit(
-    *,
-    architecture: Architecture,
-    defenses: tuple[Defense, ...],
-    training: Training,
-    data: Examples,
-    members: IntArray,
-    test: IntArray,
-    seed: int,
-    target_id: str,
-    stream_index: int = 0,
-    performance: Performance | None = None,
-    on_epoch: Callable[[EpochRecord, int], None] | None = None,
-    on_checkpoint: Callable[[Checkpoint], None] | None = None,
-    is_checkpoint_due: Callable[[], bool] = lambda: True,
-    resume: Checkpoint | None = None,
-) -> TrainedTarget:
-    """Train one model on the examples at `members`, on the device that holds `data`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recipe:
+    """Everything that makes one target: trains it on the examples at `members`, on the device that holds `data`.
 
-    Randomness: initialization, batches, dropout and noise each have their own stream, derived from `seed` and
-    `stream_index` (0 for a target, 1 and up for its shadows, which share no stream with it). Noise also derives from
-    `target_id`. So do batches and dropout masks under an accounted mechanism, unless `training.paired_batches` is true;
-    two private runs then share none of the random numbers that their guarantees depend on. With `secure_noise`, batches,
-    dropout masks and noise come from the operating system's generator, so each call gives different weights.
+    Randomness: initialization, batches, dropout, augmentation, held-out members and noise each have their own stream, derived
+    from `seed` and `stream_index` (0 for a target, 1 and up for its shadows, which share no stream with it). Noise also derives
+    from `target_id`. So do batches, dropout masks and augmentation under an accounted mechanism, unless
+    `training.paired_batches` is true; two private runs then share none of the random numbers that their guarantees depend on.
+    With `secure_noise`, all of these but initialization come from the operating system's generator, so each call gives different
+    weights.
 
     `on_epoch` is called with each epoch's record and the number of epochs. `on_checkpoint` is called with a checkpoint
     after each epoch if `is_checkpoint_due` returns true. Given such a checkpoint as `resume` and otherwise the same
     arguments, training ends with the weights and ε of an uninterrupted run.
-
-    Raises:
-        DivergedError: the loss of an epoch is not finite.
-        ValueError: see `make_plan`; or this device does not compute in `training.precision`.
     """
-    device, performance = data.inputs.device, performance or Performance()
+
+    architecture: Architecture
+    defenses: tuple[Defense, ...]
+    training: Training
+    data: Examples
+    members: IntArray
+    test: IntArray
+    seed: int
+    target_id: str
+    stream_index: int = 0
+    performance: Performance | None = None
+    on_epoch: Callable[[EpochRecord, int], None] | None = None
+    on_checkpoint: Callable[[Checkpoint], None] | None = None
+    is_checkpoint_due: Callable[[], bool] = lambda: True
+    resume: Checkpoint | None = None
+
+    def train(self) -> TrainedTarget:
+        """Train the target, in the way of the defense that has its own, if there is one.
+
+        Raises:
+            DivergedError: the loss of an epoch is not finite.
+            ValueError: see `make_plan`; or this device does not compute in `training.precision`.
+        """
+        trainer = own_trainer(self.defenses)
+        if trainer is None:
+            return self.fit()
+        others = tuple(defense for defense in self.defenses if defense is not trainer)
+        return trainer.train(replace(self, defenses=others))
+
+    def fit(self, members: IntArray | None = None, part: int | None = None) -> TrainedTarget:
+        """Train one model by this recipe, for a defense that trains several: on these `members`, as its model number `part`.
+
+        Parts share no random stream with each other, nor with those of another `stream_index` below 1,000. A part is not
+        checkpointed. Without arguments, the one model is trained on all members.
+
+        Raises:
+            DivergedError, ValueError: as `train`.
+        """
+        recipe = self if members is None else replace(self, members=members)
+        if part is not None:
+            index = self.stream_index + _PARTS * (part + 1)
+            recipe = replace(recipe, stream_index=index, on_checkpoint=None, resume=None)
+        return _fit(recipe)
+
+
+def _fit(recipe: Recipe) -> TrainedTarget:
+    training, defenses, data, seed, stream_index = (
+        recipe.training,
+        recipe.defenses,
+        recipe.data,
+        recipe.seed,
+        recipe.stream_index,
+    )
+    device, performance = data.inputs.device, recipe.performance or Performance()
     check_precision(training.precision, device)
-    model = build_model(architecture, defenses, data.info, torch_seed(seed, Stream.INIT, stream_index)).to(device)
-    plan = make_plan(training, defenses, model, len(members))
+    init_seed = torch_seed(seed, Stream.INIT, stream_index)
+    model = build_model(recipe.architecture, defenses, data.info, init_seed).to(device)
+    plan = make_plan(training, defenses, model, len(recipe.members))
+    plan.check_inputs(data.info)
+    members, held_out = recipe.members, recipe.members[:0]
+    if plan.early_stopping is not None:
+        shuffled = numpy_generator(seed, Stream.HELD_OUT, stream_index).permutation(members)
+        held_out, members = (
+            shuffled[: plan.early_stopping.n_held_out],
+            np.sort(shuffled[plan.early_stopping.n_held_out :]),
+        )
     if performance.channels_last:
         # Convolutions are faster on CPU and GPU with channels innermost; results differ by rounding only.
         model.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(training, _parameter_groups(model, plan))
+    optimizer = _optimizer(training, plan, _parameter_groups(model, plan))
     is_own = plan.accounting is not None and not training.paired_batches
-    batches_of = target_id if is_own else ""
-    sampling = noise = None
+    batches_of = recipe.target_id if is_own else ""
+    sampling = noise = augmenting = None
     if not plan.secure_noise:
         sampling = torch_generator(seed, Stream.SAMPLING, stream_index, target_id=batches_of)
-        noise = torch_generator(seed, Stream.NOISE, stream_index, str(device), target_id)
-    gradient: PlainGradient | PrivateGradient
+        noise = torch_generator(seed, Stream.NOISE, stream_index, str(device), recipe.target_id)
+        augmenting = torch_generator(seed, Stream.AUGMENTATION, stream_index, target_id=batches_of)
     private: PrivateGradient | None = None
+    plain: PlainGradient | None = None
     expected = plan.batch_size if plan.sampling == "poisson" else None
     if plan.rule is None:
-        gradient = PlainGradient(model, expected, precision=training.precision, performance=performance)
+        plain = PlainGradient(model, expected, loss=plan.loss, precision=training.precision, performance=performance)
     else:
-        gradient = private = PrivateGradient(
-            model, plan.rule, expected, noise, precision=training.precision, performance=performance
+        private = PrivateGradient(
+            model, plan.rule, expected, noise, loss=plan.loss, precision=training.precision, performance=performance
         )
+    learning_rate = training.learning_rate
+    assert learning_rate is not None
+    average = None if plan.ema_decay is None else WeightAverage(model, plan.ema_decay)
+    best: dict[str, Tensor] | None = None
     batches = _batches(plan, torch.from_numpy(members), sampling)
     epochs = range(1, plan.epochs + 1)
     spent: list[float] | list[None] = [None] * plan.epochs
@@ -233,10 +344,11 @@ def fit(
             dropout_seed = torch_seed(seed, Stream.DROPOUT, stream_index, batches_of)
         seed_global_torch(dropout_seed, device)
         generators = {"dropout": torch.default_generator}
-        if sampling is not None and noise is not None:
-            generators |= {"sampling": sampling, "noise": noise}
+        if sampling is not None and noise is not None and augmenting is not None:
+            generators |= {"sampling": sampling, "noise": noise, "augmentation": augmenting}
         if device.type == "cuda":
             generators["dropout_cuda"] = torch.cuda.default_generators[device.index or 0]
+        resume = recipe.resume
         if resume is not None:
             model.load_state_dict(resume.model)
             optimizer.load_state_dict(deepcopy(resume.optimizer))
@@ -244,24 +356,49 @@ def fit(
                 generator.set_state(resume.generators[name])
             if private is not None and resume.clip_norms is not None:
                 private.clip_norms = resume.clip_norms.clone()
+            if average is not None and resume.average is not None:
+                average.load(resume.average)
+            best = resume.best
             history, first_step_time_s = list(resume.history), resume.first_step_time_s
         step = history[-1].step if history else 0
         for epoch in epochs[len(history) :]:
+            if _has_stopped(plan, history):
+                break
             model.train()
             loss_sum, n_right = torch.zeros((), device=device), torch.zeros((), device=device)
             n_seen = 0
             if private is not None:
                 private.n_within.zero_()
+                private.start_epoch(epoch)
+            if plain is not None:
+                plain.start_epoch(epoch)
             first_step_in_epoch_s = 0.0
             started = time.perf_counter()
             while step < plan.steps_until(epoch):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate * plan.schedule(step / plan.steps)
                 index = next(batches).to(device)
-                batch_loss, batch_right = gradient.step(data.inputs[index], data.labels[index])
+                inputs, labels = data.inputs[index], data.labels[index]
+                if plan.augmentation is not None:
+                    inputs = plan.augmentation(inputs, augmenting)
+                if private is not None:
+                    batch_loss, batch_right = private.step(inputs, labels)
+                else:
+                    assert plain is not None
+                    mixed: tuple[Tensor, ...] = ()
+                    if plan.mixing is not None and augmenting is not None and len(labels):
+                        inputs, *others = plan.mixing(inputs, labels, augmenting)
+                        mixed = tuple(others)
+                    batch_loss, batch_right = plain.step(inputs, labels, *mixed)
+                if plan.clip_grad_norm is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), plan.clip_grad_norm)
                 optimizer.step()
                 loss_sum += batch_loss
                 n_right += batch_right
                 n_seen += len(index)
                 step += 1
+                if average is not None:
+                    average.update(step)
                 if step == 1:
                     _synchronize(device)
                     first_step_in_epoch_s = first_step_time_s = time.perf_counter() - started
@@ -270,8 +407,17 @@ def fit(
             train_loss = float(loss_sum) / max(1, n_seen)
             if not math.isfinite(train_loss):
                 raise DivergedError(f"the training loss is {train_loss} in epoch {epoch}; lower training.learning_rate")
-            evaluated = training.evaluate_every and (epoch % training.evaluate_every == 0 or epoch == plan.epochs)
-            test_loss, test_accuracy = loss_and_accuracy(*predict(model, data, test)) if evaluated else (None, None)
+            is_evaluated = training.evaluate_every and (epoch % training.evaluate_every == 0 or epoch == plan.epochs)
+            test_loss = test_accuracy = held_out_loss = None
+            with averaged(average):
+                if is_evaluated:
+                    test_loss, test_accuracy = loss_and_accuracy(*predict(answer_of(model), data, recipe.test))
+                if plan.early_stopping is not None:
+                    held_out_loss, _ = loss_and_accuracy(*predict(answer_of(model), data, held_out))
+                    if all(
+                        held_out_loss < record.held_out_loss for record in history if record.held_out_loss is not None
+                    ):
+                        best = {name: value.clone() for name, value in model.state_dict().items()}
             record = EpochRecord(
                 epoch=epoch,
                 step=step,
@@ -279,14 +425,15 @@ def fit(
                 train_accuracy=float(n_right) / max(1, n_seen),
                 test_loss=test_loss,
                 test_accuracy=test_accuracy,
+                held_out_loss=held_out_loss,
                 epsilon_spent=spent[epoch - 1],
                 clip_norm=None if private is None else float(torch.linalg.vector_norm(private.clip_norms)),
                 clipped_fraction=None if private is None or not n_seen else 1 - float(private.n_within) / n_seen,
                 train_time_s=epoch_time_s,
             )
             history.append(record)
-            if on_checkpoint is not None and is_checkpoint_due():
-                on_checkpoint(
+            if recipe.on_checkpoint is not None and recipe.is_checkpoint_due():
+                recipe.on_checkpoint(
                     Checkpoint(
                         model={name: value.clone() for name, value in model.state_dict().items()},
                         optimizer=deepcopy(optimizer.state_dict()),
@@ -294,12 +441,18 @@ def fit(
                         clip_norms=None if private is None else private.clip_norms.clone(),
                         history=tuple(history),
                         first_step_time_s=first_step_time_s,
+                        average=None if average is None else {k: v.clone() for k, v in average.values.items()},
+                        best=None if best is None else dict(best),
                     )
                 )
-            if on_epoch is not None:
-                on_epoch(record, plan.epochs)
+            if recipe.on_epoch is not None:
+                recipe.on_epoch(record, plan.epochs)
     if private is not None:
         private.close()
+    if average is not None:
+        average.swap()
+    if best is not None:
+        model.load_state_dict(best)
     model.zero_grad(set_to_none=True)
     model.to(memory_format=torch.contiguous_format).eval()
     return TrainedTarget(
@@ -313,64 +466,15 @@ def fit(
     )
 
 
-class PlainGradient:
-    """The ordinary gradient of a batch: the mean, or the sum divided by `expected_batch_size` if that is given."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        expected_batch_size: float | None = None,
-        *,
-        precision: Precision = "fp32",
-        performance: Performance | None = None,
-    ) -> None:
-        self._model = model
-        self._expected_batch_size = expected_batch_size
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._precision = precision
-        # Poisson batches have too many sizes to capture each; only private gradients pad them.
-        replays = expected_batch_size is None and (performance or Performance()).replays_on(self._parameters[0].device)
-        self._run = Replay(self._gradients) if replays else self._gradients
-
-    def step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Set every `.grad` from a batch. Returns the summed loss and the number of right answers, both 0-d tensors."""
-        if not len(labels):  # a Poisson sample may be empty, and some layers refuse empty input
-            for parameter in self._parameters:
-                parameter.grad = torch.zeros_like(parameter)
-            return torch.zeros((), device=inputs.device), torch.zeros((), device=inputs.device)
-        loss_sum, n_right, *gradients = self._run(inputs, labels)
-        for parameter, value in zip(self._parameters, gradients, strict=True):
-            parameter.grad = value
-        return loss_sum, n_right
-
-    def _gradients(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        logits = forward(self._model, inputs, self._precision)
-        loss_sum = cross_entropy(logits, labels, reduction="sum")
-        loss = loss_sum / (self._expected_batch_size or len(labels))
-        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
-        return loss_sum.detach(), (logits.detach().argmax(1) == labels).sum(), *gradients
+def _has_stopped(plan: TrainingPlan, history: list[EpochRecord]) -> bool:
+    """Whether the loss on held-out members has not improved for as many epochs as the plan is patient."""
+    if plan.early_stopping is None or not history:
+        return False
+    losses = [record.held_out_loss for record in history if record.held_out_loss is not None]
+    return len(losses) - 1 - losses.index(min(losses)) >= plan.early_stopping.patience
 
 
-def predict(
-    model: nn.Module, data: Examples, index: IntArray, query: Callable[[Tensor], Tensor] = lambda inputs: inputs
-) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) in eval mode and labels (n,) of the examples at `index`, on CPU; `query` changes the inputs."""
-    was_training = model.training
-    model.eval()
-    positions = torch.from_numpy(index).to(data.inputs.device)
-    with torch.inference_mode():
-        parts = [model(query(data.inputs[part])) for part in positions.split(EVALUATION_BATCH)]
-        logits = torch.cat(parts).cpu() if parts else torch.empty(0, data.info.num_classes)
-    model.train(was_training)
-    return logits, data.labels[positions].cpu()
-
-
-def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy in nats, and the fraction of right answers."""
-    return float(cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
-
-
-def _optimizer(training: Training, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+def _optimizer(training: Training, plan: TrainingPlan, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
     learning_rate = training.learning_rate
     assert learning_rate is not None
     match training.optimizer:
@@ -381,7 +485,7 @@ def _optimizer(training: Training, groups: list[dict[str, object]]) -> torch.opt
         case "adadelta":
             return torch.optim.Adadelta(groups, lr=learning_rate)
         case "sgd":
-            return torch.optim.SGD(groups, lr=learning_rate, momentum=training.momentum)
+            return torch.optim.SGD(groups, lr=learning_rate, momentum=plan.momentum, nesterov=plan.nesterov)
 
 
 def _parameter_groups(model: nn.Module, plan: TrainingPlan) -> list[dict[str, object]]:

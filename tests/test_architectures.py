@@ -17,7 +17,7 @@ from models.architectures.lin_lstm import LinLstm
 from models.architectures.resnet18 import ResNet18
 from models.datasets.base import DatasetInfo, Examples
 from models.seeds import Stream, torch_seed
-from models.train import Training, build_model, fit
+from models.train import Recipe, Training, build_model
 from sweeper.sweep import components
 
 CHEAP = {
@@ -68,7 +68,7 @@ def test_it_trains_every_one_of_its_parameters(name):
     info, labels = info_of((3, 16, 17), num_classes=2), torch.arange(64) % 2
     images[labels == 1] //= 4  # so that there is something to learn
     data = Examples(inputs=images, labels=labels, example_id=np.arange(64), info=info, sha256="")
-    target = fit(
+    target = Recipe(
         architecture=cheap(name),
         defenses=(),
         training=Training(epochs=8, batch_size=12, learning_rate=0.05),
@@ -77,7 +77,7 @@ def test_it_trains_every_one_of_its_parameters(name):
         test=np.arange(48, 64),
         seed=3,
         target_id="a target",
-    )
+    ).train()
     assert target.history[-1].train_loss < 0.9 * target.history[0].train_loss
     start = build_model(cheap(name), (), info, torch_seed(3, Stream.INIT)).state_dict()
     for key, _ in target.model.named_parameters():

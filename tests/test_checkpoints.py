@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from models.train import Recipe
 from sweeper.results import checkpoints
 from sweeper.results.checkpoints import CheckpointError, from_bytes
 from sweeper.results.store import Store
@@ -62,9 +63,9 @@ def test_killed_and_resumed_is_bitwise_as_undisturbed(
             run(trial, cut, after)
         assert cut.read_checkpoint(trial.target_id) is not None
     trained: list[int] = []
-    original = trial_target.fit
+    original = Recipe.train
     monkeypatch.setattr(
-        trial_target, "fit", lambda **each: (trained.append(len(each["resume"].history)), original(**each))[1]
+        Recipe, "train", lambda recipe: (trained.append(len(recipe.resume.history)), original(recipe))[1]
     )
     run(trial, cut)
     assert trained == [3]

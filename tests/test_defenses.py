@@ -12,11 +12,11 @@ from torch import nn
 
 from models.architectures.lomurno_cnn import LomurnoCnn
 from models.datasets.base import DatasetInfo
-from models.defenses.base import TrainingPlan
 from models.defenses.dp_sgd import DpSgd
 from models.defenses.dropout import Dropout
 from models.defenses.l2 import L2
 from models.defenses.none import NoDefense
+from models.plan import TrainingPlan
 from models.private.accounting import epsilon
 from models.private.rules import ClipThenNoise
 from models.train import Training, build_model, make_plan
@@ -240,7 +240,7 @@ def test_defenses_compose_in_every_order():
 
 
 def test_later_defenses_see_what_earlier_ones_did():
-    assert plan_of(L2(weight=0.1), L2(weight=0.2)).weight_decay == {"stages.prediction.0.weight": 0.2}
+    assert plan_of(L2(weight=0.25), L2(weight=0.5)).weight_decay == {"stages.prediction.0.weight": 0.75}
     model = small_model(Dropout(rate=0.1), Dropout(rate=0.2))
     assert [layer.p for layer in model.stages.conv1 if isinstance(layer, nn.Dropout)] == [0.1, 0.2]
 

@@ -19,7 +19,7 @@ from attacks.inversion.layer_decoder import LayerDecoder, build_decoder
 from models.architectures.lomurno_cnn import LomurnoCnn
 from models.datasets.digits import Digits
 from models.splits import SPLITS
-from models.train import Training, build_model, fit
+from models.train import Recipe, Training, build_model
 from sweeper.results.store import Store
 from sweeper.trial.attack import _white_box
 from sweeper.trial.context import TrialContext
@@ -38,7 +38,7 @@ def white_box(digits):
     """A briefly trained target on 200 members; 400 images for the attacker, 200 non-members, 120 test images."""
     members = np.arange(200)
     test = np.arange(800, 920)
-    target = fit(
+    target = Recipe(
         architecture=CNN,
         defenses=(),
         training=Training(epochs=5, batch_size=20),
@@ -47,7 +47,7 @@ def white_box(digits):
         test=test,
         seed=0,
         target_id="a target",
-    )
+    ).train()
     untrained = build_model(CNN, (), digits.info, 77).eval()
 
     def images(index):

@@ -24,11 +24,12 @@ from models.defenses.dropout import Dropout
 from models.defenses.noise_then_clip import NoiseThenClipDefense
 from models.defenses.noised_quantile import NoisedQuantileDefense
 from models.defenses.quantile_clipping import QuantileClippingDefense
+from models.gradient import PlainGradient
 from models.performance import Performance, Replay
 from models.private.gradients import PrivateGradient
 from models.private.noise import standard_normal
 from models.private.rules import ClipThenNoise, NoisedQuantile, NoiseThenClip, QuantileClipping
-from models.train import LEARNING_RATES, PlainGradient, Training, build_model, fit, make_plan
+from models.train import LEARNING_RATES, Recipe, Training, build_model, make_plan
 
 CPU = torch.device("cpu")
 MECHANISMS = {
@@ -263,10 +264,10 @@ def test_a_training_so_clipped_ends_where_its_undefended_twin_does(optimizer, sa
     )
     weights = []
     for defense in ((), (NoiseThenClipDefense(max_grad_norm=1e9, noise_scale=0.0),)):
-        target = fit(
+        target = Recipe(
             architecture=LomurnoCnn(), defenses=(Dropout(rate=0.2), *defense), training=training, data=data,
             members=np.arange(200), test=np.arange(200, 300), seed=3, target_id="a target",
-        )  # fmt: skip
+        ).train()  # fmt: skip
         weights.append(torch.cat([value.flatten() for value in target.model.parameters()]))
     if optimizer == "sgd":
         assert distance(weights[1], weights[0]) < 1e-5
@@ -583,11 +584,11 @@ def test_every_optimizer_takes_every_mechanism_and_goes_on_from_a_checkpoint(nam
     checkpoints = []
 
     def train(epochs, **more):
-        return fit(
+        return Recipe(
             architecture=LomurnoCnn(filters=(4, 4, 4), dense_units=8), defenses=(MECHANISMS[name],), data=data,
             training=Training(epochs=epochs, batch_size=30, optimizer=optimizer, sampling="poisson"),
             members=np.arange(120), test=np.arange(120, 200), seed=1, target_id="a target", **more,
-        )  # fmt: skip
+        ).train()  # fmt: skip
 
     whole = train(2, on_checkpoint=checkpoints.append)
     resumed = train(2, resume=checkpoints[0])

@@ -10,7 +10,7 @@ import pytest
 from models.datasets.svhn import Svhn
 from models.defenses.base import Mechanism
 from models.splits import SPLITS
-from models.train import LEARNING_RATES, fit
+from models.train import LEARNING_RATES, Recipe
 from sweeper.errors import UserError
 from sweeper.sweep import components
 from sweeper.sweep.expand import expand
@@ -466,7 +466,7 @@ def test_coins_are_planned_with_the_members_that_each_seed_gives(tmp_path: Path)
         trial = each.trial
         data = trial.dataset.load(tmp_path)
         split = SPLITS[trial.split](data.info.n_train, data.info.n_test, trial.seed)
-        target = fit(
+        target = Recipe(
             architecture=trial.architecture,
             defenses=trial.defenses,
             training=trial.training,
@@ -475,7 +475,7 @@ def test_coins_are_planned_with_the_members_that_each_seed_gives(tmp_path: Path)
             test=split.test,
             seed=trial.seed,
             target_id=trial.target_id,
-        )
+        ).train()
         assert (each.n_train, each.n_non_members, each.n_test) == (len(split.members), len(split.non_members), 20)
         assert each.plan == target.plan
         assert each.plan.accounting.sample_rate == 50 / each.n_train

@@ -16,7 +16,8 @@ from scipy import stats
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from models import train
+from models import answers, train
+from models.answers import answer_of, loss_and_accuracy, predict
 from models.architectures.base import Architecture, Normalize, StagedModel
 from models.architectures.lin_lstm import LinLstm
 from models.architectures.lomurno_cnn import LomurnoCnn
@@ -27,11 +28,12 @@ from models.defenses.dp_sgd import DpSgd
 from models.defenses.dropout import Dropout
 from models.defenses.l2 import L2
 from models.defenses.noise_then_clip import NoiseThenClipDefense
+from models.gradient import PlainGradient
 from models.performance import Performance, cpu_has_bf16
 from models.private.accounting import epsilon
 from models.private.gradients import PrivateGradient
 from models.seeds import Stream, numpy_generator, seed_torch, torch_generator, torch_seed
-from models.train import DivergedError, PlainGradient, Training, build_model, fit, loss_and_accuracy, predict
+from models.train import DivergedError, Recipe, Training, build_model
 
 CNN = LomurnoCnn(filters=(4, 4, 4), dense_units=8)
 DP = DpSgd(noise_multiplier=1.0, accountant="rdp")
@@ -80,7 +82,7 @@ def fit_on(
     resume=None,
     **training,
 ):
-    return fit(
+    return Recipe(
         architecture=architecture,
         defenses=defenses,
         training=Training(**{"epochs": 2, "batch_size": 32} | training),
@@ -94,7 +96,7 @@ def fit_on(
         on_epoch=on_epoch,
         on_checkpoint=on_checkpoint,
         resume=resume,
-    )
+    ).train()
 
 
 def weights(target):
@@ -468,7 +470,7 @@ def test_history_has_one_row_per_epoch_with_what_happened_in_it(recorded):
     assert [record.step for record in target.history] == [3, 6, 9, 12, 15]
     assert told == [(record, 5) for record in target.history]
     assert [record.test_loss is not None for record in target.history] == [False, True, False, True, True]
-    loss, accuracy = loss_and_accuracy(*predict(target.model, data, np.arange(40, 50)))
+    loss, accuracy = loss_and_accuracy(*predict(answer_of(target.model), data, np.arange(40, 50)))
     assert target.history[-1].test_loss == pytest.approx(loss, rel=1e-5)
     assert target.history[-1].test_accuracy == pytest.approx(accuracy)
     assert all(0 <= record.train_accuracy <= 1 for record in target.history)
@@ -487,7 +489,7 @@ def test_measuring_on_the_way_changes_nothing(digits):
 def test_the_first_epoch_of_one_full_batch_reports_the_loss_at_the_start(digits):
     target = fit_on(digits, epochs=1, batch_size=240)
     start = build_model(CNN, (), digits.info, torch_seed(3, Stream.INIT))
-    loss, accuracy = loss_and_accuracy(*predict(start, digits, np.arange(240)))
+    loss, accuracy = loss_and_accuracy(*predict(answer_of(start), digits, np.arange(240)))
     assert target.history[0].train_loss == pytest.approx(loss, rel=1e-4)
     assert target.history[0].train_accuracy == pytest.approx(accuracy, abs=1e-6)
 
@@ -542,13 +544,13 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_advice(digits):
 def test_predictions_are_in_the_order_asked_for_in_eval_mode_and_by_parts(digits, training, monkeypatch):
     model = build_model(CNN, (Dropout(rate=0.5),), digits.info, 1).train(training)
     index = np.random.default_rng(0).permutation(len(digits.labels))[:50]
-    monkeypatch.setattr(train, "EVALUATION_BATCH", 7)
-    logits, labels = predict(model, digits, index)
+    monkeypatch.setattr(answers, "EVALUATION_BATCH", 7)
+    logits, labels = predict(answer_of(model), digits, index)
     assert model.training == training
     with torch.no_grad():
         torch.testing.assert_close(logits, model.eval()(digits.inputs[index]))
     assert torch.equal(labels, digits.labels[index])
-    empty, none = predict(model, digits, index[:0])
+    empty, none = predict(answer_of(model), digits, index[:0])
     assert tuple(empty.shape) == (0, 10)
     assert len(none) == 0
 

@@ -21,6 +21,7 @@ from attacks.base import AttackTarget
 from attacks.inversion.layer_decoder import LayerDecoder
 from attacks.membership.threshold import Threshold
 from models import train
+from models.train import Recipe
 from sweeper.results.expected import recorded_attacks
 from sweeper.results.gather import gather
 from sweeper.results.launches import Launch
@@ -32,7 +33,6 @@ from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.trial import Trial
 from sweeper.trial import attack as trial_attack
-from sweeper.trial import target as trial_target
 from sweeper.trial.context import TrialContext
 from sweeper.trial.failures import record_failure
 from sweeper.trial.run import run_trial
@@ -201,7 +201,7 @@ def test_what_is_recorded_is_not_done_again(finished: Any, monkeypatch: pytest.M
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("trained or attacked again")
 
-    monkeypatch.setattr(trial_target, "fit", refuse)
+    monkeypatch.setattr(Recipe, "train", refuse)
     monkeypatch.setattr(Threshold, "run", refuse)
     _, _, results = run(path, store.storage.root)
     assert [(result.status, result.trained, result.attacks_run) for result in results] == [("finished", False, 0)] * 2
@@ -213,7 +213,7 @@ def test_adding_an_attack_trains_nothing_and_compares_anew(
 ) -> None:
     out = tmp_path / "out"
     run(tiny, out, "attacks=[threshold]", only=1)
-    monkeypatch.setattr(trial_target, "fit", None)
+    monkeypatch.setattr(Recipe, "train", None)
     overrides = "attacks=[threshold, {name: trained_attackers, attackers: [knn], search: none}]"
     store, trials, (result,) = run(tiny, out, overrides, only=1)
     assert (result.status, result.trained, result.attacks_run) == ("finished", False, 1)
@@ -324,6 +324,7 @@ def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Pat
     needed = {
         "dp_sgd": {"epsilon": 8.0, "accountant": "rdp"},
         "noised_quantile": {"epsilon": 8.0, "accountant": "rdp", "count_noise_std": 5.0},
+        "majority_of": {"models": 2},
     }.get(name, {})
     override = f"defenses=[{json.dumps({'name': name, **needed})}]"
     store, _, (result,) = run(tiny, tmp_path / "out", override, "attacks=[]")
@@ -517,7 +518,7 @@ def test_a_target_whose_files_were_lost_fails_with_a_row(
 ) -> None:
     store, trials, _ = run(tiny, tmp_path / "out", "attacks=[]", only=1)
     store.storage.delete(f"parts/outputs/{trials[0].target_id}.parquet")
-    monkeypatch.setattr(trial_target, "fit", lambda **arguments: 1 / 0)
+    monkeypatch.setattr(Recipe, "train", lambda recipe: 1 / 0)
     result = run_trial(trials[0], TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu")))
     assert (result.status, store.status(trials[0]).word) == ("failed", "failed")
     assert [(failure.target_id, failure.cause) for failure in store.failures()] == [(trials[0].target_id, "error")]

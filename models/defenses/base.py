@@ -7,64 +7,26 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
+from models.answers import Answer
 from models.architectures.base import StagedModel
+from models.plan import TrainingPlan
 from models.private.accounting import ACCOUNTANTS, PrivacyAccounting, find_noise_multiplier
 from models.private.rules import Rule
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """How one target will be trained. Defenses replace parts of it.
-
-    `weight_decay` maps a parameter's name to λ; the loss gets the penalty λ‖w‖². `rule` turns per-example gradient norms
-    into weights and noise; without a rule, gradients are averaged as usual. `accounting` proves a guarantee for the steps
-    taken; without it, `no_guarantee_reason` says why there is none. If `secure_noise` is true, noise, batches and dropout
-    masks come from the operating system's generator.
-    """
-
-    n_train: int
-    epochs: int
-    batch_size: int
-    sampling: Literal["shuffled", "poisson"] = "shuffled"
-    weight_decay: dict[str, float] = field(default_factory=dict)
-    rule: Rule | None = None
-    accounting: PrivacyAccounting | None = None
-    no_guarantee_reason: str = "no differentially private mechanism was used"
-    secure_noise: bool = False
-
-    @property
-    def sample_rate(self) -> float:
-        """Probability that one example is in a Poisson batch."""
-        return self.batch_size / self.n_train
-
-    def steps_until(self, epoch: int) -> int:
-        """Number of steps after `epoch` epochs. With Poisson sampling: ⌊epoch · n / batch⌋, at least 1 if epoch > 0."""
-        if self.sampling == "poisson":
-            return max(1, epoch * self.n_train // self.batch_size) if epoch else 0
-        return epoch * -(-self.n_train // self.batch_size)
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole training."""
-        return self.steps_until(self.epochs)
-
-    def with_rule(self, rule: Rule, **changes: object) -> TrainingPlan:
-        """The plan with `rule`.
-
-        Raises:
-            ValueError: the plan has a rule already.
-        """
-        if self.rule is not None:
-            raise ValueError("two private mechanisms in one list of defenses; keep one")
-        return replace(self, rule=rule, **changes)  # type: ignore[arg-type]
+if TYPE_CHECKING:
+    from models.train import Recipe, TrainedTarget
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(ABC):
-    """Base of all defenses: a frozen dataclass with two methods. By default both change nothing."""
+    """Base of all defenses: a frozen dataclass with four methods. By default each changes nothing.
+
+    `edit_model` changes the network, `edit_training` the plan of its training, `train` how it is trained (or what is trained:
+    an ensemble, a teacher and a student), and `edit_answers` what happens when the trained model is asked.
+    """
 
     source: ClassVar[str]
     revision: ClassVar[int] = 1
@@ -77,6 +39,21 @@ class Defense(ABC):
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
         """The plan to follow instead of `plan`; `model` is the edited model."""
         return plan
+
+    def train(self, recipe: Recipe) -> TrainedTarget:
+        """Train by `recipe`, which has all other defenses of the target. At most one defense of a target may do so otherwise.
+
+        The model that it returns must have the structure that `edit_model` gives, because recorded weights are loaded into that.
+        """
+        return recipe.fit()
+
+    def edit_answers(self, answer: Answer) -> Answer:
+        """The answers to give instead of `answer`'s, to the same inputs: finite logits (n, classes).
+
+        Accuracy and every attack that asks the model see these. Answers must be repeatable: random numbers must follow from the
+        input and from nothing else.
+        """
+        return answer
 
 
 @dataclass(frozen=True, kw_only=True)

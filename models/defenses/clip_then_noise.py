@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from models.architectures.base import StagedModel
-from models.defenses.base import AccountedMechanism, TrainingPlan, check_noise_scale, check_positive
+from models.defenses.base import AccountedMechanism, check_noise_scale, check_positive
+from models.plan import TrainingPlan
 from models.private.rules import ClipThenNoise, NoiseUnit
 
 

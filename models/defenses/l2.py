@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from models.architectures.base import StagedModel
-from models.defenses.base import Defense, TrainingPlan
+from models.defenses.base import Defense
+from models.plan import TrainingPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class L2(Defense):
 
     weight: float = 2e-2
 
+    revision: ClassVar[int] = 2
     source: ClassVar[str] = "Lomurno & Matteucci 2022, section 4"
 
     def __post_init__(self) -> None:
@@ -33,4 +35,4 @@ class L2(Defense):
             for name, value in model.named_parameters()
             if name.startswith(last) and name.endswith("weight") and value.ndim > 1
         ]
-        return replace(plan, weight_decay=plan.weight_decay | dict.fromkeys(names, self.weight))
+        return plan.with_more_decay(dict.fromkeys(names, self.weight))

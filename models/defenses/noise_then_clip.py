@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from models.architectures.base import StagedModel
-from models.defenses.base import Mechanism, TrainingPlan, check_noise_scale, check_positive
+from models.defenses.base import Mechanism, check_noise_scale, check_positive
+from models.plan import TrainingPlan
 from models.private.rules import NoiseThenClip, NoiseUnit
 
 REASON = (

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from models.architectures.base import StagedModel
-from models.defenses.base import BudgetedMechanism, TrainingPlan, check_positive, check_quantile
+from models.defenses.base import BudgetedMechanism, check_positive, check_quantile
+from models.plan import TrainingPlan
 from models.private.rules import NoisedQuantile
 
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from models.losses import CrossEntropy, Loss, check_loss
 from models.performance import Performance, Precision, Replay, forward
 from models.private.noise import standard_normal
 from models.private.probe import check_examples_apart
@@ -37,7 +37,7 @@ class PrivateGradient:
     state, and part of a checkpoint. Norms, sums and noise are float32 even if activations are bf16.
 
     Raises:
-        ValueError: a layer mixes examples, such as BatchNorm, or has no known per-example gradients.
+        ValueError: a layer mixes examples, such as BatchNorm, or has no known per-example gradients; or the loss mixes examples.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class PrivateGradient:
         expected_batch_size: float | None,
         noise_generator: torch.Generator | None,
         *,
+        loss: Loss | None = None,
         precision: Precision = "fp32",
         performance: Performance | None = None,
     ) -> None:
@@ -57,6 +58,8 @@ class PrivateGradient:
         self._rule = rule
         self._expected_batch_size = expected_batch_size
         self._noise_generator = noise_generator
+        self._loss = loss or CrossEntropy()
+        self._epoch = 1
         self._precision = precision
         self._device = self._parameters[0].device
         self._performance = performance or Performance()
@@ -64,22 +67,32 @@ class PrivateGradient:
         self._tried = False
         self._rows_multiple = self._performance.rows_multiple_on(self._device)
         self._example_noise_std = rule.example_noise_std(self._dimension)
-        replays = self._performance.replays_on(self._device)
-        self._run_chunk: Chunk = Replay(self._chunk) if replays else self._chunk
-        self._run_whole: Chunk = Replay(self._whole_batch) if replays else self._whole_batch
-        self._run_norms: Chunk = Replay(self._norms_alone) if replays else self._norms_alone
-        if self._example_noise_std is not None:  # a replay would repeat noise drawn during the step
-            self._run_chunk = self._literal_chunk
+        self._replays = self._performance.replays_on(self._device)
+        self._prepare()
         n_groups = self._tap.n_layers if rule.per_layer else 1
         self.n_within = torch.zeros((), device=self._device)
         """Number of gradients within the clip norm, over all steps since this was last set to zero."""
         self.clip_norms = torch.full((n_groups,), float(rule.initial_clip_norm), device=self._device)
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _prepare(self) -> None:
+        """The functions of a step, to be captured when they first run."""
+        self._run_chunk: Chunk = Replay(self._chunk) if self._replays else self._chunk
+        self._run_whole: Chunk = Replay(self._whole_batch) if self._replays else self._whole_batch
+        self._run_norms: Chunk = Replay(self._norms_alone) if self._replays else self._norms_alone
+        if self._example_noise_std is not None:  # a replay would repeat noise drawn during the step
+            self._run_chunk = self._literal_chunk
+
+    def start_epoch(self, epoch: int) -> None:
+        """The loss of the next steps is that of this epoch, from 1."""
+        if self._replays and self._loss.uses_epoch and epoch != self._epoch:
+            self._prepare()
+        self._epoch = epoch
+
+    def step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Set every `.grad` from a batch. Returns the summed loss and the number of right answers, both 0-d tensors."""
         count = len(labels)
         if count and not self._tried:
-            self._try_out(images, labels)
+            self._try_out(inputs, labels)
         draws = torch.empty(count, 0, device=self._device)
         if self._example_noise_std is None:
             draws = self._rule.draw(count, self._dimension, self._noise_generator, self._device)
@@ -88,10 +101,10 @@ class PrivateGradient:
         if self._rule.clips_by_batch and len(chunks) == 1:
             run = self._run_whole
         elif self._rule.clips_by_batch and chunks:
-            self.clip_norms = self._batch_clip_norms(images, labels, chunks)
+            self.clip_norms = self._batch_clip_norms(inputs, labels, chunks)
         totals: list[Tensor] | None = None
         for chunk in chunks:
-            results = run(*self._padded(images[chunk], labels[chunk], draws[chunk]), self.clip_norms)
+            results = run(*self._padded(inputs[chunk], labels[chunk], draws[chunk]), self.clip_norms)
             totals = list(results) if totals is None else [a.add_(b) for a, b in zip(totals, results, strict=True)]
             if len(chunks) > 1 and totals[0] is results[0]:
                 totals = [total.clone() for total in totals]  # two may be the same tensor, and a replay overwrites them
@@ -127,17 +140,19 @@ class PrivateGradient:
             yield slice(done, done + rows)
             done += rows
 
-    def _try_out(self, images: Tensor, labels: Tensor) -> None:
-        """Refuse a model that mixes examples, and set the chunk size from the memory of a few. Generators are unchanged.
+    def _try_out(self, inputs: Tensor, labels: Tensor) -> None:
+        """Refuse a model or a loss that mixes examples, and set the chunk size from the memory of a few. Generators are unchanged.
 
         The number of examples differs from the batch's, so a layer that mistakes a sequence's steps for examples fails.
         """
         check_examples_apart(
-            self._model, images[:_FIRST_ROWS] if len(labels) > 1 else torch.cat([images, images.flip(-1)])
+            self._model, inputs[:_FIRST_ROWS] if len(labels) > 1 else torch.cat([inputs, inputs.flip(-1)])
         )
         rows = slice(0, _FIRST_ROWS if len(labels) > _FIRST_ROWS else max(1, len(labels) - 1))
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            self._norms_alone(images[rows], labels[rows], torch.ones_like(labels[rows], dtype=torch.bool))
+            with torch.no_grad():
+                check_loss(self._loss, forward(self._model, inputs[rows], self._precision), labels[rows], self._epoch)
+            self._norms_alone(inputs[rows], labels[rows], torch.ones_like(labels[rows], dtype=torch.bool))
         self._tried = True
         if self._chunk_size is None:
             per_example = max(1, self._tap.bytes_recorded // len(labels[rows]))
@@ -146,7 +161,7 @@ class PrivateGradient:
             affordable = max(1, self._performance.chunk_bytes_on(self._device) // per_example)
             self._chunk_size = affordable - affordable % 32 if affordable > 32 else affordable
 
-    def _padded(self, images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _padded(self, inputs: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A chunk padded with copies of its last example, and a mask of the real rows."""
         count = len(labels)
         rows = -(-count // self._rows_multiple) * self._rows_multiple
@@ -154,27 +169,27 @@ class PrivateGradient:
         is_real = position < count
         if rows > count:
             position = position.clamp(max=count - 1)
-            images, labels, draws = images[position], labels[position], draws[position]
-        return images, labels, is_real, draws
+            inputs, labels, draws = inputs[position], labels[position], draws[position]
+        return inputs, labels, is_real, draws
 
-    def _batch_clip_norms(self, images: Tensor, labels: Tensor, chunks: Sequence[slice]) -> Tensor:
+    def _batch_clip_norms(self, inputs: Tensor, labels: Tensor, chunks: Sequence[slice]) -> Tensor:
         """The rule's clip norms for the norms of all chunks. The next pass draws the same dropout masks again."""
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             norms, no_draws = [], torch.empty(len(labels), 0, device=self._device)
             for chunk in chunks:
-                images_, labels_, is_real, _ = self._padded(images[chunk], labels[chunk], no_draws[chunk])
-                norms.append(self._run_norms(images_, labels_, is_real)[0][: len(labels[chunk])].clone())
+                inputs_, labels_, is_real, _ = self._padded(inputs[chunk], labels[chunk], no_draws[chunk])
+                norms.append(self._run_norms(inputs_, labels_, is_real)[0][: len(labels[chunk])].clone())
         all_norms = torch.cat(norms)
         return self._rule.batch_clip_norms(all_norms, torch.ones_like(all_norms[:, 0], dtype=torch.bool))
 
     @contextmanager
-    def _backward(self, images: Tensor, labels: Tensor, is_real: Tensor) -> Iterator[tuple[Recording, Tensor, Tensor]]:
+    def _backward(self, inputs: Tensor, labels: Tensor, is_real: Tensor) -> Iterator[tuple[Recording, Tensor, Tensor]]:
         """The recording of a forward and backward pass, the summed loss, and the number of right answers."""
         for parameter in self._parameters:
             parameter.grad = None
         with self._tap.recording(len(labels)) as recording:
-            logits = forward(self._model, images, self._precision)
-            loss = torch.where(is_real, cross_entropy(logits, labels, reduction="none"), 0).sum()
+            logits = forward(self._model, inputs, self._precision)
+            loss = torch.where(is_real, self._loss(logits, labels, self._epoch), 0).sum()
             loss.backward()
         with torch.no_grad():
             yield recording, loss.detach(), ((logits.argmax(1) == labels) & is_real).sum().float()
@@ -184,25 +199,25 @@ class PrivateGradient:
             return recording.layer_squares(count, self._device).sqrt()
         return recording.squares(count, self._device).sqrt()[:, None]
 
-    def _norms_alone(self, images: Tensor, labels: Tensor, is_real: Tensor) -> tuple[Tensor, ...]:
-        with self._backward(images, labels, is_real) as (recording, _, _):
+    def _norms_alone(self, inputs: Tensor, labels: Tensor, is_real: Tensor) -> tuple[Tensor, ...]:
+        with self._backward(inputs, labels, is_real) as (recording, _, _):
             return (self._norms(recording, len(labels)),)
 
     def _chunk(
-        self, images: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
+        self, inputs: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
     ) -> tuple[Tensor, ...]:
         """Summed loss, number of right answers, number of norms within the clip norm, variance that the examples add to
         the noise, and each parameter's weighted sum. Padding rows have weight exactly 0."""
-        with self._backward(images, labels, is_real) as (recording, loss_sum, n_right):
+        with self._backward(inputs, labels, is_real) as (recording, loss_sum, n_right):
             norms = self._norms(recording, len(labels))
             return (loss_sum, n_right, *self._weighted(recording, norms, is_real, draws, clip_norms))
 
     def _whole_batch(
-        self, images: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
+        self, inputs: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
     ) -> tuple[Tensor, ...]:
         """As `_chunk`, for a whole batch. Clip norms come from the batch's own norms, not from the argument, and are
         returned last."""
-        with self._backward(images, labels, is_real) as (recording, loss_sum, n_right):
+        with self._backward(inputs, labels, is_real) as (recording, loss_sum, n_right):
             norms = self._norms(recording, len(labels))
             clip_norms = self._rule.batch_clip_norms(norms, is_real)
             return (loss_sum, n_right, *self._weighted(recording, norms, is_real, draws, clip_norms), clip_norms)
@@ -217,7 +232,7 @@ class PrivateGradient:
         return n_within, torch.where(is_real, variances, 0).sum(), *ordered
 
     def _literal_chunk(
-        self, images: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
+        self, inputs: Tensor, labels: Tensor, is_real: Tensor, draws: Tensor, clip_norms: Tensor
     ) -> tuple[Tensor, ...]:
         """As `_chunk`, with a noise vector added to each example's gradient before clipping."""
         assert self._example_noise_std is not None
@@ -226,7 +241,7 @@ class PrivateGradient:
             noise = standard_normal([self._dimension], self._noise_generator, self._device)
             noises.append(noise.mul_(self._example_noise_std))
         noised = torch.stack(noises)
-        with self._backward(images, labels, is_real) as (recording, loss_sum, n_right):
+        with self._backward(inputs, labels, is_real) as (recording, loss_sum, n_right):
             samples = recording.samples()
             sizes = [parameter.numel() for parameter in self._parameters]
             parts = noised.split(sizes, dim=1)

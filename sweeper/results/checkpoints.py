@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.train import Checkpoint, EpochRecord
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class CheckpointError(ValueError):
@@ -27,8 +27,14 @@ def to_bytes(checkpoint: Checkpoint, owner: dict[str, str]) -> bytes:
     ε needs no state of its own: it is computed from the number of steps, which the history holds.
     """
     tensors: dict[str, Tensor] = {}
-    for part, values in (("model", checkpoint.model), ("generators", checkpoint.generators)):
-        tensors |= {f"{part}/{name}": value for name, value in values.items()}
+    parts = {
+        "model": checkpoint.model,
+        "generators": checkpoint.generators,
+        "average": checkpoint.average,
+        "best": checkpoint.best,
+    }
+    for part, values in parts.items():
+        tensors |= {f"{part}/{name}": value for name, value in (values or {}).items()}
     plain: dict[str, dict[str, Any]] = {}
     for index, state in checkpoint.optimizer["state"].items():
         plain[str(index)] = {}
@@ -64,7 +70,7 @@ def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> C
         if metadata["sha256"] != _digest(tensors, metadata["training"]):
             raise CheckpointError("it is damaged: its SHA-256 is not the recorded one")
         described = json.loads(metadata["training"])
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "generators": {}}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "generators": {}, "average": {}, "best": {}}
         states: dict[int, dict[str, Any]] = {
             int(index): dict(values) for index, values in described["optimizer"]["state"].items()
         }
@@ -85,6 +91,8 @@ def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> C
             clip_norms=clip_norms,
             history=tuple(EpochRecord(**record) for record in described["history"]),
             first_step_time_s=described["first_step_time_s"],
+            average=parts["average"] or None,
+            best=parts["best"] or None,
         )
     except CheckpointError:
         raise

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from attacks.base import AttackError
 from models.architectures.base import Architecture
 from models.datasets.base import Dataset, DatasetError, DatasetInfo
-from models.defenses.base import Defense, TrainingPlan
+from models.defenses.base import Defense
+from models.plan import TrainingPlan
 from models.private.accounting import PrivacyGuarantee
 from models.private.probe import check_examples_apart
 from models.splits import COIN_SPLITS, SPLITS
@@ -120,6 +121,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
         try:
             model, operations = build(trial.architecture, trial.defenses, info)
             plan = make_plan(trial.training, trial.defenses, model, n_train)
+            plan.check_inputs(info)
             if plan.rule is not None and sum(each.numel() for each in model.parameters()) <= _LARGEST_PROBED:
                 # Defenses that do not change the model, such as one mechanism at several ε, share one probe.
                 editing = tuple(each for each in trial.defenses if type(each).edit_model is not Defense.edit_model)
@@ -138,7 +140,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
                 f"{trial.defense_label} on {trial.dataset_label}: delta {plan.accounting.delta:g} is not below 1/n = "
                 f"{1 / n_train:.2g} for {n_train} training examples; such a guarantee would allow publishing a whole example."
             )
-        seconds = 3 * operations * n_train * trial.training.epochs / _OPERATIONS_PER_S
+        seconds = 3 * operations * plan.n_train * trial.training.epochs / _OPERATIONS_PER_S
         seconds *= _PRIVATE_FACTOR if plan.rule is not None else 1.0
         seconds *= 1 + _SHADOW_FACTOR * sum(attack.needs_shadow_data for attack in trial.attacks)
         known[alike] = ResolvedTrial(

@@ -29,10 +29,11 @@ from attacks.base import (
     WhiteBox,
 )
 from attacks.metrics import auc, example_folds, membership_metrics
+from models.answers import EVALUATION_BATCH, Answer, answer_of
 from models.datasets.base import Examples, IntArray
 from models.seeds import Stream, numpy_generator, torch_seed
 from models.splits import COIN_SPLITS, Split
-from models.train import EVALUATION_BATCH, build_model, fit
+from models.train import Recipe, build_model
 from sweeper.results.expected import BEST_OF
 from sweeper.results.store import DamagedError, Store
 from sweeper.storage import StorageError
@@ -101,7 +102,7 @@ def attack_target(trial: Trial, data: Examples, split: Split, context: TrialCont
     )
 
     def train_shadow() -> Membership:
-        shadow = fit(
+        shadow = Recipe(
             architecture=trial.architecture,
             defenses=trial.defenses,
             training=trial.training,
@@ -112,19 +113,23 @@ def attack_target(trial: Trial, data: Examples, split: Split, context: TrialCont
             target_id=trial.target_id,
             stream_index=1,
             performance=context.performance,
-        )
+        ).train()
         index = np.concatenate([split.shadow_in, split.shadow_out])
         return Membership(
-            outputs=outputs_of(shadow.model, data, index), is_member=np.arange(len(index)) < len(split.shadow_in)
+            outputs=outputs_of(answer_of(shadow.model, trial.defenses), data, index),
+            is_member=np.arange(len(index)) < len(split.shadow_in),
         )
 
     @lru_cache(maxsize=1)
     def trained() -> Any:
         return recorded_model(trial, data, context)
 
+    @lru_cache(maxsize=1)
+    def answer() -> Answer:
+        return answer_of(trained(), trial.defenses)
+
     def query(inputs: torch.Tensor) -> FloatArray:
-        with torch.inference_mode():
-            return np.concatenate([trained()(part).cpu().numpy() for part in inputs.split(EVALUATION_BATCH)])
+        return np.concatenate([answer()(part).cpu().numpy() for part in inputs.split(EVALUATION_BATCH)])
 
     return AttackTarget(
         population=population,

@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from models.train import (
-    DivergedError,
-)
+from models.train import DivergedError
 from sweeper.results.expected import BEST_OF
 from sweeper.results.store import Store
 from sweeper.sweep import components

@@ -19,13 +19,11 @@ from attacks.base import (
     MembershipScores,
     ModelOutputs,
 )
+from models.answers import loss_and_accuracy
 from models.datasets.base import Examples
 from models.defenses.base import Mechanism
 from models.splits import Split
-from models.train import (
-    TrainedTarget,
-    loss_and_accuracy,
-)
+from models.train import TrainedTarget
 from sweeper.results.schema import SCHEMA_VERSION
 from sweeper.sweep import components
 from sweeper.sweep.identity import canonical_json

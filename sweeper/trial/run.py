@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from models.answers import answer_of
 from models.datasets.base import Examples
 from models.splits import SPLITS
 from sweeper.results.store import DamagedError, Store
@@ -89,7 +90,7 @@ def _run_missing(trial: Trial, context: TrialContext) -> TrialResult:
                 record_answers(trial, recorded_model(trial, data, context), data, split, context)
         else:
             target = train_target(trial, data, split, context)
-            outputs = outputs_of(target.model, data, np.arange(len(data.labels)))
+            outputs = outputs_of(answer_of(target.model, trial.defenses), data, np.arange(len(data.labels)))
             row = trial_row(trial, started_at, context.attempt, context.device) | {"load_time_s": load_time_s}
             row |= data_columns(data, split) | training_columns(target) | accuracy_columns(outputs, split)
             status = store.status(trial)

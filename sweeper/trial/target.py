@@ -15,6 +15,7 @@ from safetensors.torch import save as save_weights
 from attacks.base import (
     ModelOutputs,
 )
+from models.answers import Answer, answer_of, predict
 from models.datasets.base import Dataset, Examples, IntArray
 from models.queries import queried
 from models.seeds import Stream, torch_seed
@@ -22,10 +23,9 @@ from models.splits import Split
 from models.train import (
     Checkpoint,
     EpochRecord,
+    Recipe,
     TrainedTarget,
     build_model,
-    fit,
-    predict,
 )
 from sweeper.results import answers, checkpoints
 from sweeper.results.store import PARAMETERS
@@ -72,7 +72,7 @@ def train_target(trial: Trial, data: Examples, split: Split, context: TrialConte
         what = f"epoch {record.epoch}/{epochs}"
         context.on_progress(Progress(what=what, fraction=0.5 * record.epoch / epochs, metrics=measured))
 
-    return fit(
+    return Recipe(
         architecture=trial.architecture,
         defenses=trial.defenses,
         training=trial.training,
@@ -86,11 +86,21 @@ def train_target(trial: Trial, data: Examples, split: Split, context: TrialConte
         on_checkpoint=checkpoint,
         is_checkpoint_due=lambda: time.monotonic() - last_checkpoint >= context.checkpoint_every_s,
         resume=resume,
-    )
+    ).train()
 
 
-def outputs_of(model: torch.nn.Module, data: Examples, index: IntArray) -> ModelOutputs:
-    logits, labels = predict(model, data, index)
+def outputs_of(answer: Answer, data: Examples, index: IntArray) -> ModelOutputs:
+    """What a model answers about the examples at `index`.
+
+    Raises:
+        ValueError: answers have another shape than logits.
+    """
+    logits, labels = predict(answer, data, index)
+    if logits.shape != (len(index), data.info.num_classes):
+        raise ValueError(
+            f"the answers have shape {tuple(logits.shape)}, but there are {len(index)} examples and {data.info.num_classes} classes; a "
+            "defense that edits answers must return logits"
+        )
     return ModelOutputs(example_id=data.example_id[index], label=labels.numpy(), values=logits.numpy())
 
 
@@ -106,13 +116,14 @@ def recorded_model(trial: Trial, data: Examples, context: TrialContext) -> torch
 
 
 def record_answers(trial: Trial, model: torch.nn.Module, data: Examples, split: Split, context: TrialContext) -> None:
-    """Record the target's logits for every query about every example."""
+    """Record the target's answers to every query about every example."""
+    answer = answer_of(model, trial.defenses)
     n_examples, n_queries = len(data.labels), trial.kept_queries
     logits = np.empty((n_examples, n_queries, data.info.num_classes), dtype=answers.DTYPE)
     everything = np.arange(n_examples)
     for query in range(n_queries):
         context.on_progress(Progress(what=f"query {query + 1}/{n_queries}", fraction=0.5))
-        asked, _ = predict(model, data, everything, partial(queried, query=query))
+        asked, _ = predict(answer, data, everything, partial(queried, query=query))
         logits[:, query] = asked.numpy()
     content = answers.to_bytes(
         example_id=data.example_id,

@@ -41,7 +41,7 @@ TABLES: Tables = {
             ("error", pa.string(), "Text of the error of a failed trial, else null"),
             ("cause", pa.string(), CAUSES),
             ("attempts", pa.int32(), "Number of starts up to this row, by any launch, including lost workers"),
-            ("n_train", pa.int64(), "Examples the target was trained on (its members)"),
+            ("n_train", pa.int64(), "The target's members: the examples that it was given to train on"),
             ("n_non_members", pa.int64(), "Examples that membership attacks are given as non-members"),
             ("n_test", pa.int64(), "Examples that test accuracy is measured on"),
             ("dataset_sha256", pa.string(), "SHA-256 of the inputs and labels that were used"),
@@ -167,6 +167,11 @@ TABLES: Tables = {
                 "test_accuracy",
                 pa.float64(),
                 "Fraction of test examples classified correctly; null if it was not evaluated",
+            ),
+            (
+                "held_out_loss",
+                pa.float64(),
+                "Mean cross-entropy on the members that early stopping holds out; null without it",
             ),
             ("epsilon_spent", pa.float64(), "ε of the steps so far; null if there is no guarantee"),
             (

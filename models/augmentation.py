@@ -1,0 +1,74 @@
+"""Random changes of training inputs, and mixtures of them. All random numbers come from a generator that is passed in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from models.private.noise import uniform
+
+
+class Augmentation(ABC):
+    """Base of all augmentations: changes each input by random numbers of its own."""
+
+    needs_images: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Changed inputs of the same shape and type. If `generator` is None, numbers come from the operating system."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropAndFlip(Augmentation):
+    """A random crop of the image, padded by `padding` black pixels on each side, then a mirror image in half of the cases.
+
+    Source: He, Zhang, Ren & Sun 2016, section 4.2.
+    """
+
+    padding: int = 4
+    flip: bool = True
+
+    needs_images: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise ValueError(f"padding is {self.padding}; it must be 0 pixels or more")
+
+    def __call__(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        count, _, height, width = inputs.shape
+        device = inputs.device
+        # Drawn on the CPU, so that they are the same on every device
+        down, right, mirror = uniform(3 * count, generator, torch.device("cpu")).view(3, count)
+        around = pad(inputs, (self.padding,) * 4)
+        rows = torch.arange(height) + (down * (2 * self.padding + 1)).long()[:, None]
+        columns = torch.arange(width) + (right * (2 * self.padding + 1)).long()[:, None]
+        if self.flip:
+            columns = torch.where((mirror < 0.5)[:, None], columns.flip(1), columns)
+        index = torch.arange(count, device=device)[:, None, None]
+        cropped = around.movedim(1, -1)[index, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
+        return cropped.movedim(-1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """Each input of a batch is mixed with another one: s · input + (1 − s) · other, with s ~ Beta(alpha, alpha) per batch."""
+
+    alpha: float
+
+    def __call__(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Mixed inputs as floats (images in [0, 1]), the others' labels (n,), and s (0-d).
+
+        s is one of two Gamma-distributed numbers over their sum, drawn by inversion, so that only uniform numbers are needed.
+        """
+        from scipy.special import betaincinv
+
+        order = torch.randperm(len(labels), generator=generator).to(labels.device)
+        uniform_number = float(torch.rand((), dtype=torch.float64, generator=generator))
+        share = torch.tensor(float(betaincinv(self.alpha, self.alpha, uniform_number)), device=labels.device)
+        values = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+        return share * values + (1 - share) * values[order], labels[order], share

@@ -1,0 +1,125 @@
+"""The plan of one training, which defenses edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from models.augmentation import Augmentation, Mixing
+from models.datasets.base import DatasetInfo
+from models.losses import CrossEntropy, Loss
+from models.private.accounting import PrivacyAccounting
+from models.private.rules import Rule
+from models.schedules import Schedule, constant
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Hold out `n_held_out` members, and stop after `patience` epochs in which their loss did not improve."""
+
+    n_held_out: int
+    patience: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """How one target will be trained. Defenses replace parts of it.
+
+    - `n_train`: examples that gradients are computed of. Members that are held out do not count.
+    - `loss`: per example; its mean is minimized.
+    - `weight_decay` maps a parameter's name to λ; the loss gets the penalty λ‖w‖².
+    - `augmentation` changes each input, `mixing` mixes the inputs of a batch.
+    - `schedule`: the factor of the learning rate, by the share of the steps that are done.
+    - `momentum` and `nesterov`: of SGD.
+    - `clip_grad_norm`: the largest norm of a batch's whole gradient; a private gradient is clipped after its noise.
+    - `ema_decay`: the model is the exponential moving average of the weights, w̄ ← d w̄ + (1 − d) w after each step, with d the
+      smaller of this and (1 + t) / (10 + t) at step t.
+    - `rule` turns per-example gradient norms into weights and noise; without a rule, gradients are averaged as usual.
+    - `accounting` proves a guarantee for the steps taken; without it, `no_guarantee_reason` says why there is none.
+    - `secure_noise`: noise, batches, dropout masks and augmentation come from the operating system's generator.
+    """
+
+    n_train: int
+    epochs: int
+    batch_size: int
+    sampling: Literal["shuffled", "poisson"] = "shuffled"
+    loss: Loss = field(default_factory=CrossEntropy)
+    weight_decay: dict[str, float] = field(default_factory=dict)
+    augmentation: Augmentation | None = None
+    mixing: Mixing | None = None
+    schedule: Schedule = constant
+    momentum: float = 0.0
+    nesterov: bool = False
+    clip_grad_norm: float | None = None
+    ema_decay: float | None = None
+    early_stopping: EarlyStopping | None = None
+    rule: Rule | None = None
+    accounting: PrivacyAccounting | None = None
+    no_guarantee_reason: str = "no differentially private mechanism was used"
+    secure_noise: bool = False
+
+    @property
+    def sample_rate(self) -> float:
+        """Probability that one example is in a Poisson batch."""
+        return self.batch_size / self.n_train
+
+    def steps_until(self, epoch: int) -> int:
+        """Number of steps after `epoch` epochs. With Poisson sampling: ⌊epoch · n / batch⌋, at least 1 if epoch > 0."""
+        if self.sampling == "poisson":
+            return max(1, epoch * self.n_train // self.batch_size) if epoch else 0
+        return epoch * -(-self.n_train // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.steps_until(self.epochs)
+
+    def with_rule(self, rule: Rule, **changes: object) -> TrainingPlan:
+        """The plan with `rule`.
+
+        Raises:
+            ValueError: the plan has a rule already.
+        """
+        if self.rule is not None:
+            raise ValueError("two private mechanisms in one list of defenses; keep one")
+        return replace(self, rule=rule, **changes)  # type: ignore[arg-type]
+
+    def with_more_decay(self, weights: dict[str, float]) -> TrainingPlan:
+        """The plan with further penalties, added to those that it has."""
+        added = {name: self.weight_decay.get(name, 0.0) + weight for name, weight in weights.items()}
+        return replace(self, weight_decay=self.weight_decay | added)
+
+    def check(self) -> None:
+        """Refuse what cannot be combined.
+
+        Raises:
+            ValueError: the batch is larger than the training data; examples are mixed although gradients per example are needed;
+                or members are held out that ε would not cover.
+        """
+        if self.batch_size > self.n_train:
+            raise ValueError(
+                f"batch_size is {self.batch_size} but the target has only {self.n_train} training examples; "
+                f"set training.batch_size to {self.n_train} or less"
+            )
+        if self.rule is not None and self.mixing is not None:
+            raise ValueError(
+                "mixup mixes examples, so that no gradient belongs to one of them, and a private mechanism clips each example's "
+                "gradient; leave one of them out"
+            )
+        if self.accounting is not None and self.early_stopping is not None:
+            raise ValueError(
+                "early stopping reads the held-out members after each epoch, and the proved ε does not cover that; leave early "
+                "stopping out, and set training.epochs"
+            )
+
+    def check_inputs(self, info: DatasetInfo) -> None:
+        """Refuse changes that these inputs do not have.
+
+        Raises:
+            ValueError: the augmentation needs images, and the examples are rows of a table.
+        """
+        if self.augmentation is not None and self.augmentation.needs_images and not info.is_images:
+            raise ValueError(
+                f"augmentation by {type(self.augmentation).__name__} needs images, and the examples are rows of {info.shape[0]} "
+                "features; leave it out"
+            )
