@@ -19,7 +19,7 @@ from models.architectures.base import Architecture, StagedModel
 from models.augmentation import CropAndFlip
 from models.averaging import WeightAverage, averaged
 from models.datasets.base import DatasetInfo, Examples, IntArray
-from models.defenses.base import Defense
+from models.defenses.base import Defense, Mechanism
 from models.gradient import PlainGradient
 from models.performance import Performance, Precision, check_precision
 from models.plan import TrainingPlan
@@ -187,12 +187,7 @@ def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedMo
         plan = plan.with_more_decay({name: training.weight_decay / 2 for name, _ in model.named_parameters()})
     for defense in defenses:
         plan = defense.edit_training(plan, model)
-    trainer = own_trainer(defenses)
-    if trainer is not None and plan.rule is not None:
-        raise ValueError(
-            f"{type(trainer).__name__} trains several models, and a private mechanism bounds what one training reveals; leave one of "
-            "them out"
-        )
+    own_trainer(defenses)
     plan.check()
     return plan
 
@@ -201,12 +196,17 @@ def own_trainer(defenses: tuple[Defense, ...]) -> Defense | None:
     """The defense that trains by a method of its own, if there is one.
 
     Raises:
-        ValueError: there are two.
+        ValueError: there are two, or there is a private mechanism beside it.
     """
     found = [defense for defense in defenses if type(defense).train is not Defense.train]
     if len(found) > 1:
         names = " and ".join(type(defense).__name__ for defense in found)
         raise ValueError(f"{names} both train in their own way; keep one")
+    if found and any(isinstance(defense, Mechanism) for defense in defenses if defense is not found[0]):
+        raise ValueError(
+            f"{type(found[0]).__name__} trains several models, and a private mechanism bounds what one training reveals; leave one "
+            "of them out"
+        )
     return found[0] if found else None
 
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import replace
 from itertools import chain, combinations
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import nn
 from torch.nn.functional import cross_entropy
+from training_fixture import CNN, Linear, fit_on, numbered, spelled, weights
 
 from models import answers, train
 from models.answers import answer_of, loss_and_accuracy, predict
-from models.architectures.base import Architecture, Normalize, StagedModel
 from models.architectures.lin_lstm import LinLstm
 from models.architectures.lomurno_cnn import LomurnoCnn
-from models.datasets.base import DatasetInfo, Examples
 from models.datasets.digits import Digits
 from models.defenses.clip_then_noise import ClipThenNoiseDefense
 from models.defenses.dp_sgd import DpSgd
@@ -33,74 +30,14 @@ from models.performance import Performance, cpu_has_bf16
 from models.private.accounting import epsilon
 from models.private.gradients import PrivateGradient
 from models.seeds import Stream, numpy_generator, seed_torch, torch_generator, torch_seed
-from models.train import DivergedError, Recipe, Training, build_model
+from models.train import DivergedError, Training, build_model
 
-CNN = LomurnoCnn(filters=(4, 4, 4), dense_units=8)
 DP = DpSgd(noise_multiplier=1.0, accountant="rdp")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Linear(Architecture):
-    """One linear layer, for tests that take many steps."""
-
-    source: ClassVar[str] = "logistic regression"
-
-    def build(self, info):
-        stage = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(info.image_shape), info.num_classes))
-        return StagedModel(Normalize(info.mean, info.std), OrderedDict(prediction=stage))
-
-
-def numbered(count):
-    """A dataset whose images encode their position, so that a batch shows which examples are in it."""
-    images = torch.zeros(count, 1, 8, 8, dtype=torch.uint8)
-    images[:, 0, 0, 0], images[:, 0, 0, 1] = torch.arange(count) // 256, torch.arange(count) % 256
-    info = DatasetInfo(n_train=count, n_test=0, shape=(1, 8, 8), num_classes=3, mean=(0.5,), std=(0.5,))
-    return Examples(inputs=images, labels=torch.arange(count) % 3, example_id=np.arange(count), info=info, sha256="")
-
-
-def spelled(images):
-    return (images[:, 0, 0, 0].long() * 256 + images[:, 0, 0, 1].long()).tolist()
 
 
 @pytest.fixture(scope="module")
 def digits():
     return Digits(max_train_examples=240, max_test_examples=60).load(None)
-
-
-def fit_on(
-    data,
-    *defenses,
-    architecture=CNN,
-    members=None,
-    test=None,
-    seed=3,
-    target_id="a target",
-    stream_index=0,
-    performance=None,
-    on_epoch=None,
-    on_checkpoint=None,
-    resume=None,
-    **training,
-):
-    return Recipe(
-        architecture=architecture,
-        defenses=defenses,
-        training=Training(**{"epochs": 2, "batch_size": 32} | training),
-        data=data,
-        members=np.arange(data.info.n_train) if members is None else members,
-        test=np.arange(data.info.n_train, len(data.labels)) if test is None else test,
-        seed=seed,
-        target_id=target_id,
-        stream_index=stream_index,
-        performance=performance,
-        on_epoch=on_epoch,
-        on_checkpoint=on_checkpoint,
-        resume=resume,
-    ).train()
-
-
-def weights(target):
-    return torch.cat([value.flatten() for value in target.model.state_dict().values()])
 
 
 @pytest.fixture

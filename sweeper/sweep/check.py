@@ -40,7 +40,7 @@ PART_KEYS = (
 
 _COMPARISONS = ["tpvd", "lira", "ratio", "label_only", "strongest"]
 """The comparisons of a sweep that specifies none. Each compares the targets that it can."""
-_OPTIMIZER_FIELDS = ("learning_rate", "momentum")
+_OPTIMIZER_FIELDS = ("learning_rate", "momentum", "nesterov")
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
@@ -280,7 +280,7 @@ def _build_trainings(training: Any, optimizers: Any, path: str) -> dict[str, Tra
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
             raise UserError(
                 f"{where}: {shown(reference)} does not name an optimizer. Write a name, or a mapping with `name` and "
-                f"{' and '.join(_OPTIMIZER_FIELDS)}. Available: {', '.join(sorted(LEARNING_RATES))}."
+                f"some of {', '.join(_OPTIMIZER_FIELDS)}. Available: {', '.join(sorted(LEARNING_RATES))}."
             )
         name = values["name"]
         if name not in LEARNING_RATES:
