@@ -74,6 +74,10 @@ class TrainingPlan:
         """Steps of the whole training."""
         return self.steps_until(self.epochs)
 
+    def on_fewer(self, n_train: int) -> TrainingPlan:
+        """The plan for fewer training examples."""
+        return replace(self, n_train=n_train)
+
     def with_rule(self, rule: Rule, **changes: object) -> TrainingPlan:
         """The plan with `rule`.
 
