@@ -12,8 +12,10 @@ import torch
 from comparing import run_comparisons
 from PIL import Image
 
+from analysis.load import load
+from models.defenses.temperature import Temperature
 from models.queries import QUERY_COUNTS, queried
-from models.splits import coin_pairs, coins
+from models.splits import SPLITS, coin_pairs, coins
 from sweeper.errors import UserError
 from sweeper.results import answers, layout
 from sweeper.results.comparisons import DueComparisons
@@ -22,6 +24,7 @@ from sweeper.results.store import DamagedError, Store
 from sweeper.sweep.check import check_sweep
 from sweeper.sweep.expand import expand
 from sweeper.sweep.trial import Trial
+from sweeper.trial.attack import attack_target
 from sweeper.trial.context import TrialContext
 from sweeper.trial.run import run_trial
 
@@ -205,3 +208,28 @@ def test_queries_are_no_part_of_a_target() -> None:
     one, two = sweep_of(queries=1)[0], sweep_of(queries=18)[0]
     assert one.target_id == two.target_id
     assert dataclasses.replace(one, queries=18) == two
+
+
+def test_edited_answers_are_all_that_accuracy_and_attacks_see(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defense that answers the same to everything, so that nothing can be told."""
+    monkeypatch.setattr(
+        Temperature, "edit_answers", lambda self, answer: lambda inputs: torch.zeros_like(answer(inputs))
+    )
+    silent = {"defenses": [{"name": "temperature", "temperature": 2}], "training": {"epochs": 8, "batch_size": 5}}
+    trials = sweep_of(**silent, attacks=["threshold", "blind_mi"], queries=2, comparisons=["lira", "ratio"])
+    [shadowed] = sweep_of(**silent, splits=["quarters"], attacks=[], seeds=[0])
+    for trial in (*trials, shadowed):
+        assert run_trial(trial, context_of(store)).status == "finished"
+        assert not np.any(store.read_part("outputs", trial.target_id).column("logits").combine_chunks().flatten())
+        assert store.read_part("trials", trial.target_id).column("test_loss")[0].as_py() == pytest.approx(np.log(10))
+    assert {each.status for each in run_comparisons(store, trials)} == {"finished"}
+    gather(store)
+    attacks = load(store.storage.root).attacks.dropna(subset="auc")
+    assert set(attacks["score_name"]) >= {"loss", "online_log_odds", "online"}
+    assert attacks["auc"].to_numpy() == pytest.approx(0.5, abs=1e-3)  # means over references are off by rounding
+    data, split = shadowed.dataset.load(tmp_path), SPLITS["quarters"](100, 30, 0)
+    target = attack_target(shadowed, data, split, context_of(store))
+    assert target.train_shadow is not None
+    assert not target.train_shadow().outputs.values.any()
