@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -127,11 +127,20 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class FinishedPart:
+    """One of the models that a defense trains, in a checkpoint of the next one."""
+
+    model: dict[str, Tensor]
+    history: tuple[EpochRecord, ...]
+    first_step_time_s: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
     """Everything needed to resume a training after an epoch as if it had never stopped. It shares no memory with it.
 
     `clip_norms` are those of private gradients, or None for ordinary ones. `average` has the averaged weights, and `best` the
-    model with the least loss on held-out members; None without them.
+    model with the least loss on held-out members; None without them. `finished` are the models of the same target before this one.
     """
 
     model: dict[str, Tensor]
@@ -142,6 +151,7 @@ class Checkpoint:
     first_step_time_s: float
     average: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
+    finished: tuple[FinishedPart, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -256,6 +266,8 @@ class Recipe:
     on_checkpoint: Callable[[Checkpoint], None] | None = None
     is_checkpoint_due: Callable[[], bool] = lambda: True
     resume: Checkpoint | None = None
+    finished: list[FinishedPart] = field(default_factory=list)
+    """The models that `fit` has trained as parts, filled by it."""
 
     def train(self) -> TrainedTarget:
         """Train the target, in the way of the defense that has its own, if there is one.
@@ -273,17 +285,66 @@ class Recipe:
     def fit(self, members: IntArray | None = None, part: int | None = None) -> TrainedTarget:
         """Train one model by this recipe, for a defense that trains several: on these `members`, as its model number `part`.
 
-        Parts share no random stream with each other, nor with those of another `stream_index` below 1,000. A part is not
-        checkpointed. Without arguments, the one model is trained on all members.
+        Parts are numbered from 0 and trained in order. They share no random stream with
+        each other, nor with those of another `stream_index` below 1,000. Without arguments, the one model is trained on all members.
 
         Raises:
             DivergedError, ValueError: as `train`.
         """
         recipe = self if members is None else replace(self, members=members)
-        if part is not None:
-            index = self.stream_index + _PARTS * (part + 1)
-            recipe = replace(recipe, stream_index=index, on_checkpoint=None, resume=None)
-        return _fit(recipe)
+        if part is None:
+            return _fit(recipe)
+        if part != len(self.finished):
+            raise ValueError(
+                f"part is {part}, and {len(self.finished)} parts are trained; number them 0, 1, 2, … in order"
+            )
+        recipe = replace(recipe, stream_index=self.stream_index + _PARTS * (part + 1))
+        known = () if self.resume is None else self.resume.finished
+        if part < len(known):
+            self.finished.append(known[part])
+            return _restored(recipe, known[part])
+        target = _fit(
+            replace(
+                recipe,
+                on_checkpoint=None if self.on_checkpoint is None else self._checkpoint_part,
+                resume=self.resume if part == len(known) else None,
+            )
+        )
+        self.finished.append(
+            FinishedPart(
+                model={name: value.clone() for name, value in target.model.state_dict().items()},
+                history=target.history,
+                first_step_time_s=target.first_step_time_s,
+            )
+        )
+        return target
+
+    def _checkpoint_part(self, taken: Checkpoint) -> None:
+        assert self.on_checkpoint is not None
+        self.on_checkpoint(replace(taken, finished=tuple(self.finished)))
+
+
+def _restored(recipe: Recipe, part: FinishedPart) -> TrainedTarget:
+    """A model that was trained before the training was interrupted."""
+    model = build_model(recipe.architecture, recipe.defenses, recipe.data.info, 0).to(recipe.data.inputs.device)
+    model.load_state_dict(part.model)
+    plan = make_plan(recipe.training, recipe.defenses, model, len(recipe.members))
+    return _trained(model.eval(), plan, part.history, part.first_step_time_s)
+
+
+def _trained(
+    model: StagedModel, plan: TrainingPlan, history: Sequence[EpochRecord], first_step_time_s: float
+) -> TrainedTarget:
+    steps = history[-1].step
+    return TrainedTarget(
+        model=model,
+        plan=plan,
+        steps=steps,
+        guarantee=plan.accounting.guarantee(steps) if plan.accounting else None,
+        history=tuple(history),
+        first_step_time_s=first_step_time_s,
+        train_time_s=sum(record.train_time_s for record in history),
+    )
 
 
 def _fit(recipe: Recipe) -> TrainedTarget:
@@ -455,15 +516,7 @@ def _fit(recipe: Recipe) -> TrainedTarget:
         model.load_state_dict(best)
     model.zero_grad(set_to_none=True)
     model.to(memory_format=torch.contiguous_format).eval()
-    return TrainedTarget(
-        model=model,
-        plan=plan,
-        steps=step,
-        guarantee=plan.accounting.guarantee(step) if plan.accounting else None,
-        history=tuple(history),
-        first_step_time_s=first_step_time_s,
-        train_time_s=sum(record.train_time_s for record in history),
-    )
+    return _trained(model, plan, history, first_step_time_s)
 
 
 def _has_stopped(plan: TrainingPlan, history: list[EpochRecord]) -> bool:

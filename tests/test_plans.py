@@ -423,6 +423,29 @@ def test_an_ensemble_answers_by_the_votes_of_models_that_share_no_member(digits,
     assert torch.equal(weights(target), weights(again))
 
 
+def test_an_interrupted_ensemble_trains_only_what_is_missing(digits, monkeypatch):
+    settings, taken = {"epochs": 3, "batch_size": 20}, []
+    defenses = (MajorityOf(models=3), Dropout(rate=0.2))
+    whole = fit_on(
+        digits, *defenses, on_checkpoint=lambda each: taken.append(checkpoints.to_bytes(each, {})), **settings
+    )
+    assert len(taken) == 9
+    for number, content in enumerate(taken):
+        steps = []
+        step = PlainGradient.step
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                PlainGradient, "step", lambda *each, steps=steps, step=step: (steps.append(1), step(*each))[1]
+            )
+            resumed = fit_on(
+                digits, *defenses, resume=checkpoints.from_bytes(content, {}, torch.device("cpu")), **settings
+            )
+        assert torch.equal(weights(whole), weights(resumed))
+        assert len(steps) == whole.steps - whole.history[number].step
+        assert [each.train_loss for each in whole.history] == [each.train_loss for each in resumed.history]
+        assert whole.steps == resumed.steps
+
+
 # What cannot be combined
 
 

@@ -24,7 +24,7 @@ class Mlp(Architecture):
     widths: tuple[int, ...] = (1024, 512, 256, 128)
     activation: Literal["tanh", "relu"] = "tanh"
 
-    source: ClassVar[str] = "Nasr, Shokri & Houmansadr 2019, section V"
+    source: ClassVar[str] = "Nasr, Shokri & Houmansadr 2018, public code for Purchase-100"
 
     def __post_init__(self) -> None:
         if not self.widths or min(self.widths) < 1:

@@ -42,8 +42,7 @@ class MajorityOf(Defense):
 
     Each example is seen by one of the networks, which the others outvote. The answer is the logarithm of the share of votes
     (votes + 1/classes) / (models + 1), so that it is finite; of classes with equally many votes, the first is the decision. Each
-    network is trained by the target's own recipe, for as many epochs. The training of an ensemble is not resumed from a
-    checkpoint. Cannot be combined with a private mechanism. No guarantee.
+    network is trained by the target's own recipe, for as many epochs. Cannot be combined with a private mechanism. No guarantee.
     """
 
     models: int = 5

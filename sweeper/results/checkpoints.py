@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from models.train import Checkpoint, EpochRecord
+from models.train import Checkpoint, EpochRecord, FinishedPart
 
 _FORMAT = 3
 
@@ -33,6 +35,7 @@ def to_bytes(checkpoint: Checkpoint, owner: dict[str, str]) -> bytes:
         "average": checkpoint.average,
         "best": checkpoint.best,
     }
+    parts |= {f"finished{number}": each.model for number, each in enumerate(checkpoint.finished)}
     for part, values in parts.items():
         tensors |= {f"{part}/{name}": value for name, value in (values or {}).items()}
     plain: dict[str, dict[str, Any]] = {}
@@ -47,8 +50,12 @@ def to_bytes(checkpoint: Checkpoint, owner: dict[str, str]) -> bytes:
         tensors["clip_norms"] = checkpoint.clip_norms
     described = {
         "optimizer": {"state": plain, "param_groups": checkpoint.optimizer["param_groups"]},
-        "history": [asdict(record) for record in checkpoint.history],
+        "history": _plain(checkpoint.history),
         "first_step_time_s": checkpoint.first_step_time_s,
+        "finished": [
+            {"history": _plain(each.history), "first_step_time_s": each.first_step_time_s}
+            for each in checkpoint.finished
+        ],
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     training = json.dumps(described)
@@ -70,7 +77,7 @@ def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> C
         if metadata["sha256"] != _digest(tensors, metadata["training"]):
             raise CheckpointError("it is damaged: its SHA-256 is not the recorded one")
         described = json.loads(metadata["training"])
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "generators": {}, "average": {}, "best": {}}
+        parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
         states: dict[int, dict[str, Any]] = {
             int(index): dict(values) for index, values in described["optimizer"]["state"].items()
         }
@@ -89,15 +96,31 @@ def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> C
             optimizer={"state": states, "param_groups": described["optimizer"]["param_groups"]},
             generators=parts["generators"],
             clip_norms=clip_norms,
-            history=tuple(EpochRecord(**record) for record in described["history"]),
+            history=_records(described["history"]),
             first_step_time_s=described["first_step_time_s"],
             average=parts["average"] or None,
             best=parts["best"] or None,
+            finished=tuple(
+                FinishedPart(
+                    model=parts[f"finished{number}"],
+                    history=_records(each["history"]),
+                    first_step_time_s=each["first_step_time_s"],
+                )
+                for number, each in enumerate(described["finished"])
+            ),
         )
     except CheckpointError:
         raise
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"it is damaged: {str(error)[:200]}") from None
+
+
+def _plain(history: Sequence[EpochRecord]) -> list[dict[str, Any]]:
+    return [asdict(record) for record in history]
+
+
+def _records(history: list[dict[str, Any]]) -> tuple[EpochRecord, ...]:
+    return tuple(EpochRecord(**record) for record in history)
 
 
 def _digest(tensors: dict[str, Tensor], training: str) -> str:
