@@ -16,6 +16,16 @@ _COLUMNS = ("epochs", "batch_size", "learning_rate", "optimizer")
 _NO_PART = frozenset({"evaluate_every"})
 """Options that do not change what is trained."""
 SHOWN_FIRST = (*_COLUMNS, "momentum", "sampling", "precision")
+OFF = {
+    "augmentation": "none",
+    "clip_grad_norm": "null",
+    "ema_decay": "null",
+    "nesterov": "false",
+    "paired_batches": "false",
+    "schedule": "constant",
+    "weight_decay": "0",
+}
+"""Options that are not shown where no recipe uses them, and their values there."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from analysis import naming
-from analysis.measure.recipes import SHOWN_FIRST, key_words, with_recipes
+from analysis.measure.recipes import OFF, SHOWN_FIRST, key_words, with_recipes
 from analysis.measure.targets import Measurements
 from analysis.tables.model import Column, Table
 
@@ -13,7 +13,8 @@ from analysis.tables.model import Column, Table
 def recipe_table(measured: Measurements) -> Table:
     """One row per recipe, with the defenses, datasets and settings that it was used for."""
     frame = with_recipes(measured)
-    keys = {key for one in frame["recipe"] for key, _ in one.training}
+    used = {pair for one in frame["recipe"] for pair in one.training}
+    keys = {key for key, value in used if OFF.get(key) != value} - {"revision"}
     ordered = [key for key in SHOWN_FIRST if key in keys] + sorted(keys - set(SHOWN_FIRST))
     rows = []
     for defense in measured.defenses:
