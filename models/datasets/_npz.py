@@ -53,11 +53,11 @@ def _arrays(path: Path, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         raise not_found(name, path, "Put the file there, or name the folder that holds it with --data DIR.")
     arrays: list[npt.NDArray[Any]] = []
     try:
-        # Never a pickle, which could run any code
-        file = np.load(path, allow_pickle=False)
-        names = file.files if isinstance(file, np.lib.npyio.NpzFile) else []
-        if {"features", "labels"} <= set(names):
-            arrays = [file["features"], file["labels"]]
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)  # never a pickle, which could run any code
+            names = file.files if isinstance(file, np.lib.npyio.NpzFile) else []
+            if {"features", "labels"} <= set(names):
+                arrays = [file["features"], file["labels"]]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DatasetError(
             f"{path.absolute()} cannot be read as arrays of numbers: {str(error).rstrip('.')}. Python objects are never "

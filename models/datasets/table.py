@@ -235,11 +235,11 @@ class Table(TableDataset):
         with np.errstate(over="ignore", invalid="ignore"):
             mean, std = self.standardize.get(name) or statistics(test)
             ready = ((values - mean) / std).astype(np.float32)
-        n_bad = int((~np.isfinite(ready) & ~np.isnan(values)).sum())
-        if n_bad:
+        # An infinite deviation would make all rows 0.
+        if not (np.isfinite(std) and np.isfinite(ready[~np.isnan(values)]).all()):
             raise DatasetError(
-                f"{where}: '{name}' has infinite or far too large values, so that {n_bad} of {len(values)} rows cannot be "
-                "standardized. Correct them, or drop the column."
+                f"{where}: '{name}' has infinite or far too large values and cannot be standardized. Correct them, or drop the "
+                "column."
             )
         return np.where(np.isnan(values), np.float32(0), ready)
 
