@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -260,6 +262,19 @@ def test_values_of_a_csv_file_that_mean_nothing_are_missing_and_other_text_is_te
     assert inputs[:6, 2:].argmax(axis=1).tolist() == [levels.index(each) for each in order]
 
 
+def test_nan_in_parquet_is_missing_whatever_the_column_is_for(tmp_path: Path) -> None:
+    values = pa.array([1.0, np.nan, 2.0, None] * 2)  # a null and a NaN are two things in Arrow
+    columns = {"number": values, "kind": values, "label": pa.array([0, 1] * 4)}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    dataset = Table(path="a.parquet", label="label", categorical=("kind",), test_fraction=0.5, missing="indicator")
+    inputs = dataset.load(tmp_path).inputs
+    assert inputs.shape == (8, 5)  # a number and its indicator; 1, 2 and missing
+    assert inputs[:, 1].tolist() == inputs[:, 4].tolist()
+    assert inputs[:, 1].sum() == 4
+    with pytest.raises(DatasetError, match="the label 'kind' is missing in 4 rows"):
+        Table(path="a.parquet", label="kind", drop=("label",), test_fraction=0.5).load(tmp_path)
+
+
 def test_a_type_that_changes_late_in_the_file_is_read(tmp_path: Path) -> None:
     """Readers that guess types from a file's first megabyte fail here, or give text."""
     numbers = [*map(str, range(400_000)), "0.5"]
@@ -408,6 +423,27 @@ REFUSED: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         ("all of one class", "max_train_examples"),
     ),
 }
+
+
+pieces = st.sampled_from(
+    ["1", "x", ",", ",", ",", "\n", "\n", '"', "\r", "nan", "1e999", "-", " ", "é", "\0", "true", "y"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(st.binary(max_size=60), st.lists(pieces, max_size=40).map(lambda each: "".join(each).encode())),
+    st.booleans(),
+)
+def test_any_bytes_are_examples_or_refused(content: bytes, headed: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a.csv", "a.csv.gz", "a.parquet"):
+            (Path(folder) / name).write_bytes(b"x,y\n" * headed + content)
+            dataset = Table(path=name, label="y", test_fraction=0.5, missing="indicator")
+            try:
+                assert torch.isfinite(dataset.load(Path(folder)).inputs).all()
+            except DatasetError as error:
+                assert len(str(error)) > 20
 
 
 @pytest.mark.parametrize("case", REFUSED)

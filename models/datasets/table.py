@@ -315,7 +315,7 @@ def _readable(path: Path) -> Iterator[None]:
     """Raises `DatasetError` for a file that cannot be read in the body of the `with`."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path.absolute()} cannot be read: {str(error).rstrip('.')}. Correct the file.") from error
 
 
