@@ -51,11 +51,13 @@ def test_the_defense_of_the_readme_is_found_trained_and_checked(
             cached.cache_clear()
 
 
-def test_the_sweep_file_of_the_readme_is_valid(tmp_path: Path) -> None:
-    (text,) = blocks("yaml")
+def test_the_sweep_files_of_the_readme_are_valid(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(text, encoding="utf-8")
-    assert len(expand(load_sweep(str(path)))) == 18
+    n_trials = []
+    for text in blocks("yaml"):
+        path.write_text(text, encoding="utf-8")
+        n_trials.append(len(expand(load_sweep(str(path)))))
+    assert n_trials == [18, 4]
 
 
 def test_the_overrides_of_the_readme_are_valid() -> None:

@@ -319,14 +319,17 @@ def test_a_failed_attack_is_a_row_and_the_others_go_on(
     assert store.statuses(trials)[trials[0].target_id].word == "failed"
 
 
+NEEDED: dict[str, dict[str, Any]] = {
+    "dp_sgd": {"epsilon": 8.0, "accountant": "rdp"},
+    "noised_quantile": {"epsilon": 8.0, "accountant": "rdp", "count_noise_std": 5.0},
+    "majority_of": {"models": 2},
+}
+"""Fields that some defenses need, or that make them quick."""
+
+
 @pytest.mark.parametrize("name", sorted(components.names("defense")))
 def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Path) -> None:
-    needed = {
-        "dp_sgd": {"epsilon": 8.0, "accountant": "rdp"},
-        "noised_quantile": {"epsilon": 8.0, "accountant": "rdp", "count_noise_std": 5.0},
-        "majority_of": {"models": 2},
-    }.get(name, {})
-    override = f"defenses=[{json.dumps({'name': name, **needed})}]"
+    override = f"defenses=[{json.dumps({'name': name, **NEEDED.get(name, {})})}]"
     store, _, (result,) = run(tiny, tmp_path / "out", override, "attacks=[]")
     assert result.status == "finished", result.errors
     row = table(store, "trials").iloc[0]

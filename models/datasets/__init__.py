@@ -1,1 +1,1 @@
-"""Datasets of labeled images, held as tensors. One file per dataset; users type the file's name."""
+"""Datasets of labeled images and of rows of a table, held as tensors. One file per dataset; users type the file's name."""

@@ -43,12 +43,31 @@ class TableDataset(Dataset):
         return DatasetInfo(n_train=n_train, n_test=n_test, shape=shape, num_classes=num_classes)
 
 
+def statistics(test: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Means and standard deviations of the test part's columns, without missing values; 1 for the deviation of a constant."""
+    mean, std = (np.asarray(each(test, axis=0, dtype=np.float64)) for each in (np.nanmean, np.nanstd))
+    # Rounding may give a constant a deviation that is not zero.
+    varies = (np.nanmax(test, axis=0) > np.nanmin(test, axis=0)) & (std > 0)
+    return mean, np.where(varies, std, 1.0)
+
+
 def standardized(train: npt.NDArray[Any], test: npt.NDArray[Any]) -> tuple[RowArray, RowArray]:
     """Both parts (n, features) less the test part's mean, over its standard deviation; constant features are only centered."""
-    mean, std = test.mean(axis=0, dtype=np.float64), test.std(axis=0, dtype=np.float64)
-    scale = np.where(std > 0, std, 1.0)
-    first, second = (((part - mean) / scale).astype(np.float32) for part in (train, test))
+    mean, std = statistics(test)
+    first, second = (((part - mean) / std).astype(np.float32) for part in (train, test))
     return first, second
+
+
+def drawn_test(labels: IntArray, fraction: float) -> npt.NDArray[np.bool_]:
+    """Which examples a fixed seed draws for the test part: `fraction` of each class, to within one example.
+
+    The draw depends on the labels and their order alone, not on a trial's seed.
+    """
+    order = np.random.default_rng(0).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    is_test = np.zeros(len(labels), dtype=np.bool_)
+    is_test[by_class] = np.diff(np.floor(np.arange(len(labels) + 1) * fraction + 0.5)) > 0
+    return is_test
 
 
 def part_of(rows: RowArray, labels: IntArray) -> RawPart:

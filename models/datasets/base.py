@@ -189,13 +189,21 @@ class Dataset(ABC):
             labels=torch.from_numpy(labels),
             example_id=np.concatenate([train_index, len(train.labels) + test_index]),
             info=info,
-            sha256=hashlib.sha256(inputs.tobytes() + labels.tobytes()).hexdigest(),
+            sha256=_digest(inputs, labels),
         )
 
     @property
     def name(self) -> str:
         """The name that users type."""
         return type(self).__module__.rpartition(".")[2]
+
+
+def _digest(*arrays: npt.NDArray[Any]) -> str:
+    """The hash of the arrays' bytes, one after the other. Copies none that is contiguous: a table may fill half of the memory."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _limited(count: int, limit: int | None) -> int:
@@ -241,16 +249,16 @@ def not_fetched(name: str, searched: Path, error: Exception) -> DatasetError:
 DOWNLOAD_REMEDY = "Name the folder that holds it with --data DIR, or let `sweeper launch --download` fetch it."
 
 
-def inside(data_dir: Path, folder: str) -> Path:
-    """`data_dir/folder`, if that is inside `data_dir`.
+def inside(data_dir: Path, path: str, field: str = "folder") -> Path:
+    """`data_dir/path`, if that is inside `data_dir`. `field` is the path's name in messages.
 
     Raises:
-        ValueError: the folder is absolute or contains "..".
+        ValueError: the path is absolute or contains "..".
     """
-    parts = PurePosixPath(folder)
-    if parts.is_absolute() or ".." in parts.parts or "\0" in folder:
-        raise ValueError(f"folder is {folder!r}; it must be a path below the folder given by --data")
-    return data_dir / folder
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\0" in path:
+        raise ValueError(f"{field} is {path!r}; it must be a path below the folder given by --data")
+    return data_dir / path
 
 
 def class_labels(labels: npt.NDArray[Any], name: str) -> IntArray:
