@@ -396,7 +396,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "one class": (GOOD.replace(",1\n", ",0\n"), {}, ("the label 'ok' is 0 in all rows", "two classes or more")),
     "labels that are measurements": (edited("n5,1", "n5,1.5"), {}, ("values that are not whole, such as '1.5'",)),
     "labels that are ids": (GOOD, {"label": "name", "drop": []}, ("'name' has 60 different values in 60 rows",)),
-    "a column twice": (edited("age,job", "job,job"), {}, ("more than one column 'job'",)),
+    "a column twice": (edited("age,job", "job,job"), {}, ("more than one column named 'job'",)),
     "a column without a name": (edited("age,job", ",job"), {}, ("a column without a name", "drop: ['']")),
     "an infinite value": (edited("25,b", "inf,b"), {}, ("'age' has infinite or far too large values",)),
     "a far too large value": (edited("25,b", "1e308,b").replace("24,", "-1e308,"), {}, ("'age' has infinite or far",)),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -13,16 +12,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pc_csv
-import pyarrow.parquet as pq
 
+from models.datasets._columns import categories_of, names_of, numbers_of, read
 from models.datasets._tables import RowArray, TableDataset, drawn_test, part_of, statistics
-from models.datasets.base import DatasetError, DatasetInfo, IntArray, RawPart, inside, kept, not_found, refuse_one_class
+from models.datasets.base import DatasetError, DatasetInfo, IntArray, RawPart, inside, kept, refuse_one_class
 
 _SUFFIXES = (".csv", ".csv.gz", ".parquet")
-_MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]
-"""Values of a CSV file that say that there is none."""
 _MOST_LEVELS = 1000
 _MOST_SHOWN = 5
 
@@ -45,8 +40,9 @@ class Table(TableDataset):
     - `categorical`: columns to encode one-hot, as a list, or as a mapping from column to declared levels. Levels that are not
       declared (null) are those found in both parts, in order of their text.
     - `test_path`: a file with the test part. Or `test_fraction`: the share of each class that a fixed seed draws for it.
-    - `missing`: refuse missing values, or show them to the model by an `indicator`. A missing number then becomes the mean, with a
-      column that is 1 where the number is missing; a missing category is a level of its own.
+    - `missing`: refuse missing values (in CSV: nothing, NA, N/A, NaN, nan, NULL, null), or show them to the model by an
+      `indicator`. A missing number then becomes the mean, with a column that is 1 where the number is missing; a missing category
+      is a level of its own.
     - `standardize`: public means and standard deviations, column: [mean, std]. All other numbers are standardized by the test
       part, whose rows no target is trained on.
 
@@ -137,16 +133,16 @@ class Table(TableDataset):
     def _parts(self, data_dir: Path) -> tuple[RawPart, RawPart, tuple[str, ...]]:
         """The training and the test part, and notes for users."""
         paths = [data_dir / path for path in (self.path, self.test_path) if path is not None]
-        headers = [_header(path, self.name) for path in paths]
+        headers = [names_of(path, self.name) for path in paths]
         features = self._features(paths, headers)
         text = [self.label, *self.categorical]
-        tables = [_read(path, [self.label, *features], text) for path in paths]
+        tables = [read(path, [self.label, *features], text) for path in paths]
         where = " and ".join(str(path.absolute()) for path in paths)
         columns = {name: [table.column(name) for table in tables] for name in (self.label, *features)}
-        numbers = {name: _numbers(columns[name]) for name in features if name not in self.categorical}
+        numbers = {name: numbers_of(columns[name]) for name in features if name not in self.categorical}
         _refuse_text({name: columns[name] for name, values in numbers.items() if values is None}, where)
-        categories = {name: _categories(name, columns[name], where) for name in features if name in self.categorical}
-        labels = _classes(self.label, *_categories(self.label, columns[self.label], where), where)
+        categories = {name: categories_of(name, columns[name], where) for name in features if name in self.categorical}
+        labels = _classes(self.label, *categories_of(self.label, columns[self.label], where), where)
         is_test = np.repeat([False, True], [tables[0].num_rows, tables[-1].num_rows])
         if self.test_fraction is not None:
             is_test = drawn_test(labels, self.test_fraction)
@@ -281,7 +277,7 @@ def _refuse_text(columns: Mapping[str, list[pa.ChunkedArray]], where: str) -> No
     if columns:
         found = []
         for name, parts in columns.items():
-            levels, _ = _categories(name, parts, where)
+            levels, _ = categories_of(name, parts, where)
             found.append(f"{name} ({len(levels):,} values, such as {_shown(levels[:2])})")
         raise DatasetError(
             f"{where}: these columns hold other values than numbers: {', '.join(found)}. List those with few values in "
@@ -308,101 +304,6 @@ def _quoted(names: Sequence[str]) -> str:
 
 def _shown(levels: Sequence[str]) -> str:
     return _quoted(levels[:_MOST_SHOWN]) + (", …" if len(levels) > _MOST_SHOWN else "")
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Raises `DatasetError` for a file that cannot be read in the body of the `with`."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path.absolute()} cannot be read: {str(error).rstrip('.')}. Correct the file.") from error
-
-
-def _header(path: Path, name: str) -> list[str]:
-    """The names of the columns, each of which occurs once."""
-    if not path.is_file():
-        raise not_found(name, path, "Name the folder that holds it with --data DIR.")
-    with _readable(path):
-        if path.suffix == ".parquet":
-            header = list(pq.read_schema(path).names)
-        else:
-            header = list(pc_csv.open_csv(path, parse_options=_QUOTED).schema.names)
-    twice = [each for each, count in Counter(header).items() if count > 1]
-    if twice:
-        raise DatasetError(f"{path.absolute()} has more than one column {_quoted(twice)}. Rename or remove one.")
-    return header
-
-
-_QUOTED = pc_csv.ParseOptions(newlines_in_values=True)
-
-
-def _read(path: Path, names: Sequence[str], text: Sequence[str]) -> pa.Table:
-    """These columns of the file. Those of a CSV file become numbers if all their values are, except columns of `text`."""
-    with _readable(path):
-        if path.suffix == ".parquet":
-            table = pq.read_table(path, columns=list(names), partitioning=None)
-        else:
-            # All values are read as text: a type guessed from the first rows may not fit the last ones.
-            options = pc_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), include_columns=list(names), null_values=[]
-            )
-            table = pc_csv.read_csv(path, parse_options=_QUOTED, convert_options=options)
-            for position, name in enumerate(names):
-                column = pc.utf8_trim_whitespace(table.column(name))
-                column = pc.if_else(pc.is_in(column, value_set=pa.array(_MISSING)), None, column)
-                table = table.set_column(position, name, column if name in text else _parsed(column))
-    if not table.num_rows:
-        raise DatasetError(f"{path.absolute()} has no rows. Give at least one.")
-    return table
-
-
-def _parsed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text as numbers or truth values; unchanged if any value is neither."""
-    lower = pc.utf8_lower(column)
-    if pc.all(pc.is_in(lower, value_set=pa.array(["true", "false", None], pa.string()))).as_py():
-        return lower.cast(pa.bool_())
-    try:
-        return column.cast(pa.float64())
-    except pa.ArrowInvalid:
-        return column
-
-
-def _numbers(parts: Sequence[pa.ChunkedArray]) -> npt.NDArray[np.float64] | None:
-    """The values (n,), NaN if missing; None if they are of another type than numbers and truth values."""
-    arrays = []
-    for part in parts:
-        kind = part.type
-        if pa.types.is_boolean(kind):
-            part = part.cast(pa.uint8())
-        elif not (
-            pa.types.is_integer(kind)
-            or pa.types.is_floating(kind)
-            or pa.types.is_decimal(kind)
-            or pa.types.is_null(kind)
-        ):
-            return None
-        arrays.append(part.cast(pa.float64(), safe=False).to_numpy())
-    return np.concatenate(arrays)
-
-
-def _categories(name: str, parts: Sequence[pa.ChunkedArray], where: str) -> tuple[list[str], IntArray]:
-    """The values as text in ascending order, and the position (n,) of each row's value among them; −1 if it is missing."""
-    chunks = []
-    for part in parts:
-        if pa.types.is_floating(part.type):
-            part = pc.if_else(pc.is_nan(part), None, part)
-        try:
-            chunks += part.cast(pa.string()).chunks
-        except pa.ArrowException:
-            raise DatasetError(f"{where}: '{name}' is of type {part.type}, which cannot be used. Drop it.") from None
-    encoded = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode()
-    found = encoded.dictionary.to_pylist()
-    levels = sorted(found)
-    position = {level: number for number, level in enumerate(levels)}
-    # One more entry, for the −1 of a missing value
-    positions = np.array([*(position[level] for level in found), -1], dtype=np.int64)
-    return levels, positions[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
 
 
 def _classes(name: str, levels: list[str], codes: IntArray, where: str) -> IntArray:
