@@ -1,8 +1,10 @@
-"""The README's examples work as shown."""
+"""The examples of the README and of the pages in docs/ work as shown."""
 
 from __future__ import annotations
 
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,14 +14,15 @@ from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, pages: list[Path] = PAGES) -> list[str]:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_defense_of_the_readme_is_found_trained_and_checked(
+def test_the_defense_that_the_pages_show_is_found_trained_and_checked(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -51,15 +54,28 @@ def test_the_defense_of_the_readme_is_found_trained_and_checked(
             cached.cache_clear()
 
 
-def test_the_sweep_file_of_the_readme_is_valid(tmp_path: Path) -> None:
-    (text,) = blocks("yaml")
+def sweep_files() -> list[tuple[str, str]]:
+    return [(page.name, text) for page in PAGES for text in blocks("yaml", [page]) if "\ndefenses:" in text]
+
+
+@pytest.mark.parametrize(("page", "text"), sweep_files(), ids=[page for page, _ in sweep_files()])
+def test_the_sweep_files_of_the_pages_are_valid(tmp_path: Path, page: str, text: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
-    assert len(expand(load_sweep(str(path)))) == 18
+    n_trials = len(expand(load_sweep(str(path))))
+    assert n_trials == {"README.md": 24, "getting-started.md": 18}.get(page, n_trials)
 
 
-def test_the_overrides_of_the_readme_are_valid() -> None:
-    shell = "\n".join(blocks("sh"))
-    overrides = re.findall(r"--set (\S+)", shell)
-    assert overrides
-    load_sweep("lomurno2022", overrides)
+def test_the_pages_that_a_newcomer_reads_first_have_a_sweep_file() -> None:
+    assert {"README.md", "getting-started.md"} <= {page for page, _ in sweep_files()}
+
+
+def test_the_overrides_of_the_pages_are_valid() -> None:
+    found = 0
+    for line in "\n".join(blocks("sh")).splitlines():
+        command, *words = shlex.split(line, comments=True) or [""]
+        overrides = [value for option, value in pairwise(words) if option == "--set"]
+        if command == "sweeper" and overrides:
+            load_sweep(words[1], overrides)
+            found += len(overrides)
+    assert found
