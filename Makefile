@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format schema bench chaos chaos-network clean
+.PHONY: demo test lint format schema docs bench chaos chaos-network clean
 
 demo: .venv/installed  ## train, attack and report on the demo sweep
 	$(BIN)/sweeper launch
@@ -21,6 +21,11 @@ format: .venv/installed  ## rewrite to the style
 
 schema: .venv/installed  ## docs/schema.md from sweeper/results/tables/
 	$(BIN)/python -c "from sweeper.results.schema import markdown; print(markdown(), end='')" > docs/schema.md
+
+docs: .venv/installed  ## build/docs: all pages, and the Python interface, with their links checked
+	rm -rf docs/api
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --builder html docs build/docs
+	@echo "build/docs/index.html"
 
 bench: .venv/installed  ## commands, private training, mechanisms, cohorts, scheduling; QUICK=1 takes some minutes, without it hours
 	$(BIN)/python benchmarks/commands.py $(if $(QUICK),--quick)
