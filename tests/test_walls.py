@@ -62,5 +62,5 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
     named = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.strip()}
     for package in sorted(OURS):
         for path in (ROOT / package).iterdir():
-            if path.name not in ("__pycache__", "__init__.py") and not path.name.startswith("."):
+            if path.name not in ("__pycache__", "__init__.py", "py.typed") and not path.name.startswith("."):
                 assert path.name in named, f"{package}/{path.name} is not in the README's tree"
