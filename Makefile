@@ -2,13 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format schema docs bench chaos chaos-network clean
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+FAST := -m "not ray and not slow"
+
+.PHONY: demo test test-fast coverage lint format schema docs bench chaos chaos-network clean
 
 demo: .venv/installed  ## train, attack and report on the demo sweep
 	$(BIN)/sweeper launch
 
 test: .venv/installed  ## the whole suite
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST)
+
+test-fast: .venv/installed  ## the tests that neither start Ray nor are slow, in under two minutes on two cores
+	$(PYTEST) $(FAST)
+
+coverage: .venv/installed  ## the same, and which lines they leave out; not counted: processes that tests start
+	$(PYTEST) $(FAST) $(foreach package,sweeper models attacks analysis,--cov $(package)) --cov-report term-missing:skip-covered
 
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .

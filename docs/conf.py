@@ -32,6 +32,7 @@ apidoc_modules = [
         "destination": f"api/{package}",
         "exclude_patterns": ["**/__main__.py", "**/cli/**"],  # the command line, which --help documents
         "module_first": True,
+        "max_depth": 1,
     }
     for package in ("sweeper", "models", "attacks", "analysis")
 ]
