@@ -22,6 +22,7 @@ def blocks(language: str, pages: list[Path] = PAGES) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_defense_that_the_pages_show_is_found_trained_and_checked(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,6 +186,7 @@ def test_reconstructions_have_all_layers_controls_and_images(finished: Any) -> N
     assert image.size == (8, 8)
 
 
+@pytest.mark.slow
 def test_same_trial_twice_gives_the_same_parquet_but_for_times(finished: Any, tmp_path: Path) -> None:
     store, _, path = finished
     again, _, _ = run(path, tmp_path / "again")
@@ -319,6 +320,7 @@ def test_a_failed_attack_is_a_row_and_the_others_go_on(
     assert store.statuses(trials)[trials[0].target_id].word == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(components.names("defense")))
 def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Path) -> None:
     needed = {
@@ -332,6 +334,7 @@ def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Pat
     assert pd.notna(row["epsilon_spent"]) != pd.notna(row["no_guarantee_reason"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(components.names("attack")))
 def test_every_attack_that_is_found_runs(name: str, tiny: Path, tmp_path: Path) -> None:
     cheap = {"trained_attackers": {"search": "none"}, "layer_decoder": {"epochs": 1, "width": 2}}.get(name, {})
@@ -377,6 +380,7 @@ def test_a_process_killed_during_an_attack_leaves_failed_attacks(tiny: Path, tmp
     assert set(attacks["attack"]) == {"threshold", "trained_attackers", "shadow", "layer_decoder", "best_of"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut off", "flipped"])
 @pytest.mark.parametrize("table_name", ["trials", "outputs", "history", "scores", "attacks"])
 def test_a_damaged_part_is_set_aside_and_what_it_held_is_done_again(
@@ -487,6 +491,7 @@ def test_an_untrained_target_leaks_nothing(tmp_path: Path) -> None:
     assert honest["auc_low"] < 0.5 < honest["auc_high"]
 
 
+@pytest.mark.slow
 def test_a_target_with_random_labels_gives_an_auc_above_nine_tenths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -523,6 +528,7 @@ def test_a_target_whose_files_were_lost_fails_with_a_row(
     assert [(failure.target_id, failure.cause) for failure in store.failures()] == [(trials[0].target_id, "error")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
@@ -548,6 +554,7 @@ def test_what_runs_out_of_gpu_memory_before_the_first_attack_is_told_apart(
     }
 
 
+@pytest.mark.slow
 def test_the_demos_decoder_beats_both_controls_at_the_layer_that_tells_least(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def test_one_package_imports_ray_and_only_the_report_command_imports_analysis() 
     assert {path.parts[0] for path, found in importing.items() if "analysis" in found} == {"report.py", "cluster"}
 
 
+@pytest.mark.slow
 def test_the_audit_imports_neither_torch_nor_ray() -> None:
     code = (
         "import sys, sweeper.cli, sweeper.audit.attack; sys.exit(bool({'torch', 'ray', 'models'} & set(sys.modules)))"
