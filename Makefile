@@ -2,13 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format schema bench chaos chaos-network clean
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+FAST := -m "not ray and not slow"
+
+.PHONY: demo test test-fast coverage lint format schema docs bench chaos chaos-network clean
 
 demo: .venv/installed  ## train, attack and report on the demo sweep
 	$(BIN)/sweeper launch
 
 test: .venv/installed  ## the whole suite
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST)
+
+test-fast: .venv/installed  ## the tests that neither start Ray nor are slow, in under two minutes on two cores
+	$(PYTEST) $(FAST)
+
+coverage: .venv/installed  ## the same, and which lines they leave out; not counted: processes that tests start
+	$(PYTEST) $(FAST) $(foreach package,sweeper models attacks analysis,--cov $(package)) --cov-report term-missing:skip-covered
 
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .
@@ -21,6 +30,11 @@ format: .venv/installed  ## rewrite to the style
 
 schema: .venv/installed  ## docs/schema.md from sweeper/results/tables/
 	$(BIN)/python -c "from sweeper.results.schema import markdown; print(markdown(), end='')" > docs/schema.md
+
+docs: .venv/installed  ## build/docs: all pages, and the Python interface, with their links checked
+	rm -rf docs/api
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --builder html docs build/docs
+	@echo "build/docs/index.html"
 
 bench: .venv/installed  ## commands, private training, mechanisms, cohorts, scheduling; QUICK=1 takes some minutes, without it hours
 	$(BIN)/python benchmarks/commands.py $(if $(QUICK),--quick)

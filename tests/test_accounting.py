@@ -140,6 +140,7 @@ def test_the_noises_of_a_whole_sweep_take_one_composition_each(monkeypatch):
     assert len(composed) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accountant", ACCOUNTANTS)
 @pytest.mark.parametrize("target", [300.0, 500.0, 600.0, 1000.0])
 @pytest.mark.parametrize(("sample_rate", "steps"), [(1.0, 1), (0.1, 50), (0.01, 1000)])
@@ -200,6 +201,7 @@ def test_prv_is_the_closed_form_of_gaussian_steps_at_any_delta(noise_multiplier,
     assert truth + 0.01 <= epsilon(noise_multiplier, 1.0, steps, delta, "prv") <= truth + 0.014
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise_multiplier", "sample_rate", "steps"),
     [(4.0, 0.00033, 10_000), (1.0, 0.01, 1000), (0.8, 1 / 300, 1000), (2.0, 0.1, 50), (0.8, 0.5, 3)],

@@ -181,6 +181,7 @@ def test_membership_takes_the_best_of_row_with_the_most_candidates(tmp_path: Pat
     assert (honest.ours.over, honest.ours.low) == ("examples", best["auc_low"])
 
 
+@pytest.mark.slow
 def test_attacks_without_an_auc_change_no_result(tmp_path: Path) -> None:
     rows = make_rows(datasets=("mnist",), n=20)
     before = measured_from(rows, tmp_path / "before")
@@ -324,6 +325,7 @@ def test_report_lists_every_failure(report: Path) -> None:
     assert "2 failed; none enters any number above." in page
 
 
+@pytest.mark.slow
 def test_a_comparison_that_failed_is_a_failure(tmp_path: Path) -> None:
     rows = make_rows()
     first = rows["trials"][0]["target_id"]
@@ -376,6 +378,7 @@ def test_claims_follow_the_numbers(tmp_path: Path) -> None:
     assert {claim.verdict for claim in alone} == {"undecided"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -417,6 +420,7 @@ def test_what_is_missing_is_said_and_breaks_nothing(tmp_path: Path, change: str,
     assert not re.search(r">\s*(nan|None|NaT|inf)\b", page)
 
 
+@pytest.mark.slow
 def test_a_report_takes_its_place_when_it_is_whole_and_nothing_else_is_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def store(tmp_path: Path) -> Store:
     return found
 
 
+@pytest.mark.slow
 def test_answers_are_recorded_whole_and_equal_the_outputs_at_the_first_query(store: Store, tmp_path: Path) -> None:
     [trial, *_] = sweep_of(queries=18)
     assert run_trial(trial, context_of(store)).trained
@@ -97,6 +98,7 @@ def test_answers_are_recorded_whole_and_equal_the_outputs_at_the_first_query(sto
     assert np.array_equal(found.example_id, outputs.column("example_id"))
 
 
+@pytest.mark.slow
 def test_adding_queries_trains_nothing_and_makes_the_comparison_anew(store: Store) -> None:
     trials = sweep_of(queries=1)
     for trial in trials:
@@ -115,6 +117,7 @@ def test_adding_queries_trains_nothing_and_makes_the_comparison_anew(store: Stor
     assert len(run_comparisons(store, more)) == 4
 
 
+@pytest.mark.slow
 def test_a_seed_that_is_added_makes_the_comparison_anew_and_only_it(store: Store) -> None:
     trials = sweep_of(seeds=[0, 1, 2, 3, 4])
     for trial in trials:
@@ -128,6 +131,7 @@ def test_a_seed_that_is_added_makes_the_comparison_anew_and_only_it(store: Store
     assert {path.name for path in store.storage.root.glob("*.parquet")} >= {"cohorts.parquet", "exposure.parquet"}
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_order_in_which_seeds_ended(tmp_path: Path) -> None:
     tables = []
     for name, order in (("one", [0, 1, 2, 3]), ("two", [2, 3, 1, 0])):

@@ -108,6 +108,7 @@ def test_the_command_gives_tensorflow_privacys_auc(
     assert row["tpr_at_fpr_0.001"] is None  # 2,000 non-members are too few for this FPR
 
 
+@pytest.mark.slow
 def test_json_is_the_whole_of_stdout_and_has_every_attack(tmp_path: Path, quick: None) -> None:
     path, metrics = written(tmp_path / "outputs.parquet"), tmp_path / "metrics.parquet"
     result = audit(path, "--json", "--out", metrics)

@@ -128,6 +128,7 @@ def test_all_right_without_delta_has_a_closed_form(n_guesses, confidence):
     assert bound == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("true_epsilon", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("delta", [0.0, 1e-5, 2e-3])
 @pytest.mark.parametrize("confidence", [0.9, 0.99])

@@ -48,6 +48,7 @@ def prepared(folder: Path) -> Store:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad", "adadelta"])
 @pytest.mark.parametrize("defense", ["dropout", "{name: dp_sgd, epsilon: 4, accountant: rdp}", "quantile_clipping"])
 def test_killed_and_resumed_is_bitwise_as_undisturbed(
@@ -85,6 +86,7 @@ def test_short_trainings_leave_no_checkpoint(tiny: Path, tmp_path: Path, monkeyp
     assert written == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

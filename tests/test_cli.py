@@ -54,6 +54,7 @@ def test_help_starts_quickly_because_it_imports_little() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 def test_commands_that_only_read_import_no_pytorch(tmp_path: Path) -> None:
     store = Store(tmp_path / "out")
     store.prepare()
@@ -79,6 +80,7 @@ def test_shell_completion_offers_sweeps_and_attacks(monkeypatch: pytest.MonkeyPa
     assert "lomurno2022" in result.stdout
 
 
+@pytest.mark.slow
 def test_plan_for_machines_is_json_and_nothing_else(tiny: Path, tmp_path: Path) -> None:
     result = sweeper("plan", tiny, "--json", "--out", tmp_path / "out")
     assert result.exit_code == 0
@@ -120,6 +122,7 @@ def test_dry_run_writes_nothing(tiny: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_trial_runs_here_and_the_report_is_made_from_it(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     baseline = expand(load_sweep(str(tiny)))[0].target_id
@@ -133,6 +136,7 @@ def test_a_trial_runs_here_and_the_report_is_made_from_it(tiny: Path, tmp_path: 
     assert "<html" in (out / "report" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_launch_does_nothing_where_all_is_done(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     for trial in expand(load_sweep(str(tiny), ["attacks=[threshold]"])):
@@ -143,6 +147,7 @@ def test_launch_does_nothing_where_all_is_done(tiny: Path, tmp_path: Path, monke
     assert "2 trials, 2 done, 0 to run" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_gathered_tables_alone_are_enough_for_a_report(tiny: Path, tmp_path: Path) -> None:
     out, passed_on = tmp_path / "out", tmp_path / "passed_on"
     trial = expand(load_sweep(str(tiny)))[0]
@@ -155,6 +160,7 @@ def test_the_gathered_tables_alone_are_enough_for_a_report(tiny: Path, tmp_path:
     assert (passed_on / "report" / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["not json", "[]", '{"targets": {"../../etc": []}}', '{"targets": {"0123456789abcdef": ["x"]}}']
 )
@@ -168,6 +174,7 @@ def test_a_broken_list_of_targets_is_explained(text: str, tiny: Path, tmp_path: 
         assert "sweep.json in " in result.stderr and "cannot be read" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "trained"), [("outputs", True), ("scores", False), ("reconstructions", False)])
 def test_a_part_that_was_deleted_is_made_anew(table: str, trained: bool, tiny: Path, tmp_path: Path) -> None:
     trial = expand(load_sweep(str(tiny)))[0]
@@ -268,6 +275,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", sorted(WRONG))
 def test_wrong_input_is_one_paragraph_and_exit_code_two(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -282,6 +290,7 @@ def test_wrong_input_is_one_paragraph_and_exit_code_two(
     assert "Traceback" not in result.output
 
 
+@pytest.mark.slow
 def test_choosing_trials_without_their_twin_is_warned_of(tmp_path: Path) -> None:
     chosen = ["plan", "lin2020", "--data", tmp_path, "--only", "clip_ladder:ac_*", "--set", "seeds=[0]"]
     assert (
@@ -363,6 +372,7 @@ def here(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(command=command, store=store, ran=ran)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again_and_again", [False, True])
 def test_a_launch_makes_anew_what_is_damaged_but_not_without_end(
     again_and_again: bool, here: Any, monkeypatch: pytest.MonkeyPatch
@@ -429,6 +439,7 @@ def test_a_report_that_cannot_be_written_makes_no_wrong_input_of_a_launch(here: 
     assert "Errno" not in result.stderr
 
 
+@pytest.mark.slow
 def test_damage_that_cannot_be_set_aside_is_no_success(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def stuck(self: Any, name: str, to: str) -> None:
         raise StorageError("Permission denied.")
@@ -442,6 +453,7 @@ def test_damage_that_cannot_be_set_aside_is_no_success(here: Any, monkeypatch: p
     assert not here.ran
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_what_is_printed_ends_no_launch(here: Any, tiny: Path) -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "sweeper.cli", *map(str, here.command)]

@@ -62,6 +62,7 @@ def finish(watcher: Any, trial: Any, cause: str | None = None, what: str = "") -
     watcher.on_trial_result(0, [], trial, result)
 
 
+@pytest.mark.slow
 def test_a_run_that_ray_gives_up_is_begun_again_without_the_trial_that_brings_it_down(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,7 @@ def test_a_confidence_that_rounds_to_one_keeps_its_rank() -> None:
     assert len(np.unique(found["online"].scores.score[0])) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"pairs": True}], ids=["coins", "coin_pairs"])
 @pytest.mark.parametrize("n_models", [4, 8, 16])
 @pytest.mark.parametrize(

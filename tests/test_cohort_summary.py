@@ -54,6 +54,7 @@ def test_a_pair_is_one_unit_of_the_interval() -> None:
     assert high - mean == pytest.approx(3.182 * means.std(ddof=1) / 2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_null_misses_as_often_as_it_may() -> None:
     rng = np.random.default_rng(0)
     missed = 0
@@ -78,6 +79,7 @@ def test_the_interval_of_the_null_misses_as_often_as_it_may() -> None:
     assert 2 <= missed <= 22  # 10 are expected
 
 
+@pytest.mark.slow
 def test_a_pooled_rate_is_that_of_all_scores_together_and_its_interval_covers_the_truth() -> None:
     """Members are shifted by 2; the true TPR at an FPR of 1 % is known, and examples and targets have effects of their own."""
     truth = norm.sf(norm.isf(0.01) - 2)
@@ -112,6 +114,7 @@ def test_calibration_evens_out_the_examples_rates_of_false_positives() -> None:
     assert share_of_wide(calibrated) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_models", "pairs"), [(8, False), (16, False), (16, True)])
 def test_a_calibrated_rate_is_the_nominal_one_if_nothing_leaks(n_models: int, pairs: bool) -> None:
     """It would be up to seven times that if targets were standardized by those that have them as references."""
@@ -129,6 +132,7 @@ def test_a_half_of_one_target_is_not_calibrated() -> None:
     assert summary.pooled_tpr[0.01] is not None
 
 
+@pytest.mark.slow
 def test_the_interval_of_an_attack_s_null_misses_as_often_as_it_may() -> None:
     """The nulls of targets that share a toss would be correlated, and the interval would miss twice as often."""
     missed = 0
@@ -197,6 +201,7 @@ def gaussian_epsilon(noise: float, delta: float) -> float:
     return high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.5, 1.0, 4.0])
 def test_the_bound_over_runs_holds_for_the_gaussian_mechanism(noise: float) -> None:
     delta, exceeded, bounds = 1e-5, 0, []
@@ -244,6 +249,7 @@ def test_runs_that_guess_by_each_other_s_coins_break_the_bound() -> None:
     assert 30 <= broken <= 70
 
 
+@pytest.mark.slow
 def test_the_audit_of_a_cohort_finds_a_leak_and_no_leak_where_there_is_none() -> None:
     leaky = summarize(result_of(8, 1000, 4.0, 3), 1e-5, np.random.default_rng(0)).audit
     assert leaky.epsilon_lower_bound > 0.5

@@ -81,6 +81,7 @@ def test_the_page_has_a_file_of_each_kind() -> None:
     assert PAGE.count("```python") == len(CODE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("added")
 def test_every_component_of_the_page_runs_in_one_sweep(tmp_path: Path) -> None:
     path = tmp_path / "extended.yaml"

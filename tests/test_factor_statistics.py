@@ -153,6 +153,7 @@ def test_holm_is_the_step_down_of_a_worked_example() -> None:
     assert holm([]) == []
 
 
+@pytest.mark.slow
 def test_importing_the_module_does_not_import_scipy_stats() -> None:
     code = "import sys, analysis.statistics.tests, analysis.report.write; sys.exit('scipy.stats' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -35,6 +35,8 @@ from analysis.tables.as_latex import table_latex
 from analysis.tables.model import Column, Entry, Label, Mean, Number, Table
 from analysis.tables.text import shown
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {"datasets": ("mnist", "svhn"), "models": ("lin_cnn",), "n": 3}
 
 

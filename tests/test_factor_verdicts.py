@@ -112,6 +112,7 @@ def test_a_true_claim_of_many_votes_is_rarely_said_not_to_hold() -> None:
     assert np.mean(one_by_one) > 0.25
 
 
+@pytest.mark.slow
 def test_a_false_claim_is_rarely_said_to_hold_and_a_true_one_often() -> None:
     rng = np.random.default_rng(2)
     one_is_zero = [side_verdict(rng, [20.0] * 17 + [0.0], 3) for _ in range(1000)]
@@ -137,6 +138,7 @@ def verdict_on_gains(directory: Path, gains: tuple[float, ...]) -> Claim:
     return next(claim for claim in judge_factors(study) if claim.text == text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gains", "verdict"),
     [
@@ -162,6 +164,7 @@ GRIDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_trials", "least"), [(96, 0.55), (32, 0.3)])
 def test_an_effect_of_one_deviation_is_found_beside_a_dataset_of_three(n_trials: int, least: float) -> None:
     """Unpaired tests with Holm over eleven find it in 38 % of grids of 96 trials, and in one of 200 grids of 32."""
@@ -177,6 +180,7 @@ def test_an_effect_of_one_deviation_is_found_beside_a_dataset_of_three(n_trials:
     assert np.mean(found) > least
 
 
+@pytest.mark.slow
 def test_a_factor_without_effect_is_found_as_rarely_as_stated() -> None:
     rng = np.random.default_rng(5)
     found = []
@@ -219,6 +223,7 @@ def test_the_claim_that_only_two_factors_matter_can_hold_and_can_fail() -> None:
     assert only(idle).verdict == "did not hold"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("effect", "matters"), [(0.015, False), (0.02, False), (0.035, True)])
 def test_an_effect_matters_only_where_it_is_shown_to_exceed_the_margin(effect: float, matters: bool) -> None:
     """Effects below and at the margin of .02 that every test finds: a test of zero would say that they matter."""
@@ -312,6 +317,7 @@ attacks: [threshold]
 """
 
 
+@pytest.mark.slow
 def test_clip_norms_that_all_gradients_exceed_are_one_run_under_adam(tmp_path: Path) -> None:
     """Really trained. Noise is left out, because each target has its own; weights need not agree to the bit."""
     path = tmp_path / "one_run.yaml"
@@ -440,6 +446,7 @@ def test_where_all_clip_norms_are_one_run_nothing_is_said_of_the_clip_norm(tmp_p
 # --- what the claims keep of the paper -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_papers_own_exceptions_to_non_normality_are_kept(tmp_path: Path) -> None:
     made = make_factor_rows(models=("lin_cnn",), n=3, ladder=False, quantiles=False, seeds=(0,))
     results = load(write_factor_tables(tmp_path, made))
@@ -456,6 +463,7 @@ def test_the_papers_own_exceptions_to_non_normality_are_kept(tmp_path: Path) -> 
     assert exception.verdict != "held"
 
 
+@pytest.mark.slow
 def test_verdicts_between_arms_say_that_they_share_an_untuned_learning_rate(tmp_path: Path) -> None:
     made = make_factor_rows(datasets=("mnist",), models=("lin_cnn",), n=3, seeds=(0, 1))
     results = load(write_factor_tables(tmp_path, made))

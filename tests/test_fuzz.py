@@ -55,6 +55,8 @@ from sweeper.sweep.yaml_file import parse_yaml
 from sweeper.trial.context import TrialContext
 from sweeper.trial.run import TrialResult, run_trial
 
+pytestmark = pytest.mark.slow
+
 FUZZ = int(os.environ.get("SWEEPER_FUZZ", "1"))
 
 

@@ -374,6 +374,7 @@ def write_large(path: Path, image_bytes: int, n_rows: int) -> None:
     pq.write_table(table, path, dictionary_pagesize_limit=2 * image_bytes, store_schema=False)
 
 
+@pytest.mark.slow
 def test_more_than_two_gib_of_images_in_one_column_are_read_in_pieces(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     write_large(tmp_path / "p" / "train.parquet", 2**23, 270)

@@ -17,6 +17,8 @@ import pytest
 
 from sweeper.workers.isolation import run_in_child
 
+pytestmark = pytest.mark.slow
+
 IMPORTED_FIRST = frozenset(sys.modules)
 """What was imported before this file: in a child, what the fork server had."""
 

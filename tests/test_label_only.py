@@ -14,6 +14,8 @@ from attacks.cohort.logistic import leave_out_fits
 from attacks.comparisons.label_only import LabelOnly
 from attacks.metrics import auc
 
+pytestmark = pytest.mark.slow
+
 PAIRS = pytest.mark.parametrize("pairs", [False, True], ids=["coins", "coin_pairs"])
 
 

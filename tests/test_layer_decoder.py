@@ -81,6 +81,7 @@ def results(white_box):
     return {each.layer: each for each in run(attack, only(white_box, "conv1", "maxpool2", "dense", "prediction"))}
 
 
+@pytest.mark.slow
 def test_early_layers_give_the_image_away_and_late_ones_less(results):
     constant = results["conv1"].mse_constant
     assert results["conv1"].mse_test < 0.15 * constant
@@ -92,6 +93,7 @@ def test_early_layers_give_the_image_away_and_late_ones_less(results):
         assert each.mse_members == pytest.approx(each.mse_non_members, rel=0.3)
 
 
+@pytest.mark.slow
 def test_controls_and_sizes_are_there(results, white_box):
     attacker, test = white_box.attacker.inputs / 255, white_box.test.inputs / 255
     constant = float(((test - attacker.mean(0)) ** 2).double().mean())
@@ -104,6 +106,7 @@ def test_controls_and_sizes_are_there(results, white_box):
     assert results["conv1"].mse_untrained < 0.3 * constant  # an untrained convolution inverts as well
 
 
+@pytest.mark.slow
 def test_kept_examples_are_images_of_the_test_set_with_their_own_error(results, white_box):
     for each in results.values():
         assert len(each.examples) == 3

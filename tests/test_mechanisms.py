@@ -111,6 +111,7 @@ GEOMETRIES = {
 """Length of the gradients, and the clip norm, in lengths √P of the noise."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimension", [1_000, 10_000])
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_two_scalars_and_the_literal_form_agree_in_distribution(name, dimension):
@@ -171,6 +172,7 @@ def test_the_literal_form_of_a_step_is_what_its_words_say(name):
     assert distance(ours, (samples * (0.3 / norms).clamp(max=1)).sum(0)) < 1e-5
 
 
+@pytest.mark.slow
 def test_steps_in_both_forms_have_the_same_mean_and_spread():
     """Over many steps of a real model, by projections on its mean gradient and on a random direction."""
     model = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.Tanh(), nn.Linear(20, 10)))
@@ -206,6 +208,7 @@ def test_small_models_take_the_literal_form_by_themselves():
     assert replace(rule, form="two_scalar").example_noise_std(10) is None
 
 
+@pytest.mark.slow
 def test_the_mean_along_a_gradient_has_no_bias_wherever_the_clip_norm_lies():
     """By scalars alone, of which there can be millions: N and the part along the gradient, literally and by the rule."""
     draws = 2_000_000
@@ -225,6 +228,7 @@ def test_the_mean_along_a_gradient_has_no_bias_wherever_the_clip_norm_lies():
                 assert abs(bias) < 4 / math.sqrt(draws) + 3 * scale / dimension
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["literal", "two_scalar"])
 def test_noise_before_clipping_leaves_no_example_more_than_the_clip_norm(form):
     model = SMALL["cnn"]()
@@ -253,6 +257,7 @@ def test_an_endless_clip_norm_without_noise_is_sgd(rule):
     assert distance(ours, gradient_of(model)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["poisson", "shuffled"])
 @pytest.mark.parametrize("optimizer", LEARNING_RATES)
 def test_a_training_so_clipped_ends_where_its_undefended_twin_does(optimizer, sampling):
@@ -299,6 +304,7 @@ def test_the_quantile_of_hand_made_norms():
     assert weights[:, 0].tolist() == pytest.approx([0.625, 1.0, 2.5 / 3, 1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["flat", "per_layer"])
 @pytest.mark.parametrize(
     "more", [{}, {"chunk_size": 5}, {"chunk_size": 5, "pad_to": 4}], ids=["whole", "chunks", "padded"]
@@ -463,6 +469,7 @@ RULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_chunks_and_padding_change_no_rules_numbers(rule):
     model = SMALL["cnn"]()
@@ -473,6 +480,7 @@ def test_chunks_and_padding_change_no_rules_numbers(rule):
         assert moved.numpy() == pytest.approx(clip_norms.numpy(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [None, 8])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_replayed_steps_equal_eager_ones_under_every_rule(rule, chunk_size):
@@ -577,6 +585,7 @@ def test_wrong_values_are_refused_with_what_is_allowed(make, words):
 # Whole trainings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", LEARNING_RATES)
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_every_optimizer_takes_every_mechanism_and_goes_on_from_a_checkpoint(name, optimizer):

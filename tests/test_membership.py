@@ -314,6 +314,7 @@ def test_too_few_examples_are_refused(attack):
 # --- Trained attackers ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["synth", "mnist"])
 @pytest.mark.parametrize(
     ("attacker", "search", "seeds", "tolerance"),
@@ -336,6 +337,7 @@ def test_trained_attackers_come_within_tensorflow_privacys_spread(name, attacker
     assert min(peer) - tolerance <= np.mean(found) <= max(peer) + tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_members", "n_non_members", "max_per_side"), [(80, 240, None), (200, 200, 50)])
 def test_no_attacker_scores_an_example_whose_label_it_was_given(n_members, n_non_members, max_per_side):
     """Outputs that know nothing. An attacker that saw its own examples' labels has an AUC near 1 (the
@@ -352,6 +354,7 @@ def test_no_attacker_scores_an_example_whose_label_it_was_given(n_members, n_non
         assert abs(auc_of(scores) - 0.5) < 4 * 0.037, scores.name
 
 
+@pytest.mark.slow
 def test_every_attacker_finds_an_overfit_model_and_scores_members_higher():
     population = overfit(0, 300, 300, gap=3)
     found = TrainedAttackers(search="none").run(AttackTarget(population=population), rng())
@@ -363,6 +366,7 @@ def test_every_attacker_finds_an_overfit_model_and_scores_members_higher():
         assert (scores.example_id == population.outputs.example_id).all()
 
 
+@pytest.mark.slow
 def test_trained_attackers_read_probabilities_too():
     population = overfit(0, 150, 150, gap=3)
     p = class_probabilities(population.outputs)
@@ -371,6 +375,7 @@ def test_trained_attackers_read_probabilities_too():
         assert auc_of(scores) > 0.7, scores.name
 
 
+@pytest.mark.slow
 def test_trained_attackers_repeat_themselves_whoever_else_runs():
     target = AttackTarget(population=overfit(0, 60, 90))
     everyone = TrainedAttackers(search="none").run(target, rng(7))
@@ -381,6 +386,7 @@ def test_trained_attackers_repeat_themselves_whoever_else_runs():
     assert any((one.score != other.score).any() for one, other in zip(everyone, other_seed, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attackers", "search"), [(("logistic_regression", "knn"), "tensorflow_privacy"), (TRAINED, "none")]
 )

@@ -107,6 +107,7 @@ def test_the_interval_is_delongs_on_the_logit_scale(decimals):
     assert [metrics.auc_low, metrics.auc_high] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shift", "n_members", "n_non_members", "decimals"),
     [(0, 100, 100, 6), (0, 100, 30, 0), (1, 100, 100, 6), (1, 50, 200, 6), (2, 50, 50, 6)],
@@ -122,6 +123,7 @@ def test_the_interval_covers_the_true_auc_95_times_in_100(shift, n_members, n_no
     assert low <= covered <= high
 
 
+@pytest.mark.slow
 def test_shuffled_membership_gives_an_interval_that_holds_one_half():
     """Scores that tell all, membership shuffled: at least 95 % less chance (false alarm 1e-4)."""
     is_member, score = sample(1, 150, 150, shift=3)
@@ -208,6 +210,7 @@ def test_a_tie_at_the_threshold_is_shared_out_and_never_costs_the_tpr():
     assert membership_metrics(is_member, score, rng()).tpr_at_fpr[0.1] == pytest.approx(10 * 10.1 / 21 / 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decimals", [0, 6])
 def test_tpr_at_fpr_of_a_score_that_knows_nothing_is_the_fpr_on_average(decimals):
     """400 repeats, four standard errors (false alarm 6e-5). The threshold at the eleventh false positive has .11."""
@@ -225,6 +228,7 @@ def test_all_scores_alike_give_the_fpr_itself(constant):
     assert 0 < low < 0.1 < high < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shift", "scale", "n_members", "n_non_members", "fpr"),
     [
@@ -271,6 +275,7 @@ def test_the_tprs_interval_has_ends_at_zero_and_one(n_caught, end):
     assert 0 < metrics.tpr_at_fpr_interval[0.1][1 - end] < 1
 
 
+@pytest.mark.slow
 def test_what_guessing_gives_is_the_mean_advantage_of_scores_that_know_nothing():
     """180 a side: about .09. Ties respected: with five distinct scores it is less."""
     for decimals, n_members, n_non_members in ((6, 180, 180), (0, 180, 180), (6, 40, 300)):
@@ -420,6 +425,7 @@ def mean_difference(name, is_member, features, half, permute):
     )
 
 
+@pytest.mark.slow
 def test_intervals_of_fitted_attackers_cover_the_fitting():
     """Features that know nothing, 500 repeats: a one-sided miss in at most 2.5 of 100 (false alarm 1e-4), where
     intervals over examples alone miss in 8."""
@@ -454,6 +460,7 @@ def test_the_variance_of_correlated_folds_is_that_of_fewer_examples():
     assert width(fold, 0.36) == pytest.approx(np.sqrt(1.36) * width())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["thresholds", "fitted", "both"])
 def test_best_of_null_scores_flatters_the_paper_protocol_only(kind):
     """Candidates that know nothing, 100 a side, 500 repeats: the mean is .5 (four standard errors), and the interval
@@ -583,6 +590,7 @@ def test_guessing_with_many_examples_is_simulated_once_for_about_equal_numbers_o
     assert found[2980] == pytest.approx(found[3020], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_membership_attacks_and_metrics_import_no_torch():
     modules = "attacks.metrics, attacks.selection, attacks.probabilities, attacks.membership.threshold, "
     modules += "attacks.membership.trained_attackers, attacks.membership.shadow"

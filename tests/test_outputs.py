@@ -197,6 +197,7 @@ def test_the_base_table_gives_its_four_values() -> None:
     assert changes == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", SAME, ids=lambda each: each.__name__)
 def test_another_way_to_write_the_table_gives_the_same_values(variant: Callable[[Path], Path], tmp_path: Path) -> None:
     found, changes = aucs(variant(tmp_path))
@@ -245,6 +246,7 @@ MISSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MISSES)
 def test_probabilities_that_miss_by_rounding_are_renormalized_and_it_is_said(case: str, tmp_path: Path) -> None:
     values = MISSES[case]
@@ -318,6 +320,7 @@ def binary() -> tuple[Table, np.ndarray]:
     return columns, base()["logits"][:, 0] - base()["logits"][:, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_one_logit_or_probability_is_two_classes(dtype: Any, tmp_path: Path) -> None:
     columns, logit = binary()
@@ -385,6 +388,7 @@ def test_an_answer_that_rules_out_the_true_class_scores_lowest(tmp_path: Path) -
             assert scores.score[::5].max() < np.delete(scores.score, np.s_[::5]).min()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_a_masked_class_stops_no_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auditing, "TrainedAttackers", functools.partial(auditing.TrainedAttackers, search="none"))
@@ -519,6 +523,7 @@ def test_ids_that_are_not_numbers_keep_who_is_who(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, np.arange(N) % 7)
 
 
+@pytest.mark.slow
 def test_a_wide_and_wrong_file_always_exits_with_2(tmp_path: Path) -> None:
     """A thread of Arrow's that still held the file when the interpreter exited aborted the process, now and then."""
     path = write(tmp_path / "a.parquet", {f"feature_{i}": np.zeros(200, dtype=np.float32) for i in range(2000)})

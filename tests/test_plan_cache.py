@@ -27,6 +27,8 @@ from sweeper.trial.context import TrialContext
 from sweeper.trial.failures import record_failure
 from sweeper.trial.run import run_trial
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SWEEP = """
 name: cached

@@ -38,6 +38,8 @@ from analysis.tables.as_latex import table_latex
 from analysis.tables.attacks import attack_table
 from analysis.tables.summary import BROKEN, summary_table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:

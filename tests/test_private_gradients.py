@@ -82,6 +82,7 @@ def relative_error(ours, reference):
     return float((ours - reference).norm() / reference.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 7, 33])
 @pytest.mark.parametrize("name", MODELS)
 def test_without_noise_it_is_the_sum_of_gradients_clipped_by_hand(name, count):
@@ -129,6 +130,7 @@ def test_a_clip_norm_that_nothing_reaches_gives_the_ordinary_gradient_exactly_we
     assert relative_error(ours, ordinary) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 3, 8, 16, 23, 512])
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_the_size_of_the_chunks_changes_nothing(chunk, noise):
@@ -141,6 +143,7 @@ def test_the_size_of_the_chunks_changes_nothing(chunk, noise):
     assert int(right) == int(whole_right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [1e-3, 0.1, 1.0, 5.0])
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_no_example_contributes_more_than_the_clip_norm(clip, scale):
@@ -153,6 +156,7 @@ def test_no_example_contributes_more_than_the_clip_norm(clip, scale):
         assert float(alone.norm()) <= clip * (1 + 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [0.05, 0.7])
 def test_removing_one_example_moves_the_sum_by_at_most_the_clip_norm(clip):
     model = cnn()

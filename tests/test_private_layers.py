@@ -104,6 +104,7 @@ def convolution(name, bias=True):
     return made(lambda: nn.Conv2d(*sizes, bias=bias, **more)), normal(4, sizes[0], *image, seed=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_convolutions_in_every_form(name):
     for bias in (True, False):
@@ -113,6 +114,7 @@ def test_convolutions_in_every_form(name):
         check_forms(layer, images, forms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["padding", "stride leaves pixels over", "groups", "same and dilation", "circular"])
 @pytest.mark.parametrize("weight_format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("image_format", [torch.contiguous_format, torch.channels_last, "moved"], ids=str)
@@ -441,6 +443,7 @@ CANCELLING = {
 GRAM_FORMS = {name: form for name, form in CONVOLUTION_FORMS.items() if form["gram"] and "block" not in form}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", GRAM_FORMS)
 @pytest.mark.parametrize("name", CANCELLING)
 @pytest.mark.parametrize("noise", [1.0, 1e-2, 1e-4, 1e-7, 0.0])

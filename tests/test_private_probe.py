@@ -151,6 +151,7 @@ class Centers(Defense):
         return model
 
 
+@pytest.mark.slow
 def test_a_defense_that_mixes_examples_is_refused_by_the_check_before_a_launch(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(

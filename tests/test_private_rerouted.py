@@ -46,6 +46,7 @@ def recurrent(kind, read="all", *, batch_first=True, starts=False, **more):
     return made(lambda: Calls(function, layer=cls(4, 3, batch_first=batch_first, **more, **extra), **starting))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", RECURRENT, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_recurrent_layers_with_every_use_of_what_they_give(kind, more):

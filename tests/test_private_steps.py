@@ -57,6 +57,7 @@ def stepped(model, images, labels, **more):
     return flat_gradient(model), float(loss), float(right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_step_is_the_sum_of_gradients_clipped_by_hand(name):
     model = SMALL[name]()
@@ -106,6 +107,7 @@ def test_an_empty_batch_is_noise_alone(name):
     assert not bare.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 @settings(deadline=None, max_examples=15, derandomize=True)
 @given(
@@ -137,6 +139,7 @@ def test_no_example_moves_the_sum_by_more_than_the_clip_norm(name, seed, count, 
 # Padding and chunks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_padding_changes_nothing(name):
     model = SMALL[name]()
@@ -190,6 +193,7 @@ def test_padded_rows_weigh_nothing_under_a_rule_that_divides_by_their_norm():
     assert distance(flat_gradient(model), expected) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_the_size_of_the_chunks_changes_nothing_whatever_chooses_it(name):
     model = SMALL[name]()
@@ -351,6 +355,7 @@ needs_bf16 = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_bf16
 @pytest.mark.parametrize("name", SMALL)
 def test_bf16_is_near_fp32_and_clipped_alike(name):

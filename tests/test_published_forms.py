@@ -136,6 +136,7 @@ def test_what_the_published_code_lacks_is_refused() -> None:
         Ratio(form="privacy_meter", gamma=2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [Lira(), Ratio(), LabelOnly(), *FORMS])
 def test_the_number_of_threads_changes_no_score(attack: CohortAttack) -> None:
     models = random_cohort(5, 2500, np.random.default_rng(0), leak=1.0, n_queries=2)

@@ -77,11 +77,9 @@ def test_launch_runs_all_and_is_quiet_and_again_does_nothing(tiny: Path, tmp_pat
     assert "2 done, 0 to run" in again.stdout
 
 
-def test_the_launch_from_python_that_the_readme_shows(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (code,) = [
-        block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "LaunchOptions" in block
-    ]
+def test_the_launch_from_python_that_the_first_page_shows(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "LaunchOptions" in block]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
     )

@@ -26,6 +26,8 @@ from sweeper.sweep.load import load_sweep
 from sweeper.trial.context import TrialContext
 from sweeper.trial.run import run_trial
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["start_s3_server"]  # a fixture
 TABLES = {f"{table}.parquet" for table in SCHEMAS}
 

@@ -14,6 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from attacks.comparisons.shokri import Shokri
 from attacks.metrics import auc
 
+pytestmark = pytest.mark.slow
+
 PAIRS = pytest.mark.parametrize("pairs", [False, True], ids=["coins", "coin_pairs"])
 SMALL = Shokri(epochs=5, max_examples_per_class=300)
 BOTH = pytest.mark.parametrize("attack", [SMALL, Shokri(attack_model="logistic")], ids=["network", "logistic"])

@@ -80,6 +80,7 @@ def trials_of(tiny: Path) -> dict[str, Trial]:
     return {trial.defense_label: trial for trial in expand(load_sweep(str(tiny), settings))}
 
 
+@pytest.mark.slow
 def test_the_hash_covers_a_component_and_what_it_imports_and_no_other(package: Path, tiny: Path) -> None:
     def hashes() -> dict[str, str]:
         forget_modules()
@@ -120,6 +121,7 @@ def recorded(package: Path, tiny: Path, tmp_path: Path) -> tuple[Store, dict[str
     return store, trials, package
 
 
+@pytest.mark.slow
 def test_what_other_code_made_is_told_and_only_that_is_made_anew(recorded: Any, tmp_path: Path, tiny: Path) -> None:
     store, trials, package = recorded
     assert sources.made_otherwise(list(trials.values()), recorded_sources(store)) == []

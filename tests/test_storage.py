@@ -190,6 +190,7 @@ def test_create_does_not_replace(store: Storage) -> None:
     assert store.create("claims/a", b"third")
 
 
+@pytest.mark.slow
 def test_a_large_file_is_copied(store: Storage, tmp_path: Path) -> None:
     source = tmp_path / "weights"
     source.write_bytes(LARGE)
@@ -197,6 +198,7 @@ def test_a_large_file_is_copied(store: Storage, tmp_path: Path) -> None:
     assert store.read("weights/a") == LARGE
 
 
+@pytest.mark.slow
 def test_readers_see_the_old_or_the_new_content_whole(store: Storage) -> None:
     def content(version: int) -> bytes:
         return f"{version:08}".encode() * (1 + version * 7919 % 5000)
@@ -458,6 +460,7 @@ def everything(store: Storage, source: Path) -> None:
     assert store.read("created") == b"1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -479,6 +482,7 @@ def test_passing_errors_are_tried_again(
         everything(s3, source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "part"), [("500", "partNumber=2"), ("403", "partNumber=2"), ("reset", "POST /bucket")]
 )
@@ -620,6 +624,7 @@ def test_a_missing_bucket_is_no_empty_store(s3_server: S3Server) -> None:
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_store_out_of_reach() -> None:
     store = Storage("s3://bucket/x?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:1")

@@ -25,6 +25,7 @@ def python(arguments: str, redirections: str = "", **environment: str) -> subpro
     return subprocess.run(line, shell=True, env=os.environ | environment, capture_output=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_command_works_without_what_is_closed(closed: str, command: str) -> None:
@@ -71,6 +72,7 @@ def test_json_loses_no_character(encoding: str, monkeypatch: pytest.MonkeyPatch)
     assert json.loads(stream.buffer.getvalue().decode(encoding)) == {"title": "dp · ε"}
 
 
+@pytest.mark.slow
 def test_a_python_without_docstrings_is_refused_in_one_line() -> None:
     result = python("-m sweeper.cli launch demo", PYTHONOPTIMIZE="2")
     assert result.returncode == 2

@@ -368,6 +368,7 @@ def test_it_goes_without_an_input_that_failed_and_is_made_anew_when_that_succeed
     assert set(attacks.loc[attacks["attack"] == "strongest", "attack_id"]) == {whole.comparison_id}
 
 
+@pytest.mark.slow
 def test_it_waits_for_attacks_that_are_still_to_run_and_goes_without_those_that_fail(store: Store) -> None:
     trials = sweep_of(comparisons=["strongest"], attacks=["threshold", {"name": "blind_mi"}, TRAINED])
     pending = {trial.target_id for trial in trials}

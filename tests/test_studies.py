@@ -24,6 +24,8 @@ from analysis.tables.as_csv import table_csv
 from analysis.tables.as_html import table_html
 from analysis.tables.as_latex import table_latex
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(analysis.__file__).parent
 FOUND = {study.sweep: study for study in studies.found()}
 

@@ -163,6 +163,7 @@ def gathered(store: Store, table: str = "tpvd") -> pd.DataFrame:
     return pq.read_table(store.storage.root / f"{table}.parquet").to_pandas()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [("ac", "none"), ("none", "ac")])
 def test_it_is_there_once_both_are_whichever_ran_first(planned: Any, order: tuple[str, str]) -> None:
     store, trials = planned
@@ -182,6 +183,7 @@ def test_it_is_there_once_both_are_whichever_ran_first(planned: Any, order: tupl
     assert 0 < row["tpvd"] < 10
 
 
+@pytest.mark.slow
 def test_the_twin_of_the_next_seed_has_another_initialization(tmp_path: Path) -> None:
     path = tmp_path / "seeds.yaml"
     path.write_text(TWINS.replace("seeds: [3]", "seeds: [3, 5, 4]"), encoding="utf-8")
@@ -217,6 +219,7 @@ def test_the_twin_of_the_next_seed_has_another_initialization(tmp_path: Path) ->
     assert rows.loc[trials["ac", 3].target_id, "other_init_twin_id"] == trials["none", 4].target_id
 
 
+@pytest.mark.slow
 def test_the_twin_is_all_but_the_mechanism(planned: Any) -> None:
     store, trials = planned
     twins = {label: trial.twin_id for label, trial in trials.items()}
@@ -231,6 +234,7 @@ def test_the_twin_is_all_but_the_mechanism(planned: Any) -> None:
     assert pd.isna(rows.loc["none", "mechanism"])
 
 
+@pytest.mark.slow
 def test_a_target_that_is_trained_anew_is_compared_anew(planned: Any) -> None:
     store, trials = planned
     for label in ("ac", "none"):
@@ -245,6 +249,7 @@ def test_a_target_that_is_trained_anew_is_compared_anew(planned: Any) -> None:
     assert gathered(store)["tpvd"][0] != pytest.approx(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"not tensors", b""])
 def test_damaged_weights_are_set_aside_and_their_target_is_to_be_trained_again(planned: Any, damage: bytes) -> None:
     store, trials = planned
@@ -262,6 +267,7 @@ def test_damaged_weights_are_set_aside_and_their_target_is_to_be_trained_again(p
     assert len(gathered(store)) == 1
 
 
+@pytest.mark.slow
 def test_records_from_before_weights_were_fingerprinted_still_count(planned: Any) -> None:
     store, trials = planned
     for label in ("ac", "none"):
@@ -273,6 +279,7 @@ def test_records_from_before_weights_were_fingerprinted_still_count(planned: Any
     assert gather(store).damaged == ()
 
 
+@pytest.mark.slow
 def test_weights_of_another_model_are_named(planned: Any) -> None:
     store, trials = planned
     for label in ("ac", "none"):
@@ -291,6 +298,7 @@ def test_weights_of_another_model_are_named(planned: Any) -> None:
     assert (status.comparisons, status.compared, status.failed) == (1, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_comparison_is_an_id_of_its_members_and_is_not_done_twice(planned: Any) -> None:
     store, trials = planned
     for label in ("ac", "none"):
@@ -308,6 +316,7 @@ def test_a_comparison_is_an_id_of_its_members_and_is_not_done_twice(planned: Any
     assert plan_comparisons([dataclasses.replace(trials["ac"], comparisons=()), trials["none"]]) == []
 
 
+@pytest.mark.slow
 def test_groups_wait_for_targets_that_may_still_finish_and_do_without_those_that_fail(planned: Any) -> None:
     store, trials = planned
     first, twin = trials["ac"], trials["none"]

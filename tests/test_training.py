@@ -64,6 +64,7 @@ def recorded(monkeypatch):
 # Reproducible, and on streams of their own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "defenses", [(), (Dropout(rate=0.3), L2(weight=0.1)), (Dropout(rate=0.3), DP)], ids=["none", "both", "dp"]
 )
@@ -88,6 +89,7 @@ def test_fit_leaves_every_global_generator_as_it_was(digits):
     assert before[2] == after[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "same_start", "same_batches"),
     [
@@ -144,6 +146,7 @@ def test_every_bit_of_a_seed_counts():
     assert len(starts) == len(seeds)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_trials_have_streams_of_their_own():
     seeds = {torch_seed(0, Stream.NOISE, target_id=f"{trial:016x}") for trial in range(100_000)}
     assert len(seeds) == 100_000
@@ -273,6 +276,7 @@ def test_a_batch_larger_than_the_data_is_refused(digits, defenses):
 # Interrupted and resumed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 3])
 @pytest.mark.parametrize("architecture", [CNN, LinLstm(units=8)], ids=["cnn", "lstm"])
 @pytest.mark.parametrize(
@@ -315,6 +319,7 @@ def test_taking_checkpoints_changes_nothing(digits):
 BF16 = pytest.mark.skipif(not cpu_has_bf16(), reason="this CPU does not compute in bfloat16")
 
 
+@pytest.mark.slow
 @BF16
 @pytest.mark.parametrize("defenses", [(), (DpSgd(noise_multiplier=0.3, accountant="rdp"),)], ids=["none", "dp"])
 def test_bf16_is_for_activations_in_training_and_for_nothing_else(digits, defenses):
@@ -335,6 +340,7 @@ def test_bf16_is_refused_where_it_would_be_emulated(digits, monkeypatch):
     fit_on(digits, epochs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defenses", [(), (L2(weight=0.1), DP)], ids=["none", "dp"])
 @pytest.mark.parametrize(
     "performance",

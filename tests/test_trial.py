@@ -186,6 +186,7 @@ def test_reconstructions_have_all_layers_controls_and_images(finished: Any) -> N
     assert image.size == (8, 8)
 
 
+@pytest.mark.slow
 def test_same_trial_twice_gives_the_same_parquet_but_for_times(finished: Any, tmp_path: Path) -> None:
     store, _, path = finished
     again, _, _ = run(path, tmp_path / "again")
@@ -327,6 +328,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 """Fields that some defenses need, or that make them quick."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(components.names("defense")))
 def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Path) -> None:
     override = f"defenses=[{json.dumps({'name': name, **NEEDED.get(name, {})})}]"
@@ -336,6 +338,7 @@ def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Pat
     assert pd.notna(row["epsilon_spent"]) != pd.notna(row["no_guarantee_reason"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(components.names("attack")))
 def test_every_attack_that_is_found_runs(name: str, tiny: Path, tmp_path: Path) -> None:
     cheap = {"trained_attackers": {"search": "none"}, "layer_decoder": {"epochs": 1, "width": 2}}.get(name, {})
@@ -381,6 +384,7 @@ def test_a_process_killed_during_an_attack_leaves_failed_attacks(tiny: Path, tmp
     assert set(attacks["attack"]) == {"threshold", "trained_attackers", "shadow", "layer_decoder", "best_of"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut off", "flipped"])
 @pytest.mark.parametrize("table_name", ["trials", "outputs", "history", "scores", "attacks"])
 def test_a_damaged_part_is_set_aside_and_what_it_held_is_done_again(
@@ -491,6 +495,7 @@ def test_an_untrained_target_leaks_nothing(tmp_path: Path) -> None:
     assert honest["auc_low"] < 0.5 < honest["auc_high"]
 
 
+@pytest.mark.slow
 def test_a_target_with_random_labels_gives_an_auc_above_nine_tenths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -527,6 +532,7 @@ def test_a_target_whose_files_were_lost_fails_with_a_row(
     assert [(failure.target_id, failure.cause) for failure in store.failures()] == [(trials[0].target_id, "error")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
@@ -552,6 +558,7 @@ def test_what_runs_out_of_gpu_memory_before_the_first_attack_is_told_apart(
     }
 
 
+@pytest.mark.slow
 def test_the_demos_decoder_beats_both_controls_at_the_layer_that_tells_least(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

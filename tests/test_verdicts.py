@@ -40,6 +40,8 @@ from analysis.tables.recipes import recipe_table
 from analysis.tables.text import estimate_text, shown
 from attacks.metrics import membership_metrics
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ def test_one_package_imports_ray_and_only_the_report_command_imports_analysis() 
     assert {path.parts[0] for path, found in importing.items() if "analysis" in found} == {"report.py", "cluster"}
 
 
+@pytest.mark.slow
 def test_the_audit_imports_neither_torch_nor_ray() -> None:
     code = (
         "import sys, sweeper.cli, sweeper.audit.attack; sys.exit(bool({'torch', 'ray', 'models'} & set(sys.modules)))"
@@ -62,5 +63,5 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
     named = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.strip()}
     for package in sorted(OURS):
         for path in (ROOT / package).iterdir():
-            if path.name not in ("__pycache__", "__init__.py") and not path.name.startswith("."):
+            if path.name not in ("__pycache__", "__init__.py", "py.typed") and not path.name.startswith("."):
                 assert path.name in named, f"{package}/{path.name} is not in the README's tree"

@@ -59,6 +59,7 @@ def test_workers_import_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["local", "s3"])
 def test_an_attempt_records_reports_and_logs(
     place: str, tiny: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -162,6 +163,7 @@ def test_a_log_that_is_no_file_makes_place(what: str, tiny: Path, tmp_path: Path
     assert elsewhere.read_text() == "of somebody"
 
 
+@pytest.mark.slow
 def test_an_attempt_out_of_time_is_a_failed_row_and_goes_on_from_its_checkpoint(tiny: Path, tmp_path: Path) -> None:
     trial = expand(load_sweep(str(tiny), ["attacks=[]", "training.epochs=400"]))[0]
     store = prepared(tmp_path / "out", [trial])
