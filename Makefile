@@ -32,7 +32,7 @@ schema: .venv/installed  ## docs/schema.md from sweeper/results/tables/
 	$(BIN)/python -c "from sweeper.results.schema import markdown; print(markdown(), end='')" > docs/schema.md
 
 docs: .venv/installed  ## build/docs: all pages, and the Python interface, with their links checked
-	rm -rf docs/api
+	@rm -rf docs/api build/docs  # or unchanged pages would not be read again, nor their warnings seen
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --builder html docs build/docs
 	@echo "build/docs/index.html"
 
