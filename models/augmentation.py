@@ -12,6 +12,9 @@ from torch.nn.functional import pad
 
 from models.private.noise import uniform
 
+_TRIED = 4
+"""Number of examples that an augmentation is tried on."""
+
 
 class Augmentation(ABC):
     """Base of all augmentations: changes each input by random numbers of its own."""
@@ -61,10 +64,7 @@ class Mixing:
     alpha: float
 
     def __call__(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Mixed inputs as floats (images in [0, 1]), the others' labels (n,), and s (0-d).
-
-        s is one of two Gamma-distributed numbers over their sum, drawn by inversion, so that only uniform numbers are needed.
-        """
+        """Mixed inputs as floats (images in [0, 1]), the others' labels (n,), and s (0-d), drawn by inversion."""
         from scipy.special import betaincinv
 
         order = torch.randperm(len(labels), generator=generator).to(labels.device)
@@ -72,3 +72,26 @@ class Mixing:
         share = torch.tensor(float(betaincinv(self.alpha, self.alpha, uniform_number)), device=labels.device)
         values = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
         return share * values + (1 - share) * values[order], labels[order], share
+
+
+def check_augmentation(augmentation: Augmentation, shape: tuple[int, ...]) -> None:
+    """Check on random inputs that an augmentation changes each of them without the others.
+
+    Raises:
+        ValueError: it does not.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.rand(2, _TRIED, *shape, generator=generator)
+    if len(shape) == 3:
+        first, second = ((255 * each).to(torch.uint8) for each in (first, second))
+    state = generator.get_state()
+    changed = augmentation(first, generator)
+    for row in range(_TRIED):
+        among_others = second.clone()
+        among_others[row] = first[row]
+        generator.set_state(state)
+        if not torch.equal(augmentation(among_others, generator)[row], changed[row]):
+            raise ValueError(
+                f"augmentation {type(augmentation).__name__} mixes examples: what it makes of one depends on the others in the batch. "
+                "Change each example by itself, and draw as many random numbers whatever the values are"
+            )

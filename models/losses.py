@@ -6,8 +6,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+_TRIED = 8
+"""Number of examples that a loss is tried on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +49,33 @@ class CrossEntropy(Loss):
         return (1 - self.label_smoothing) * loss + self.label_smoothing * uniform
 
 
-def check_loss(loss: Loss, logits: Tensor, labels: Tensor, epoch: int) -> None:
-    """Check on a few examples that a loss has one value per example, which does not depend on the others.
+def check_loss(loss: Loss, num_classes: int, epoch: int) -> None:
+    """Check on random logits that a loss has one value per example, and that neither it nor its gradient depends on the others.
 
     Raises:
         ValueError: it does not.
     """
-    losses = loss(logits, labels, epoch)
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(_TRIED, num_classes, generator=generator)).requires_grad_()
+    labels = torch.randint(num_classes, (_TRIED,), generator=generator)
     name = type(loss).__name__
-    if losses.shape != labels.shape:
+    with torch.enable_grad():
+        together = loss(logits, labels, epoch)
+        if together.shape != labels.shape:
+            raise ValueError(
+                f"loss {name} returned shape {tuple(together.shape)} for {len(labels)} examples; it must return one value for each"
+            )
+        alone = torch.cat([loss(each[None], label[None], epoch) for each, label in zip(logits, labels, strict=True)])
+        gradients = [
+            torch.stack([torch.autograd.grad(each, logits, retain_graph=True)[0] for each in losses])
+            for losses in (together, alone)
+        ]
+    if not _close(together, alone) or not _close(*gradients):
         raise ValueError(
-            f"loss {name} returned shape {tuple(losses.shape)} for {len(labels)} examples; it must return one value for each"
+            f"loss {name} mixes examples in epoch {epoch}: its value or gradient for one example depends on the others in the batch. "
+            "Compute it from each example's own logits"
         )
-    alone = loss(logits[:1], labels[:1], epoch)
-    if not bool((alone - losses[:1]).abs() <= 1e-4 * (1 + losses[:1].abs())):
-        raise ValueError(
-            f"loss {name} mixes examples: it is {float(losses[0]):.6g} for one of {len(labels)} and {float(alone):.6g} for the same "
-            "one alone. Compute it from each example's own logits"
-        )
+
+
+def _close(first: Tensor, second: Tensor) -> bool:
+    return torch.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True)

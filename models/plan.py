@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from models.augmentation import Augmentation, Mixing
+from models.augmentation import Augmentation, Mixing, check_augmentation
 from models.datasets.base import DatasetInfo
-from models.losses import CrossEntropy, Loss
+from models.losses import CrossEntropy, Loss, check_loss
 from models.private.accounting import PrivacyAccounting
 from models.private.rules import Rule
 from models.schedules import Schedule, constant
@@ -25,7 +25,8 @@ class EarlyStopping:
 class TrainingPlan:
     """How one target will be trained. Defenses replace parts of it.
 
-    - `n_train`: examples that gradients are computed of. Members that are held out do not count.
+    - `n_train`: examples that gradients are computed of. Members that are held out do not count. `n_models` are trained so, each
+      on its own examples; if these do not divide evenly, some have one more.
     - `loss`: per example; its mean is minimized.
     - `weight_decay` maps a parameter's name to λ; the loss gets the penalty λ‖w‖².
     - `augmentation` changes each input, `mixing` mixes the inputs of a batch.
@@ -35,7 +36,8 @@ class TrainingPlan:
     - `ema_decay`: the model is the exponential moving average of the weights, w̄ ← d w̄ + (1 − d) w after each step, with d the
       smaller of this and (1 + t) / (10 + t) at step t.
     - `rule` turns per-example gradient norms into weights and noise; without a rule, gradients are averaged as usual.
-    - `accounting` proves a guarantee for the steps taken; without it, `no_guarantee_reason` says why there is none.
+    - `accounting` proves a guarantee for the steps taken by `accounted_rule`; without it, `no_guarantee_reason` says why there is
+      none.
     - `secure_noise`: noise, batches, dropout masks and augmentation come from the operating system's generator.
     """
 
@@ -55,6 +57,8 @@ class TrainingPlan:
     early_stopping: EarlyStopping | None = None
     rule: Rule | None = None
     accounting: PrivacyAccounting | None = None
+    accounted_rule: Rule | None = None
+    n_models: int = 1
     no_guarantee_reason: str = "no differentially private mechanism was used"
     secure_noise: bool = False
 
@@ -71,12 +75,22 @@ class TrainingPlan:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole training."""
+        """Steps of the whole training of one model."""
         return self.steps_until(self.epochs)
 
-    def on_fewer(self, n_train: int) -> TrainingPlan:
-        """The plan for fewer training examples."""
-        return replace(self, n_train=n_train)
+    def on_fewer(self, n_train: int, n_models: int = 1) -> TrainingPlan:
+        """The plan for so many models, each on fewer training examples."""
+        return replace(self, n_train=n_train, n_models=n_models)
+
+    def with_loss(self, loss: Loss) -> TrainingPlan:
+        """The plan with another loss than cross-entropy.
+
+        Raises:
+            ValueError: the plan has one already.
+        """
+        if self.loss != CrossEntropy():
+            raise ValueError("two defenses replace the loss; keep one")
+        return replace(self, loss=loss)
 
     def with_rule(self, rule: Rule, **changes: object) -> TrainingPlan:
         """The plan with `rule`.
@@ -98,8 +112,12 @@ class TrainingPlan:
 
         Raises:
             ValueError: the batch is larger than the training data; examples are mixed although gradients per example are needed;
-                or members are held out that ε would not cover.
+                members are held out that ε would not cover; or the steps are no longer those that ε is proved for.
         """
+        if self.n_train < 1:
+            raise ValueError(
+                "no member is left to train on; hold out fewer members, train fewer models, or take more examples"
+            )
         if self.batch_size > self.n_train:
             raise ValueError(
                 f"batch_size is {self.batch_size} but the target has only {self.n_train} training examples; "
@@ -116,14 +134,30 @@ class TrainingPlan:
                 "stopping out, and set training.epochs"
             )
 
+        if self.accounting is not None and (
+            self.sampling != "poisson"
+            or self.accounting.sample_rate != self.sample_rate
+            or self.rule != self.accounted_rule
+        ):
+            raise ValueError(
+                "a defense after the private mechanism changes its rule, its batches or the number of examples, for which ε was "
+                "computed; list that defense before the mechanism"
+            )
+
     def check_inputs(self, info: DatasetInfo) -> None:
-        """Refuse changes that these inputs do not have.
+        """Refuse what these inputs do not have, and what has no gradient per example.
 
         Raises:
-            ValueError: the augmentation needs images, and the examples are rows of a table.
+            ValueError: the augmentation needs images, and the examples are rows of a table; or there is a private mechanism, and the
+                loss or the augmentation of an example depends on others.
         """
         if self.augmentation is not None and self.augmentation.needs_images and not info.is_images:
             raise ValueError(
                 f"augmentation by {type(self.augmentation).__name__} needs images, and the examples are rows of {info.shape[0]} "
                 "features; leave it out"
             )
+        if self.rule is not None:
+            for epoch in {1, 2, self.epochs}:
+                check_loss(self.loss, info.num_classes, epoch)
+            if self.augmentation is not None:
+                check_augmentation(self.augmentation, info.shape)

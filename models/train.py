@@ -128,8 +128,9 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FinishedPart:
-    """One of the models that a defense trains, in a checkpoint of the next one."""
+    """One of the models of a target, in a checkpoint of the next one."""
 
+    part: int | None
     model: dict[str, Tensor]
     history: tuple[EpochRecord, ...]
     first_step_time_s: float
@@ -140,7 +141,8 @@ class Checkpoint:
     """Everything needed to resume a training after an epoch as if it had never stopped. It shares no memory with it.
 
     `clip_norms` are those of private gradients, or None for ordinary ones. `average` has the averaged weights, and `best` the
-    model with the least loss on held-out members; None without them. `finished` are the models of the same target before this one.
+    model with the least loss on held-out members; None without them. `part` is the number of the model, and `finished` are those of
+    the same target before it.
     """
 
     model: dict[str, Tensor]
@@ -151,6 +153,7 @@ class Checkpoint:
     first_step_time_s: float
     average: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
+    part: int | None = None
     finished: tuple[FinishedPart, ...] = ()
 
 
@@ -178,6 +181,8 @@ class TrainedTarget:
 def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedModel, n_train: int) -> TrainingPlan:
     """The plan for `training` on `n_train` examples, after all `defenses` edited it in order.
 
+    A defense that trains in its own way edits the plan first, because it is the one that cuts the members into parts.
+
     Raises:
         ValueError: the batch is larger than the training data, or the defenses cannot be combined.
     """
@@ -195,10 +200,16 @@ def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedMo
     )
     if training.weight_decay:
         plan = plan.with_more_decay({name: training.weight_decay / 2 for name, _ in model.named_parameters()})
-    for defense in defenses:
-        plan = defense.edit_training(plan, model)
-    own_trainer(defenses)
+    trainer = own_trainer(defenses)
     plan.check()
+    for defense in sorted(defenses, key=lambda defense: defense is not trainer):
+        plan = defense.edit_training(plan, model)
+        plan.check()
+    if trainer is not None and plan.rule is not None:
+        raise ValueError(
+            f"{type(trainer).__name__} trains several models, and a private mechanism bounds what one training reveals; leave one of "
+            "them out"
+        )
     return plan
 
 
@@ -206,16 +217,16 @@ def own_trainer(defenses: tuple[Defense, ...]) -> Defense | None:
     """The defense that trains by a method of its own, if there is one.
 
     Raises:
-        ValueError: there are two, or there is a private mechanism beside it.
+        ValueError: there are two, or it is itself a private mechanism.
     """
     found = [defense for defense in defenses if type(defense).train is not Defense.train]
     if len(found) > 1:
         names = " and ".join(type(defense).__name__ for defense in found)
         raise ValueError(f"{names} both train in their own way; keep one")
-    if found and any(isinstance(defense, Mechanism) for defense in defenses if defense is not found[0]):
+    if found and isinstance(found[0], Mechanism):
         raise ValueError(
-            f"{type(found[0]).__name__} trains several models, and a private mechanism bounds what one training reveals; leave one "
-            "of them out"
+            f"{type(found[0]).__name__} is a private mechanism with a `train` of its own, which the accounting does not know; edit the "
+            "plan instead"
         )
     return found[0] if found else None
 
@@ -242,7 +253,7 @@ class Recipe:
 
     Randomness: initialization, batches, dropout, augmentation, held-out members and noise each have their own stream, derived
     from `seed` and `stream_index` (0 for a target, 1 and up for its shadows, which share no stream with it). Noise also derives
-    from `target_id`. So do batches, dropout masks and augmentation under an accounted mechanism, unless
+    from `target_id` and the hash of the data. So do batches, dropout masks and augmentation under an accounted mechanism, unless
     `training.paired_batches` is true; two private runs then share none of the random numbers that their guarantees depend on.
     With `secure_noise`, all of these but initialization come from the operating system's generator, so each call gives different
     weights.
@@ -267,7 +278,7 @@ class Recipe:
     is_checkpoint_due: Callable[[], bool] = lambda: True
     resume: Checkpoint | None = None
     finished: list[FinishedPart] = field(default_factory=list)
-    """The models that `fit` has trained as parts, filled by it."""
+    """The models that `fit` has trained, filled by it."""
 
     def train(self) -> TrainedTarget:
         """Train the target, in the way of the defense that has its own, if there is one.
@@ -277,51 +288,54 @@ class Recipe:
             ValueError: see `make_plan`; or this device does not compute in `training.precision`.
         """
         trainer = own_trainer(self.defenses)
-        if trainer is None:
-            return self.fit()
         others = tuple(defense for defense in self.defenses if defense is not trainer)
-        return trainer.train(replace(self, defenses=others))
+        recipe = replace(self, defenses=others, finished=[])
+        if trainer is None:
+            return recipe.fit()
+        model = build_model(self.architecture, self.defenses, self.data.info, 0)
+        make_plan(self.training, self.defenses, model, len(self.members))  # refuses what cannot be combined
+        return trainer.train(recipe)
 
     def fit(self, members: IntArray | None = None, part: int | None = None) -> TrainedTarget:
-        """Train one model by this recipe, for a defense that trains several: on these `members`, as its model number `part`.
+        """Train one model by this recipe: on all members, or for a defense that trains several, on these as its model `part`.
 
-        Parts are numbered from 0 and trained in order. They share no random stream with
-        each other, nor with those of another `stream_index` below 1,000. Without arguments, the one model is trained on all members.
+        Parts share no random stream with each other, with the model without a part, or with those of another `stream_index` below
+        1,000.
 
         Raises:
-            DivergedError, ValueError: as `train`.
+            DivergedError, ValueError: as `train`; or this part is trained already.
         """
         recipe = self if members is None else replace(self, members=members)
-        if part is None:
-            return _fit(recipe)
-        if part != len(self.finished):
-            raise ValueError(
-                f"part is {part}, and {len(self.finished)} parts are trained; number them 0, 1, 2, … in order"
-            )
-        recipe = replace(recipe, stream_index=self.stream_index + _PARTS * (part + 1))
-        known = () if self.resume is None else self.resume.finished
-        if part < len(known):
-            self.finished.append(known[part])
-            return _restored(recipe, known[part])
+        if part is not None:
+            recipe = replace(recipe, stream_index=self.stream_index + _PARTS * (part + 1))
+        if any(each.part == part for each in self.finished):
+            raise ValueError(f"part {part} is trained already; give each model of a target another number as its part")
+        resume, on_checkpoint = self.resume, self.on_checkpoint
+        known = [] if resume is None else [each for each in resume.finished if each.part == part]
+        if known:
+            self.finished.append(known[0])
+            return _restored(recipe, known[0])
+
+        def checkpoint(taken: Checkpoint) -> None:
+            assert on_checkpoint is not None
+            on_checkpoint(replace(taken, part=part, finished=tuple(self.finished)))
+
         target = _fit(
             replace(
                 recipe,
-                on_checkpoint=None if self.on_checkpoint is None else self._checkpoint_part,
-                resume=self.resume if part == len(known) else None,
+                on_checkpoint=None if on_checkpoint is None else checkpoint,
+                resume=resume if resume is not None and resume.part == part else None,
             )
         )
         self.finished.append(
             FinishedPart(
+                part=part,
                 model={name: value.clone() for name, value in target.model.state_dict().items()},
                 history=target.history,
                 first_step_time_s=target.first_step_time_s,
             )
         )
         return target
-
-    def _checkpoint_part(self, taken: Checkpoint) -> None:
-        assert self.on_checkpoint is not None
-        self.on_checkpoint(replace(taken, finished=tuple(self.finished)))
 
 
 def _restored(recipe: Recipe, part: FinishedPart) -> TrainedTarget:
@@ -368,16 +382,23 @@ def _fit(recipe: Recipe) -> TrainedTarget:
             shuffled[: plan.early_stopping.n_held_out],
             np.sort(shuffled[plan.early_stopping.n_held_out :]),
         )
+    if plan.n_train != len(members):
+        raise ValueError(
+            f"n_train of the plan is {plan.n_train}, but there are {len(members)} examples to train on; a defense that takes fewer "
+            "must also train on fewer"
+        )
     if performance.channels_last:
         # Convolutions are faster on CPU and GPU with channels innermost; results differ by rounding only.
         model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(training, plan, _parameter_groups(model, plan))
+    # An identity does not contain what is in a dataset's files, and other data must not get the same noise.
+    owner = f"{recipe.target_id} {data.sha256}"
     is_own = plan.accounting is not None and not training.paired_batches
-    batches_of = recipe.target_id if is_own else ""
+    batches_of = owner if is_own else ""
     sampling = noise = augmenting = None
     if not plan.secure_noise:
         sampling = torch_generator(seed, Stream.SAMPLING, stream_index, target_id=batches_of)
-        noise = torch_generator(seed, Stream.NOISE, stream_index, str(device), recipe.target_id)
+        noise = torch_generator(seed, Stream.NOISE, stream_index, str(device), owner)
         augmenting = torch_generator(seed, Stream.AUGMENTATION, stream_index, target_id=batches_of)
     private: PrivateGradient | None = None
     plain: PlainGradient | None = None
@@ -543,6 +564,9 @@ def _optimizer(training: Training, plan: TrainingPlan, groups: list[dict[str, ob
 
 def _parameter_groups(model: nn.Module, plan: TrainingPlan) -> list[dict[str, object]]:
     """One parameter group per penalty λ. The gradient of λ‖w‖² is 2λw, hence the factor 2."""
+    unknown = plan.weight_decay.keys() - {name for name, _ in model.named_parameters()}
+    if unknown:
+        raise ValueError(f"weight decay is set for {', '.join(sorted(unknown))}, which the model does not have")
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault(plan.weight_decay.get(name, 0.0), []).append(parameter)

@@ -38,7 +38,7 @@ from models.losses import CrossEntropy, Loss
 from models.private.gradients import PrivateGradient
 from models.private.rules import ClipThenNoise
 from models.seeds import Stream, torch_generator, torch_seed
-from models.train import Training, build_model
+from models.train import Recipe, Training, build_model, make_plan
 from sweeper.results import checkpoints
 
 WHOLE = {"epochs": 6, "batch_size": 240, "learning_rate": 0.2}
@@ -501,3 +501,198 @@ def test_answers_are_edited_in_the_order_of_the_defenses(digits):
     logits = model.eval()(digits.inputs[:5]).detach()
     answer = answer_of(model, (Plus(), Temperature(temperature=2.0)))
     torch.testing.assert_close(answer(digits.inputs[:5]), (logits + 1) / 2)
+
+
+# ε is that of the steps that are taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edits(Defense):
+    """Replaces fields of the plan."""
+
+    changes: tuple
+
+    def edit_training(self, plan, model):
+        return replace(plan, **dict(self.changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch_size": 64},
+        {"n_train": 120},
+        {"sampling": "shuffled"},
+        {"rule": ClipThenNoise(max_grad_norm=1.0, noise_scale=0.1)},
+        {"rule": None},
+    ],
+    ids=["batch", "fewer", "shuffled", "other rule", "no rule"],
+)
+def test_a_defense_after_the_mechanism_cannot_change_what_epsilon_was_computed_for(digits, changes):
+    private, edits = DpSgd(noise_multiplier=1.0, accountant="rdp"), Edits(changes=tuple(changes.items()))
+    with pytest.raises(ValueError, match="list that defense before the mechanism"):
+        fit_on(digits, private, edits)
+    if "batch_size" in changes:
+        target = fit_on(digits, edits, private, epochs=1)
+        assert target.guarantee.epsilon == fit_on(digits, edits, private, epochs=1).guarantee.epsilon
+
+
+def test_a_plan_for_other_examples_than_there_are_is_refused(digits):
+    with pytest.raises(ValueError, match="n_train of the plan is 120, but there are 240 examples"):
+        fit_on(digits, Edits(changes=(("n_train", 120),)))
+
+
+def test_epsilon_may_change_with_the_number_of_steps_alone(digits):
+    private = DpSgd(noise_multiplier=1.0, accountant="rdp")
+    longer = fit_on(digits, private, Edits(changes=(("epochs", 4),)), epochs=2)
+    assert longer.guarantee == fit_on(digits, private, epochs=4).guarantee
+
+
+class Fused(DpSgd):
+    """A mechanism with a training of its own, which no accounting knows."""
+
+    def train(self, recipe):
+        return recipe.fit()
+
+
+def test_a_mechanism_cannot_train_in_its_own_way(digits):
+    with pytest.raises(ValueError, match="Fused is a private mechanism with a `train` of its own"):
+        fit_on(digits, Fused(epsilon=8.0))
+
+
+def test_a_rule_that_any_defense_brings_is_refused_beside_an_ensemble(digits):
+    rule = Edits(changes=(("rule", ClipThenNoise(max_grad_norm=1.0, noise_scale=1.0)),))
+    with pytest.raises(ValueError, match="MajorityOf trains several models"):
+        fit_on(digits, MajorityOf(models=2), rule)
+
+
+def per_example(logits, labels):
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda losses, epoch: losses - (losses.mean() if epoch > 1 else 0),
+        lambda losses, epoch: losses + losses.mean() - losses.mean().detach(),
+        lambda losses, epoch: losses + losses.roll(1),
+    ],
+    ids=["later", "gradient alone", "neighbor"],
+)
+@pytest.mark.parametrize("batch_size", [2, 60])
+def test_no_epsilon_is_stated_for_a_loss_that_mixes_examples(digits, wrong, batch_size):
+    class Mixes(Loss):
+        def __call__(self, logits, labels, epoch):
+            return wrong(per_example(logits, labels), epoch)
+
+    loss, private = Edits(changes=(("loss", Mixes()),)), DpSgd(noise_multiplier=1.0, accountant="rdp")
+    with pytest.raises(ValueError, match="mixes examples"):
+        fit_on(digits, loss, private, epochs=2, batch_size=batch_size)
+
+
+def test_a_loss_that_mixes_examples_in_a_late_epoch_is_refused_there(digits):
+    class Late(Loss):
+        def __call__(self, logits, labels, epoch):
+            losses = per_example(logits, labels)
+            return losses + losses.mean() if epoch == 3 else losses
+
+    loss, private = Edits(changes=(("loss", Late()),)), DpSgd(noise_multiplier=1.0, accountant="rdp")
+    with pytest.raises(ValueError, match="mixes examples in epoch 3"):
+        fit_on(digits, loss, private, epochs=4, batch_size=60)
+
+
+def test_no_epsilon_is_stated_for_an_augmentation_that_mixes_examples(digits):
+    class Blends(CropAndFlip):
+        def __call__(self, inputs, generator):
+            return torch.maximum(inputs, inputs.flip(0))
+
+    blends, private = Edits(changes=(("augmentation", Blends()),)), DpSgd(noise_multiplier=1.0, accountant="rdp")
+    fit_on(digits, blends, epochs=1)
+    with pytest.raises(ValueError, match="augmentation Blends mixes examples"):
+        fit_on(digits, blends, private)
+
+
+def test_runs_on_other_data_share_no_noise_even_under_one_identity(digits):
+    """At a huge noise, weights are noise alone, so equal noise would give nearly equal weights."""
+    private = DpSgd(noise_multiplier=100.0, accountant="rdp")
+    edited = replace(digits, inputs=digits.inputs.clone(), sha256="other")
+    edited.inputs[0] = 255 - edited.inputs[0]
+    ours, theirs = (weights(fit_on(data, private, epochs=1)) for data in (digits, edited))
+    start = torch.cat([value.flatten() for value in initial(digits).state_dict().values()])
+    assert (ours - theirs).norm() > (ours - start).norm()  # √2 times, if both are independent
+
+
+# Defenses that are listed twice, and numbers that leave nothing
+
+
+@pytest.mark.parametrize(
+    ("defenses", "message"),
+    [
+        ((EarlyStopping(held_out=0.3), EarlyStopping(held_out=0.5)), "early stopping is listed twice"),
+        ((LabelSmoothing(), LabelSmoothing(smoothing=0.3)), "two defenses replace the loss"),
+        ((EarlyStopping(held_out=0.999),), "no member is left to train on"),
+        ((EarlyStopping(held_out=0.999), DpSgd(epsilon=8.0)), "no member is left to train on"),
+        ((MajorityOf(models=500),), "no member is left to train on"),
+        ((Edits(changes=(("weight_decay", {"stages.typo.weight": 0.1}),)),), "stages.typo.weight"),
+    ],
+)
+def test_defenses_that_leave_nothing_or_overwrite_each_other_are_refused(digits, defenses, message):
+    with pytest.raises(ValueError, match=message):
+        fit_on(digits, *defenses)
+
+
+def test_a_batch_that_is_too_large_is_named_before_any_noise_is_computed(digits):
+    with pytest.raises(ValueError, match="batch_size is 241 but the target has only 240 training examples"):
+        fit_on(digits, DpSgd(epsilon=2.0), batch_size=241)
+
+
+def test_the_parts_of_an_ensemble_are_cut_before_members_are_held_out():
+    data = numbered(30)
+    defenses = (EarlyStopping(held_out=0.1), MajorityOf(models=5))
+    plan = make_plan(Training(epochs=1, batch_size=4), defenses, initial(data, Linear()), 30)
+    assert (plan.n_train, plan.n_models) == (5, 5)
+    with pytest.raises(ValueError, match="only 5 training examples"):
+        make_plan(Training(epochs=1, batch_size=6), defenses, initial(data, Linear()), 30)
+    target = fit_on(data, *defenses, architecture=Linear(), epochs=1, batch_size=4)
+    assert target.steps == plan.steps * plan.n_models
+
+
+class ThenAPart(Defense):
+    """Trains once by the recipe itself, and once as a part."""
+
+    def train(self, recipe):
+        recipe.fit()
+        return recipe.fit(members=recipe.members[:120], part=4)
+
+
+def test_a_training_of_a_model_and_a_part_resumes_where_it_was(digits):
+    taken, settings = [], {"epochs": 3, "batch_size": 40}
+    whole = fit_on(
+        digits, ThenAPart(), on_checkpoint=lambda each: taken.append(checkpoints.to_bytes(each, {})), **settings
+    )
+    assert len(taken) == 6
+    for content in taken:
+        resumed = fit_on(
+            digits, ThenAPart(), resume=checkpoints.from_bytes(content, {}, torch.device("cpu")), **settings
+        )
+        assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_a_recipe_can_be_trained_twice_but_a_part_only_once(digits):
+    class Twice(Defense):
+        def train(self, recipe):
+            recipe.fit(part=0)
+            return recipe.fit(part=0)
+
+    with pytest.raises(ValueError, match="part 0 is trained already"):
+        fit_on(digits, Twice(), epochs=1)
+    recipe = Recipe(
+        architecture=Linear(),
+        defenses=(MajorityOf(models=2),),
+        training=Training(epochs=1, batch_size=20),
+        data=digits,
+        members=np.arange(240),
+        test=np.arange(240, 300),
+        seed=1,
+        target_id="a target",
+    )
+    assert torch.equal(weights(recipe.train()), weights(recipe.train()))

@@ -811,7 +811,7 @@ def test_the_example_takes_its_table_out_of_the_archive(tmp_path: Path) -> None:
 def test_the_examples_sweep_fits_a_table_with_its_columns(tmp_path: Path) -> None:
     sweep = load_sweep(str(EXAMPLE / "credit.yaml"))
     (dataset,) = {trial.dataset for trial in expand(sweep)}
-    assert len(expand(sweep)) == 40
+    assert len(expand(sweep)) == 56
     rng = np.random.default_rng(0)
     columns = {name: rng.choice(list(levels or "abc"), 1000) for name, levels in dataset.categorical.items()}
     frame = pd.DataFrame(columns | {"age_in_years": rng.integers(20, 70, 1000)})
@@ -819,4 +819,4 @@ def test_the_examples_sweep_fits_a_table_with_its_columns(tmp_path: Path) -> Non
     saved(frame, tmp_path, "credit.csv")
     result = CliRunner().invoke(app, ["plan", str(EXAMPLE / "credit.yaml"), "--data", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    assert "40 trials, 0 done" in result.output
+    assert "56 trials, 0 done" in result.output

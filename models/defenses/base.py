@@ -103,7 +103,7 @@ class AccountedMechanism(Mechanism):
             max_grad_norm=max_grad_norm,
             sample_rate=plan.sample_rate,
         )
-        return plan.with_rule(rule, accounting=accounting, secure_noise=self.secure_noise)
+        return plan.with_rule(rule, accounting=accounting, accounted_rule=rule, secure_noise=self.secure_noise)
 
 
 @dataclass(frozen=True, kw_only=True)

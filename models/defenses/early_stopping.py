@@ -33,6 +33,8 @@ class EarlyStopping(Defense):
             raise ValueError(f"patience is {self.patience}; it must be at least 1 epoch")
 
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
+        if plan.early_stopping is not None:
+            raise ValueError("early stopping is listed twice; keep one")
         n_held_out = max(1, round(self.held_out * plan.n_train))
         stopping = Stopping(n_held_out=n_held_out, patience=self.patience)
         return replace(plan, n_train=plan.n_train - n_held_out, early_stopping=stopping)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from models.architectures.base import StagedModel
@@ -27,4 +27,4 @@ class LabelSmoothing(Defense):
             raise ValueError(f"smoothing is {self.smoothing}; it must be at least -1 and below 1")
 
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
-        return replace(plan, loss=CrossEntropy(label_smoothing=self.smoothing))
+        return plan.with_loss(CrossEntropy(label_smoothing=self.smoothing))

@@ -59,7 +59,7 @@ class MajorityOf(Defense):
         return _ensemble([deepcopy(model) for _ in range(self.models)])
 
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
-        return plan.on_fewer(plan.n_train // self.models)
+        return plan.on_fewer(plan.n_train // self.models, n_models=self.models)
 
     def train(self, recipe: Recipe) -> TrainedTarget:
         rng = numpy_generator(recipe.seed, Stream.PARTS, recipe.stream_index)

@@ -60,6 +60,7 @@ class PrivateGradient:
         self._noise_generator = noise_generator
         self._loss = loss or CrossEntropy()
         self._epoch = 1
+        self._num_classes: int | None = None
         self._precision = precision
         self._device = self._parameters[0].device
         self._performance = performance or Performance()
@@ -83,9 +84,16 @@ class PrivateGradient:
             self._run_chunk = self._literal_chunk
 
     def start_epoch(self, epoch: int) -> None:
-        """The loss of the next steps is that of this epoch, from 1."""
-        if self._replays and self._loss.uses_epoch and epoch != self._epoch:
-            self._prepare()
+        """The loss of the next steps is that of this epoch, from 1.
+
+        Raises:
+            ValueError: the loss mixes examples in this epoch.
+        """
+        if self._loss.uses_epoch and epoch != self._epoch:
+            if self._num_classes is not None:
+                check_loss(self._loss, self._num_classes, epoch)
+            if self._replays:
+                self._prepare()
         self._epoch = epoch
 
     def step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +159,8 @@ class PrivateGradient:
         rows = slice(0, _FIRST_ROWS if len(labels) > _FIRST_ROWS else max(1, len(labels) - 1))
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             with torch.no_grad():
-                check_loss(self._loss, forward(self._model, inputs[rows], self._precision), labels[rows], self._epoch)
+                self._num_classes = forward(self._model, inputs[rows], self._precision).shape[1]
+            check_loss(self._loss, self._num_classes, self._epoch)
             self._norms_alone(inputs[rows], labels[rows], torch.ones_like(labels[rows], dtype=torch.bool))
         self._tried = True
         if self._chunk_size is None:

@@ -52,8 +52,9 @@ def to_bytes(checkpoint: Checkpoint, owner: dict[str, str]) -> bytes:
         "optimizer": {"state": plain, "param_groups": checkpoint.optimizer["param_groups"]},
         "history": _plain(checkpoint.history),
         "first_step_time_s": checkpoint.first_step_time_s,
+        "part": checkpoint.part,
         "finished": [
-            {"history": _plain(each.history), "first_step_time_s": each.first_step_time_s}
+            {"part": each.part, "history": _plain(each.history), "first_step_time_s": each.first_step_time_s}
             for each in checkpoint.finished
         ],
     }
@@ -100,8 +101,10 @@ def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> C
             first_step_time_s=described["first_step_time_s"],
             average=parts["average"] or None,
             best=parts["best"] or None,
+            part=described["part"],
             finished=tuple(
                 FinishedPart(
+                    part=each["part"],
                     model=parts[f"finished{number}"],
                     history=_records(each["history"]),
                     first_step_time_s=each["first_step_time_s"],

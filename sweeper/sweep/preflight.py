@@ -71,7 +71,7 @@ class ResolvedTrial:
             "n_train": self.n_train,
             "n_non_members": self.n_non_members,
             "n_test": self.n_test,
-            "steps": plan.steps,
+            "steps": plan.steps * plan.n_models,
             "sampling": plan.sampling,
             "epsilon_target": accounting.epsilon_target if accounting else None,
             "epsilon": self.guarantee.epsilon if self.guarantee else None,

@@ -93,13 +93,18 @@ def outputs_of(answer: Answer, data: Examples, index: IntArray) -> ModelOutputs:
     """What a model answers about the examples at `index`.
 
     Raises:
-        ValueError: answers have another shape than logits.
+        ValueError: answers are not finite, or have another shape than logits.
     """
     logits, labels = predict(answer, data, index)
     if logits.shape != (len(index), data.info.num_classes):
         raise ValueError(
             f"the answers have shape {tuple(logits.shape)}, but there are {len(index)} examples and {data.info.num_classes} classes; a "
             "defense that edits answers must return logits"
+        )
+    if not torch.isfinite(logits).all():
+        raise ValueError(
+            "some answers are not finite numbers: the training diverged, so lower training.learning_rate; or a defense edits "
+            "answers to such, and must return finite logits"
         )
     return ModelOutputs(example_id=data.example_id[index], label=labels.numpy(), values=logits.numpy())
 

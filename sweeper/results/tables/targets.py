@@ -162,11 +162,16 @@ TABLES: Tables = {
                 "Mean cross-entropy over the epoch's batches, in train mode, each at its own step",
             ),
             ("train_accuracy", pa.float64(), "Fraction classified correctly over the epoch's batches, in train mode"),
-            ("test_loss", pa.float64(), "Mean cross-entropy on the test examples; null if it was not evaluated"),
+            (
+                "test_loss",
+                pa.float64(),
+                "Mean cross-entropy of the model's own answers on the test examples, before a defense edits them; null if it was "
+                "not evaluated",
+            ),
             (
                 "test_accuracy",
                 pa.float64(),
-                "Fraction of test examples classified correctly; null if it was not evaluated",
+                "Fraction of test examples that the model's own answers classify correctly; null if it was not evaluated",
             ),
             (
                 "held_out_loss",
