@@ -207,7 +207,7 @@ def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedMo
         plan.check()
     if trainer is not None and plan.rule is not None:
         raise ValueError(
-            f"{type(trainer).__name__} trains several models, and a private mechanism bounds what one training reveals; leave one of "
+            f"{trainer.name} trains several models, and a private mechanism bounds what one training reveals; leave one of "
             "them out"
         )
     return plan
@@ -221,11 +221,11 @@ def own_trainer(defenses: tuple[Defense, ...]) -> Defense | None:
     """
     found = [defense for defense in defenses if type(defense).train is not Defense.train]
     if len(found) > 1:
-        names = " and ".join(type(defense).__name__ for defense in found)
+        names = " and ".join(defense.name for defense in found)
         raise ValueError(f"{names} both train in their own way; keep one")
     if found and isinstance(found[0], Mechanism):
         raise ValueError(
-            f"{type(found[0]).__name__} is a private mechanism with a `train` of its own, which the accounting does not know; edit the "
+            f"{found[0].name} is a private mechanism with a `train` of its own, which the accounting does not know; edit the "
             "plan instead"
         )
     return found[0] if found else None

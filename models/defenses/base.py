@@ -32,6 +32,11 @@ class Defense(ABC):
     revision: ClassVar[int] = 1
     """Raised when the same configuration would train a different target."""
 
+    @property
+    def name(self) -> str:
+        """The name that users type."""
+        return type(self).__module__.rpartition(".")[2]
+
     def edit_model(self, model: StagedModel) -> StagedModel:
         """The model to train instead of `model`."""
         return model
