@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from comparing import run_comparisons
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from private_reference import check, made, normal
@@ -820,3 +821,13 @@ def test_the_examples_sweep_fits_a_table_with_its_columns(tmp_path: Path) -> Non
     result = CliRunner().invoke(app, ["plan", str(EXAMPLE / "credit.yaml"), "--data", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "56 trials, 0 done" in result.output
+
+
+@pytest.mark.slow
+def test_the_example_of_tumors_runs_to_its_comparisons(tmp_path: Path) -> None:
+    overrides = "seeds=[0, 1, 2, 3]", "training.epochs=10"
+    store, trials, results = run(EXAMPLE / "breast_cancer.yaml", tmp_path / "out", *overrides)
+    assert {each.status for each in [*results, *run_comparisons(store, trials)]} == {"finished"}
+    finished = pq.read_table(store.storage.root / "trials.parquet").to_pandas()
+    assert len(finished) == 24
+    assert finished["test_accuracy"].min() > 0.75
