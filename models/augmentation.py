@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -65,8 +66,6 @@ class Mixing:
 
     def __call__(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Mixed inputs as floats (images in [0, 1]), the others' labels (n,), and s (0-d), drawn by inversion."""
-        from scipy.special import betaincinv
-
         order = torch.randperm(len(labels), generator=generator).to(labels.device)
         uniform_number = float(torch.rand((), dtype=torch.float64, generator=generator))
         share = torch.tensor(float(betaincinv(self.alpha, self.alpha, uniform_number)), device=labels.device)

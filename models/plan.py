@@ -133,7 +133,6 @@ class TrainingPlan:
                 "early stopping reads the held-out members after each epoch, and the proved ε does not cover that; leave early "
                 "stopping out, and set training.epochs"
             )
-
         if self.accounting is not None and (
             self.sampling != "poisson"
             or self.accounting.sample_rate != self.sample_rate
@@ -157,7 +156,7 @@ class TrainingPlan:
                 "features; leave it out"
             )
         if self.rule is not None:
-            for epoch in {1, 2, self.epochs}:
+            for epoch in {1, min(2, self.epochs), self.epochs} if self.loss.uses_epoch else {1}:
                 check_loss(self.loss, info.num_classes, epoch)
             if self.augmentation is not None:
                 check_augmentation(self.augmentation, info.shape)

@@ -66,3 +66,17 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield make
     for folder in mounted:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def forget_components() -> Iterator[Callable[[], None]]:
+    """Forgets which components and studies were found, so that they are looked for again; also when the test has ended."""
+    from analysis import studies
+    from sweeper.sweep import components
+
+    def forget() -> None:
+        for cached in (components.names, components.component_class, components._name_of_class, studies.found):
+            cached.cache_clear()
+
+    yield forget
+    forget()

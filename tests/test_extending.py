@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,11 @@ import pytest
 import torch
 from comparing import run_comparisons
 
-from analysis import studies
 from analysis.load import load
 from analysis.measure.targets import measure
 from analysis.studies.base import chapters
 from sweeper.results.gather import gather
 from sweeper.results.store import Store
-from sweeper.sweep import components
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
 from sweeper.sweep.preflight import resolve_trials
@@ -48,13 +46,8 @@ comparisons: [offset]
 """
 
 
-def forget() -> None:
-    for cached in (components.names, components.component_class, components._name_of_class, studies.found):
-        cached.cache_clear()
-
-
 @pytest.fixture
-def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def added(tmp_path: Path, forget_components: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """All files of the page, as if they were in the project's folders."""
     for name, code in CODE.items():
         path = tmp_path / "added" / name
@@ -63,10 +56,7 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         parent = Path(name).parent.parent if path.stem == "__init__" else Path(name).parent
         package = importlib.import_module(".".join(parent.parts))
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / "added" / parent)])
-    forget()
-    yield
-    monkeypatch.undo()
-    forget()
+    forget_components()
 
 
 def test_the_page_has_a_file_of_each_kind() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,8 @@ from sweeper.trial.run import run_trial
 PACKAGE = Path(__file__).parents[1] / "examples" / "package"
 
 
-def forget() -> None:
-    for cached in (components.names, components.component_class, components._name_of_class):
-        cached.cache_clear()
-
-
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(tmp_path: Path, forget_components: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """The package on the path, with the metadata that an installer makes of its pyproject.toml."""
     project = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     metadata = tmp_path / "site" / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
@@ -39,10 +34,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (metadata / "entry_points.txt").write_text("\n".join(points), encoding="utf-8")
     monkeypatch.syspath_prepend(str(metadata.parent))
     monkeypatch.syspath_prepend(str(PACKAGE / "src"))
-    forget()
-    yield
-    monkeypatch.undo()
-    forget()
+    forget_components()
 
 
 @pytest.mark.usefixtures("installed")
