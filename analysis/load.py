@@ -99,10 +99,10 @@ _TABLES: dict[str, dict[str, str]] = {
 # Results of an earlier version, or of another kind of sweep, may lack these columns. They are then null.
 _OPTIONAL: dict[str, dict[str, str]] = {
     "trials": _columns(
-        text="optimizer mechanism noise_unit clipping twin_id config component_sha256",
-        number="learning_rate noise_scale max_grad_norm train_loss test_loss",
+        text="optimizer mechanism noise_unit clipping twin_id config component_sha256 split_label canary_kind",
+        number="n_members n_canaries canary_seed n_reference learning_rate noise_scale max_grad_norm train_loss test_loss",
         boolean="paired_batches",
-        list="rdp",
+        list="rdp adaptive_attacks worst_canaries",
     ),
     "attacks": _columns(
         text="config",
@@ -253,7 +253,7 @@ def load(directory: Path) -> Results:
     _checked_path(directory, "scores")
     return Results(
         directory=directory,
-        trials=_frame(directory, "trials"),
+        trials=_with_defaults(_frame(directory, "trials")),
         attacks=_frame(directory, "attacks"),
         reconstructions=_frame(directory, "reconstructions"),
         history=_frame(directory, "history"),
@@ -262,6 +262,14 @@ def load(directory: Path) -> Results:
         tpvd=_frame(directory, "tpvd"),
         planned=_planned(directory),
         expected=_expected(directory),
+    )
+
+
+def _with_defaults(trials: pd.DataFrame) -> pd.DataFrame:
+    """Results from before there were canaries: all members are attacked, and a split's label is its name."""
+    return trials.assign(
+        n_members=trials["n_members"].fillna(trials["n_train"]),
+        split_label=trials["split_label"].fillna(trials["split"]),
     )
 
 

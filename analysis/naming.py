@@ -42,6 +42,8 @@ _SCORES = {
     "offline_log_odds": "log-odds, references without the example",
     "online_hinge": "margin, references with and without the example",
     "offline_hinge": "margin, references without the example",
+    "online_log_odds_unaugmented": "log-odds of the example itself, references with and without it",
+    "online_hinge_unaugmented": "margin of the example itself, references with and without it",
     "online": "references with and without the example",
     "offline": "references without the example",
     "label_only_ratio": "right answers, over the odds without them",

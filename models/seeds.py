@@ -28,6 +28,8 @@ class Stream(IntEnum):
     AUGMENTATION = 7
     HELD_OUT = 8
     PARTS = 9
+    CANARIES = 10
+    REFERENCE = 11
 
 
 def numpy_generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:

@@ -1,25 +1,29 @@
-"""Five ways to split a dataset into members, non-members, shadow data and test examples."""
+"""Five ways to split a dataset into members, non-members, shadow data and test examples; canaries and reference examples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from models.canaries import Canaries
 from models.seeds import Stream, numpy_generator
 
 IntArray = npt.NDArray[np.int64]
 
 _NONE: IntArray = np.empty(0, dtype=np.int64)
+_TEST_BESIDE_CANARIES = 2000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
     """Positions in a dataset, in which training examples come first and test examples after them.
 
-    The target is trained on `members`. Accuracy is measured on `test`; under `official` these are also the non-members.
+    The target is trained on `members`, and on `background`, of which no attack asks. Attacks tell `members` from `non_members`.
+    Accuracy is measured on `test`; under `official` these are also the non-members. `reference` are examples of other people: no
+    target is trained on them, and nothing is measured on them.
     """
 
     members: IntArray
@@ -27,11 +31,18 @@ class Split:
     test: IntArray
     shadow_in: IntArray = field(default_factory=lambda: _NONE)
     shadow_out: IntArray = field(default_factory=lambda: _NONE)
+    background: IntArray = field(default_factory=lambda: _NONE)
+    reference: IntArray = field(default_factory=lambda: _NONE)
+
+    @property
+    def trained(self) -> IntArray:
+        """Everything that the target is trained on, ascending."""
+        return np.sort(np.concatenate([self.members, self.background]))
 
     def roles(self, count: int) -> list[str]:
         """The role of each of `count` examples; an example in no set is "unused"."""
         roles = ["unused"] * count
-        for name in ("test", "non_members", "members", "shadow_in", "shadow_out"):
+        for name in ("test", "non_members", "members", "shadow_in", "shadow_out", "background", "reference"):
             for position in getattr(self, name).tolist():
                 roles[position] = name.removesuffix("s") if name.endswith("members") else name
         return roles
@@ -113,3 +124,74 @@ SPLITS_WITH_SHADOW_DATA = frozenset({"quarters"})
 
 COIN_SPLITS = frozenset({"coins", "coin_pairs"})
 """Splits that toss a coin for each example. The number of members depends on the seed, and one run can be audited."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPlan:
+    """A split by its name, with canaries or without, and the number of reference examples.
+
+    With `canaries`, coins decide over these alone, and all other examples of the pool are members. The `reference` examples are
+    the same for every target; they are taken out of the pool first, but are never canaries.
+    """
+
+    name: str
+    canaries: Canaries | None = None
+    reference: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in SPLITS:
+            raise ValueError(f"name is {self.name!r}; allowed: {', '.join(SPLITS)}")
+        if self.name not in COIN_SPLITS and (self.canaries is not None or self.reference):
+            what = "canaries need coins" if self.canaries is not None else "reference examples need a pool of coins"
+            raise ValueError(f"name is {self.name!r}; {what}, so it must be {' or '.join(sorted(COIN_SPLITS))}")
+        if self.reference < 0:
+            raise ValueError(f"reference is {self.reference}; it must be zero or more examples")
+
+    @property
+    def label(self) -> str:
+        """The split's name in tables if the user gives none."""
+        return self.name if self.canaries is None else self.canaries.kind
+
+    def draw(self, n_train: int, n_test: int, seed: int) -> Split:
+        """The split of a pool of `n_train` examples and of `n_test` test examples.
+
+        Raises:
+            ValueError: the pool is too small for its canaries and reference examples.
+        """
+        split = SPLITS[self.name](n_train, n_test, seed)
+        canaries = _NONE if self.canaries is None else self.canaries.positions(n_train)
+        order = numpy_generator(0, Stream.REFERENCE).permutation(n_train)
+        reference = np.sort(order[~np.isin(order, canaries)][: self.reference]).astype(np.int64)
+        if len(reference) < self.reference or len(reference) + len(canaries) >= n_train:
+            raise ValueError(
+                f"the pool has {n_train} examples, too few for {len(canaries)} canaries and {self.reference} reference examples; set "
+                "`reference` to fewer, or take more examples"
+            )
+        if self.reference:
+            split = replace(
+                split,
+                members=np.setdiff1d(split.members, reference),
+                non_members=np.setdiff1d(split.non_members, reference),
+                reference=reference,
+            )
+        if self.canaries is None:
+            return split
+        originals, copies = self.canaries.pairs(n_train)
+        attacked = copies if len(copies) else canaries
+        members, non_members = np.intersect1d(attacked, split.members), np.intersect1d(attacked, split.non_members)
+        # An original is in or out with its copy.
+        left_out = np.concatenate([attacked, reference, originals[np.isin(copies, non_members)]])
+        return replace(
+            split,
+            members=members,
+            non_members=non_members,
+            background=np.setdiff1d(np.arange(n_train), left_out),
+        )
+
+    def answered(self, split: Split) -> IntArray:
+        """Positions of the examples whose answers attacks on cohorts need: those that coins decide over, then test examples.
+
+        With canaries, few test examples are kept: answers to all would take most of the space.
+        """
+        tossed = np.sort(np.concatenate([split.members, split.non_members]))
+        return np.concatenate([tossed, split.test if self.canaries is None else split.test[:_TEST_BESIDE_CANARIES]])

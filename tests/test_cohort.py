@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,20 @@ def shrunk_means(
                 out = (weighted - weight_in * usual) / (weight_in + weight_out)
                 means[:, i, query] = out + usual, out
     return means[0], means[1]
+
+
+def test_the_unaugmented_score_is_that_of_the_first_query_alone() -> None:
+    models = random_cohort(6, 300, np.random.default_rng(3), leak=1.0, n_queries=3)
+    found = run(Lira(), models)
+    alone = [
+        replace(each, known=replace(each.known, logits=np.asarray(each.known.logits[:])[:, :1])) for each in models
+    ]
+    single = run(Lira(), alone)
+    for signal in ("log_odds", "hinge"):
+        unaugmented = found[f"online_{signal}_unaugmented"].scores.score
+        np.testing.assert_allclose(unaugmented, single[f"online_{signal}"].scores.score, rtol=1e-9)
+        assert not np.allclose(unaugmented, found[f"online_{signal}"].scores.score)
+    assert not any(name.endswith("_unaugmented") for name in single)
 
 
 def references(target: int, n_models: int, pairs: bool) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 
 from models.datasets.svhn import Svhn
 from models.defenses.base import Mechanism
-from models.splits import SPLITS
+from models.splits import SPLITS, SplitPlan
 from models.train import LEARNING_RATES, Recipe
 from sweeper.errors import UserError
 from sweeper.sweep import components
@@ -46,8 +46,8 @@ def test_lomurno2022_is_the_papers_study() -> None:
     sweep = load_sweep("lomurno2022")
     parts = {part.name: part for part in sweep.parts}
     assert list(parts["tables"].datasets) == ["mnist", "fashion_mnist", "cifar10"]
-    assert parts["tables"].splits == ("official",)
-    assert parts["quarters"].splits == ("quarters",)
+    assert parts["tables"].splits == {"official": SplitPlan(name="official")}
+    assert parts["quarters"].splits == {"quarters": SplitPlan(name="quarters")}
     assert list(parts["tables"].defenses) == [
         "baseline",
         "dp_eps2",
@@ -476,10 +476,11 @@ def test_coins_are_planned_with_the_members_that_each_seed_gives(tmp_path: Path)
             seed=trial.seed,
             target_id=trial.target_id,
         ).train()
-        assert (each.n_train, each.n_non_members, each.n_test) == (len(split.members), len(split.non_members), 20)
+        size = each.size
+        assert (size.n_train, size.n_non_members, size.n_test) == (len(split.members), len(split.non_members), 20)
         assert each.plan == target.plan
-        assert each.plan.accounting.sample_rate == 50 / each.n_train
-        planned[trial.split, trial.seed] = each.n_train
+        assert each.plan.accounting.sample_rate == 50 / size.n_train
+        planned[trial.split, trial.seed] = size.n_train
     assert len({n_train for (split, _), n_train in planned.items() if split == "coins"}) > 1
     assert {n_train for (split, _), n_train in planned.items() if split == "half"} == {100}
 
@@ -562,7 +563,7 @@ WRONG = {
     "unknown label": ("defenses.dpp.epsilon=3", "Unknown label 'dpp'. Did you mean 'dp'?"),
     "no file": ("name: empty", "datasets: this key is required"),
     "split that is no name": ("splits=[[1]]", "Unknown split '[1]'"),
-    "split twice": ("splits=[quarters, quarters]", "a split is given twice"),
+    "split twice": ("splits=[quarters, quarters]", "label 'quarters' is used twice"),
     "anchor in itself": ("training.epochs=&a [*a]", "an anchor refers to itself"),
     "too deep": ("seeds=" + "[" * 30 + "]" * 30, "nests more than 20 levels"),
     "no architecture": ("architectures=[]", "at least one element"),

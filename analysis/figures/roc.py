@@ -77,7 +77,7 @@ def _curves(results: Results, measured: Measurements) -> dict[tuple[str, str], _
     """The curves of each setting and dataset. There are many scores, so they are summed while they are read, once."""
     frame = measured.frame
     frame = frame[np.array([isinstance(key, tuple) for key in frame["score_key"]], dtype=bool)]
-    count = (frame["n_train"] + frame["n_non_members"]).fillna(math.inf)
+    count = (frame["n_members"] + frame["n_non_members"]).fillna(math.inf)
     wanted = dict(zip(frame["score_key"], count, strict=True))
     panels = zip(frame["setting"], frame["dataset"], strict=True)
     resolution = frame.groupby(["setting", "dataset"])["n_non_members"].min().fillna(_UNKNOWN_RESOLUTION)

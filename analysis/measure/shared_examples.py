@@ -38,7 +38,7 @@ class Correlations:
 def correlations(results: Results, frames: Sequence[pd.DataFrame]) -> list[Correlations]:
     """For each of `frames`, the correlations of its targets, by the scores that were selected for them there.
 
-    A frame has the columns `setting`, `dataset`, `target_id`, `score_key`, `n_train` and `n_non_members`.
+    A frame has the columns `setting`, `dataset`, `target_id`, `score_key`, `n_members` and `n_non_members`.
 
     Source: DeLong, DeLong & Clarke-Pearson 1988. The covariance of two AUCs is the sum, over the examples that both targets
     have, of the products of their influences (`auc_influence`). An example that is a member of one target and a non-member of
@@ -47,7 +47,7 @@ def correlations(results: Results, frames: Sequence[pd.DataFrame]) -> list[Corre
     known = [frame[np.array([isinstance(key, tuple) for key in frame["score_key"]], dtype=bool)] for frame in frames]
     wanted: dict[ScoreKey, float] = {}
     for rows in known:
-        count = (rows["n_train"] + rows["n_non_members"]).fillna(np.inf)
+        count = (rows["n_members"] + rows["n_non_members"]).fillna(np.inf)
         wanted |= dict(zip(rows["score_key"], count, strict=True))
     influences: dict[ScoreKey, pd.Series] = {}
     for key, scores in read_scores(results, wanted):  # the scores are many and are read once

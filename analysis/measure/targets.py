@@ -61,8 +61,8 @@ _CHANGE_BOUNDS: dict[Change, Bounds] = {"ratio": NOT_NEGATIVE, "percent": PERCEN
 class Setting:
     """What compared targets have in common: split, architecture, optimizer, and the sweep's part if labels repeat.
 
-    `optimizer` is empty if the results have only one. `label` distinguishes the setting from the other settings of the
-    results; it is empty if there is only one.
+    `canaries` is the split's label if it has canaries, else empty. `optimizer` is empty if the results have only one. `label`
+    distinguishes the setting from the other settings of the results; it is empty if there is only one.
     """
 
     key: str
@@ -71,6 +71,7 @@ class Setting:
     architecture: str
     file_name: str
     optimizer: str = ""
+    canaries: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -407,8 +408,10 @@ def _ordered(labels: pd.Series, known: Iterable[str]) -> list[str]:
 
 
 def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting, ...]]:
-    named = {name: finished[name].fillna("").astype(str) for name in ("split", "architecture", "optimizer", "part")}
-    keys = ["split", "architecture"] + (["optimizer"] if named["optimizer"].nunique() > 1 else [])
+    named = {
+        name: finished[name].fillna("").astype(str) for name in ("split_label", "architecture", "optimizer", "part")
+    }
+    keys = ["split_label", "architecture"] + (["optimizer"] if named["optimizer"].nunique() > 1 else [])
     repeats = finished.assign(**named).groupby([*keys, "dataset", "defense", "seed"])["part"].nunique()
     keys += ["part"] if bool((repeats > 1).any()) else []
     joined = ["\x1f".join(row) for row in zip(*(named[name] for name in keys), strict=True)]
@@ -417,8 +420,9 @@ def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting,
     settings = []
     for key, rows in finished.groupby("setting", sort=False):
         first = rows.iloc[0]
+        canaries = str(first["split_label"]) if isinstance(first["canary_kind"], str) else ""
         words = {
-            "split": f"{first['split']} split",
+            "split_label": f"{naming.display(canaries)} canaries" if canaries else f"{first['split_label']} split",
             "architecture": naming.display(str(first["architecture"])),
             "optimizer": naming.display(str(first["optimizer"])),
         }
@@ -430,6 +434,7 @@ def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting,
                 architecture=str(first["architecture"]),
                 file_name=naming.file_name("-".join(str(first[name]) for name in varying)),
                 optimizer=str(first["optimizer"]) if "optimizer" in varying else "",
+                canaries=canaries,
             )
         )
     # The official split comes first, because papers report it.

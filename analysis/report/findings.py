@@ -95,7 +95,7 @@ def _can_show(results: Results, measured: Measurements) -> list[str]:
             parts.append("one seed cannot distinguish a difference in accuracy from chance")
         if not parts:
             continue
-        seeds, members, others = rows["seed"].nunique(), rows["n_train"].median(), rows["n_non_members"].median()
+        seeds, members, others = rows["seed"].nunique(), rows["n_members"].median(), rows["n_non_members"].median()
         size = f"{seeds} seed{'' if seeds == 1 else 's'}"
         if not np.isnan([members, others]).any():
             size += f", {members:,.0f} members and {others:,.0f} non-members"

@@ -90,7 +90,7 @@ def provenance(trials: pd.DataFrame) -> list[tuple[str, str]]:
 
 def data_table(trials: pd.DataFrame) -> Table:
     """Per dataset and split: the SHA-256, and how many members, non-members and test examples there are."""
-    columns = ["dataset", "split", "n_train", "n_non_members", "n_test", "dataset_sha256"]
+    columns = ["dataset", "split_label", "n_train", "n_members", "n_non_members", "n_test", "dataset_sha256"]
     known = trials[trials["status"] == "finished"][columns].drop_duplicates()
     rows = [
         (Label(value=str(dataset)), str(split), *map(_count, counts), None if pd.isna(sha256) else str(sha256))
@@ -102,7 +102,8 @@ def data_table(trials: pd.DataFrame) -> Table:
         columns=(
             Column(key="dataset", name="Dataset", kind="label"),
             Column(key="split", name="Split", kind="label"),
-            Column(key="n_train", name="Members"),
+            Column(key="n_train", name="Trained on"),
+            Column(key="n_members", name="Members"),
             Column(key="n_non_members", name="Non-members"),
             Column(key="n_test", name="Test"),
             Column(key="dataset_sha256", name="SHA-256 of inputs and labels", kind="text"),

@@ -125,7 +125,7 @@ class CohortAttack(CohortComparison):
             found = self.scores(cohort, designs, rng)
             found += self.scores(cohort.first(_NULL_EXAMPLES), nulls, rng)
         results = []
-        for name in self.score_names():
+        for name in (name for name in self.score_names() if name in found[0]):
             real, *audits = (
                 _scores_of([design], [one[name]]) for design, one in zip(designs, found[: len(designs)], strict=True)
             )
@@ -145,7 +145,7 @@ class CohortAttack(CohortComparison):
 
     @abstractmethod
     def score_names(self) -> tuple[str, ...]:
-        """Names of the attack's scores; the first is the one that stands for it."""
+        """Names of the attack's scores; the first is the one that stands for it. Some may need several queries."""
 
     @abstractmethod
     def scores(

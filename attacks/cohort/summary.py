@@ -21,6 +21,9 @@ Interval = tuple[float, float, float]
 """An estimate and the ends of its 95 % interval."""
 
 POOLED_FPRS = (0.0001, 0.001, 0.01)
+FEWEST_POOLED_FALSE_POSITIVES = 4
+"""Expected false positives of all targets together, from which a pooled rate is told. Its interval resamples, and so covers with
+four as well; a test shows it."""
 _CONFIDENCE = 0.95
 _RESAMPLES = 400
 _PRIOR_WEIGHT = 4.0
@@ -111,7 +114,7 @@ def interval_columns(named: Iterable[tuple[str, Interval | None]]) -> dict[str, 
 def lowest_fpr(is_member: BoolArray) -> float | None:
     """The lowest of `POOLED_FPRS` that the non-members of all targets together can tell; None if there is none."""
     n_non_members = int((~is_member).sum())
-    return next((fpr for fpr in POOLED_FPRS if n_non_members * fpr >= MIN_EXPECTED_FALSE_POSITIVES), None)
+    return next((fpr for fpr in POOLED_FPRS if n_non_members * fpr >= FEWEST_POOLED_FALSE_POSITIVES), None)
 
 
 def threshold_at(is_member: BoolArray, score: FloatArray, fpr: float) -> float:

@@ -33,8 +33,10 @@ class Lira(CohortAttack):
     """LiRA: how much likelier a target's answer is under Gaussians of the other seeds with the example than without it.
 
     The scores `online_…`, log N(φ; μ_in, σ_in) − log N(φ; μ_out, σ_out), and `offline_…`, log Φ((φ − μ_out) / σ_out), are in
-    nats and averaged over the queries, for each of `signals` φ. The means are over the references with and without the
-    example. If there are none, the missing mean is the other one plus (or minus) the mean gap of all examples with both.
+    nats and averaged over the queries, for each of `signals` φ. `online_…_unaugmented` is the first by the example itself alone,
+    for targets that were trained without augmentation; it is there if there are several queries. The means are over the
+    references with and without the example. If there are none, the missing mean is the other one plus (or minus) the mean gap of
+    all examples with both.
     Nothing is random.
 
     With few references, the gap μ_in − μ_out of an example is mostly noise, and its sign is often wrong. `spread: shrunk`
@@ -55,7 +57,7 @@ class Lira(CohortAttack):
     """
 
     source: ClassVar[str] = "Carlini et al. 2022"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
 
     form: Literal["paper", "tensorflow_privacy"] = "paper"
     signals: tuple[str, ...] = ("log_odds", "hinge")
@@ -81,23 +83,25 @@ class Lira(CohortAttack):
     def score_names(self) -> tuple[str, ...]:
         return tuple(name for signal in self.signals for name in self._names(signal))
 
-    def _names(self, signal: str) -> tuple[str, str]:
-        prefix = "" if self.form == "paper" else "tfp_"
-        return f"{prefix}online_{signal}", f"{prefix}offline_{signal}"
+    def _names(self, signal: str) -> tuple[str, ...]:
+        if self.form == "tensorflow_privacy":
+            return f"tfp_online_{signal}", f"tfp_offline_{signal}"
+        return f"online_{signal}", f"offline_{signal}", f"online_{signal}_unaugmented"
 
     def scores(
         self, cohort: Cohort, designs: Sequence[Design], rng: np.random.Generator
     ) -> list[dict[str, FloatArray]]:
         found: list[dict[str, FloatArray]] = [{} for _ in designs]
+        n_scores = 3 if cohort.n_queries > 1 else 2
         for signal in self.signals:
-            for one, both in zip(found, self._online_and_offline(cohort, designs, signal), strict=True):
-                one.update(zip(self._names(signal), both, strict=True))
+            for one, scores in zip(found, self._by_signal(cohort, designs, signal), strict=True):
+                one.update(zip(self._names(signal)[:n_scores], scores, strict=False))
         return found
 
-    def _online_and_offline(self, cohort: Cohort, designs: Sequence[Design], name: str) -> list[FloatArray]:
-        """For each design, both scores (2, targets, pool) by one signal."""
+    def _by_signal(self, cohort: Cohort, designs: Sequence[Design], name: str) -> list[FloatArray]:
+        """For each design, all scores (3, targets, pool) by one signal."""
         fits = [self._fit(design, cohort) for design in designs]
-        found = [np.empty((2, len(design.targets), cohort.n_examples)) for design in designs]
+        found = [np.empty((3, len(design.targets), cohort.n_examples)) for design in designs]
 
         def fit_block(block: slice) -> list[_Fit]:
             signal = cohort.signal(name, block)
@@ -111,8 +115,9 @@ class Lira(CohortAttack):
             signal = cohort.signal(name, block)
             for design, fit, out in zip(designs, fits, found, strict=True):
                 for row, both in enumerate(fit.scores(signal, design.member[:, block], design)):
-                    for score, value in zip(out[:, row, block], both, strict=True):
+                    for score, value in zip(out[:2, row, block], both, strict=True):
                         score[:] = value.mean(axis=1)
+                    out[2, row, block] = both[0][:, 0]
 
         for parts in in_order(fit_block, cohort.blocks()):
             for fit, part in zip(fits, parts, strict=True):

@@ -31,6 +31,10 @@ class Defense(ABC):
     source: ClassVar[str]
     revision: ClassVar[int] = 1
     """Raised when the same configuration would train a different target."""
+    adaptive_attacks: ClassVar[tuple[str, ...]] = ()
+    """Scores of cohort attacks, as `attack/score_name`, that adapt to this defense: fixed before any result, and tried beside LiRA."""
+    worst_canaries: ClassVar[tuple[str, ...]] = ("mislabeled",)
+    """Kinds of canaries (`models/canaries.py`) that expose this defense most: fixed before any result."""
 
     @property
     def name(self) -> str:

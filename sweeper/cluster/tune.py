@@ -122,7 +122,7 @@ class Feeder(Searcher):
             "name": f"{title[:_LONGEST_TITLE]}_{ticket.target_id}",
             "defense": trial.defense_label,
             "dataset": trial.dataset_label,
-            "split": trial.split,
+            "split": trial.split_label,
             "architecture": trial.architecture_label,
             "optimizer": trial.optimizer_label,
             "seed": trial.seed,

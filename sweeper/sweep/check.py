@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from attacks.comparisons.base import Comparison
+from models.canaries import Canaries
 from models.defenses.base import Defense
 from models.queries import QUERY_COUNTS
-from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA
+from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA, SplitPlan
 from models.train import LEARNING_RATES, Training
 from sweeper.errors import UserError, printable, shown, unknown_name
 from sweeper.sweep import components
@@ -105,12 +106,8 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
         if merged[key] is None:
             raise UserError(f"{path}.{key}: this key is required, here or at the top of the file.")
     limits = {key: merged[key] for key in ("max_train_examples", "max_test_examples") if merged[key] is not None}
-    splits = _list(merged["splits"], ["quarters"], f"{path}.splits")
-    if len(splits) != len({str(split) for split in splits}):
-        raise UserError(f"{path}.splits: got {shown(splits)}; a split is given twice.")
-    for split in splits:
-        if not isinstance(split, str) or split not in SPLITS:
-            raise UserError(f"{path}.splits: {unknown_name('split', split, SPLITS)}")
+    split_plans = _build_splits(_default(merged["splits"], ["quarters"]), f"{path}.splits")
+    splits = [plan.name for plan in split_plans.values()]
     attacks = tuple(_build_all("attack", merged["attacks"], f"{path}.attacks").values())
     for split in splits:
         for attack in attacks:
@@ -131,7 +128,7 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
     return Part(
         name=name,
         datasets=_build_all("dataset", merged["datasets"], f"{path}.datasets", limits),
-        splits=tuple(splits),
+        splits=split_plans,
         architectures=_build_all(
             "architecture", _default(merged["architectures"], [DEFAULT_ARCHITECTURE]), f"{path}.architectures"
         ),
@@ -221,6 +218,31 @@ def _build_all(kind: str, value: Any, path: str, defaults: Mapping[str, Any] | N
         if defaults and isinstance(reference, dict):
             reference = {**defaults, **reference}
         built[label] = components.build(kind, reference, f"{path}.{label}")
+    return built
+
+
+def _build_splits(value: Any, path: str) -> dict[str, SplitPlan]:
+    """Each split by its label: a name, or a mapping with `name` and `canaries` or `reference`."""
+    built: dict[str, SplitPlan] = {}
+    own_labels = isinstance(value, dict)
+    references = value.items() if isinstance(value, dict) and value else [("", item) for item in _list(value, [], path)]
+    for own_label, reference in references:
+        where = f"{path}.{own_label}" if own_labels else path
+        values = {"name": reference} if isinstance(reference, str) else reference
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: {unknown_name('split', reference, SPLITS)}")
+        if values.get("name") not in SPLITS:
+            raise UserError(f"{where}: {unknown_name('split', values.get('name'), SPLITS)}")
+        if values.get("canaries") is not None:
+            components.validate(Canaries, values["canaries"], f"{where}.canaries")  # names an unknown field
+        plan = components.validate(SplitPlan, values, where)
+        label = str(own_label) if own_labels else plan.label
+        _check_label(label, path)
+        if label in built:
+            raise UserError(
+                f"{path}: label '{label}' is used twice. Write a mapping that gives each split its own label."
+            )
+        built[label] = plan
     return built
 
 

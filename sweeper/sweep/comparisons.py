@@ -81,8 +81,8 @@ class ComparisonTask(Group):
         return self.members[0].optimizer_label
 
     @property
-    def split(self) -> str:
-        return self.members[0].split
+    def split_label(self) -> str:
+        return self.members[0].split_label
 
     @property
     def seed(self) -> int:

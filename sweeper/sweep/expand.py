@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -14,6 +14,7 @@ from attacks.comparisons.base import Comparison
 from models.architectures.base import Architecture
 from models.datasets.base import Dataset
 from models.defenses.base import Defense
+from models.splits import SplitPlan
 from models.train import Training
 from sweeper.errors import UserError, unknown_name
 from sweeper.sweep.trial import Trial
@@ -28,7 +29,7 @@ class Part:
 
     name: str
     datasets: dict[str, Dataset]
-    splits: tuple[str, ...]
+    splits: dict[str, SplitPlan]
     architectures: dict[str, Architecture]
     defenses: dict[str, tuple[Defense, ...]]
     trainings: dict[str, Training]
@@ -40,7 +41,8 @@ class Part:
     @property
     def size(self) -> int:
         """The number of trials."""
-        axes = (self.datasets, self.splits, self.architectures, self.trainings, self.defenses, self.seeds)
+        axes: tuple[Sized, ...] = (self.datasets, self.splits, self.architectures, self.trainings)
+        axes += (self.defenses, self.seeds)
         return math.prod(map(len, axes))
 
 
@@ -84,7 +86,7 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
     trials = list(by_id.values())
     seen: dict[tuple[object, ...], str] = {}
     for trial in trials:
-        where = (*trial.labels, trial.split, trial.seed)
+        where = (*trial.labels, trial.split_label, trial.seed)
         if where in seen:
             raise UserError(
                 f"Parts '{seen[where]}' and '{trial.part}' give '{trial.title}' two configurations under the same labels; "
@@ -126,7 +128,7 @@ def _matching(pattern: str, trials: Sequence[Trial]) -> list[Trial]:
         if len(globs) <= 3
         and all(
             fnmatch.fnmatchcase(label, glob)
-            for label, glob in zip((trial.defense_label, trial.dataset_label, trial.split), globs, strict=False)
+            for label, glob in zip((trial.defense_label, trial.dataset_label, trial.split_label), globs, strict=False)
         )
     ]
     alone = not colon and len(globs) == 1
@@ -155,7 +157,7 @@ def _rounds(sweep_name: str, part: Part) -> Iterator[list[Trial]]:
 
 def _grid(sweep_name: str, part: Part, seed: int) -> Iterator[Trial]:
     for dataset_label, dataset in part.datasets.items():
-        for split in part.splits:
+        for split_label, split_plan in part.splits.items():
             for architecture_label, architecture in part.architectures.items():
                 for optimizer_label, training in part.trainings.items():
                     for defense_label, defenses in part.defenses.items():
@@ -167,7 +169,8 @@ def _grid(sweep_name: str, part: Part, seed: int) -> Iterator[Trial]:
                             optimizer_label=optimizer_label,
                             defense_label=defense_label,
                             dataset=dataset,
-                            split=split,
+                            split_label=split_label,
+                            split_plan=split_plan,
                             architecture=architecture,
                             defenses=defenses,
                             training=training,

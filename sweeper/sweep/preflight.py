@@ -20,7 +20,7 @@ from models.defenses.base import Defense
 from models.plan import TrainingPlan
 from models.private.accounting import PrivacyGuarantee
 from models.private.probe import check_examples_apart
-from models.splits import COIN_SPLITS, SPLITS
+from models.splits import COIN_SPLITS, SplitPlan
 from models.train import build_model, make_plan
 from sweeper.errors import UserError, reason_of, sentence
 from sweeper.results.answers import size_in_bytes
@@ -38,13 +38,25 @@ _LARGEST_EXAMPLE = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitSize:
+    """How many examples a target is trained on, of how many attacks tell members from non-members, and how many test it.
+
+    `n_answered` are those whose answers are recorded for attacks on cohorts.
+    """
+
+    n_train: int
+    n_members: int
+    n_non_members: int
+    n_test: int
+    n_answered: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResolvedTrial:
     """A trial and everything that follows from it: sizes, steps, noise, ε, a rough cost."""
 
     trial: Trial
-    n_train: int
-    n_non_members: int
-    n_test: int
+    size: SplitSize
     plan: TrainingPlan
     guarantee: PrivacyGuarantee | None
     rough_cpu_seconds: float
@@ -62,15 +74,16 @@ class ResolvedTrial:
             "part": trial.part,
             "defense": trial.defense_label,
             "dataset": trial.dataset_label,
-            "split": trial.split,
+            "split": trial.split_label,
             "architecture": trial.architecture_label,
             "optimizer": trial.optimizer_label,
             "seed": trial.seed,
             "status": status,
             "attacks": [components.name_of("attack", attack) for attack in trial.attacks],
-            "n_train": self.n_train,
-            "n_non_members": self.n_non_members,
-            "n_test": self.n_test,
+            "n_train": self.size.n_train,
+            "n_members": self.size.n_members,
+            "n_non_members": self.size.n_non_members,
+            "n_test": self.size.n_test,
             "steps": plan.steps * plan.n_models,
             "sampling": plan.sampling,
             "epsilon_target": accounting.epsilon_target if accounting else None,
@@ -108,19 +121,28 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
     for trial in trials:
         seed = trial.seed if trial.split in COIN_SPLITS else 0
         # Most trials differ only by their seed, and a sweep may have very many.
-        alike: tuple[object, ...] = (trial.dataset, trial.split, trial.architecture, trial.defenses, trial.training)
+        alike: tuple[object, ...] = (
+            trial.dataset,
+            trial.split_plan,
+            trial.architecture,
+            trial.defenses,
+            trial.training,
+        )
         alike += (trial.attacks, trial.kept_queries, seed)
         if alike in known:
             resolved.append(replace(known[alike], trial=trial))
             continue
         info = describe(trial.dataset)
         warnings += [f"{trial.dataset_label}: {note}." for note in info.notes]
-        n_train, n_non_members, n_test = sizes(trial.split, info.n_train, info.n_test, seed)
+        try:
+            size = sizes(trial.split_plan, info, seed)
+        except ValueError as error:
+            raise UserError(f"{trial.title}: splits: {sentence(error)}") from None
         if not info.is_images:
             _refuse_what_needs_images(trial)
         try:
             model, operations = build(trial.architecture, trial.defenses, info)
-            plan = make_plan(trial.training, trial.defenses, model, n_train)
+            plan = make_plan(trial.training, trial.defenses, model, size.n_train)
             plan.check_inputs(info)
             if plan.rule is not None and sum(each.numel() for each in model.parameters()) <= _LARGEST_PROBED:
                 # Defenses that do not change the model, such as one mechanism at several ε, share one probe.
@@ -131,27 +153,25 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
                     probed.add(shapes)
             guarantee = plan.accounting.guarantee(plan.steps) if plan.accounting else None
             for attack in trial.attacks:
-                attack.check_population(n_train, n_non_members)
+                attack.check_population(size.n_members, size.n_non_members)
         # RuntimeError and ArithmeticError are what PyTorch and the accountants raise for impossible sizes.
         except (ValueError, AttackError, RuntimeError, ArithmeticError) as error:
             raise UserError(f"{trial.title}: {sentence(error)}") from None
-        if plan.accounting is not None and plan.accounting.delta >= 1 / n_train:
+        if plan.accounting is not None and plan.accounting.delta >= 1 / size.n_train:
             warnings.append(
                 f"{trial.defense_label} on {trial.dataset_label}: delta {plan.accounting.delta:g} is not below 1/n = "
-                f"{1 / n_train:.2g} for {n_train} training examples; such a guarantee would allow publishing a whole example."
+                f"{1 / size.n_train:.2g} for {size.n_train} training examples; such a guarantee would allow publishing a whole example."
             )
         seconds = 3 * operations * plan.n_train * trial.training.epochs / _OPERATIONS_PER_S
         seconds *= _PRIVATE_FACTOR if plan.rule is not None else 1.0
         seconds *= 1 + _SHADOW_FACTOR * sum(attack.needs_shadow_data for attack in trial.attacks)
         known[alike] = ResolvedTrial(
             trial=trial,
-            n_train=n_train,
-            n_non_members=n_non_members,
-            n_test=n_test,
+            size=size,
             plan=plan,
             guarantee=guarantee,
             rough_cpu_seconds=seconds,
-            answers_bytes=size_in_bytes(info.n_train + info.n_test, trial.kept_queries, info.num_classes),
+            answers_bytes=size_in_bytes(size.n_answered, trial.kept_queries, info.num_classes),
         )
         resolved.append(known[alike])
     return resolved, list(dict.fromkeys(warnings))
@@ -234,9 +254,17 @@ def _refuse_what_needs_images(trial: Trial) -> None:
         )
 
 
-def _split_sizes(split: str, n_train: int, n_test: int, seed: int) -> tuple[int, int, int]:
-    parts = SPLITS[split](n_train, n_test, seed)
-    return len(parts.members), len(parts.non_members), len(parts.test)
+def _split_sizes(plan: SplitPlan, info: DatasetInfo, seed: int) -> SplitSize:
+    if plan.canaries is not None:
+        plan.canaries.check(info)
+    split = plan.draw(info.n_train, info.n_test, seed)
+    return SplitSize(
+        n_train=len(split.trained),
+        n_members=len(split.members),
+        n_non_members=len(split.non_members),
+        n_test=len(split.test),
+        n_answered=len(plan.answered(split)),
+    )
 
 
 def _model_and_cost(architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo) -> tuple[Any, int]:

@@ -13,7 +13,7 @@ from models.architectures.base import Architecture
 from models.datasets.base import Dataset
 from models.defenses.base import AccountedMechanism, Defense, Mechanism
 from models.defenses.none import NoDefense
-from models.splits import REVISIONS
+from models.splits import REVISIONS, SplitPlan
 from models.train import Training
 from sweeper.sweep import components
 from sweeper.sweep.identity import attack_id, candidate_ids, identity
@@ -38,7 +38,8 @@ class Trial:
     optimizer_label: str
     defense_label: str
     dataset: Dataset
-    split: str
+    split_label: str
+    split_plan: SplitPlan
     architecture: Architecture
     defenses: tuple[Defense, ...]
     training: Training
@@ -47,6 +48,11 @@ class Trial:
     comparisons: tuple[Comparison, ...] = ()
     queries: int = 1
     """How many queries about each example are answered, if a comparison can use the answers."""
+
+    @property
+    def split(self) -> str:
+        """The name of its split."""
+        return self.split_plan.name
 
     @property
     def kept_queries(self) -> int:
@@ -62,12 +68,23 @@ class Trial:
         """Everything that makes the target, as plain JSON values. Not cached, because a sweep may have 100,000 trials."""
         return {
             "dataset": components.configuration("dataset", self.dataset),
-            "split": {"name": self.split, "revision": REVISIONS[self.split]},
+            "split": self._split_config,
             "architecture": components.configuration("architecture", self.architecture),
             "defenses": [components.configuration("defense", defense) for defense in self.defenses],
             "training": {"revision": self.training.revision, **dataclasses.asdict(self.training)},
             "seed": self.seed,
         }
+
+    @property
+    def _split_config(self) -> dict[str, Any]:
+        """What is not set is left out, so that a split without canaries has the identity that it always had."""
+        config: dict[str, Any] = {"name": self.split, "revision": REVISIONS[self.split]}
+        canaries = self.split_plan.canaries
+        if canaries is not None:
+            config["canaries"] = {"revision": canaries.revision, **dataclasses.asdict(canaries)}
+        if self.split_plan.reference:
+            config["reference"] = self.split_plan.reference
+        return config
 
     @cached_property
     def target_id(self) -> str:
@@ -143,7 +160,7 @@ class Trial:
     @property
     def title(self) -> str:
         """A short readable name: defense, dataset, split and seed; architecture and optimizer if unusual."""
-        title = f"{self.defense_label} · {self.dataset_label} · {self.split} · seed {self.seed}"
+        title = f"{self.defense_label} · {self.dataset_label} · {self.split_label} · seed {self.seed}"
         if (self.architecture_label, self.optimizer_label) != (DEFAULT_ARCHITECTURE, "sgd"):
             title += f" · {self.architecture_label} · {self.optimizer_label}"
         return title

@@ -125,8 +125,8 @@ def best_tables(
 def _with_pictures(rows: list[dict[str, Any]], task: ComparisonTask, context: TrialContext) -> list[dict[str, Any]]:
     """Add the images of the most exposed examples. Without them, the table is complete as well."""
     try:
-        data = load_data(task.members[0].dataset, context)
-    except (DatasetError, OSError):
+        data = load_data(task.members[0], context)
+    except (DatasetError, OSError, ValueError):
         logger.warning("the data of '%s' are not here; the most exposed examples have no pictures", task.dataset_label)
         return rows
     if not data.info.is_images:

@@ -20,6 +20,7 @@ from attacks.base import (
     ModelOutputs,
 )
 from models.answers import loss_and_accuracy
+from models.canaries import Canaries
 from models.datasets.base import Examples
 from models.defenses.base import Mechanism
 from models.splits import Split
@@ -42,6 +43,11 @@ def trial_row(trial: Trial, started_at: datetime.datetime, attempt: int, device:
         "parts": list(trial.parts),
         "dataset": trial.dataset_label,
         "split": trial.split,
+        "split_label": trial.split_label,
+        **canary_columns(trial.split_plan.canaries),
+        "n_reference": trial.split_plan.reference,
+        "adaptive_attacks": list(dict.fromkeys(name for each in trial.defenses for name in each.adaptive_attacks)),
+        "worst_canaries": list(dict.fromkeys(name for each in trial.defenses for name in each.worst_canaries)),
         "architecture": trial.architecture_label,
         "optimizer": trial.optimizer_label,
         "defense": trial.defense_label,
@@ -62,9 +68,16 @@ def trial_row(trial: Trial, started_at: datetime.datetime, attempt: int, device:
     }
 
 
+def canary_columns(canaries: Canaries | None) -> dict[str, Any]:
+    if canaries is None:
+        return {"canary_kind": None, "n_canaries": None, "canary_seed": None}
+    return {"canary_kind": canaries.kind, "n_canaries": canaries.count, "canary_seed": canaries.seed}
+
+
 def data_columns(data: Examples, split: Split) -> dict[str, Any]:
     return {
-        "n_train": len(split.members),
+        "n_train": len(split.trained),
+        "n_members": len(split.members),
         "n_non_members": len(split.non_members),
         "n_test": len(split.test),
         "dataset_sha256": data.sha256,
@@ -76,7 +89,7 @@ def data_columns(data: Examples, split: Split) -> dict[str, Any]:
 def accuracy_columns(outputs: ModelOutputs, split: Split) -> dict[str, Any]:
     """Loss and accuracy on the members and the test examples, from the target's outputs on every example."""
     columns = {}
-    for part, index in (("train", split.members), ("test", split.test)):
+    for part, index in (("train", split.trained), ("test", split.test)):
         logits, labels = torch.from_numpy(outputs.values[index]), torch.from_numpy(outputs.label[index])
         columns[f"{part}_loss"], columns[f"{part}_accuracy"] = loss_and_accuracy(logits, labels)
     return columns

@@ -12,7 +12,6 @@ import numpy as np
 
 from models.answers import answer_of
 from models.datasets.base import Examples
-from models.splits import SPLITS
 from sweeper.results.store import DamagedError, Store
 from sweeper.storage import StorageError
 from sweeper.sweep.trial import Trial
@@ -81,9 +80,9 @@ def _run_missing(trial: Trial, context: TrialContext) -> TrialResult:
     try:
         context.on_progress(Progress(what="loading", fraction=0.0))
         started = time.perf_counter()
-        data = load_data(trial.dataset, context)
+        data = load_data(trial, context)
         load_time_s = time.perf_counter() - started
-        split = SPLITS[trial.split](data.info.n_train, data.info.n_test, trial.seed)
+        split = trial.split_plan.draw(data.info.n_train, data.info.n_test, trial.seed)
         if status.target == "finished":
             _check_same_data(trial, data, store)
             if not status.answered:

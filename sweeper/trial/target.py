@@ -16,7 +16,7 @@ from attacks.base import (
     ModelOutputs,
 )
 from models.answers import Answer, answer_of, predict
-from models.datasets.base import Dataset, Examples, IntArray
+from models.datasets.base import Examples, IntArray
 from models.queries import queried
 from models.seeds import Stream, torch_seed
 from models.splits import Split
@@ -39,10 +39,12 @@ from sweeper.workers.staging import load_staged
 logger = logging.getLogger(__name__)
 
 
-def load_data(dataset: Dataset, context: TrialContext) -> Examples:
-    """The dataset on the device."""
-    data = load_staged(dataset, context.staged) if context.staged is not None else None
-    return (data or dataset.load(context.data_dir)).to(context.device)
+def load_data(trial: Trial, context: TrialContext) -> Examples:
+    """The trial's dataset, with its canaries in their places, on the device."""
+    data = load_staged(trial.dataset, context.staged) if context.staged is not None else None
+    data = (data or trial.dataset.load(context.data_dir)).to(context.device)
+    canaries = trial.split_plan.canaries
+    return data if canaries is None else canaries.planted(data, context.data_dir)
 
 
 def train_target(trial: Trial, data: Examples, split: Split, context: TrialContext) -> TrainedTarget:
@@ -77,7 +79,7 @@ def train_target(trial: Trial, data: Examples, split: Split, context: TrialConte
         defenses=trial.defenses,
         training=trial.training,
         data=data,
-        members=split.members,
+        members=split.trained,
         test=split.test,
         seed=trial.seed,
         target_id=trial.target_id,
@@ -121,20 +123,19 @@ def recorded_model(trial: Trial, data: Examples, context: TrialContext) -> torch
 
 
 def record_answers(trial: Trial, model: torch.nn.Module, data: Examples, split: Split, context: TrialContext) -> None:
-    """Record the target's answers to every query about every example."""
+    """Record the target's answers to every query about each example that attacks on cohorts ask of."""
     answer = answer_of(model, trial.defenses)
-    n_examples, n_queries = len(data.labels), trial.kept_queries
-    logits = np.empty((n_examples, n_queries, data.info.num_classes), dtype=answers.DTYPE)
-    everything = np.arange(n_examples)
+    index, n_queries = trial.split_plan.answered(split), trial.kept_queries
+    logits = np.empty((len(index), n_queries, data.info.num_classes), dtype=answers.DTYPE)
     for query in range(n_queries):
         context.on_progress(Progress(what=f"query {query + 1}/{n_queries}", fraction=0.5))
-        asked, _ = predict(answer, data, everything, partial(queried, query=query))
+        asked, _ = predict(answer, data, index, partial(queried, query=query))
         logits[:, query] = asked.numpy()
     content = answers.to_bytes(
-        example_id=data.example_id,
-        label=data.labels.cpu().numpy(),
-        in_pool=everything < data.info.n_train,
-        is_member=np.isin(everything, split.members),
+        example_id=data.example_id[index],
+        label=data.labels.cpu().numpy()[index],
+        in_pool=index < data.info.n_train,
+        is_member=np.isin(index, split.members),
         logits=logits,
     )
     context.store.write_answers(trial.target_id, n_queries, content)

@@ -40,7 +40,7 @@ TABLES: Tables = {
             ("is_first", pa.bool_(), "Whether it is the score that stands for the attack"),
             ("n_targets", pa.int64(), "Seeds that were attacked; each is a reference against the others"),
             ("n_units", pa.int64(), "Independent units of the intervals: seeds, or pairs of complements"),
-            ("n_examples", pa.int64(), "Examples of the pool"),
+            ("n_examples", pa.int64(), "Examples of the pool, or canaries, whose membership coins decide"),
             *interval_columns(
                 "auc", "Mean AUC over the targets, with Student's interval over seeds (coin_pairs: over pairs)"
             ),
@@ -65,7 +65,7 @@ TABLES: Tables = {
                     *interval_columns(
                         f"pooled_tpr_at_fpr_{fpr}",
                         f"TPR at an FPR of {percent} over all targets together, not calibrated per example; its interval resamples "
-                        "targets and examples. Null with too few non-members",
+                        "targets and examples. Null with fewer than 4/FPR non-members",
                     ),
                     *interval_columns(
                         f"calibrated_tpr_at_fpr_{fpr}",

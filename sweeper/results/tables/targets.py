@@ -21,6 +21,35 @@ TABLES: Tables = {
                 pa.string(),
                 "official, half, quarters, coins or coin_pairs: where members and non-members come from",
             ),
+            (
+                "split_label",
+                pa.string(),
+                "The split with its canaries, by the label that the sweep gives it; without canaries, its name",
+            ),
+            (
+                "canary_kind",
+                pa.string(),
+                "What the canaries are: clean, mislabeled, blank, outlier_folder, duplicate_mislabeled or extreme. Attacks tell which "
+                "of these were members, and all other examples of the pool were. Null without canaries: all examples of the pool are "
+                "attacked",
+            ),
+            ("n_canaries", pa.int64(), "Canaries, copies and their originals together; null without"),
+            ("canary_seed", pa.int64(), "Seed that chose the canaries, the same for every target; null without"),
+            (
+                "n_reference",
+                pa.int64(),
+                "Examples of the pool that no target is trained on and no attack asks of, for defenses that need such",
+            ),
+            (
+                "adaptive_attacks",
+                pa.list_(pa.string()),
+                "Scores of cohort attacks, as attack/score_name, that adapt to the defense; fixed before any result",
+            ),
+            (
+                "worst_canaries",
+                pa.list_(pa.string()),
+                "Kinds of canaries, as in canary_kind, that expose the defense most; fixed before any result",
+            ),
             ("architecture", pa.string(), "Architecture, by the label that the sweep gives it"),
             ("optimizer", pa.string(), "Optimizer, by the label that the sweep gives it"),
             ("defense", pa.string(), "Defense, by the label that the sweep gives it"),
@@ -41,7 +70,8 @@ TABLES: Tables = {
             ("error", pa.string(), "Text of the error of a failed trial, else null"),
             ("cause", pa.string(), CAUSES),
             ("attempts", pa.int32(), "Number of starts up to this row, by any launch, including lost workers"),
-            ("n_train", pa.int64(), "The target's members: the examples that it was given to train on"),
+            ("n_train", pa.int64(), "Examples that it was given to train on"),
+            ("n_members", pa.int64(), "Members that attacks are to find: all of these, or the canaries among them"),
             ("n_non_members", pa.int64(), "Examples that membership attacks are given as non-members"),
             ("n_test", pa.int64(), "Examples that test accuracy is measured on"),
             ("dataset_sha256", pa.string(), "SHA-256 of the inputs and labels that were used"),
@@ -198,7 +228,11 @@ TABLES: Tables = {
         [
             KEY,
             ("example_id", pa.int64(), "Index in the dataset; test examples follow the training examples"),
-            ("role", pa.string(), "member, non_member, shadow_in, shadow_out, test or unused"),
+            (
+                "role",
+                pa.string(),
+                "member, non_member, shadow_in, shadow_out, test, background (trained on, but not attacked), reference or unused",
+            ),
             ("label", pa.int64(), "True class"),
             ("logits", pa.list_(pa.float32()), "The model's logits, one per class"),
         ],
