@@ -66,6 +66,23 @@ class Estimate:
         return replace(self, low=low, high=high)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ratio(Estimate):
+    """A ratio of two rates: its interval is of its logarithm, of which `error` is the standard error."""
+
+    @classmethod
+    def of_logarithm(cls, mean: float, error: float, n: int) -> Ratio:
+        """The ratio whose logarithm has this mean and standard error, with its 95 % interval."""
+        one = cls(mean=math.exp(mean), low=None, high=None, n=n, over="resamples", error=error, bounds=(0.0, math.inf))
+        return one.at(CONFIDENCE)
+
+    def at(self, confidence: float) -> Ratio:
+        if not self.error:
+            return replace(self, low=None, high=None)
+        spread = math.exp(quantile((1 + confidence) / 2) * self.error)
+        return replace(self, low=self.mean / spread, high=self.mean * spread)
+
+
 _ROUNDING = 1e-14
 """Values of about one that differ by less than this count as equal: 0.43 − 0.41 and 0.93 − 0.91 differ by rounding."""
 

@@ -43,7 +43,8 @@ class Chapter:
 class Study:
     """A paper, and how results are compared with it.
 
-    `title` is its short name, as in “Abadi et al. (2016)”; `sweep` is the sweep that repeats it. `chapter` gives None for
+    `title` is its short name, as in “Abadi et al. (2016)”; `sweep` is the sweep that repeats it, and `smaller_sweeps` ask the same
+    questions of less. `chapter` gives None for
     results that the study says nothing about. `judging` and `reading` explain its verdicts and its tables to a reader.
 
     `display_names` are how people write the labels of its sweep. `datasets` and `defenses` are labels that every table and
@@ -55,6 +56,7 @@ class Study:
     citation: str
     sweep: str
     chapter: Callable[[Results, Measurements], Chapter | None]
+    smaller_sweeps: tuple[str, ...] = ()
     judging: str = ""
     reading: str = ""
     display_names: Mapping[str, str] = field(default_factory=dict)
@@ -63,19 +65,21 @@ class Study:
     figure_names: tuple[str, ...] = ()
 
     def is_own(self, results: Results) -> bool:
-        """Whether the results come from the sweep that repeats the paper."""
-        return self.sweep in set(results.trials["sweep"])
+        """Whether the results come from a sweep that repeats the paper."""
+        return bool({self.sweep, *self.smaller_sweeps} & set(results.trials["sweep"]))
 
 
 def chapters(results: Results, measured: Measurements) -> list[tuple[Study, Chapter]]:
     """Every study with a chapter for these results, or only the study whose chapter covers all of them.
 
-    A chapter does not cover results with defenses that another study lists. Undefended models belong to any study.
+    A chapter does not cover results with defenses that another study lists, unless they come from its own sweep alone. Undefended
+    models belong to any study.
     """
     made = [(study, chapter) for study in studies.found() if (chapter := study.chapter(results, measured)) is not None]
     labels = set(results.trials["defense"]) - set(BASELINE_LABELS)
     for study, chapter in made:
         others = {label for other in studies.found() if other is not study for label in other.defenses}
-        if chapter.covers_all and not labels & others:
+        is_only = {study.sweep, *study.smaller_sweeps} >= set(results.trials["sweep"])
+        if chapter.covers_all and (is_only or not labels & others):
             return [(study, chapter)]
     return [(study, replace(chapter, covers_all=False)) for study, chapter in made]
