@@ -207,8 +207,8 @@ def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedMo
         plan.check()
     if trainer is not None and plan.rule is not None:
         raise ValueError(
-            f"{trainer.name} trains several models, and a private mechanism bounds what one training reveals; leave one of "
-            "them out"
+            f"{trainer.name} trains in a way of its own, and a private mechanism bounds only what its one training reveals; leave one "
+            "of them out"
         )
     return plan
 
@@ -242,6 +242,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         seed_global_torch(init_seed)
         model = architecture.build(info)
+        model.num_classes = info.num_classes
         for defense in sorted(defenses, key=lambda defense: defense is trainer):
             model = defense.edit_model(model)
     return model
@@ -277,6 +278,8 @@ class Recipe:
     on_checkpoint: Callable[[Checkpoint], None] | None = None
     is_checkpoint_due: Callable[[], bool] = lambda: True
     resume: Checkpoint | None = None
+    reference: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """Positions of examples of other people, which are neither trained on nor evaluated."""
     finished: list[FinishedPart] = field(default_factory=list)
     """The models that `fit` has trained, filled by it."""
 

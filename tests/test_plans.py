@@ -462,7 +462,7 @@ class TrainsOtherwise(Defense):
         ((NoiseThenClipDefense(noise_scale=0.1), Mixup()), "mixup mixes examples"),
         ((EarlyStopping(), DpSgd(epsilon=8.0)), "ε does not cover that"),
         ((DpSgd(epsilon=8.0), EarlyStopping()), "ε does not cover that"),
-        ((MajorityOf(models=2), DpSgd(epsilon=8.0)), "majority_of trains several models"),
+        ((MajorityOf(models=2), DpSgd(epsilon=8.0)), "majority_of trains in a way of its own"),
         ((MajorityOf(models=2), TrainsOtherwise()), "majority_of and test_plans both train in their own way"),
         ((MajorityOf(models=20),), "only 12 training examples"),
         ((EarlyStopping(held_out=0.95),), "only 12 training examples"),
@@ -561,7 +561,7 @@ def test_a_mechanism_cannot_train_in_its_own_way(digits):
 
 def test_a_rule_that_any_defense_brings_is_refused_beside_an_ensemble(digits):
     rule = Edits(changes=(("rule", ClipThenNoise(max_grad_norm=1.0, noise_scale=1.0)),))
-    with pytest.raises(ValueError, match="majority_of trains several models"):
+    with pytest.raises(ValueError, match="majority_of trains in a way of its own"):
         fit_on(digits, MajorityOf(models=2), rule)
 
 

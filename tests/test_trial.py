@@ -324,15 +324,23 @@ NEEDED: dict[str, dict[str, Any]] = {
     "dp_sgd": {"epsilon": 8.0, "accountant": "rdp"},
     "noised_quantile": {"epsilon": 8.0, "accountant": "rdp", "count_noise_std": 5.0},
     "majority_of": {"models": 2},
+    "memguard": {"hidden": [8], "epochs": 2, "steps": 20},
+    "prediction_purification": {"epochs": 2},
 }
 """Fields that some defenses need, or that make them quick."""
+
+
+def needed_split(name: str) -> list[str]:
+    """The override that gives a defense the reference examples that it needs."""
+    needs = components.component_class("defense", name).needs_reference
+    return ["splits=[{name: coins, reference: 20}]"] if needs else []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(components.names("defense")))
 def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Path) -> None:
     override = f"defenses=[{json.dumps({'name': name, **NEEDED.get(name, {})})}]"
-    store, _, (result,) = run(tiny, tmp_path / "out", override, "attacks=[]")
+    store, _, (result,) = run(tiny, tmp_path / "out", override, "attacks=[]", *needed_split(name))
     assert result.status == "finished", result.errors
     row = table(store, "trials").iloc[0]
     assert pd.notna(row["epsilon_spent"]) != pd.notna(row["no_guarantee_reason"])

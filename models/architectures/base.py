@@ -41,6 +41,9 @@ class StagedModel(nn.Module):
     classes).
     """
 
+    num_classes: int = 0
+    """Number of classes; `build_model` sets it before defenses edit the model."""
+
     def __init__(self, normalize: nn.Module, stages: OrderedDict[str, nn.Module]) -> None:
         super().__init__()
         self.normalize = normalize

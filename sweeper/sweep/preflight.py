@@ -138,6 +138,12 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
             size = sizes(trial.split_plan, info, seed)
         except ValueError as error:
             raise UserError(f"{trial.title}: splits: {sentence(error)}") from None
+        if not trial.split_plan.reference and any(each.needs_reference for each in trial.defenses):
+            name = next(each.name for each in trial.defenses if each.needs_reference)
+            raise UserError(
+                f"{trial.title}: defense '{name}' learns from examples that no target is trained on, and the split sets none aside. "
+                "Give the split some, such as splits: [{name: coins, reference: 500}], or leave the defense out."
+            )
         if not info.is_images:
             _refuse_what_needs_images(trial)
         try:
