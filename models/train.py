@@ -242,8 +242,8 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         seed_global_torch(init_seed)
         model = architecture.build(info)
-        model.num_classes = info.num_classes
         for defense in sorted(defenses, key=lambda defense: defense is trainer):
+            model.num_classes = info.num_classes
             model = defense.edit_model(model)
     return model
 

@@ -15,7 +15,11 @@ from attacks.inversion.layer_decoder import build_decoder
 from models.architectures.lin_cnn import LinCnn
 from models.architectures.lin_lstm import LinLstm
 from models.architectures.resnet18 import ResNet18
+from models.architectures.resnet20 import ResNet20
+from models.architectures.small_wrn import SmallWrn
+from models.architectures.wrn import Wrn
 from models.datasets.base import DatasetInfo, Examples
+from models.defenses.dp_sgd import DpSgd
 from models.seeds import Stream, torch_seed
 from models.train import Recipe, Training, build_model
 from sweeper.sweep import components
@@ -25,6 +29,8 @@ CHEAP = {
     "lin_cnn": {"filters": [4, 6], "dense_units": 8},
     "lin_lstm": {"units": 8},
     "resnet18": {"width": 8, "groups": 4},
+    "small_wrn": {"channels": 8, "groups": 4},
+    "wrn": {"depth": 10, "width": 1, "groups": 4},
 }
 FOUND = sorted(components.names("architecture"))
 
@@ -59,25 +65,30 @@ def count_of(architecture, shape):
     return sum(value.numel() for value in build_model(architecture, (), info_of(shape), 0).parameters())
 
 
+def recipe_of(architecture):
+    """A short training on images that can be learned."""
+    images = images_of((3, 16, 17), 64)
+    info, labels = info_of((3, 16, 17), num_classes=2), torch.arange(64) % 2
+    images[labels == 1] //= 4
+    return Recipe(
+        architecture=architecture,
+        defenses=(),
+        training=Training(epochs=8, batch_size=12, learning_rate=0.05),
+        data=Examples(inputs=images, labels=labels, example_id=np.arange(64), info=info, sha256=""),
+        members=np.arange(48),
+        test=np.arange(48, 64),
+        seed=3,
+        target_id="a target",
+    )
+
+
 # Every architecture that is found
 
 
 @pytest.mark.parametrize("name", FOUND)
 def test_it_trains_every_one_of_its_parameters(name):
-    images = images_of((3, 16, 17), 64)
-    info, labels = info_of((3, 16, 17), num_classes=2), torch.arange(64) % 2
-    images[labels == 1] //= 4  # so that there is something to learn
-    data = Examples(inputs=images, labels=labels, example_id=np.arange(64), info=info, sha256="")
-    target = Recipe(
-        architecture=cheap(name),
-        defenses=(),
-        training=Training(epochs=8, batch_size=12, learning_rate=0.05),
-        data=data,
-        members=np.arange(48),
-        test=np.arange(48, 64),
-        seed=3,
-        target_id="a target",
-    ).train()
+    recipe = recipe_of(cheap(name))
+    target, info = recipe.train(), recipe.data.info
     assert target.history[-1].train_loss < 0.9 * target.history[0].train_loss
     start = build_model(cheap(name), (), info, torch_seed(3, Stream.INIT)).state_dict()
     for key, _ in target.model.named_parameters():
@@ -281,6 +292,84 @@ def test_resnet18_of_any_width_that_its_groups_divide(width, groups):
     assert [shapes[f"layer{number}"][0] for number in range(1, 5)] == [width, 2 * width, 4 * width, 8 * width]
 
 
+# wrn, small_wrn, resnet20
+
+
+def test_wrn_16_4_has_the_papers_layers_and_parameters():
+    assert shapes_of(Wrn(), (3, 32, 32)) == {
+        "stem": (16, 32, 32),
+        "layer1": (64, 32, 32),
+        "layer2": (128, 16, 16),
+        "layer3": (256, 8, 8),
+        "pool": (256,),
+        "prediction": (10,),
+    }
+    convolutions = 3 * 16 * 9 + sum(
+        9 * before * width + 9 * width * width + 2 * 9 * width * width + before * width
+        for before, width in ((16, 64), (64, 128), (128, 256))
+    )
+    biases = 16 + sum(5 * width for width in (64, 128, 256))
+    norms = 2 * (sum(before + width + 2 * width for before, width in ((16, 64), (64, 128), (128, 256))) + 256)
+    assert count_of(Wrn(), (3, 32, 32)) == convolutions + biases + norms + 256 * 10 + 10 == 2_751_146
+    assert shapes_of(Wrn(depth=28, width=10), (3, 32, 32))["layer3"] == (640, 8, 8)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 8, 8)])
+def test_small_wrn_and_resnet20_have_their_layers(shape):
+    halves = [shape[1:]]
+    for _ in range(3):
+        halves.append(tuple(-(-side // 2) for side in halves[-1]))
+    small, thin = shapes_of(SmallWrn(), shape), shapes_of(ResNet20(), shape)
+    assert [small[name] for name in ("stem", "layer1", "layer2", "layer3")] == [
+        (16, *halves[1]),
+        (16, *halves[1]),
+        (32, *halves[2]),
+        (64, *halves[3]),
+    ]
+    assert [thin[name] for name in ("stem", "layer1", "layer2", "layer3")] == [
+        (16, *halves[0]),
+        (16, *halves[0]),
+        (32, *halves[1]),
+        (64, *halves[2]),
+    ]
+    plain = sum(9 * count for count in (3 * 16, 6 * 256, 512, 5 * 1024, 2048, 5 * 4096)) + 512 + 2048
+    assert count_of(ResNet20(), (3, 32, 32)) == plain + 2 * (7 * 16 + 7 * 32 + 7 * 64) + 650
+
+
+def test_a_wide_block_is_what_its_formula_says():
+    """(conv(norm(relu(conv(norm(relu(x)))))) + shortcut) / √2; a shortcut that changes the shape reads norm(relu(x))."""
+    model = build_model(Wrn(depth=10, width=2), (), info_of((3, 8, 8)), 0).eval()
+    images = images_of((3, 8, 8))
+    for layer, stage in (("layer1", "stem"), ("layer2", "layer1")):
+        block, value = model.stages.get_submodule(layer)[0], model.activations(images, stage)
+        before = F.group_norm(value.relu(), 16, block.before[1].weight, block.before[1].bias)
+        inner = block.residual[0](before)
+        inner = block.residual[3](F.group_norm(inner.relu(), 16, block.residual[2].weight, block.residual[2].bias))
+        torch.testing.assert_close(block(value), (inner + block.shortcut(before)) / 2**0.5)
+
+
+def test_wrn_starts_with_truncated_normal_weights_and_no_biases():
+    model = build_model(Wrn(), (), info_of((3, 32, 32)), 0)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            spread = module.weight[0].numel() ** -0.5
+            assert (module.bias == 0).all()
+            assert module.weight.abs().max() <= 2 * spread
+            expected = 0.8796 * spread  # of a normal cut at two standard deviations
+            tolerance = 5 / (2 * module.weight.numel()) ** 0.5
+            assert float(module.weight.detach().std()) == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    "architecture", [Wrn(norm="batch", depth=10, width=1), SmallWrn(norm="batch"), ResNet20(norm="batch")]
+)
+def test_batch_norm_trains_and_is_refused_beside_a_private_mechanism(architecture):
+    recipe = recipe_of(architecture)
+    assert np.isfinite(recipe.train().history[-1].train_loss)
+    with pytest.raises(ValueError, match=r"BatchNorm|batch"):
+        replace(recipe, defenses=(DpSgd(noise_multiplier=1.0, accountant="rdp"),)).train()
+
+
 # What is refused
 
 
@@ -297,6 +386,11 @@ def test_resnet18_of_any_width_that_its_groups_divide(width, groups):
         (ResNet18(), {"groups": 0}, "groups is 0; it must be at least 1"),
         (ResNet18(), {"width": 48}, "groups is 32; it must divide width, which is 48"),
         (ResNet18(), {"width": 16}, "groups is 32; it must divide width, which is 16"),
+        (Wrn(), {"depth": 17}, "depth is 17; it must be 4 more than a multiple of 6"),
+        (Wrn(), {"width": 0}, "width is 0; it must be at least 1"),
+        (Wrn(), {"groups": 0}, "groups is 0; it must be at least 1"),
+        (Wrn(), {"groups": 12}, "groups is 12; it must divide 16, the channels of a layer"),
+        (SmallWrn(), {"channels": 12}, "groups is 8; it must divide 12, the channels of a layer"),
     ],
 )
 def test_sizes_out_of_range_are_refused_by_name(architecture, changed, message):

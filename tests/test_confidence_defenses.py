@@ -14,6 +14,7 @@ from training_fixture import CNN, fit_on
 from models.answers import answer_of
 from models.datasets.digits import Digits
 from models.defenses.dp_sgd import DpSgd
+from models.defenses.dropout import Dropout
 from models.defenses.hamp import Hamp, _HighEntropy, random_inputs, top_probability
 from models.defenses.memguard import Memguard, _Misleading
 from models.defenses.prediction_purification import PredictionPurification
@@ -216,9 +217,9 @@ def test_without_a_budget_memguard_changes_nothing() -> None:
 
 @pytest.mark.parametrize("defense", [Memguard(hidden=(8,), epochs=2, steps=10), PredictionPurification(epochs=5)])
 def test_a_masked_model_is_saved_and_loaded_whole(defense) -> None:
-    recipe = recipe_of(defense, epochs=2)
+    recipe = recipe_of(Dropout(), defense, epochs=2)
     target = recipe.train()
-    again = build_model(recipe.architecture, (defense,), recipe.data.info, 7)
+    again = build_model(recipe.architecture, recipe.defenses, recipe.data.info, 7)
     again.load_state_dict(target.model.state_dict())
     answers = [answer_of(model)(recipe.data.inputs) for model in (target.model, again)]
     torch.testing.assert_close(*answers, rtol=0, atol=0)

@@ -28,6 +28,8 @@ from torch.nn.functional import cross_entropy
 from models.architectures.lin_cnn import LinCnn
 from models.architectures.lin_lstm import LinLstm
 from models.architectures.resnet18 import ResNet18
+from models.architectures.resnet20 import ResNet20
+from models.architectures.wrn import Wrn
 from models.datasets.base import DatasetInfo
 from models.performance import Performance, Replay
 from models.private.gradients import PrivateGradient
@@ -77,6 +79,8 @@ NETWORKS = {
     "lin_cnn": LinCnn(filters=(4, 6), dense_units=8),
     "lin_lstm": LinLstm(units=8),
     "resnet18": ResNet18(width=8, groups=4),
+    "resnet20": ResNet20(),
+    "wrn": Wrn(depth=10, width=1, groups=4),
 }
 
 

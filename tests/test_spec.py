@@ -534,7 +534,7 @@ WRONG = {
     "unknown dataset": ("datasets=[mnits]", "Did you mean 'mnist'?"),
     "unknown architecture": (
         "architectures=[resnet]",
-        "Available: lin_cnn, lin_lstm, logistic_regression, lomurno_cnn, mlp, resnet18",
+        "Available: lin_cnn, lin_lstm, logistic_regression, lomurno_cnn, mlp, resnet18, resnet20, small_wrn, wrn",
     ),
     "unknown split": ("splits=[quarter]", "Did you mean 'quarters'?"),
     "unknown key": ("trainin.epochs=3", "Did you mean 'training'?"),

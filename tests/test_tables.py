@@ -760,7 +760,7 @@ NEEDS_IMAGES = {
             {"architectures": [name]},
             "this architecture needs images, and the examples are rows of 3 features; set architectures to [mlp] or",
         )
-        for name in ("lomurno_cnn", "lin_cnn", "lin_lstm", "resnet18")
+        for name in ("lomurno_cnn", "lin_cnn", "lin_lstm", "resnet18", "resnet20", "small_wrn", "wrn")
     },
 }
 
