@@ -84,6 +84,7 @@ def made(
                         "is_first": True,
                     }
                     | {"n_targets": 8, "n_units": 4, "n_examples": 500, "auc": 0.6, "auc_low": 0.58, "auc_high": 0.62}
+                    | {"epsilon_lower_bound": 3.0, "audit_delta": 1e-5}
                     | {"null_auc": null, "null_auc_low": null - 0.02, "null_auc_high": null + 0.02}
                     | interval("pooled_tpr_at_fpr_0.001", tpr)
                     | interval("pooled_tpr_at_fpr_0.01", min(1.0, 2 * tpr))
@@ -159,10 +160,21 @@ def test_an_attack_whose_null_is_off_is_not_used_and_the_table_says_so(tmp_path:
     worst = found.arms["digits", "hamp"].worst
     assert worst is not None
     assert (worst.attack, worst.tpr.mean) == ("lira/online_hinge", 0.03)
-    _, nulls = tables(found)
+    _, audits, nulls = tables(found)
+    (undefended,) = {row[-1] for row in audits.rows if row[1].value == "undefended"}  # type: ignore[union-attr]
+    assert not undefended  # nothing is proved
     off = [row for row in nulls.rows if row[-1] == "no"]
     assert [(row[1].value, row[3]) for row in off] == [("hamp", "label_only/label_only_ratio")]  # type: ignore[union-attr]
     assert "of which 1 is shown to differ" in nulls.caption
+
+
+def test_a_bound_above_the_proved_epsilon_is_named(tmp_path: Path) -> None:
+    arms = {
+        "dp_eps2": (0.9, 2.0, [], {"mislabeled": {"log": 0.01}}),
+        "dp_eps8": (0.9, 8.0, [], {"mislabeled": {"log": 0.01}}),
+    }
+    _, audits, _ = tables(found_in(tmp_path, made(arms)))
+    assert {row[1].value: row[-1] for row in audits.rows} == {"dp_eps2": "no", "dp_eps8": "yes"}  # type: ignore[union-attr]
 
 
 def test_the_claims_are_judged_by_these_numbers(tmp_path: Path) -> None:

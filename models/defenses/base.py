@@ -90,6 +90,7 @@ class AccountedMechanism(Mechanism):
     secure_noise: bool = False
 
     poisson_sampling: ClassVar[bool] = True
+    worst_canaries: ClassVar[tuple[str, ...]] = ("mislabeled", "blank", "outlier_folder")
 
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1:

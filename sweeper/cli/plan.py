@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from sweeper.sweep.trial import Trial
 
 
+_GPU_FACTOR = 200
+"""A GPU of 10 TFLOP/s over the rough CPU thread of 50 GFLOP/s."""
+
+
 class CheckReporter(Reporter):
     """Prints warnings, and shows a spinner while a sweep is checked."""
 
@@ -191,7 +195,13 @@ def print_plan(
         out.print(f"Answers recorded for the attacks on cohorts: {decimal(answers)}.", highlight=False)
     n_done = sum(row[-1] == "done" for row in rows)
     out.print(
-        f"{len(rows)} trials, {n_done} done. Rough cost of the trainings left on one CPU thread: {duration(left)}; attacks add to "
-        "it, and a GPU takes a small fraction of it.",
+        f"{len(rows)} trials, {n_done} done. Rough cost of the trainings left: {duration(left)} of one CPU thread, or "
+        f"{_gpu_hours(left)} of a GPU that does 10 TFLOP/s, if the networks are large enough to fill it. Attacks add to it.",
         highlight=False,
     )
+
+
+def _gpu_hours(cpu_seconds: float) -> str:
+    """“0.3 hours”, or “1,250 hours”."""
+    hours = cpu_seconds / _GPU_FACTOR / 3600
+    return f"{hours:,.0f} hours" if hours >= 10 else f"{hours:.1g} hours"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import POOLED_COLUMNS, Results
-from analysis.measure.leak import interval_of
+from analysis.measure.leak import interval_of, value
 from analysis.measure.primary import cohort_members, is_sound, largest_cohorts
 from analysis.measure.targets import FRACTION, Measurements
 from analysis.statistics.estimates import CONFIDENCE, Estimate, Ratio, estimate, quantile
@@ -52,6 +52,10 @@ class Cell:
         if attack not in self.scores.index or not self.is_sound(attack):
             return None
         return interval_of(self.scores.loc[attack], POOLED_COLUMNS[fpr])
+
+    def audit(self, attack: str) -> float | None:
+        """The lower bound on the ε that its targets have in common."""
+        return value(self.scores.loc[attack], "epsilon_lower_bound") if attack in self.scores.index else None
 
     def null(self, attack: str) -> Estimate | None:
         return interval_of(self.scores.loc[attack], "null_auc") if attack in self.scores.index else None

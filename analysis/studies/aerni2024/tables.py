@@ -5,13 +5,13 @@ from __future__ import annotations
 from analysis import naming
 from analysis.statistics.estimates import Estimate, Ratio
 from analysis.studies.aerni2024 import numbers
-from analysis.studies.aerni2024.cells import CLEAN, Arm, Leak, Protocol
+from analysis.studies.aerni2024.cells import NON_ADAPTIVE, Arm, Leak, Protocol
 from analysis.tables.model import Column, Entry, Label, Mean, Number, Table
 from analysis.tables.text import interval_text
 
 
 def tables(found: Protocol) -> tuple[Table, ...]:
-    return _leaks(found), _nulls(found)
+    return _leaks(found), _audits(found), _nulls(found)
 
 
 def attack_name(attack: str) -> str:
@@ -51,7 +51,7 @@ def _leaks(found: Protocol) -> Table:
         name="aerni_table",
         title="What each defense leaks, as evaluated before and as evaluated here",
         caption=(
-            f"{at}, over all targets of a cell together. “Before”: {attack_name('lira/online_log_odds')} among clean canaries, which "
+            f"{at}, over all targets of a cell together. “Before”: {attack_name(NON_ADAPTIVE)} among clean canaries, which "
             "adapts to nothing. “Here”: the highest of the attacks and kinds of canaries that were fixed for the defense before any "
             "result. Test accuracies are with the same canaries."
         ),
@@ -118,12 +118,51 @@ def _factor(value: Ratio | None) -> Number:
     return Number(value=value.mean, decimals=1, text=interval_text(value, 1))
 
 
+def _audits(found: Protocol) -> Table:
+    rows: list[tuple[Entry, ...]] = []
+    for (dataset, defense), arm in found.arms.items():
+        for kind, cell in arm.cells.items():
+            bound = cell.audit(NON_ADAPTIVE)
+            if bound is None:
+                continue
+            proved = Number(value=cell.epsilon, text=epsilon_text(cell.epsilon))
+            holds = "" if cell.epsilon is None else "yes" if bound <= cell.epsilon else "no"
+            rows.append(
+                (
+                    Label(value=dataset),
+                    Label(value=defense),
+                    Label(value=kind, text=kind_name(kind)),
+                    proved,
+                    Number(value=bound, decimals=2),
+                    holds,
+                )
+            )
+    return Table(
+        name="aerni_audits",
+        title="Lower bounds on ε from the canaries",
+        caption=(
+            f"By {attack_name(NON_ADAPTIVE)}, at 95 % confidence, from half of the seeds with the other half as references, both ways. "
+            "A bound above the proved ε would refute the proof. For defenses without a proof it says how much privacy they cannot have."
+        ),
+        columns=(
+            Column(key="dataset", name="Dataset", kind="label"),
+            Column(key="defense", name="Defense", kind="label"),
+            Column(key="kind", name="Canaries", kind="label"),
+            Column(key="epsilon", name="Proved ε"),
+            Column(key="epsilon_lower_bound", name="ε is at least"),
+            Column(key="holds", name="Below the proved ε", kind="text"),
+        ),
+        rows=tuple(rows),
+        missing="" if rows else "No attack on a cohort has finished.",
+        folded=True,
+    )
+
+
 def _nulls(found: Protocol) -> Table:
     rows: list[tuple[Entry, ...]] = []
     for (dataset, defense), arm in found.arms.items():
         for kind, cell in arm.cells.items():
-            tried = arm.attacks if kind != CLEAN else tuple(dict.fromkeys((*arm.attacks, *arm.adaptive)))
-            for attack in tried:
+            for attack in arm.attacks:
                 null = cell.null(attack)
                 if null is not None:
                     sound = "yes" if cell.is_sound(attack) else "no"
