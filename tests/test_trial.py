@@ -324,6 +324,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "dp_sgd": {"epsilon": 8.0, "accountant": "rdp"},
     "noised_quantile": {"epsilon": 8.0, "accountant": "rdp", "count_noise_std": 5.0},
     "majority_of": {"models": 2},
+    "selena": {"models": 3, "left_out": 1},
 }
 """Fields that some defenses need, or that make them quick."""
 
