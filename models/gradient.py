@@ -42,7 +42,8 @@ class PlainGradient:
     def step(self, inputs: Tensor, labels: Tensor, *mixed: Tensor) -> tuple[Tensor, Tensor]:
         """Set every `.grad` from a batch. Returns the summed loss and the number of right answers, both 0-d tensors.
 
-        If the inputs are mixtures, `mixed` has the labels of the other examples (n,) and the share of the first ones (0-d).
+        Labels are classes (n,), or soft labels (n, classes) of floating point, of which the most probable class is right. If the
+        inputs are mixtures, `mixed` has the labels of the other examples and the share of the first ones (0-d).
         """
         if not len(labels):  # a Poisson sample may be empty, and some layers refuse empty input
             for parameter in self._parameters:
@@ -55,10 +56,15 @@ class PlainGradient:
 
     def _gradients(self, inputs: Tensor, labels: Tensor, *mixed: Tensor) -> tuple[Tensor, ...]:
         logits = forward(self._model, inputs, self._precision)
-        loss_sum = self._loss(logits, labels, self._epoch).sum()
+        loss_sum = self._losses(logits, labels).sum()
         if mixed:
             others, share = mixed
-            loss_sum = share * loss_sum + (1 - share) * self._loss(logits, others, self._epoch).sum()
+            loss_sum = share * loss_sum + (1 - share) * self._losses(logits, others).sum()
         loss = loss_sum / (self._expected_batch_size or len(labels))
         gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
-        return loss_sum.detach(), (logits.detach().argmax(1) == labels).sum(), *gradients
+        right = labels.argmax(1) if labels.is_floating_point() else labels
+        return loss_sum.detach(), (logits.detach().argmax(1) == right).sum(), *gradients
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = self._loss.soft if labels.is_floating_point() else self._loss
+        return loss(logits, labels, self._epoch)

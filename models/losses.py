@@ -31,6 +31,13 @@ class Loss(ABC):
     def __call__(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
         """The loss of each example (n,)."""
 
+    def soft(self, logits: Tensor, soft_labels: Tensor, epoch: int) -> Tensor:
+        """The loss of each example (n,), averaged over labels with the probabilities `soft_labels` (n, classes)."""
+        n_examples, num_classes = soft_labels.shape
+        every_label = torch.arange(num_classes, device=logits.device).repeat(n_examples)
+        losses = self(logits.repeat_interleave(num_classes, 0), every_label, epoch)
+        return (soft_labels * losses.view(n_examples, num_classes)).sum(1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy(Loss):
@@ -50,6 +57,11 @@ class CrossEntropy(Loss):
             return loss
         uniform = -logits.log_softmax(1).mean(1)
         return (1 - self.label_smoothing) * loss + self.label_smoothing * uniform
+
+    def soft(self, logits: Tensor, soft_labels: Tensor, epoch: int) -> Tensor:
+        """The base class's loss, without computing it for every label."""
+        smoothed = (1 - self.label_smoothing) * soft_labels + self.label_smoothing / soft_labels.shape[1]
+        return -(smoothed * logits.log_softmax(1)).sum(1)
 
 
 def check_loss(loss: Loss, num_classes: int, epoch: int) -> None:

@@ -27,6 +27,7 @@ class TrainingPlan:
 
     - `n_train`: examples that gradients are computed of. Members that are held out do not count. `n_models` are trained so, each
       on its own examples; if these do not divide evenly, some have one more.
+    - `n_teachers` more are trained before, each on about the share `teacher_share` of these examples.
     - `loss`: per example; its mean is minimized.
     - `weight_decay` maps a parameter's name to λ; the loss gets the penalty λ‖w‖².
     - `augmentation` changes each input, `mixing` mixes the inputs of a batch.
@@ -59,6 +60,8 @@ class TrainingPlan:
     accounting: PrivacyAccounting | None = None
     accounted_rule: Rule | None = None
     n_models: int = 1
+    n_teachers: int = 0
+    teacher_share: float = 1.0
     no_guarantee_reason: str = "no differentially private mechanism was used"
     secure_noise: bool = False
 
@@ -77,6 +80,16 @@ class TrainingPlan:
     def steps(self) -> int:
         """Steps of the whole training of one model."""
         return self.steps_until(self.epochs)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training of all models; of teachers with random numbers of examples, as many as the mean number takes."""
+        return self.steps * self.n_models + self._teacher.steps * self.n_teachers
+
+    @property
+    def _teacher(self) -> TrainingPlan:
+        """The plan of one teacher."""
+        return replace(self, n_train=round(self.teacher_share * self.n_train), n_teachers=0, teacher_share=1.0)
 
     def on_fewer(self, n_train: int, n_models: int = 1) -> TrainingPlan:
         """The plan for so many models, each on fewer training examples."""
@@ -114,14 +127,15 @@ class TrainingPlan:
             ValueError: the batch is larger than the training data; examples are mixed although gradients per example are needed;
                 members are held out that ε would not cover; or the steps are no longer those that ε is proved for.
         """
-        if self.n_train < 1:
+        fewest = min(self.n_train, self._teacher.n_train)
+        if fewest < 1:
             raise ValueError(
                 "no member is left to train on; hold out fewer members, train fewer models, or take more examples"
             )
-        if self.batch_size > self.n_train:
+        if self.batch_size > fewest:
             raise ValueError(
-                f"batch_size is {self.batch_size} but the target has only {self.n_train} training examples; "
-                f"set training.batch_size to {self.n_train} or less"
+                f"batch_size is {self.batch_size} but the target has only {fewest} training examples; "
+                f"set training.batch_size to {fewest} or less"
             )
         if self.rule is not None and self.mixing is not None:
             raise ValueError(

@@ -177,6 +177,21 @@ class TrainedTarget:
         """Mean over all steps except the first, which includes set-up; None if there was only one step."""
         return self.train_time_s / (self.steps - 1) if self.steps > 1 else None
 
+    def after(self, earlier: Sequence[TrainedTarget]) -> TrainedTarget:
+        """This target with the steps, history and times of models that were trained for it before; epochs and steps count on."""
+        trained = [*earlier, self]
+        history: list[EpochRecord] = []
+        for target in trained:
+            epoch, step = (history[-1].epoch, history[-1].step) if history else (0, 0)
+            history += [replace(each, epoch=epoch + each.epoch, step=step + each.step) for each in target.history]
+        return replace(
+            self,
+            steps=sum(target.steps for target in trained),
+            history=tuple(history),
+            first_step_time_s=trained[0].first_step_time_s,
+            train_time_s=sum(target.train_time_s for target in trained),
+        )
+
 
 def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedModel, n_train: int) -> TrainingPlan:
     """The plan for `training` on `n_train` examples, after all `defenses` edited it in order.
@@ -299,14 +314,20 @@ class Recipe:
         make_plan(self.training, self.defenses, model, len(self.members))  # refuses what cannot be combined
         return trainer.train(recipe)
 
-    def fit(self, members: IntArray | None = None, part: int | None = None) -> TrainedTarget:
+    def fit(
+        self, members: IntArray | None = None, part: int | None = None, soft_labels: Tensor | None = None
+    ) -> TrainedTarget:
         """Train one model by this recipe: on all members, or for a defense that trains several, on these as its model `part`.
+
+        With `soft_labels`, the probabilities of the classes (members, classes) for each member in their order, these are what the
+        model learns in place of the labels: its loss is averaged over them, and `train_accuracy` is agreement with their most
+        probable class. To resume a training, `fit` must be given the same ones.
 
         Parts share no random stream with each other, with the model without a part, or with those of another `stream_index` below
         1,000.
 
         Raises:
-            DivergedError, ValueError: as `train`; or this part is trained already.
+            DivergedError, ValueError: as `train`; or this part is trained already, or the soft labels are not one row for each member.
         """
         recipe = self if members is None else replace(self, members=members)
         if part is not None:
@@ -328,7 +349,8 @@ class Recipe:
                 recipe,
                 on_checkpoint=None if on_checkpoint is None else checkpoint,
                 resume=resume if resume is not None and resume.part == part else None,
-            )
+            ),
+            soft_labels,
         )
         self.finished.append(
             FinishedPart(
@@ -364,7 +386,7 @@ def _trained(
     )
 
 
-def _fit(recipe: Recipe) -> TrainedTarget:
+def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
     training, defenses, data, seed, stream_index = (
         recipe.training,
         recipe.defenses,
@@ -390,6 +412,15 @@ def _fit(recipe: Recipe) -> TrainedTarget:
             f"n_train of the plan is {plan.n_train}, but there are {len(members)} examples to train on; a defense that takes fewer "
             "must also train on fewer"
         )
+    labels_of = data.labels
+    if soft_labels is not None:
+        if soft_labels.shape != (len(recipe.members), data.info.num_classes):
+            raise ValueError(
+                f"soft labels have shape {tuple(soft_labels.shape)}, but there are {len(recipe.members)} members and "
+                f"{data.info.num_classes} classes"
+            )
+        labels_of = torch.zeros(len(data.labels), data.info.num_classes, device=device)
+        labels_of[torch.from_numpy(recipe.members).to(device)] = soft_labels.to(device, torch.float32)
     if performance.channels_last:
         # Convolutions are faster on CPU and GPU with channels innermost; results differ by rounding only.
         model.to(memory_format=torch.channels_last)
@@ -463,7 +494,7 @@ def _fit(recipe: Recipe) -> TrainedTarget:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * plan.schedule(step / plan.steps)
                 index = next(batches).to(device)
-                inputs, labels = data.inputs[index], data.labels[index]
+                inputs, labels = data.inputs[index], labels_of[index]
                 if plan.augmentation is not None:
                     inputs = plan.augmentation(inputs, augmenting)
                 if private is not None:

@@ -326,6 +326,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "majority_of": {"models": 2},
     "memguard": {"hidden": [8], "epochs": 2, "steps": 20},
     "prediction_purification": {"epochs": 2},
+    "selena": {"models": 3, "left_out": 1},
 }
 """Fields that some defenses need, or that make them quick."""
 

@@ -19,7 +19,7 @@ from models.plan import TrainingPlan
 from models.seeds import Stream, numpy_generator
 
 if TYPE_CHECKING:
-    from models.train import EpochRecord, Recipe, TrainedTarget
+    from models.train import Recipe, TrainedTarget
 
 
 class Votes(nn.Module):
@@ -65,18 +65,8 @@ class MajorityOf(Defense):
         rng = numpy_generator(recipe.seed, Stream.PARTS, recipe.stream_index)
         parts = np.array_split(rng.permutation(recipe.members), self.models)
         trained = [recipe.fit(members=np.sort(part), part=number) for number, part in enumerate(parts)]
-        first = trained[0]
-        history: list[EpochRecord] = []
-        for target in trained:
-            epoch, step = (history[-1].epoch, history[-1].step) if history else (0, 0)
-            history += [replace(each, epoch=epoch + each.epoch, step=step + each.step) for each in target.history]
-        return replace(
-            first,
-            model=_ensemble([target.model for target in trained]).eval(),
-            steps=sum(target.steps for target in trained),
-            history=tuple(history),
-            train_time_s=sum(target.train_time_s for target in trained),
-        )
+        ensemble = _ensemble([target.model for target in trained]).eval()
+        return replace(trained[-1].after(trained[:-1]), model=ensemble, plan=trained[0].plan)
 
 
 def _ensemble(models: Sequence[StagedModel]) -> StagedModel:

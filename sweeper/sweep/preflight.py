@@ -84,7 +84,7 @@ class ResolvedTrial:
             "n_members": self.size.n_members,
             "n_non_members": self.size.n_non_members,
             "n_test": self.size.n_test,
-            "steps": plan.steps * plan.n_models,
+            "steps": plan.total_steps,
             "sampling": plan.sampling,
             "epsilon_target": accounting.epsilon_target if accounting else None,
             "epsilon": self.guarantee.epsilon if self.guarantee else None,
@@ -168,7 +168,8 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
                 f"{trial.defense_label} on {trial.dataset_label}: delta {plan.accounting.delta:g} is not below 1/n = "
                 f"{1 / size.n_train:.2g} for {size.n_train} training examples; such a guarantee would allow publishing a whole example."
             )
-        seconds = 3 * operations * plan.n_train * trial.training.epochs / _OPERATIONS_PER_S
+        passes = (1 + plan.n_teachers * plan.teacher_share) * trial.training.epochs
+        seconds = 3 * operations * plan.n_train * passes / _OPERATIONS_PER_S
         seconds *= _PRIVATE_FACTOR if plan.rule is not None else 1.0
         seconds *= 1 + _SHADOW_FACTOR * sum(attack.needs_shadow_data for attack in trial.attacks)
         known[alike] = ResolvedTrial(
