@@ -137,6 +137,11 @@ class TrainingPlan:
                 f"batch_size is {self.batch_size} but the target has only {fewest} training examples; "
                 f"set training.batch_size to {fewest} or less"
             )
+        if self.n_teachers and self.loss.mixes_examples:
+            raise ValueError(
+                f"loss {type(self.loss).__name__.lstrip('_')} depends on the whole batch and cannot be averaged over soft labels, which the "
+                "student of an ensemble learns; leave one of them out"
+            )
         if self.rule is not None and self.mixing is not None:
             raise ValueError(
                 "mixup mixes examples, so that no gradient belongs to one of them, and a private mechanism clips each example's "

@@ -190,7 +190,7 @@ def test_impossible_numbers_are_refused(fields, message):
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ((DpSgd(epsilon=8.0),), "selena trains several models, and a private mechanism"),
+        ((DpSgd(epsilon=8.0),), "selena trains in a way of its own, and a private mechanism"),
         ((MajorityOf(models=2),), "both train in their own way"),
     ],
 )
