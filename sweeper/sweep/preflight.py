@@ -163,6 +163,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
                 f"{1 / size.n_train:.2g} for {size.n_train} training examples; such a guarantee would allow publishing a whole example."
             )
         seconds = 3 * operations * plan.n_train * trial.training.epochs / _OPERATIONS_PER_S
+        seconds *= trial.training.augmentation_multiplicity
         seconds *= _PRIVATE_FACTOR if plan.rule is not None else 1.0
         seconds *= 1 + _SHADOW_FACTOR * sum(attack.needs_shadow_data for attack in trial.attacks)
         known[alike] = ResolvedTrial(
