@@ -73,6 +73,18 @@ class Mixing:
         return share * values + (1 - share) * values[order], labels[order], share
 
 
+def views_of(
+    inputs: Tensor, augmentation: Augmentation | None, multiplicity: int, generator: torch.Generator | None
+) -> Tensor:
+    """The augmented inputs (n, ...) of a step; (n, multiplicity, ...), each augmented independently, for more than one."""
+    if augmentation is None:
+        return inputs
+    if multiplicity == 1:
+        return augmentation(inputs, generator)
+    views: Tensor = augmentation(inputs.repeat_interleave(multiplicity, 0), generator)
+    return views.view(len(inputs), multiplicity, *views.shape[1:])
+
+
 def check_augmentation(augmentation: Augmentation, shape: tuple[int, ...]) -> None:
     """Check on random inputs that an augmentation changes each of them without the others.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.losses import CrossEntropy, Loss
+from models.losses import CrossEntropy, Loss, as_rows, for_each_view, mean_of_views
 from models.performance import Performance, Precision, Replay, forward
 
 
 class PlainGradient:
-    """The ordinary gradient of a batch: the mean, or the sum divided by `expected_batch_size` if that is given."""
+    """The ordinary gradient of a batch: the mean, or the sum divided by `expected_batch_size` if that is given.
+
+    With several `views`, inputs are (n, views, ...), and an example's loss is the mean over its views.
+    """
 
     def __init__(
         self,
@@ -18,6 +21,7 @@ class PlainGradient:
         expected_batch_size: float | None = None,
         *,
         loss: Loss | None = None,
+        views: int = 1,
         precision: Precision = "fp32",
         performance: Performance | None = None,
     ) -> None:
@@ -25,6 +29,7 @@ class PlainGradient:
         self._expected_batch_size = expected_batch_size
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._loss = loss or CrossEntropy()
+        self._views = views
         self._epoch = 1
         self._precision = precision
         # Poisson batches have too many sizes to capture each; only private gradients pad them.
@@ -55,7 +60,7 @@ class PlainGradient:
         return loss_sum, n_right
 
     def _gradients(self, inputs: Tensor, labels: Tensor, *mixed: Tensor) -> tuple[Tensor, ...]:
-        logits = forward(self._model, inputs, self._precision)
+        logits = forward(self._model, as_rows(inputs, self._views), self._precision)
         loss_sum = self._losses(logits, labels).sum()
         if mixed:
             others, share = mixed
@@ -63,8 +68,9 @@ class PlainGradient:
         loss = loss_sum / (self._expected_batch_size or len(labels))
         gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
         right = labels.argmax(1) if labels.is_floating_point() else labels
-        return loss_sum.detach(), (logits.detach().argmax(1) == right).sum(), *gradients
+        is_right = logits.detach().argmax(1) == for_each_view(right, self._views)
+        return loss_sum.detach(), mean_of_views(is_right.float(), self._views).sum(), *gradients
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         loss = self._loss.soft if labels.is_floating_point() else self._loss
-        return loss(logits, labels, self._epoch)
+        return mean_of_views(loss(logits, for_each_view(labels, self._views), self._epoch), self._views)

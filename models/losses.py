@@ -10,6 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+
+def as_rows(inputs: Tensor, views: int) -> Tensor:
+    """Inputs (n, views, ...) as rows (n · views, ...), an example's views one after the other; with one view, (n, ...) as they are."""
+    return inputs if views == 1 else inputs.flatten(0, 1)
+
+
+def for_each_view(labels: Tensor, views: int) -> Tensor:
+    """The labels (n · views, …) of these rows."""
+    return labels if views == 1 else labels.repeat_interleave(views, 0)
+
+
+def mean_of_views(values: Tensor, views: int) -> Tensor:
+    """Each example's mean (n,) of the values (n · views,) of its views."""
+    return values if views == 1 else values.unflatten(0, (-1, views)).mean(1)
+
+
 _TRIED = 8
 """Number of examples that a loss is tried on."""
 

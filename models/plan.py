@@ -30,7 +30,9 @@ class TrainingPlan:
     - `n_teachers` more are trained before, each on about the share `teacher_share` of these examples.
     - `loss`: per example; its mean is minimized.
     - `weight_decay` maps a parameter's name to λ; the loss gets the penalty λ‖w‖².
-    - `augmentation` changes each input, `mixing` mixes the inputs of a batch.
+    - `augmentation` changes each input, `mixing` mixes the inputs of a batch. With an `augmentation_multiplicity` k above 1, each
+      example of a batch is augmented k times independently. Its loss is the mean over these views, and so is its gradient, which a
+      private mechanism clips as that of one example: the guarantee is that of k = 1 (De et al. 2022, section 3.2).
     - `schedule`: the factor of the learning rate, by the share of the steps that are done.
     - `momentum` and `nesterov`: of SGD.
     - `clip_grad_norm`: the largest norm of a batch's whole gradient; a private gradient is clipped after its noise.
@@ -49,6 +51,7 @@ class TrainingPlan:
     loss: Loss = field(default_factory=CrossEntropy)
     weight_decay: dict[str, float] = field(default_factory=dict)
     augmentation: Augmentation | None = None
+    augmentation_multiplicity: int = 1
     mixing: Mixing | None = None
     schedule: Schedule = constant
     momentum: float = 0.0
@@ -139,8 +142,8 @@ class TrainingPlan:
             )
         if self.n_teachers and self.loss.mixes_examples:
             raise ValueError(
-                f"loss {type(self.loss).__name__.lstrip('_')} depends on the whole batch and cannot be averaged over soft labels, which the "
-                "student of an ensemble learns; leave one of them out"
+                f"loss {type(self.loss).__name__.lstrip('_')} depends on the whole batch and cannot be averaged over soft labels, which "
+                "the student of an ensemble learns; leave one of them out"
             )
         if self.rule is not None and self.mixing is not None:
             raise ValueError(
@@ -166,9 +169,14 @@ class TrainingPlan:
         """Refuse what these inputs do not have, and what has no gradient per example.
 
         Raises:
-            ValueError: the augmentation needs images, and the examples are rows of a table; or there is a private mechanism, and the
-                loss or the augmentation of an example depends on others.
+            ValueError: a multiplicity above 1 has no augmentation; the augmentation needs images, and the examples are rows of a
+                table; or there is a private mechanism, and the loss or the augmentation of an example depends on others.
         """
+        if self.augmentation_multiplicity > 1 and self.augmentation is None:
+            raise ValueError(
+                f"augmentation_multiplicity is {self.augmentation_multiplicity}, but nothing augments the examples, so that all views "
+                "of one would be the same; set training.augmentation, for example to crop_flip, or leave the multiplicity out"
+            )
         if self.augmentation is not None and self.augmentation.needs_images and not info.is_images:
             raise ValueError(
                 f"augmentation by {type(self.augmentation).__name__} needs images, and the examples are rows of {info.shape[0]} "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.answers import answer_of, loss_and_accuracy, predict
 from models.architectures.base import Architecture, StagedModel
-from models.augmentation import CropAndFlip
+from models.augmentation import CropAndFlip, views_of
 from models.averaging import WeightAverage, averaged
 from models.datasets.base import DatasetInfo, Examples, IntArray
 from models.defenses.base import Defense, Mechanism
@@ -49,6 +49,8 @@ class Training:
     - `momentum`, `nesterov`: for SGD only. Other settings are PyTorch's defaults.
     - `weight_decay`: PyTorch's, of every parameter: its gradient gets weight_decay · w.
     - `augmentation`: `crop_flip` shifts images by up to 4 pixels and mirrors half of them, anew in each epoch.
+    - `augmentation_multiplicity`: how many independent augmentations of each example are in a batch; `TrainingPlan` says exactly
+      what is averaged. Above 1, there must be an augmentation. A step takes about as many times longer.
     - `clip_grad_norm`: the largest norm of a batch's whole gradient. `ema_decay`: the trained model is the exponential moving
       average of the weights. Both are null for none; `TrainingPlan` says exactly how they work.
     - `sampling`: how batches are drawn. `shuffled`: each example once per epoch. `poisson`: Poisson samples of expected
@@ -71,6 +73,7 @@ class Training:
     nesterov: bool = False
     weight_decay: float = 0.0
     augmentation: Literal["none", "crop_flip"] = "none"
+    augmentation_multiplicity: int = 1
     clip_grad_norm: float | None = None
     ema_decay: float | None = None
     sampling: Literal["shuffled", "poisson"] = "shuffled"
@@ -82,7 +85,7 @@ class Training:
     """Raised when the same configuration would train a different target."""
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch_size", 1), ("evaluate_every", 0)):
+        for name, low in (("epochs", 1), ("batch_size", 1), ("augmentation_multiplicity", 1), ("evaluate_every", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}")
         if self.learning_rate is None:
@@ -207,6 +210,7 @@ def make_plan(training: Training, defenses: tuple[Defense, ...], model: StagedMo
         batch_size=training.batch_size,
         sampling=training.sampling,
         augmentation=CropAndFlip() if training.augmentation == "crop_flip" else None,
+        augmentation_multiplicity=training.augmentation_multiplicity,
         schedule=SCHEDULES[training.schedule],
         momentum=training.momentum,
         nesterov=training.nesterov,
@@ -437,11 +441,21 @@ def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
     private: PrivateGradient | None = None
     plain: PlainGradient | None = None
     expected = plan.batch_size if plan.sampling == "poisson" else None
+    views = plan.augmentation_multiplicity
     if plan.rule is None:
-        plain = PlainGradient(model, expected, loss=plan.loss, precision=training.precision, performance=performance)
+        plain = PlainGradient(
+            model, expected, loss=plan.loss, views=views, precision=training.precision, performance=performance
+        )
     else:
         private = PrivateGradient(
-            model, plan.rule, expected, noise, loss=plan.loss, precision=training.precision, performance=performance
+            model,
+            plan.rule,
+            expected,
+            noise,
+            loss=plan.loss,
+            views=views,
+            precision=training.precision,
+            performance=performance,
         )
     learning_rate = training.learning_rate
     assert learning_rate is not None
@@ -495,8 +509,7 @@ def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
                     group["lr"] = learning_rate * plan.schedule(step / plan.steps)
                 index = next(batches).to(device)
                 inputs, labels = data.inputs[index], labels_of[index]
-                if plan.augmentation is not None:
-                    inputs = plan.augmentation(inputs, augmenting)
+                inputs = views_of(inputs, plan.augmentation, views, augmenting)
                 if private is not None:
                     batch_loss, batch_right = private.step(inputs, labels)
                 else:

@@ -18,6 +18,7 @@ from models.defenses.dropout import Dropout
 from models.defenses.early_stopping import EarlyStopping
 from models.defenses.majority_of import MajorityOf
 from models.defenses.mixup import Mixup
+from models.defenses.relaxloss import Relaxloss
 from models.defenses.selena import Selena
 from models.gradient import PlainGradient
 from models.losses import CrossEntropy, Loss
@@ -192,6 +193,7 @@ def test_impossible_numbers_are_refused(fields, message):
     [
         ((DpSgd(epsilon=8.0),), "selena trains in a way of its own, and a private mechanism"),
         ((MajorityOf(models=2),), "both train in their own way"),
+        ((Relaxloss(),), "Relaxed depends on the whole batch and cannot be averaged over soft labels"),
     ],
 )
 def test_what_cannot_be_combined_with_selena_is_refused(digits, others, message):

@@ -13,11 +13,14 @@ from analysis.measure.targets import Measurements, Setting
 
 _COLUMNS = ("epochs", "batch_size", "learning_rate", "optimizer")
 """The columns of `trials` used if the configuration was not recorded."""
+_IMPLIED = {"augmentation_multiplicity": 1}
+"""Options that a configuration leaves out where they have these values."""
 _NO_PART = frozenset({"evaluate_every"})
 """Options that do not change what is trained."""
 SHOWN_FIRST = (*_COLUMNS, "momentum", "sampling", "precision")
 OFF = {
     "augmentation": "none",
+    "augmentation_multiplicity": "1",
     "clip_grad_norm": "null",
     "ema_decay": "null",
     "nesterov": "false",
@@ -40,7 +43,7 @@ def recipe(trial: pd.Series) -> Recipe:
     """The recipe of one row of `trials`, from its configuration."""
     try:
         config = json.loads(trial["config"])
-        training = {key: value for key, value in config["training"].items() if key not in _NO_PART}
+        training = _IMPLIED | {key: value for key, value in config["training"].items() if key not in _NO_PART}
         own = "; ".join(_own(dict(defense)) for defense in config["defenses"])
     except (
         TypeError,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from models.losses import CrossEntropy, Loss, check_loss
+from models.losses import CrossEntropy, Loss, as_rows, check_loss, for_each_view, mean_of_views
 from models.performance import Performance, Precision, Replay, forward
 from models.private.noise import standard_normal
 from models.private.probe import check_examples_apart
@@ -33,6 +33,10 @@ class PrivateGradient:
     drawn once per step, or once per example if the rule requires it; the numbers do not depend on the chunks. For an empty
     batch the gradient is only the rule's noise on the sum.
 
+    With several `views`, inputs are (n, views, ...): augmentations of the same example. An example's loss is the mean over its
+    views, and its gradient is that of this mean, so views are averaged before clipping, and together they are one example to
+    the rule, the noise and all counts. Source: De, Berrada, Hayes, Smith & Balle 2022, section 3.2.
+
     `clip_norms` (groups,) are those of the next step, or of the last step if the rule clips by the batch. They are the only
     state, and part of a checkpoint. Norms, sums and noise are float32 even if activations are bf16.
 
@@ -48,6 +52,7 @@ class PrivateGradient:
         noise_generator: torch.Generator | None,
         *,
         loss: Loss | None = None,
+        views: int = 1,
         precision: Precision = "fp32",
         performance: Performance | None = None,
     ) -> None:
@@ -59,6 +64,7 @@ class PrivateGradient:
         self._expected_batch_size = expected_batch_size
         self._noise_generator = noise_generator
         self._loss = loss or CrossEntropy()
+        self._views = views
         self._epoch = 1
         self._num_classes: int | None = None
         self._precision = precision
@@ -153,13 +159,14 @@ class PrivateGradient:
 
         The number of examples differs from the batch's, so a layer that mistakes a sequence's steps for examples fails.
         """
+        tried = inputs if self._views == 1 else inputs[:, 0]
         check_examples_apart(
-            self._model, inputs[:_FIRST_ROWS] if len(labels) > 1 else torch.cat([inputs, inputs.flip(-1)])
+            self._model, tried[:_FIRST_ROWS] if len(labels) > 1 else torch.cat([tried, tried.flip(-1)])
         )
         rows = slice(0, _FIRST_ROWS if len(labels) > _FIRST_ROWS else max(1, len(labels) - 1))
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             with torch.no_grad():
-                self._num_classes = forward(self._model, inputs[rows], self._precision).shape[1]
+                self._num_classes = forward(self._model, tried[rows], self._precision).shape[1]
             check_loss(self._loss, self._num_classes, self._epoch)
             self._norms_alone(inputs[rows], labels[rows], torch.ones_like(labels[rows], dtype=torch.bool))
         self._tried = True
@@ -196,12 +203,15 @@ class PrivateGradient:
         """The recording of a forward and backward pass, the summed loss, and the number of right answers."""
         for parameter in self._parameters:
             parameter.grad = None
-        with self._tap.recording(len(labels)) as recording:
-            logits = forward(self._model, inputs, self._precision)
-            loss = torch.where(is_real, self._loss(logits, labels, self._epoch), 0).sum()
+        repeated = for_each_view(labels, self._views)
+        with self._tap.recording(len(labels), self._views) as recording:
+            logits = forward(self._model, as_rows(inputs, self._views), self._precision)
+            losses = mean_of_views(self._loss(logits, repeated, self._epoch), self._views)
+            loss = torch.where(is_real, losses, 0).sum()
             loss.backward()
         with torch.no_grad():
-            yield recording, loss.detach(), ((logits.argmax(1) == labels) & is_real).sum().float()
+            right = mean_of_views((logits.argmax(1) == repeated).float(), self._views)
+            yield recording, loss.detach(), torch.where(is_real, right, 0).sum()
 
     def _norms(self, recording: Recording, count: int) -> Tensor:
         if self._rule.per_layer:

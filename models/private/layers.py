@@ -13,6 +13,9 @@ a single backward pass). Ours: the Gram matrix of a convolution's patches is sum
 Gram matrix, without laying out patches; and its rounding error is bounded, see `gram_squares`.
 
 A bias is a weight whose input is one.
+
+An example may have several views, in consecutive rows: its gradient is then the sum over them. The views' positions are as if
+one after the other, T counts all of them, and the Gram form has the products between views.
 """
 
 from __future__ import annotations
@@ -58,9 +61,9 @@ class LayerGradients:
     bytes: int = 0
 
 
-Sampler = Callable[[Any, Tensor, Tensor, frozenset[str]], LayerGradients]
-"""Takes a layer, its input, the gradient of its output (both with examples first, in float32 or wider), and the names of
-the wanted parameters."""
+Sampler = Callable[[Any, Tensor, Tensor, frozenset[str], int], LayerGradients]
+"""Takes a layer, its input, the gradient of its output (both with examples first, in float32 or wider), the names of the
+wanted parameters, and the number of views, which are consecutive rows of input and gradient."""
 
 
 def join(parts: Sequence[LayerGradients]) -> LayerGradients:
@@ -87,6 +90,11 @@ def kept(each: dict[str, Tensor]) -> LayerGradients:
     )
 
 
+def over_views(samples: Tensor, views: int) -> Tensor:
+    """The sums (n, ...) over each example's views, of values (n · views, ...)."""
+    return samples if views == 1 else samples.unflatten(0, (-1, views)).sum(1)
+
+
 def _squares(samples: Tensor) -> Tensor:
     """Squared norms of (n, ...)."""
     norms: Tensor = torch.linalg.vector_norm(samples.flatten(1), dim=1)
@@ -104,7 +112,8 @@ def _blocks(count: int, floats_per_example: int, device: torch.device) -> Iterat
 class _Positions(ABC):
     """A layer call as T positions per example. Each group of a convolution counts as an example of its own.
 
-    `inputs` is the length of uₜ without its ones; `ones` is the number of ones, one for each bias; `outputs` is the length
+    `positions` is T. They come in `parts` of equal size, whose products are added: the views, if they are not in one block of
+    memory. `inputs` is the length of uₜ without its ones; `ones` is the number of ones, one for each bias; `outputs` is the length
     of gₜ. For one example, `size` is the number of values in the layer's input and output, `input_gram_cost` the
     multiply-adds of `input_gram`, and `input_gram_floats` the temporary values that it needs.
     """
@@ -112,6 +121,7 @@ class _Positions(ABC):
     count: int
     groups: int
     positions: int
+    parts: int
     inputs: int
     ones: int
     outputs: int
@@ -127,7 +137,7 @@ class _Positions(ABC):
 
     @abstractmethod
     def columns(self, rows: slice) -> list[Tensor]:
-        """U of some examples, (rows · groups, T, inputs + ones), as one or more blocks of columns."""
+        """U of some examples, (rows · groups, parts, T / parts, inputs + ones), as one or more blocks of columns."""
 
     @abstractmethod
     def input_gram(self, rows: slice) -> Tensor:
@@ -168,14 +178,16 @@ class _Positions(ABC):
     def _products(self, keep: bool) -> tuple[Tensor, list[Tensor]]:
         """Squared norms of the products G U; if `keep`, also the products, (n, groups · outputs, columns) per block."""
         squares = torch.zeros(self.count, device=self.device, dtype=self.dtype)
-        widths = [block.shape[2] for block in self.columns(slice(0, 0))]
+        widths = [block.shape[3] for block in self.columns(slice(0, 0))]
         products = [squares.new_empty(self.count if keep else 0, self.groups, self.outputs, width) for width in widths]
         for rows in _blocks(self.count, self.groups * self.positions * (self.inputs + self.ones), self.device):
-            grads = self.grads(rows)
+            grads = self.grads(rows).unflatten(2, (self.parts, self.positions // self.parts))
             for columns, block in zip(self.columns(rows), products, strict=True):
                 out = block[rows].flatten(0, 1) if keep else None
-                product = torch.bmm(grads, columns, out=out)
-                squares[rows] += _squares(product.view(-1, self.groups * self.outputs * columns.shape[2]))
+                product = torch.bmm(grads[:, :, 0], columns[:, 0], out=out)
+                for part in range(1, self.parts):
+                    product.baddbmm_(grads[:, :, part], columns[:, part])
+                squares[rows] += _squares(product.view(-1, self.groups * self.outputs * columns.shape[3]))
         return squares, [block.flatten(1, 2) for block in products]
 
     def _gram_squares(self) -> Tensor:
@@ -209,6 +221,7 @@ class Steps(_Positions):
     """
 
     groups = 1
+    parts = 1
 
     def __init__(
         self, inputs: dict[str, Tensor], grad: Tensor, biases: Sequence[str], *, time_major: bool = False
@@ -229,8 +242,8 @@ class Steps(_Positions):
         return self._rows(self._grad, rows).transpose(1, 2)
 
     def columns(self, rows: slice) -> list[Tensor]:
-        blocks = [self._rows(value, rows) for value in self._inputs.values()]
-        return [*blocks, blocks[0].new_ones(*blocks[0].shape[:2], self.ones)] if self.ones else blocks
+        blocks = [self._rows(value, rows)[:, None] for value in self._inputs.values()]
+        return [*blocks, blocks[0].new_ones(*blocks[0].shape[:3], self.ones)] if self.ones else blocks
 
     def input_gram(self, rows: slice) -> Tensor:
         parts = [self._rows(value, rows) for value in self._inputs.values()]
@@ -255,8 +268,8 @@ class Steps(_Positions):
 class _Convolution(_Positions):
     """A convolution of a zero-padded image (n, channels, height, width); `grad` is (n, filters, out height, out width).
 
-    Any memory layout is accepted. A transposed convolution is one with image and gradient swapped and its bias handled
-    separately.
+    n is the number of examples times their `views`. Any memory layout is accepted. A transposed convolution is one with image
+    and gradient swapped and its bias handled separately.
     """
 
     def __init__(
@@ -269,11 +282,13 @@ class _Convolution(_Positions):
         groups: int,
         bias: bool,
         padding: tuple[int, int],
+        views: int,
     ) -> None:
         self._kernel, self._stride, self._dilation, self._grad = kernel, stride, dilation, grad
         self._unpadded, self._padding = image, padding
         image = functional.pad(image, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else image
-        self.count, filters, *self._out = grad.shape
+        rows, filters, *self._out = grad.shape
+        self.count, self._views = rows // views, views
         # Cut off rows and columns that the stride does not reach.
         spans = [
             (out - 1) * s + d * (k - 1) + 1 for out, s, d, k in zip(self._out, stride, dilation, kernel, strict=True)
@@ -281,75 +296,85 @@ class _Convolution(_Positions):
         self._image = image[:, :, : spans[0], : spans[1]]
         self.groups, self.ones = groups, int(bias)
         self._channels, self.outputs = image.shape[1] // groups, filters // groups
-        self.positions, self.inputs = self._out[0] * self._out[1], self._channels * kernel[0] * kernel[1]
-        self.size = image[:1].numel() + grad[:1].numel()
+        self.positions, self.inputs = views * self._out[0] * self._out[1], self._channels * kernel[0] * kernel[1]
+        self.size = views * (image[:1].numel() + grad[:1].numel())
         self._short_rows = self._channels * kernel[1] < _SHORT_ROW
+        self.parts = 1 if self._short_rows else views
         self.device, self.dtype = grad.device, grad.dtype
         # U Uᵀ from the patches or from the image's own Gram matrix; an addition in memory costs as much as ten multiply-adds.
-        pixels, laid_out = spans[0] * spans[1], self.positions * (self.inputs + self.ones)
+        pixels, laid_out = views * spans[0] * spans[1], self.positions * (self.inputs + self.ones)
         from_patches = groups * (self.positions**2 * self.inputs + 10 * laid_out)
-        sums = kernel[0] * (self._out[0] * spans[1]) ** 2 + kernel[1] * self.positions**2
+        sums = kernel[0] * (views * self._out[0] * spans[1]) ** 2 + kernel[1] * self.positions**2
         from_image = groups * (pixels**2 * self._channels + 10 * sums)
         self._gram_of_image = from_image < from_patches
         self.input_gram_cost = min(from_image, from_patches)
         self.input_gram_floats = groups * (2 * pixels**2 if self._gram_of_image else laid_out + self.positions**2)
 
+    def _of(self, rows: slice, value: Tensor) -> Tensor:
+        """The rows of `value` that are views of some examples."""
+        return value[rows.start * self._views : rows.stop * self._views]
+
     def grads(self, rows: slice) -> Tensor:
-        return self._grad[rows].reshape(-1, self.outputs, self.positions)
+        grad = self._of(rows, self._grad)
+        by_view = grad.view(-1, self._views, self.groups, self.outputs, *grad.shape[2:]).movedim(1, 3)
+        return by_view.reshape(-1, self.outputs, self.positions)
 
     def columns(self, rows: slice) -> list[Tensor]:
         """One block for each kernel row, each a shifted view of one layout; a single block if kernel rows are short.
 
         The ones are the last column of the first block.
         """
-        image = self._image[rows]
+        image = self._of(rows, self._image)
         if self._short_rows:
-            return [self._patches(image)]
-        (n, c, h, w), stride, dilation = image.stride(), self._stride, self._dilation
+            return [self._patches(image)[:, None]]
+        (n, c, h, w), stride, dilation, views = image.stride(), self._stride, self._dilation, self._views
         row = (self._kernel[1], self._channels)
         height, width = image.shape[2], self._out[1]
-        laid_out = image.new_empty(len(image), self.groups, height, width, row[0] * row[1] + self.ones)
-        shape, strides = (*laid_out.shape[:4], *row), (n, self._channels * c, h, stride[1] * w, dilation[1] * w, c)
+        laid_out = image.new_empty(len(image) // views, self.groups, views, height, width, row[0] * row[1] + self.ones)
+        shape = (*laid_out.shape[:5], *row)
+        strides = (views * n, self._channels * c, n, h, stride[1] * w, dilation[1] * w, c)
         laid_out[..., : row[0] * row[1]].unflatten(-1, row).copy_(image.as_strided(shape, strides))
         laid_out[..., row[0] * row[1] :].fill_(1)
         blocks = []
         for offset in range(self._kernel[0]):
             first = offset * dilation[0]
-            moved = laid_out[:, :, first : first + (self._out[0] - 1) * stride[0] + 1 : stride[0]]
-            block = moved.reshape(-1, self.positions, laid_out.shape[-1])
-            blocks.append(block if offset == 0 else block[:, :, : row[0] * row[1]])
+            moved = laid_out[:, :, :, first : first + (self._out[0] - 1) * stride[0] + 1 : stride[0]]
+            block = moved.reshape(-1, views, self.positions // views, laid_out.shape[-1])
+            blocks.append(block if offset == 0 else block[..., : row[0] * row[1]])
         return blocks
 
     def _patches(self, image: Tensor) -> Tensor:
         """All patches, with values in the weight's order and positions contiguous in memory."""
-        image = image.contiguous()
+        image, views = image.contiguous(), self._views
         (n, c, h, w), (s0, s1), (d0, d1) = image.stride(), self._stride, self._dilation
-        laid_out = image.new_empty(len(image), self.groups, self.inputs + self.ones, *self._out)
+        laid_out = image.new_empty(len(image) // views, self.groups, self.inputs + self.ones, views, *self._out)
         patch = (self._channels, *self._kernel)
-        strides = (n, self._channels * c, c, d0 * h, d1 * w, s0 * h, s1 * w)
-        view = image.as_strided((*laid_out.shape[:2], *patch, *self._out), strides)
+        strides = (views * n, self._channels * c, c, d0 * h, d1 * w, n, s0 * h, s1 * w)
+        view = image.as_strided((*laid_out.shape[:2], *patch, views, *self._out), strides)
         laid_out[:, :, : self.inputs].unflatten(2, patch).copy_(view)
         laid_out[:, :, self.inputs :].fill_(1)
         return laid_out.view(-1, self.inputs + self.ones, self.positions).transpose(1, 2)
 
     def input_gram(self, rows: slice) -> Tensor:
+        image = self._of(rows, self._image)
         if not self._gram_of_image:
-            patches = self._patches(self._image[rows])[:, :, : self.inputs]
+            patches = self._patches(image)[:, :, : self.inputs]
             return torch.bmm(patches, patches.transpose(1, 2))
-        image = self._image[rows]
         height, width = image.shape[2:]
-        pixels = image.reshape(-1, self._channels, height * width)
-        gram = torch.bmm(pixels.transpose(1, 2), pixels).view(-1, height, width, height, width)
+        by_view = image.unflatten(1, (self.groups, self._channels)).unflatten(0, (-1, self._views)).movedim(1, 3)
+        pixels = by_view.reshape(-1, self._channels, self._views * height * width)
+        gram = torch.bmm(pixels.transpose(1, 2), pixels)
+        gram = gram.view(-1, self._views, height, width, self._views, height, width)
         # ⟨uₜ, uₛ⟩ is the sum over the kernel's offsets of ⟨pixel at t + offset, pixel at s + offset⟩: first over the
         # kernel's rows, then over its columns.
-        columns = _diagonal_sum(gram, (1, 3), self._kernel[0], self._out[0], self._stride[0], self._dilation[0])
-        both = _diagonal_sum(columns, (2, 4), self._kernel[1], self._out[1], self._stride[1], self._dilation[1])
+        columns = _diagonal_sum(gram, (2, 5), self._kernel[0], self._out[0], self._stride[0], self._dilation[0])
+        both = _diagonal_sum(columns, (3, 6), self._kernel[1], self._out[1], self._stride[1], self._dilation[1])
         return both.view(-1, self.positions, self.positions)
 
     def product(self, weights: Tensor) -> dict[str, Tensor]:
         shape = (self.groups * self.outputs, self._channels, *self._kernel)
         _, weight, bias = torch.ops.aten.convolution_backward(
-            self._grad * weights.view(-1, 1, 1, 1),
+            self._grad * weights[:, None].expand(-1, self._views).reshape(-1, 1, 1, 1),
             self._unpadded,
             self._image.new_empty(shape),
             [shape[0]],
@@ -391,13 +416,14 @@ def _diagonal_sum(gram: Tensor, dims: tuple[int, int], kernel: int, out: int, st
 # One sampler per kind of layer
 
 
-def _linear(layer: nn.Linear, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+def _linear(layer: nn.Linear, value: Tensor, grad: Tensor, wanted: frozenset[str], views: int) -> LayerGradients:
+    count = len(grad) // views
     if "weight" not in wanted:
-        return kept({"bias": grad.reshape(len(grad), -1, grad.shape[-1]).sum(1)})
-    if value.dim() > 2:
+        return kept({"bias": grad.reshape(count, -1, grad.shape[-1]).sum(1)})
+    if value.dim() > 2 or views > 1:
         return Steps(
-            {"weight": value.reshape(len(value), -1, value.shape[-1])},
-            grad.reshape(len(grad), -1, grad.shape[-1]),
+            {"weight": value.reshape(count, -1, value.shape[-1])},
+            grad.reshape(count, -1, grad.shape[-1]),
             ["bias"] if "bias" in wanted else [],
         ).gradients()
     has_bias = "bias" in wanted
@@ -413,9 +439,9 @@ def _linear(layer: nn.Linear, value: Tensor, grad: Tensor, wanted: frozenset[str
     )
 
 
-def _conv2d(layer: nn.Conv2d, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+def _conv2d(layer: nn.Conv2d, value: Tensor, grad: Tensor, wanted: frozenset[str], views: int) -> LayerGradients:
     if "weight" not in wanted:
-        return kept({"bias": grad.sum((2, 3))})
+        return kept({"bias": over_views(grad.sum((2, 3)), views)})
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         sides: list[int] = layer._reversed_padding_repeated_twice
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -423,11 +449,13 @@ def _conv2d(layer: nn.Conv2d, value: Tensor, grad: Tensor, wanted: frozenset[str
     else:
         padding = _pair(layer.padding)
     geometry = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)
-    return _Convolution(value, grad, *geometry, layer.groups, "bias" in wanted, padding).gradients()
+    return _Convolution(value, grad, *geometry, layer.groups, "bias" in wanted, padding, views).gradients()
 
 
-def _conv_transpose2d(layer: nn.ConvTranspose2d, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
-    parts = [kept({"bias": grad.sum((2, 3))})] if "bias" in wanted else []
+def _conv_transpose2d(
+    layer: nn.ConvTranspose2d, value: Tensor, grad: Tensor, wanted: frozenset[str], views: int
+) -> LayerGradients:
+    parts = [kept({"bias": over_views(grad.sum((2, 3)), views)})] if "bias" in wanted else []
     if "weight" in wanted:
         geometry = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)
         padding = _pair(cast("tuple[int, int]", layer.padding))
@@ -441,7 +469,7 @@ def _conv_transpose2d(layer: nn.ConvTranspose2d, value: Tensor, grad: Tensor, wa
         if missing != padding:
             grad = functional.pad(grad, (padding[1], missing[1], padding[0], missing[0]))
             padding = 0, 0
-        parts.append(_Convolution(grad, value, *geometry, layer.groups, False, padding).gradients())
+        parts.append(_Convolution(grad, value, *geometry, layer.groups, False, padding, views).gradients())
     return join(parts)
 
 
@@ -449,29 +477,30 @@ def _pair(value: Sequence[int]) -> tuple[int, int]:
     return value[0], value[1]
 
 
-def _group_norm(layer: nn.GroupNorm, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+def _group_norm(layer: nn.GroupNorm, value: Tensor, grad: Tensor, wanted: frozenset[str], views: int) -> LayerGradients:
     scales, shifts = grad.new_empty(grad.shape[:2]), grad.new_empty(grad.shape[:2])
     for rows in _blocks(len(grad), 3 * grad[:1].numel(), grad.device):
         normalized = functional.group_norm(value[rows], layer.num_groups, eps=layer.eps)
         scales[rows] = (grad[rows] * normalized).reshape(*normalized.shape[:2], -1).sum(2)
         shifts[rows] = grad[rows].reshape(*normalized.shape[:2], -1).sum(2)
-    return kept({name: each for name, each in (("weight", scales), ("bias", shifts)) if name in wanted})
+    samples = (("weight", scales), ("bias", shifts))
+    return kept({name: over_views(each, views) for name, each in samples if name in wanted})
 
 
-def _layer_norm(layer: nn.LayerNorm, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+def _layer_norm(layer: nn.LayerNorm, value: Tensor, grad: Tensor, wanted: frozenset[str], views: int) -> LayerGradients:
     shape = layer.normalized_shape
     normalized = functional.layer_norm(value, shape, eps=layer.eps)
-    rows = (len(grad), -1, *shape)
+    rows = (len(grad) // views, -1, *shape)
     return kept(
         ({"weight": (grad * normalized).reshape(rows).sum(1)} if "weight" in wanted else {})
         | ({"bias": grad.reshape(rows).sum(1)} if "bias" in wanted else {})
     )
 
 
-def _embedding(layer: nn.Embedding, value: Tensor, grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+def _embedding(layer: nn.Embedding, value: Tensor, grad: Tensor, wanted: frozenset[str], views: int) -> LayerGradients:
     if layer.scale_grad_by_freq or layer.max_norm is not None:
         raise ValueError("scale_grad_by_freq and max_norm mix examples; leave them out")
-    tokens = value.reshape(len(value), -1)
+    tokens = value.reshape(len(value) // views, -1)
     grads = grad.reshape(*tokens.shape, layer.embedding_dim)
     if layer.padding_idx is not None:
         grads = grads * (tokens != layer.padding_idx)[..., None]

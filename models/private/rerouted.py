@@ -43,7 +43,10 @@ class Products:
     def gradients(
         self, wanted: dict[str, nn.Parameter], count: int
     ) -> list[tuple[dict[str, nn.Parameter], LayerGradients]]:
-        """Each parameter's gradients over all its products; call after the backward pass. Unreached products count as 0."""
+        """Each parameter's gradients over all its products; call after the backward pass. Unreached products count as 0.
+
+        If there are more rows than `count` examples, consecutive rows belong to one example.
+        """
         by_name: dict[str, list[LayerGradients]] = defaultdict(list)
         for (weight, bias, third), pieces in self._pieces.items():
             rows, features = self._rows(weight, third).shape
@@ -51,6 +54,7 @@ class Products:
                 zeros = self._parameters[weight].new_zeros
                 pieces = [(zeros(count, 1, features), zeros(count, 1, rows))]
             value, grad = (_wide(torch.cat(parts, 1)) for parts in zip(*pieces, strict=True))
+            value, grad = (each.reshape(count, -1, each.shape[2]) for each in (value, grad))
             if weight in wanted:
                 by_name[weight].append(Steps({weight: value}, grad, []).gradients())
             if bias is not None and bias in wanted:

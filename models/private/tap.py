@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from models.private.layers import SAMPLERS, LayerGradients, Sampler, Steps, kept
+from models.private.layers import SAMPLERS, LayerGradients, Sampler, Steps, kept, over_views
 from models.private.lstm import PrivateLSTM, lstm
 from models.private.rerouted import REROUTED, Products
 
@@ -162,8 +162,11 @@ class Tap:
         return len(set(self._layer_of.values()))
 
     @contextmanager
-    def recording(self, count: int) -> Iterator[Recording]:
-        """Record one forward and backward pass of `count` examples; parameters require no gradient meanwhile."""
+    def recording(self, count: int, views: int = 1) -> Iterator[Recording]:
+        """Record one forward and backward pass of `count` examples; parameters require no gradient meanwhile.
+
+        The pass has `views` consecutive rows for each example, and an example's gradient is the sum over its rows.
+        """
         _refuse_mixing(self._model)
         if {id(parameter) for parameter in _trainable(self._model)} != {
             id(parameter) for parameter in self._parameters
@@ -177,16 +180,16 @@ class Tap:
         try:
             for layer in self._layers:
                 if _is_lstm(layer.module):
-                    layer.module.forward = partial(self._lstm, layer, recording, count)
+                    layer.module.forward = partial(self._lstm, layer, recording, count, views)
                 elif _is_rerouted(layer.module):
-                    layer.module.forward = partial(self._rerouted, layer, recording, count, products)
+                    layer.module.forward = partial(self._rerouted, layer, recording, count * views, products)
                 else:
                     if layer.sampler is None:
                         _prepare_fallback(
                             layer.name, layer.module
                         )  # before each recording, because it works on a copy of the module
                     handles.append(layer.module.register_forward_pre_hook(partial(self._before, layer)))
-                    hook = partial(self._after, layer, recording, count)
+                    hook = partial(self._after, layer, recording, count, views)
                     # Before any other hook, because others may change the layer's output
                     handles.append(layer.module.register_forward_hook(hook, with_kwargs=True, prepend=True))
             yield recording
@@ -210,7 +213,15 @@ class Tap:
             _set_requires_grad(layer, False)
 
     def _after(
-        self, layer: _Layer, recording: Recording, count: int, module: nn.Module, args: Any, kwargs: Any, output: Any
+        self,
+        layer: _Layer,
+        recording: Recording,
+        count: int,
+        views: int,
+        module: nn.Module,
+        args: Any,
+        kwargs: Any,
+        output: Any,
     ) -> Any:
         if not torch.is_grad_enabled():
             return None
@@ -221,7 +232,7 @@ class Tap:
             )
         value = tensors[0]
         for tensor in (value, output):
-            _check_count(layer, count, tensor.shape[0] if tensor.dim() else 0)
+            _check_count(layer, count * views, tensor.shape[0] if tensor.dim() else 0)
         if output._is_view():
             output = output.clone()  # a view loses its hook if it is changed in place
         if not output.requires_grad:
@@ -238,14 +249,14 @@ class Tap:
             if value._version != version:
                 raise ValueError(f"the input of {layer.title} was changed in place after the layer had used it")
             with torch.no_grad(), full_precision(value.device):
-                recording.add(layer.wanted, _sample(layer, value.detach(), grads[number]))
+                recording.add(layer.wanted, _sample(layer, value.detach(), grads[number], views))
 
         # Not a hook of the tensor itself: hooks that the model adds to the tensor would run after it
         output.grad_fn.register_prehook(record)
         return output
 
     def _lstm(
-        self, layer: _Layer, recording: Recording, count: int, input: Tensor, hx: Any = None
+        self, layer: _Layer, recording: Recording, count: int, views: int, input: Tensor, hx: Any = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         module = layer.module
         assert isinstance(module, nn.LSTM)
@@ -256,12 +267,12 @@ class Tap:
                 return
             inputs = {f"weight_ih_{suffix}": steps, f"weight_hh_{suffix}": hidden}
             with torch.no_grad(), full_precision(grad.device):
-                recording.add(names, _lstm_gradients(inputs, grad, frozenset(names)))
+                recording.add(names, _lstm_gradients(inputs, grad, frozenset(names), views))
 
         if not torch.is_grad_enabled():
             return lstm(module, input, hx)
         result = lstm(module, input, hx, record=record)
-        _check_count(layer, count, input.shape[0 if module.batch_first else 1])
+        _check_count(layer, count * views, input.shape[0 if module.batch_first else 1])
         recording.calls.update(layer.wanted.values())
         # Hidden and cell states, gates and the gates' gradients
         recording.bytes += module.num_layers * _bytes(input, *[result[0]] * 12)
@@ -406,11 +417,11 @@ def full_precision(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _sample(layer: _Layer, value: Tensor, grad: Tensor) -> LayerGradients:
+def _sample(layer: _Layer, value: Tensor, grad: Tensor, views: int) -> LayerGradients:
     grad = _widened(grad)
     value = _widened(value)
     if layer.sampler is not None:
-        return layer.sampler(layer.module, value, grad, frozenset(layer.wanted))
+        return layer.sampler(layer.module, value, grad, frozenset(layer.wanted), views)
     names = {parameter: name for name, parameter in layer.wanted.items()}
     # Opacus (1.6) unfolds a convolution's input with strides that assume contiguous memory.
     value, grad = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (value, grad))
@@ -418,7 +429,8 @@ def _sample(layer: _Layer, value: Tensor, grad: Tensor) -> LayerGradients:
         samples = _opacus_sampler(layer.module)(layer.module, [value], grad)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(f"{layer.title} has no per-example gradients. {_remedy(layer.module)}") from error
-    return kept({names[parameter]: sample for parameter, sample in samples.items() if parameter in names})
+    wanted = {names[parameter]: sample for parameter, sample in samples.items() if parameter in names}
+    return kept({name: over_views(sample, views) for name, sample in wanted.items()})
 
 
 def _widened(value: Tensor) -> Tensor:
@@ -456,10 +468,19 @@ def _opacus_sampler(module: nn.Module) -> Any:
     return GradSampleModule.GRAD_SAMPLERS.get(type(module), ft_compute_per_sample_gradient)
 
 
-def _lstm_gradients(inputs: dict[str, Tensor], grad: Tensor, wanted: frozenset[str]) -> LayerGradients:
+def _lstm_gradients(inputs: dict[str, Tensor], grad: Tensor, wanted: frozenset[str], views: int) -> LayerGradients:
     biases = sorted(name for name in wanted if name.startswith("bias"))
     inputs = {name: value for name, value in inputs.items() if name in wanted}
+    if views > 1:
+        inputs = {name: _longer(value, views) for name, value in inputs.items()}
+        grad = _longer(grad, views)
     if not inputs:
         total = grad.sum(0)
         return kept(dict.fromkeys(biases, total))
     return Steps(inputs, grad, biases, time_major=True).gradients()
+
+
+def _longer(steps: Tensor, views: int) -> Tensor:
+    """(T, n · views, features) as (T · views, n, features): the steps of all views as one sequence."""
+    count, rows, features = steps.shape
+    return steps.view(count, rows // views, views, features).transpose(1, 2).reshape(count * views, -1, features)

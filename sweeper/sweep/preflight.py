@@ -170,6 +170,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
             )
         passes = (1 + plan.n_teachers * plan.teacher_share) * trial.training.epochs
         seconds = 3 * operations * plan.n_train * passes / _OPERATIONS_PER_S
+        seconds *= trial.training.augmentation_multiplicity
         seconds *= _PRIVATE_FACTOR if plan.rule is not None else 1.0
         seconds *= 1 + _SHADOW_FACTOR * sum(attack.needs_shadow_data for attack in trial.attacks)
         known[alike] = ResolvedTrial(

@@ -71,9 +71,17 @@ class Trial:
             "split": self._split_config,
             "architecture": components.configuration("architecture", self.architecture),
             "defenses": [components.configuration("defense", defense) for defense in self.defenses],
-            "training": {"revision": self.training.revision, **dataclasses.asdict(self.training)},
+            "training": self._training_config,
             "seed": self.seed,
         }
+
+    @property
+    def _training_config(self) -> dict[str, Any]:
+        """Without an augmentation multiplicity of 1, so that such a training has the identity that it always had."""
+        config = {"revision": self.training.revision, **dataclasses.asdict(self.training)}
+        if self.training.augmentation_multiplicity == 1:
+            del config["augmentation_multiplicity"]
+        return config
 
     @property
     def _split_config(self) -> dict[str, Any]:
@@ -107,6 +115,7 @@ class Trial:
             tuple(type(defense) for defense in self.defenses),
             training.optimizer,
             training.batch_size,
+            training.augmentation_multiplicity,
             training.precision,
             self.attacks,
         )
