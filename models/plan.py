@@ -142,8 +142,8 @@ class TrainingPlan:
             )
         if self.n_teachers and self.loss.mixes_examples:
             raise ValueError(
-                f"loss {type(self.loss).__name__.lstrip('_')} depends on the whole batch and cannot be averaged over soft labels, which "
-                "the student of an ensemble learns; leave one of them out"
+                f"loss {type(self.loss).__name__.lstrip('_')} depends on the whole batch and cannot be averaged over the soft labels "
+                "that a student of an ensemble learns; leave one of them out"
             )
         if self.rule is not None and self.mixing is not None:
             raise ValueError(

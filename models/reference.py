@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 
 class Mask(nn.Module):
-    """Base of the last stage of a model that masks its logits in eval mode: takes and returns logits (n, classes)."""
+    """Base of the last stage of a model that masks its logits in eval mode: takes and returns logits (n, classes).
+
+    On the meta device, where a plan counts a network's operations, nothing is masked.
+    """
 
     def forward(self, logits: Tensor) -> Tensor:
-        return logits if self.training else self.masked(logits)
+        return logits if self.training or logits.is_meta else self.masked(logits)
 
     def masked(self, logits: Tensor) -> Tensor:
         """The logits to answer instead. Each row depends on itself alone."""

@@ -193,7 +193,7 @@ def test_impossible_numbers_are_refused(fields, message):
     [
         ((DpSgd(epsilon=8.0),), "selena trains in a way of its own, and a private mechanism"),
         ((MajorityOf(models=2),), "both train in their own way"),
-        ((Relaxloss(),), "Relaxed depends on the whole batch and cannot be averaged over soft labels"),
+        ((Relaxloss(),), "Relaxed depends on the whole batch and cannot be averaged over the soft labels"),
     ],
 )
 def test_what_cannot_be_combined_with_selena_is_refused(digits, others, message):

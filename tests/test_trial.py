@@ -22,6 +22,7 @@ from attacks.inversion.layer_decoder import LayerDecoder
 from attacks.membership.threshold import Threshold
 from models import train
 from models.train import Recipe
+from sweeper.errors import UserError
 from sweeper.results.expected import recorded_attacks
 from sweeper.results.gather import gather
 from sweeper.results.launches import Launch
@@ -31,6 +32,7 @@ from sweeper.results.store import DamagedError, Store
 from sweeper.sweep import components
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
+from sweeper.sweep.preflight import resolve_trials
 from sweeper.sweep.trial import Trial
 from sweeper.trial import attack as trial_attack
 from sweeper.trial.context import TrialContext
@@ -345,6 +347,20 @@ def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Pat
     assert result.status == "finished", result.errors
     row = table(store, "trials").iloc[0]
     assert pd.notna(row["epsilon_spent"]) != pd.notna(row["no_guarantee_reason"])
+
+
+def test_every_defense_that_is_found_is_planned(tiny: Path, tmp_path: Path) -> None:
+    for name in sorted(components.names("defense")):
+        override = f"defenses=[{json.dumps({'name': name, **NEEDED.get(name, {})})}]"
+        sweep = load_sweep(str(tiny), (override, "attacks=[]", *needed_split(name)))
+        ((each,), _) = resolve_trials(expand(sweep), tmp_path)
+        assert each.rough_cpu_seconds > 0, name
+
+
+def test_a_defense_that_needs_reference_examples_is_refused_without_them(tiny: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(str(tiny), ("defenses=[memguard]", "attacks=[]"))
+    with pytest.raises(UserError, match="defense 'memguard' learns from examples that no target is trained on"):
+        resolve_trials(expand(sweep), tmp_path)
 
 
 @pytest.mark.slow
