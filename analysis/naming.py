@@ -134,6 +134,11 @@ def scientific(value: float) -> str:
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
 
 
+def epsilon(value: float, decimals: int = 2) -> str:
+    """An ε with so many decimals; one that is so large that it means nothing, by its magnitude."""
+    return f"{value:.{decimals}f}" if value < 10_000 else scientific(value)
+
+
 def short_listing(words: list[str], most: int = 6) -> str:
     """Like `listing`, but of many words only the first, and how many others there are."""
     return listing(words if len(words) <= most else [*words[: most - 1], f"{len(words) - most + 1} others"])

@@ -62,6 +62,7 @@ CASES: list[tuple[str, Architecture, tuple[int, int, int], int]] = [
     ("resnet18", ResNet18(), (3, 32, 32), 64),
 ]
 QUICK_CASES = 3
+VIEWS = 4
 CLIP_NORM, NOISE_MULTIPLIER, LEARNING_RATE = 1.0, 1.0, 1e-3
 
 Step = Callable[[], object]
@@ -80,14 +81,19 @@ def sgd_contiguous(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
     return sgd(model, images, labels, channels_last=False)
 
 
-def ours(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
-    """A step of `fit` with DP-SGD."""
+def ours(model: nn.Module, images: Tensor, labels: Tensor, *, views: int = 1) -> Step:
+    """A step of `fit` with DP-SGD, of images (n, views, ...) if there are several views."""
     model.to(memory_format=torch.channels_last)
     rule = ClipThenNoise(max_grad_norm=CLIP_NORM, noise_scale=NOISE_MULTIPLIER)
     generator = torch.Generator().manual_seed(0)
-    gradient = PrivateGradient(model, rule, len(labels), generator, performance=Performance())
+    gradient = PrivateGradient(model, rule, len(labels), generator, views=views, performance=Performance())
     optimizer = _sgd(model)
     return lambda: (gradient.step(images, labels), optimizer.step())
+
+
+def ours_of_views(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
+    """The same with an augmentation multiplicity of `VIEWS`."""
+    return ours(model, torch.stack([images.roll(view, -1) for view in range(VIEWS)], 1), labels, views=VIEWS)
 
 
 def opacus_hooks(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
@@ -124,6 +130,7 @@ IMPLEMENTATIONS: dict[str, Callable[[nn.Module, Tensor, Tensor], Step]] = {
     "sgd": sgd,
     "sgd_contiguous": sgd_contiguous,
     "ours": ours,
+    "ours_of_views": ours_of_views,
     "opacus_hooks": opacus_hooks,
     "opacus_ew": opacus_ew,
     "opacus_ghost": opacus_ghost,
@@ -252,6 +259,9 @@ def measure(allocator: str, quick: bool) -> Iterator[dict[str, Any]]:
                     "implementation": name,
                     "ms_median": round(milliseconds, 2),
                     "ratio_to_sgd": round(milliseconds / times["sgd"], 3),
+                    "ratio_to_ours_of_each_view": round(milliseconds / (VIEWS * times["ours"]), 3)
+                    if name == "ours_of_views"
+                    else None,
                     "peak_mib": None if peak is None else round(peak, 1),
                 }
 
@@ -309,6 +319,13 @@ def main() -> None:
     OUT.with_suffix(".md").write_text("\n".join(markdown(rows, *each) for each in shown))
     for each in shown:
         console.print(table(rows, *each))
+    for row in rows:
+        if row["ratio_to_ours_of_each_view"] is not None:
+            console.print(
+                f"{row['model']} {row['input']}, {row['threads']} thread(s): a step with {VIEWS} views of each example takes "
+                f"{row['ratio_to_ours_of_each_view']:.2f} times {VIEWS} steps without",
+                highlight=False,
+            )
     console.print("hooks, ew and ghost are Opacus's; SGD nchw keeps PyTorch's default memory layout.", highlight=False)
     console.print(f"written to {OUT}", highlight=False)
 
@@ -319,6 +336,7 @@ TITLES = {
     "sgd": "SGD",
     "sgd_contiguous": "SGD nchw",
     "ours": "ours",
+    "ours_of_views": f"ours, {VIEWS} views",
     "opacus_hooks": "hooks",
     "opacus_ew": "ew",
     "opacus_ghost": "ghost",

@@ -6,6 +6,7 @@ import csv
 import itertools
 import math
 import pathlib
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -312,6 +313,37 @@ def test_next_to_no_noise_has_a_vacuous_epsilon_by_rdp_and_none_by_prv():
         ValueError, match=r"the prv accountant goes up to an epsilon of 500, and this is near 5.6.e\+05"
     ):
         epsilon(0.003125, 0.1, 10, DELTA, "prv")
+
+
+@pytest.mark.parametrize("noise_multiplier", [0.00625, 0.003125])
+@pytest.mark.parametrize("steps", [12_500, 19_500])
+@pytest.mark.parametrize("accountant", ACCOUNTANTS)
+def test_next_to_no_noise_has_a_guarantee_by_rdp_whichever_accountant_was_asked(noise_multiplier, steps, accountant):
+    accounting = PrivacyAccounting(
+        epsilon_target=None,
+        delta=DELTA,
+        accountant=accountant,
+        noise_multiplier=noise_multiplier,
+        max_grad_norm=1.0,
+        sample_rate=64 / 25_000,
+    )
+    spent = accounting.guarantee(steps)
+    assert spent.accountant == "rdp"
+    # Without sampling, all steps together are one Gaussian mechanism (Dong, Roth & Su 2019), and sampling only lowers its ε
+    mu = math.sqrt(steps) / noise_multiplier
+    unsampled = mu**2 / 2 + mu * NormalDist().inv_cdf(1 - DELTA)
+    assert unsampled <= spent.epsilon < 1.2 * unsampled
+    assert accounting.epsilons([steps // 2, steps])[1] == spent.epsilon
+    assert len(accounting.rdp(steps)) > 0
+    assert accounting.epsilon_gdp(steps) is None
+
+
+def test_a_guarantee_is_by_prv_as_far_as_that_goes():
+    accounting = PrivacyAccounting(
+        epsilon_target=None, delta=DELTA, accountant="prv", noise_multiplier=0.5, max_grad_norm=1.0, sample_rate=0.01
+    )
+    assert accounting.guarantee(100).accountant == "prv"
+    assert accounting.guarantee(100).epsilon == epsilon(0.5, 0.01, 100, DELTA, "prv")
 
 
 # Gaussian DP is shown, but is no guarantee

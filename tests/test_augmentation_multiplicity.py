@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -48,6 +49,8 @@ from models.private.rules import ClipThenNoise, NoisedQuantile, NoiseThenClip, Q
 from models.private.tap import Tap
 from models.train import Training
 from sweeper.results import checkpoints
+from sweeper.sweep.expand import expand
+from sweeper.sweep.load import load_sweep
 from tests.test_private_layers import GEOMETRIES, convolution
 from tests.test_private_rerouted import attention, recurrent
 
@@ -143,6 +146,7 @@ LAYERS = {
     "by opacus: slopes": (lambda: made(lambda: nn.PReLU(4)), (4, 5)),
     "lstm": (lstm, (5, 4)),
     "lstm of layers in two directions": (lambda: lstm(num_layers=2, bidirectional=True, batch_first=False), (5, 4)),
+    "only the biases of lstm": (lambda: frozen(lstm(), "layer.weight_ih_l0", "layer.weight_hh_l0"), (5, 4)),
     "lstm without bias": (lambda: lstm(bias=False), (5, 4)),
     "gru": (lambda: recurrent("GRU", num_layers=2, bidirectional=True), (5, 4)),
     "gru, time first": (lambda: recurrent("GRU", batch_first=False), (5, 4)),
@@ -388,6 +392,13 @@ def test_poisson_batches_of_which_some_are_empty_train_and_the_guarantee_stays(d
     assert many.guarantee == fit_on(digits, defense, **settings).guarantee
     assert all(0 <= each.train_accuracy <= 1 for each in many.history)
     assert weights(many).isfinite().all()
+
+
+def test_the_identity_of_a_training_without_multiplicity_is_what_it_was():
+    trial = expand(load_sweep("demo"))[0]
+    assert "augmentation_multiplicity" not in trial.config["training"]
+    training = replace(trial.training, augmentation="crop_flip", augmentation_multiplicity=4)
+    assert replace(trial, training=training).config["training"]["augmentation_multiplicity"] == 4
 
 
 def test_views_without_an_augmentation_are_refused(digits):

@@ -130,5 +130,5 @@ def _guarantee(rows: pd.DataFrame) -> tuple[float | None, float | None, str, str
     how = [f"{accountant.upper()} accountant", f"{str(worst['sampling']).capitalize()} batches"]
     if not pd.isna(worst["adjacency"]):
         how.append(str(worst["adjacency"]).replace("_", " "))
-    words = f"ε = {epsilon:.2f}, δ = {naming.scientific(delta)} ({', '.join(how)})"
+    words = f"ε = {naming.epsilon(epsilon)}, δ = {naming.scientific(delta)} ({', '.join(how)})"
     return epsilon, delta, accountant, words

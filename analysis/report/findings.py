@@ -311,7 +311,7 @@ def _together(finished: pd.DataFrame) -> str:
     epsilon = composition.joint_epsilon(curves, delta) if len(curves) == len(finished) else None
     if epsilon is None:
         return "; their Rényi divergences were not recorded, so the ε of releasing them together is unknown"
-    together = f"ε = {epsilon:.1f} at δ = {naming.scientific(delta)}"
+    together = f"ε = {naming.epsilon(epsilon, 1)} at δ = {naming.scientific(delta)}"
     return f"; the {len(finished)} finished runs share neither noise nor batches; releasing all of them spends {together} (RDP)"
 
 

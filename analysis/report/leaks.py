@@ -68,7 +68,7 @@ def bound_sentences(rows: list[Summary]) -> list[str]:
             continue
         where = f"{naming.display(row.defense)} on {naming.display(row.dataset)}"
         where += f" ({row.setting.label})" if row.setting.label else ""
-        text = f"{where}: ε = {number(proved, 2)} is proved, and {naming.attack(row.attack)} over all seeds shows "
+        text = f"{where}: ε = {naming.epsilon(proved)} is proved, and {naming.attack(row.attack)} over all seeds shows "
         if row.bound_ratio is None:
             sentences.append(f"{text}no ε above 0.")
         elif bound <= proved:

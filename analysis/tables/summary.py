@@ -131,7 +131,11 @@ def _entries(row: Summary, tpr_heading: str) -> tuple[Entry, ...]:
         row.setting.label,
         Label(value=row.defense),
         row.n_seeds,
-        Number(value=row.epsilon_spent, decimals=2),
+        Number(
+            value=row.epsilon_spent,
+            decimals=2,
+            text="" if row.epsilon_spent is None else naming.epsilon(row.epsilon_spent),
+        ),
         Number(value=row.delta, text="" if row.delta is None else naming.scientific(row.delta)),
         row.accountant,
         Mean(ours=row.accuracy),

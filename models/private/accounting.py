@@ -39,9 +39,13 @@ _MOST_NOISE_MULTIPLIER = 1e5
 _ORDERS = np.array(RDPAccountant.DEFAULT_ALPHAS)
 
 
+class BeyondPrvError(ValueError):
+    """The PRV accountant cannot compute so large an ε; RDP can."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrivacyGuarantee:
-    """An (ε, δ)-differential privacy guarantee and its assumptions."""
+    """An (ε, δ)-differential privacy guarantee and its assumptions. `accountant` is the one that computed ε."""
 
     epsilon: float
     delta: float
@@ -65,9 +69,18 @@ class PrivacyAccounting:
     sample_rate: float
 
     def guarantee(self, steps: int) -> PrivacyGuarantee:
-        """The guarantee after `steps` steps."""
-        spent = epsilon(self.noise_multiplier, self.sample_rate, steps, self.delta, self.accountant)
-        return PrivacyGuarantee(epsilon=spent, delta=self.delta, accountant=self.accountant)
+        """The guarantee after `steps` steps.
+
+        Where ε is beyond the PRV accountant's range, it is RDP's, and the guarantee says so: so little noise protects nothing, but
+        its ε is still an upper bound. It may be far above the true ε.
+        """
+        accountant = self.accountant
+        try:
+            spent = epsilon(self.noise_multiplier, self.sample_rate, steps, self.delta, accountant)
+        except BeyondPrvError:
+            accountant = "rdp"
+            spent = epsilon(self.noise_multiplier, self.sample_rate, steps, self.delta, accountant)
+        return PrivacyGuarantee(epsilon=spent, delta=self.delta, accountant=accountant)
 
     def epsilons(self, steps: Sequence[int]) -> list[float]:
         """ε after each number of steps in `steps`."""
@@ -102,6 +115,7 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
     """ε of `steps` Poisson-subsampled Gaussian steps, for adding or removing one example; at least 0.
 
     Raises:
+        BeyondPrvError: `accountant` is prv, and ε is beyond its range.
         ValueError: an argument is out of range.
     """
     _check(sample_rate, steps, delta, accountant)
@@ -118,7 +132,7 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
         return max(0.0, by_rdp)
     # The lowest Rényi order, 1.1, is too high for so large an ε; the bound may be three times the true ε
     if by_rdp > 6 * _MOST_PRV_EPSILON:
-        raise ValueError(
+        raise BeyondPrvError(
             f"the prv accountant goes up to an epsilon of {_MOST_PRV_EPSILON:g}, and this is near {by_rdp:.3g}. Use more noise "
             "(a smaller epsilon), or accountant rdp"
         )
@@ -126,7 +140,7 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
         spent = composition.epsilon(mechanism, delta, _tilt(mechanism, delta), PRV_ERROR)
         return max(_LEAST_PRV_EPSILON, spent) if spent else 0.0
     except ArithmeticError as error:
-        raise ValueError(
+        raise BeyondPrvError(
             f"the prv accountant cannot account noise_multiplier {noise_multiplier:g}: {error}. Use more noise (a smaller "
             "epsilon), or accountant rdp"
         ) from error

@@ -472,15 +472,18 @@ def _lstm_gradients(inputs: dict[str, Tensor], grad: Tensor, wanted: frozenset[s
     biases = sorted(name for name in wanted if name.startswith("bias"))
     inputs = {name: value for name, value in inputs.items() if name in wanted}
     if views > 1:
-        inputs = {name: _longer(value, views) for name, value in inputs.items()}
-        grad = _longer(grad, views)
+        inputs = {name: _by_example(value, views) for name, value in inputs.items()}
+        grad = _by_example(grad, views)
     if not inputs:
-        total = grad.sum(0)
+        total = grad.sum(0 if views == 1 else 1)
         return kept(dict.fromkeys(biases, total))
-    return Steps(inputs, grad, biases, time_major=True).gradients()
+    return Steps(inputs, grad, biases, time_major=views == 1).gradients()
 
 
-def _longer(steps: Tensor, views: int) -> Tensor:
-    """(T, n · views, features) as (T · views, n, features): the steps of all views as one sequence."""
+def _by_example(steps: Tensor, views: int) -> Tensor:
+    """(T, n · views, features) as (n, views · T, features): the steps of all views as one sequence.
+
+    They are copied, because products of so many steps are several times slower if each is in another place in memory.
+    """
     count, rows, features = steps.shape
-    return steps.view(count, rows // views, views, features).transpose(1, 2).reshape(count * views, -1, features)
+    return steps.transpose(0, 1).reshape(rows // views, views * count, features)

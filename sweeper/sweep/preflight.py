@@ -89,7 +89,7 @@ class ResolvedTrial:
             "epsilon_target": accounting.epsilon_target if accounting else None,
             "epsilon": self.guarantee.epsilon if self.guarantee else None,
             "delta": accounting.delta if accounting else None,
-            "accountant": accounting.accountant if accounting else None,
+            "accountant": self.guarantee.accountant if self.guarantee else None,
             "noise_multiplier": accounting.noise_multiplier if accounting else None,
             "noise_scale": settings.get("noise_scale"),
             "noise_unit": settings.get("noise_unit"),
@@ -167,6 +167,12 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
             warnings.append(
                 f"{trial.defense_label} on {trial.dataset_label}: delta {plan.accounting.delta:g} is not below 1/n = "
                 f"{1 / size.n_train:.2g} for {size.n_train} training examples; such a guarantee would allow publishing a whole example."
+            )
+        if guarantee is not None and plan.accounting is not None and guarantee.accountant != plan.accounting.accountant:
+            warnings.append(
+                f"{trial.defense_label} on {trial.dataset_label}: with noise_multiplier {plan.accounting.noise_multiplier:g}, ε is too "
+                f"large for the {plan.accounting.accountant} accountant. It is an upper bound by {guarantee.accountant}, and guarantees "
+                "nothing."
             )
         passes = (1 + plan.n_teachers * plan.teacher_share) * trial.training.epochs
         seconds = 3 * operations * plan.n_train * passes / _OPERATIONS_PER_S

@@ -109,7 +109,11 @@ TABLES: Tables = {
             ("epsilon_target", pa.float64(), "ε that was requested; null if none was"),
             ("epsilon_spent", pa.float64(), "ε proved for the steps actually taken; null if there is no guarantee"),
             ("delta", pa.float64(), "δ of the guarantee; null if there is none"),
-            ("accountant", pa.string(), "prv or rdp: the accountant that computed epsilon_spent"),
+            (
+                "accountant",
+                pa.string(),
+                "prv or rdp: the accountant that computed epsilon_spent; rdp where ε is too large for prv",
+            ),
             ("adjacency", pa.string(), "Neighboring relation of the guarantee"),
             ("sampling", pa.string(), "How batches were drawn: poisson or shuffled"),
             (
