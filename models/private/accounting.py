@@ -29,7 +29,7 @@ PRV_ERROR = 0.01
 """The mesh error that the PRV accountant adds to ε. It is larger if ε and steps are so large that it would need gigabytes."""
 
 _MOST_PRV_EPSILON = 500.0
-"""Above this, Chernoff's bound is so far above ε that rounding may hide ε. So large an ε protects nothing anyway."""
+"""Above this, Chernoff's bound is so far above ε that rounding may hide ε. So large an ε guarantees nothing anyway."""
 
 _LEAST_PRV_EPSILON = 1.5 * PRV_ERROR
 """Between 0 and this, the composition returns mostly its own error, which rounding makes unstable."""
@@ -71,7 +71,7 @@ class PrivacyAccounting:
     def guarantee(self, steps: int) -> PrivacyGuarantee:
         """The guarantee after `steps` steps.
 
-        Where ε is beyond the PRV accountant's range, it is RDP's, and the guarantee says so: so little noise protects nothing, but
+        Where ε is beyond the PRV accountant's range, it is RDP's, and the guarantee says so: so little noise guarantees nothing, but
         its ε is still an upper bound. It may be far above the true ε.
         """
         accountant = self.accountant

@@ -171,8 +171,8 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
         if guarantee is not None and plan.accounting is not None and guarantee.accountant != plan.accounting.accountant:
             warnings.append(
                 f"{trial.defense_label} on {trial.dataset_label}: with noise_multiplier {plan.accounting.noise_multiplier:g}, ε is too "
-                f"large for the {plan.accounting.accountant} accountant. It is an upper bound by {guarantee.accountant}, and guarantees "
-                "nothing."
+                f"large for the {plan.accounting.accountant} accountant. It is an upper bound by {guarantee.accountant}, and "
+                "guarantees nothing."
             )
         passes = (1 + plan.n_teachers * plan.teacher_share) * trial.training.epochs
         seconds = 3 * operations * plan.n_train * passes / _OPERATIONS_PER_S
