@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.companion import Companion
 from models.losses import CrossEntropy, Loss
 from models.performance import Performance, Precision, Replay, forward
 
 
 class PlainGradient:
-    """The ordinary gradient of a batch: the mean, or the sum divided by `expected_batch_size` if that is given."""
+    """The ordinary gradient of a batch: the mean, or the sum divided by `expected_batch_size` if that is given.
+
+    A `companion` adds its penalty to the loss of each example.
+    """
 
     def __init__(
         self,
@@ -18,6 +22,7 @@ class PlainGradient:
         expected_batch_size: float | None = None,
         *,
         loss: Loss | None = None,
+        companion: Companion | None = None,
         precision: Precision = "fp32",
         performance: Performance | None = None,
     ) -> None:
@@ -25,6 +30,7 @@ class PlainGradient:
         self._expected_batch_size = expected_batch_size
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._loss = loss or CrossEntropy()
+        self._companion = companion
         self._epoch = 1
         self._precision = precision
         # Poisson batches have too many sizes to capture each; only private gradients pad them.
@@ -66,5 +72,7 @@ class PlainGradient:
         return loss_sum.detach(), (logits.detach().argmax(1) == right).sum(), *gradients
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        loss = self._loss.soft if labels.is_floating_point() else self._loss
-        return loss(logits, labels, self._epoch)
+        if labels.is_floating_point():
+            return self._loss.soft(logits, labels, self._epoch)
+        losses = self._loss(logits, labels, self._epoch)
+        return losses if self._companion is None else losses + self._companion.penalty(logits, labels)

@@ -329,11 +329,17 @@ NEEDED: dict[str, dict[str, Any]] = {
 """Fields that some defenses need, or that make them quick."""
 
 
+def overrides_for(name: str) -> list[str]:
+    """A sweep's changes so that its only defense is `name`, with reference examples if it needs them."""
+    needs_reference = components.component_class("defense", name).needs_reference
+    splits = ["splits=[{name: coins, reference: 10}]"] if needs_reference else []
+    return [f"defenses=[{json.dumps({'name': name, **NEEDED.get(name, {})})}]", *splits]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(components.names("defense")))
 def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Path) -> None:
-    override = f"defenses=[{json.dumps({'name': name, **NEEDED.get(name, {})})}]"
-    store, _, (result,) = run(tiny, tmp_path / "out", override, "attacks=[]")
+    store, _, (result,) = run(tiny, tmp_path / "out", *overrides_for(name), "attacks=[]")
     assert result.status == "finished", result.errors
     row = table(store, "trials").iloc[0]
     assert pd.notna(row["epsilon_spent"]) != pd.notna(row["no_guarantee_reason"])

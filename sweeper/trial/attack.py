@@ -109,6 +109,7 @@ def attack_target(trial: Trial, data: Examples, split: Split, context: TrialCont
             data=data,
             members=split.shadow_in,
             test=split.shadow_out,
+            reference=split.reference,
             seed=trial.seed,
             target_id=trial.target_id,
             stream_index=1,

@@ -81,6 +81,7 @@ def train_target(trial: Trial, data: Examples, split: Split, context: TrialConte
         data=data,
         members=split.trained,
         test=split.test,
+        reference=split.reference,
         seed=trial.seed,
         target_id=trial.target_id,
         performance=context.performance,
