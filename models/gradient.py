@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.companion import Companion
 from models.losses import CrossEntropy, Loss, as_rows, for_each_view, mean_of_views
 from models.performance import Performance, Precision, Replay, forward
 
@@ -12,7 +13,8 @@ from models.performance import Performance, Precision, Replay, forward
 class PlainGradient:
     """The ordinary gradient of a batch: the mean, or the sum divided by `expected_batch_size` if that is given.
 
-    With several `views`, inputs are (n, views, ...), and an example's loss is the mean over its views.
+    With several `views`, inputs are (n, views, ...), and an example's loss is the mean over its views. A `companion` adds its penalty
+    to the loss.
     """
 
     def __init__(
@@ -22,6 +24,7 @@ class PlainGradient:
         *,
         loss: Loss | None = None,
         views: int = 1,
+        companion: Companion | None = None,
         precision: Precision = "fp32",
         performance: Performance | None = None,
     ) -> None:
@@ -30,6 +33,7 @@ class PlainGradient:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._loss = loss or CrossEntropy()
         self._views = views
+        self._companion = companion
         self._epoch = 1
         self._precision = precision
         # Poisson batches have too many sizes to capture each; only private gradients pad them.
@@ -72,5 +76,11 @@ class PlainGradient:
         return loss_sum.detach(), mean_of_views(is_right.float(), self._views).sum(), *gradients
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        loss = self._loss.soft if labels.is_floating_point() else self._loss
-        return mean_of_views(loss(logits, for_each_view(labels, self._views), self._epoch), self._views)
+        labels = for_each_view(labels, self._views)
+        if labels.is_floating_point():
+            losses = self._loss.soft(logits, labels, self._epoch)
+        else:
+            losses = self._loss(logits, labels, self._epoch)
+            if self._companion is not None:
+                losses = losses + self._companion.penalty(logits, labels)
+        return mean_of_views(losses, self._views)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from models.augmentation import Augmentation, Mixing, check_augmentation
+from models.companion import CompanionPlan
 from models.datasets.base import DatasetInfo
 from models.losses import CrossEntropy, Loss, check_loss
 from models.private.accounting import PrivacyAccounting
@@ -38,6 +39,7 @@ class TrainingPlan:
     - `clip_grad_norm`: the largest norm of a batch's whole gradient; a private gradient is clipped after its noise.
     - `ema_decay`: the model is the exponential moving average of the weights, w̄ ← d w̄ + (1 − d) w after each step, with d the
       smaller of this and (1 + t) / (10 + t) at step t.
+    - `companion` is a network that is trained in turn with the model, and adds a penalty to the loss of each example.
     - `rule` turns per-example gradient norms into weights and noise; without a rule, gradients are averaged as usual.
     - `accounting` proves a guarantee for the steps taken by `accounted_rule`; without it, `no_guarantee_reason` says why there is
       none.
@@ -59,6 +61,7 @@ class TrainingPlan:
     clip_grad_norm: float | None = None
     ema_decay: float | None = None
     early_stopping: EarlyStopping | None = None
+    companion: CompanionPlan | None = None
     rule: Rule | None = None
     accounting: PrivacyAccounting | None = None
     accounted_rule: Rule | None = None
@@ -108,6 +111,16 @@ class TrainingPlan:
             raise ValueError("two defenses replace the loss; keep one")
         return replace(self, loss=loss)
 
+    def with_companion(self, companion: CompanionPlan) -> TrainingPlan:
+        """The plan with `companion`.
+
+        Raises:
+            ValueError: the plan has one already.
+        """
+        if self.companion is not None:
+            raise ValueError("two defenses train a network in turn with the model; keep one")
+        return replace(self, companion=companion)
+
     def with_rule(self, rule: Rule, **changes: object) -> TrainingPlan:
         """The plan with `rule`.
 
@@ -128,7 +141,8 @@ class TrainingPlan:
 
         Raises:
             ValueError: the batch is larger than the training data; examples are mixed although gradients per example are needed;
-                members are held out that ε would not cover; or the steps are no longer those that ε is proved for.
+                a companion is trained beside a private mechanism or on soft labels; members are held out that ε would not cover;
+                or the steps are no longer those that ε is proved for.
         """
         fewest = min(self.n_train, self._teacher.n_train)
         if fewest < 1:
@@ -149,6 +163,16 @@ class TrainingPlan:
             raise ValueError(
                 "mixup mixes examples, so that no gradient belongs to one of them, and a private mechanism clips each example's "
                 "gradient; leave one of them out"
+            )
+        if self.companion is not None and self.rule is not None:
+            raise ValueError(
+                "a network that is trained in turn with the model reads the members, and a private mechanism bounds only what the "
+                "model's own gradients reveal; leave one of them out"
+            )
+        if self.companion is not None and self.n_teachers:
+            raise ValueError(
+                "a network that is trained in turn with the model needs the members' labels, and a student has its teachers' "
+                "answers in their place; leave one of them out"
             )
         if self.accounting is not None and self.early_stopping is not None:
             raise ValueError(

@@ -49,15 +49,7 @@ def train_with_mask(
     """Train the target as usual, then its mask by `learn(mask, member logits, reference logits, generator)`.
 
     `make` builds a mask for a number of classes. Its initialization, and the generator, come from the recipe's seed.
-
-    Raises:
-        ValueError: the recipe has no reference examples.
     """
-    if not len(recipe.reference):
-        raise ValueError(
-            f"{name} learns from reference examples, and the split sets none aside; give it some, such as splits: [{{name: coins, "
-            "reference: 500}]"
-        )
     target = recipe.fit()
     started = time.perf_counter()
     answer = answer_of(target.model)

@@ -30,6 +30,7 @@ class Stream(IntEnum):
     PARTS = 9
     CANARIES = 10
     REFERENCE = 11
+    COMPANION = 12
 
 
 def numpy_generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:

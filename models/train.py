@@ -18,6 +18,7 @@ from models.answers import answer_of, loss_and_accuracy, predict
 from models.architectures.base import Architecture, StagedModel
 from models.augmentation import CropAndFlip, views_of
 from models.averaging import WeightAverage, averaged
+from models.companion import Surroundings
 from models.datasets.base import DatasetInfo, Examples, IntArray
 from models.defenses.base import Defense, Mechanism
 from models.gradient import PlainGradient
@@ -143,9 +144,9 @@ class FinishedPart:
 class Checkpoint:
     """Everything needed to resume a training after an epoch as if it had never stopped. It shares no memory with it.
 
-    `clip_norms` are those of private gradients, or None for ordinary ones. `average` has the averaged weights, and `best` the
-    model with the least loss on held-out members; None without them. `part` is the number of the model, and `finished` are those of
-    the same target before it.
+    `clip_norms` are those of private gradients, or None for ordinary ones. `average` has the averaged weights, `best` the model
+    with the least loss on held-out members, and `companion` the network that is trained in turn; None without them.
+    `part` is the number of the model, and `finished` are those of the same target before it.
     """
 
     model: dict[str, Tensor]
@@ -156,6 +157,7 @@ class Checkpoint:
     first_step_time_s: float
     average: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
+    companion: dict[str, Tensor] | None = None
     part: int | None = None
     finished: tuple[FinishedPart, ...] = ()
 
@@ -250,6 +252,20 @@ def own_trainer(defenses: tuple[Defense, ...]) -> Defense | None:
     return found[0] if found else None
 
 
+def check_reference(defenses: tuple[Defense, ...], n_reference: int) -> None:
+    """Check that there are reference examples if a defense needs them.
+
+    Raises:
+        ValueError: there are none.
+    """
+    for defense in defenses:
+        if defense.needs_reference and not n_reference:
+            raise ValueError(
+                f"{defense.name} needs reference examples, on which no target is trained or evaluated; set `reference` in the split, "
+                "for example splits: [{name: coins, reference: 500}]"
+            )
+
+
 def build_model(
     architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo, init_seed: int
 ) -> StagedModel:
@@ -271,12 +287,14 @@ def build_model(
 class Recipe:
     """Everything that makes one target: trains it on the examples at `members`, on the device that holds `data`.
 
-    Randomness: initialization, batches, dropout, augmentation, held-out members and noise each have their own stream, derived
-    from `seed` and `stream_index` (0 for a target, 1 and up for its shadows, which share no stream with it). Noise also derives
-    from `target_id` and the hash of the data. So do batches, dropout masks and augmentation under an accounted mechanism, unless
-    `training.paired_batches` is true; two private runs then share none of the random numbers that their guarantees depend on.
-    With `secure_noise`, all of these but initialization come from the operating system's generator, so each call gives different
-    weights.
+    `reference` are positions of examples that are neither trained on nor evaluated, for defenses that need such.
+
+    Randomness: initialization, batches, dropout, augmentation, held-out members, companions and noise each have their own stream,
+    derived from `seed` and `stream_index` (0 for a target, 1 and up for its shadows, which share no stream with it). Noise also
+    derives from `target_id` and the hash of the data. So do batches, dropout masks and augmentation under an accounted mechanism,
+    unless `training.paired_batches` is true; two private runs then share none of the random numbers that their guarantees depend
+    on. With `secure_noise`, all of these but initialization come from the operating system's generator, so each call gives
+    different weights.
 
     `on_epoch` is called with each epoch's record and the number of epochs. `on_checkpoint` is called with a checkpoint
     after each epoch if `is_checkpoint_due` returns true. Given such a checkpoint as `resume` and otherwise the same
@@ -291,14 +309,13 @@ class Recipe:
     test: IntArray
     seed: int
     target_id: str
+    reference: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     stream_index: int = 0
     performance: Performance | None = None
     on_epoch: Callable[[EpochRecord, int], None] | None = None
     on_checkpoint: Callable[[Checkpoint], None] | None = None
     is_checkpoint_due: Callable[[], bool] = lambda: True
     resume: Checkpoint | None = None
-    reference: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    """Positions of examples of other people, which are neither trained on nor evaluated."""
     finished: list[FinishedPart] = field(default_factory=list)
     """The models that `fit` has trained, filled by it."""
 
@@ -307,8 +324,9 @@ class Recipe:
 
         Raises:
             DivergedError: the loss of an epoch is not finite.
-            ValueError: see `make_plan`; or this device does not compute in `training.precision`.
+            ValueError: see `make_plan` and `check_reference`; or this device does not compute in `training.precision`.
         """
+        check_reference(self.defenses, len(self.reference))
         trainer = own_trainer(self.defenses)
         others = tuple(defense for defense in self.defenses if defense is not trainer)
         recipe = replace(self, defenses=others, finished=[])
@@ -418,6 +436,10 @@ def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
         )
     labels_of = data.labels
     if soft_labels is not None:
+        if plan.companion is not None:
+            raise ValueError(
+                "a network that is trained in turn with the model needs labels, and these are soft; leave it out"
+            )
         if soft_labels.shape != (len(recipe.members), data.info.num_classes):
             raise ValueError(
                 f"soft labels have shape {tuple(soft_labels.shape)}, but there are {len(recipe.members)} members and "
@@ -438,13 +460,32 @@ def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
         sampling = torch_generator(seed, Stream.SAMPLING, stream_index, target_id=batches_of)
         noise = torch_generator(seed, Stream.NOISE, stream_index, str(device), owner)
         augmenting = torch_generator(seed, Stream.AUGMENTATION, stream_index, target_id=batches_of)
+    companion = None
+    companions_own = torch_generator(seed, Stream.COMPANION, stream_index)
+    if plan.companion is not None:
+        companion = plan.companion.start(
+            Surroundings(
+                model=model,
+                data=data,
+                members=members,
+                reference=recipe.reference,
+                batch_size=plan.batch_size,
+                generator=companions_own,
+            )
+        )
     private: PrivateGradient | None = None
     plain: PlainGradient | None = None
     expected = plan.batch_size if plan.sampling == "poisson" else None
     views = plan.augmentation_multiplicity
     if plan.rule is None:
         plain = PlainGradient(
-            model, expected, loss=plan.loss, views=views, precision=training.precision, performance=performance
+            model,
+            expected,
+            loss=plan.loss,
+            views=views,
+            companion=companion,
+            precision=training.precision,
+            performance=performance,
         )
     else:
         private = PrivateGradient(
@@ -476,6 +517,8 @@ def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
         generators = {"dropout": torch.default_generator}
         if sampling is not None and noise is not None and augmenting is not None:
             generators |= {"sampling": sampling, "noise": noise, "augmentation": augmenting}
+        if companion is not None:
+            generators["companion"] = companions_own
         if device.type == "cuda":
             generators["dropout_cuda"] = torch.cuda.default_generators[device.index or 0]
         resume = recipe.resume
@@ -488,6 +531,8 @@ def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
                 private.clip_norms = resume.clip_norms.clone()
             if average is not None and resume.average is not None:
                 average.load(resume.average)
+            if companion is not None and resume.companion is not None:
+                companion.load(resume.companion)
             best = resume.best
             history, first_step_time_s = list(resume.history), resume.first_step_time_s
         step = history[-1].step if history else 0
@@ -507,6 +552,8 @@ def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
             while step < plan.steps_until(epoch):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * plan.schedule(step / plan.steps)
+                if companion is not None:
+                    companion.step()
                 index = next(batches).to(device)
                 inputs, labels = data.inputs[index], labels_of[index]
                 inputs = views_of(inputs, plan.augmentation, views, augmenting)
@@ -572,6 +619,7 @@ def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
                         first_step_time_s=first_step_time_s,
                         average=None if average is None else {k: v.clone() for k, v in average.values.items()},
                         best=None if best is None else dict(best),
+                        companion=None if companion is None else companion.state(),
                     )
                 )
             if recipe.on_epoch is not None:

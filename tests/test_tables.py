@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from private_reference import check, made, normal
 from sklearn import linear_model
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from test_trial import NEEDED, needed_split, run
+from test_trial import overrides_for, run
 from typer.testing import CliRunner
 
 from models.architectures.logistic_regression import LogisticRegression
@@ -706,8 +706,7 @@ def test_every_defense_trains_on_a_table(name: str, tmp_path: Path) -> None:
     saved(applicants(), tmp_path)
     path = tmp_path / "trained.yaml"
     path.write_text(TRAINED, encoding="utf-8")
-    override = f"defenses=[{json.dumps({'name': name, **NEEDED.get(name, {})})}]"
-    _, trials, results = run(path, tmp_path, override, *needed_split(name))
+    _, trials, results = run(path, tmp_path, *overrides_for(name))
     assert len(trials) == 2
     for result in results:
         assert result.status == "finished", result.errors

@@ -333,17 +333,17 @@ NEEDED: dict[str, dict[str, Any]] = {
 """Fields that some defenses need, or that make them quick."""
 
 
-def needed_split(name: str) -> list[str]:
-    """The override that gives a defense the reference examples that it needs."""
-    needs = components.component_class("defense", name).needs_reference
-    return ["splits=[{name: coins, reference: 20}]"] if needs else []
+def overrides_for(name: str) -> list[str]:
+    """A sweep's changes so that its only defense is `name`, with reference examples if it needs them."""
+    needs_reference = components.component_class("defense", name).needs_reference
+    splits = ["splits=[{name: coins, reference: 20}]"] if needs_reference else []
+    return [f"defenses=[{json.dumps({'name': name, **NEEDED.get(name, {})})}]", *splits]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(components.names("defense")))
 def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Path) -> None:
-    override = f"defenses=[{json.dumps({'name': name, **NEEDED.get(name, {})})}]"
-    store, _, (result,) = run(tiny, tmp_path / "out", override, "attacks=[]", *needed_split(name))
+    store, _, (result,) = run(tiny, tmp_path / "out", *overrides_for(name), "attacks=[]")
     assert result.status == "finished", result.errors
     row = table(store, "trials").iloc[0]
     assert pd.notna(row["epsilon_spent"]) != pd.notna(row["no_guarantee_reason"])
@@ -351,15 +351,14 @@ def test_every_defense_that_is_found_trains(name: str, tiny: Path, tmp_path: Pat
 
 def test_every_defense_that_is_found_is_planned(tiny: Path, tmp_path: Path) -> None:
     for name in sorted(components.names("defense")):
-        override = f"defenses=[{json.dumps({'name': name, **NEEDED.get(name, {})})}]"
-        sweep = load_sweep(str(tiny), (override, "attacks=[]", *needed_split(name)))
+        sweep = load_sweep(str(tiny), (*overrides_for(name), "attacks=[]"))
         ((each,), _) = resolve_trials(expand(sweep), tmp_path)
         assert each.rough_cpu_seconds > 0, name
 
 
 def test_a_defense_that_needs_reference_examples_is_refused_without_them(tiny: Path, tmp_path: Path) -> None:
     sweep = load_sweep(str(tiny), ("defenses=[memguard]", "attacks=[]"))
-    with pytest.raises(UserError, match="defense 'memguard' learns from examples that no target is trained on"):
+    with pytest.raises(UserError, match="memguard needs reference examples, on which no target is trained"):
         resolve_trials(expand(sweep), tmp_path)
 
 

@@ -31,12 +31,12 @@ class Defense(ABC):
     source: ClassVar[str]
     revision: ClassVar[int] = 1
     """Raised when the same configuration would train a different target."""
+    needs_reference: ClassVar[bool] = False
+    """Whether training needs reference examples: other people's, which are neither trained on nor evaluated."""
     adaptive_attacks: ClassVar[tuple[str, ...]] = ()
     """Scores of cohort attacks, as `attack/score_name`, that adapt to this defense: fixed before any result, and tried beside LiRA."""
     worst_canaries: ClassVar[tuple[str, ...]] = ("mislabeled",)
     """Kinds of canaries (`models/canaries.py`) that expose this defense most: fixed before any result."""
-    needs_reference: ClassVar[bool] = False
-    """Whether it learns from examples that no target is trained on, which the split must set aside."""
 
     @property
     def name(self) -> str:

@@ -34,6 +34,7 @@ def to_bytes(checkpoint: Checkpoint, owner: dict[str, str]) -> bytes:
         "generators": checkpoint.generators,
         "average": checkpoint.average,
         "best": checkpoint.best,
+        "companion": checkpoint.companion,
     }
     parts |= {f"finished{number}": each.model for number, each in enumerate(checkpoint.finished)}
     for part, values in parts.items():
@@ -101,6 +102,7 @@ def from_bytes(content: bytes, owner: dict[str, str], device: torch.device) -> C
             first_step_time_s=described["first_step_time_s"],
             average=parts["average"] or None,
             best=parts["best"] or None,
+            companion=parts["companion"] or None,
             part=described["part"],
             finished=tuple(
                 FinishedPart(

@@ -21,7 +21,7 @@ from models.plan import TrainingPlan
 from models.private.accounting import PrivacyGuarantee
 from models.private.probe import check_examples_apart
 from models.splits import COIN_SPLITS, SplitPlan
-from models.train import build_model, make_plan
+from models.train import build_model, check_reference, make_plan
 from sweeper.errors import UserError, reason_of, sentence
 from sweeper.results.answers import size_in_bytes
 from sweeper.sweep import components
@@ -138,16 +138,11 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
             size = sizes(trial.split_plan, info, seed)
         except ValueError as error:
             raise UserError(f"{trial.title}: splits: {sentence(error)}") from None
-        if not trial.split_plan.reference and any(each.needs_reference for each in trial.defenses):
-            name = next(each.name for each in trial.defenses if each.needs_reference)
-            raise UserError(
-                f"{trial.title}: defense '{name}' learns from examples that no target is trained on, and the split sets none aside. "
-                "Give the split some, such as splits: [{name: coins, reference: 500}], or leave the defense out."
-            )
         if not info.is_images:
             _refuse_what_needs_images(trial)
         try:
             model, operations = build(trial.architecture, trial.defenses, info)
+            check_reference(trial.defenses, trial.split_plan.reference)
             plan = make_plan(trial.training, trial.defenses, model, size.n_train)
             plan.check_inputs(info)
             if plan.rule is not None and sum(each.numel() for each in model.parameters()) <= _LARGEST_PROBED:
