@@ -103,6 +103,25 @@ class Canaries:
                 f"canaries.count is {self.count}, but gray images have only {_SHADES} shades; take so many blank canaries or fewer"
             )
 
+    def outliers(self, data_dir: Path) -> list[Path]:
+        """The images in the folder of outliers, in the order of their names; none for other kinds.
+
+        Raises:
+            DatasetError: the folder is missing, or has fewer images than there are canaries.
+        """
+        if self.folder is None:
+            return []
+        from torchvision.datasets.folder import IMG_EXTENSIONS  # slow to import
+
+        folder = inside(data_dir, self.folder, "canaries.folder")
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+        if len(paths) < self.count:
+            raise DatasetError(
+                f"{folder.absolute()} has {len(paths)} images, but canaries.count is {self.count}. Put as many images there, or take "
+                "fewer canaries."
+            )
+        return paths
+
     def planted(self, data: Examples, data_dir: Path) -> Examples:
         """The data with the canaries in their places. Their `example_id` stays, and the hash covers them.
 
@@ -140,16 +159,7 @@ def _blank(canaries: Canaries, data: Examples, data_dir: Path, rng: np.random.Ge
 
 def _outliers(canaries: Canaries, data: Examples, data_dir: Path, rng: np.random.Generator) -> Planted:
     at = canaries.positions(data.info.n_train)
-    from torchvision.datasets.folder import IMG_EXTENSIONS  # slow to import
-
-    assert canaries.folder is not None
-    folder = inside(data_dir, canaries.folder, "canaries.folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
-    if len(paths) < len(at):
-        raise DatasetError(
-            f"{folder.absolute()} has {len(paths)} images, but canaries.count is {len(at)}. Put as many images there, or take fewer "
-            "canaries."
-        )
+    paths = canaries.outliers(data_dir)
     chosen = [paths[index] for index in rng.permutation(len(paths))[: len(at)]]
     return at, np.stack(list(_images(chosen, data.info))), _any_labels(data, at, rng)
 

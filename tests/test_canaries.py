@@ -21,7 +21,7 @@ from sweeper.results.gather import gather
 from sweeper.results.store import Store
 from sweeper.sweep.expand import expand
 from sweeper.sweep.load import load_sweep
-from sweeper.sweep.preflight import resolve_trials
+from sweeper.sweep.preflight import check_datasets, missing_datasets, resolve_trials
 from sweeper.trial.context import TrialContext
 from sweeper.trial.run import run_trial
 
@@ -173,6 +173,18 @@ def test_outliers_are_the_folders_images_at_the_datasets_size(tmp_path: Path) ->
         Canaries(count=12, kind="outlier_folder", folder="strangers").planted(data, tmp_path)
     with pytest.raises(DatasetError, match=r"has 12 images, but canaries\.count is 13"):
         Canaries(count=13, kind="outlier_folder", folder="strangers").planted(data, tmp_path)
+
+
+def test_a_missing_folder_of_outliers_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "datasets: [digits]\ndefenses: [none]\nattacks: []\n"
+        "splits: [{name: coins, canaries: {count: 20, kind: outlier_folder, folder: strangers}}]\n"
+    )
+    trials = expand(load_sweep(str(path)))
+    with pytest.raises(UserError, match=r"strangers has 0 images, but canaries\.count is 20"):
+        check_datasets(trials, tmp_path, download=False)
+    assert "strangers has 0 images" in missing_datasets(trials, tmp_path)[0]
 
 
 def test_extreme_rows_are_at_the_ends_of_every_feature(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def twins_left_out(trials: Sequence[Trial], everything: Sequence[Trial]) -> str 
 
 
 def check_datasets(trials: Sequence[Trial], data_dir: Path, download: bool) -> None:
-    """Open every dataset once. If `download`, fetch the missing ones.
+    """Open every dataset once, and find the images that canaries are made of. If `download`, fetch missing datasets.
 
     Raises:
         UserError: one is missing or unreadable.
@@ -219,15 +219,29 @@ def check_datasets(trials: Sequence[Trial], data_dir: Path, download: bool) -> N
                 "Check the network, or copy the files there yourself and omit --download."
             ) from None
 
+    for problem in _missing_outliers(trials, data_dir):
+        raise UserError(problem)
+
 
 def missing_datasets(trials: Sequence[Trial], data_dir: Path) -> list[str]:
-    """For each dataset that cannot be opened, the reason."""
-    problems = []
+    """For each dataset that cannot be opened, and each folder of outliers without enough images, the reason."""
+    problems = _missing_outliers(trials, data_dir)
     for dataset in dict.fromkeys(trial.dataset for trial in trials):
         try:
             dataset.open(data_dir, download=False)
         except DatasetError as error:
             problems.append(str(error))
+    return problems
+
+
+def _missing_outliers(trials: Sequence[Trial], data_dir: Path) -> list[str]:
+    problems = []
+    for canaries in dict.fromkeys(trial.split_plan.canaries for trial in trials):
+        try:
+            if canaries is not None:
+                canaries.outliers(data_dir)
+        except (DatasetError, ValueError) as error:
+            problems.append(sentence(error))
     return problems
 
 
