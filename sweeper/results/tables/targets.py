@@ -193,7 +193,8 @@ TABLES: Tables = {
             (
                 "train_loss",
                 pa.float64(),
-                "Mean training loss over the epoch's batches, in train mode, each at its own step: cross-entropy, unless a defense changes it",
+                "Mean training loss over the epoch's batches, in train mode, each at its own step: cross-entropy, unless a defense "
+                "changes it",
             ),
             ("train_accuracy", pa.float64(), "Fraction classified correctly over the epoch's batches, in train mode"),
             (
