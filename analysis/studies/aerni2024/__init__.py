@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.load import Results
-from analysis.measure.targets import BASELINE_LABELS, Measurements
+from analysis.measure.targets import Measurements
 from analysis.studies.aerni2024 import numbers
 from analysis.studies.aerni2024.cells import protocol
 from analysis.studies.aerni2024.claims import judge
@@ -35,10 +35,10 @@ def _chapter(results: Results, measured: Measurements) -> Chapter | None:
     found = protocol(results, measured)
     if found is None:
         return None
-    known = set(measured.frame["defense"]) - set(BASELINE_LABELS)
+    has_both_kinds = any(arm.base is not None for arm in found.arms.values())
     return Chapter(
         findings=findings(found),
-        claims=tuple(judge(found)) if known & {*numbers.HEURISTICS, *numbers.PRIVATE} else (),
+        claims=tuple(judge(found)) if has_both_kinds else (),
         tables=tables(found),
         draw=lambda directory: figures(found, measured, directory),
         glossary=_GLOSSARY,
