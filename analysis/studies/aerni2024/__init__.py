@@ -77,6 +77,6 @@ STUDY = Study(
         "clean": "clean",
         "blank": "blank",
     },
-    defenses=(*numbers.HEURISTICS, *numbers.PRIVATE),
+    defenses=numbers.OWN_LABELS,
     figure_names=(NAME,),
 )

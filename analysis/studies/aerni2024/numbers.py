@@ -42,6 +42,9 @@ PRIVATE = (
 )
 REGULARIZATION = ("l2", "dropout", "l2_dropout")
 """The defenses of which Lomurno & Matteucci (2022) say that they protect like differential privacy."""
+_OF_OTHERS = {*REGULARIZATION, "dp_eps2", "dp_eps4", "dp_eps8"}
+OWN_LABELS = ("undefended", *(label for label in (*HEURISTICS, *PRIVATE) if label not in _OF_OTHERS))
+"""The labels of its sweeps that no other study has; the order of the others is theirs."""
 
 
 @cache
