@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,14 @@ attacks:
   - shadow
   - {name: layer_decoder, epochs: 1, width: 4, max_attacker_examples: 50, max_evaluated_examples: 20}
 """
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip slow tests after a time in seconds since 1970, if one is set: the whole suite must end in time on any machine."""
+    after = os.environ.get("SWEEPER_SKIP_SLOW_TESTS_AFTER")
+    is_slow = any(item.get_closest_marker(name) for name in ("slow", "ray"))
+    if after and is_slow and time.time() > float(after):
+        pytest.skip("the machine is too slow to run all slow tests in time")
 
 
 @pytest.fixture(autouse=True)
