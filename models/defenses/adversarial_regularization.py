@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -15,6 +14,7 @@ from models.architectures.base import StagedModel
 from models.companion import Companion, CompanionPlan, Surroundings
 from models.defenses.base import Defense, check_positive
 from models.plan import TrainingPlan
+from models.reference import relu_network
 
 _INITIAL_STD = 0.01
 
@@ -24,18 +24,14 @@ class AttackNetwork(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.answer = _layers(num_classes, 1024, 512, 64)
-        self.label = _layers(num_classes, 128, 64)
-        self.both = nn.Sequential(_layers(64 + 64, 256, 128, 64), nn.Linear(64, 1))
+        self.answer = nn.Sequential(relu_network(num_classes, 1024, 512, 64), nn.ReLU())
+        self.label = nn.Sequential(relu_network(num_classes, 128, 64), nn.ReLU())
+        self.both = relu_network(64 + 64, 256, 128, 64, 1)
 
     def forward(self, probabilities: Tensor, one_hot_labels: Tensor) -> Tensor:
         joined = torch.cat([self.answer(probabilities), self.label(one_hot_labels)], 1)
         logits: Tensor = self.both(joined)
         return logits.squeeze(1)
-
-
-def _layers(*sizes: int) -> nn.Sequential:
-    return nn.Sequential(*(layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())))
 
 
 class Attack(Companion):
