@@ -239,17 +239,6 @@ WRONG: dict[str, tuple[list[Any], str]] = {
         ["plan", "demo", "--only", "dp_eps2", "--set", "defenses.dp_eps2.epsilon=1.0e+9", *PRV],
         "cannot be reached with the prv accountant, which goes up to 500",
     ),
-    "noise that prv cannot account": (
-        [
-            "launch",
-            "demo",
-            "--only",
-            "loud",
-            "--set",
-            "parts.plain.defenses.loud={name: clip_then_noise, noise_scale: 0.1}",
-        ],
-        "the prv accountant goes up to an epsilon of 500",
-    ),
     "a grid of what is no field": (
         ["plan", "demo", "--set", "parts.plain.defenses.l2={name: noise_then_clip, grid: {noise: [0.1]}}"],
         "Unknown field 'noise'",
@@ -299,6 +288,16 @@ def test_choosing_trials_without_their_twin_is_warned_of(tmp_path: Path) -> None
     )
     assert "twin" not in sweeper(*chosen, "--only", "clip_ladder:none").stderr
     assert "twin" not in sweeper("plan", "lomurno2022", "--only", "dp_eps8/mnist/official", "--data", tmp_path).stderr
+
+
+@pytest.mark.slow
+def test_noise_that_prv_cannot_account_is_warned_of_and_planned(tmp_path: Path) -> None:
+    loud = "parts.plain.defenses.loud={name: clip_then_noise, noise_scale: 0.1}"
+    result = sweeper("plan", "demo", "--data", tmp_path, "--only", "loud", "--set", loud)
+    assert result.exit_code == 0, result.output
+    warning = " ".join(result.stderr.split())
+    assert "with noise_multiplier 0.1, ε is too large for the prv accountant" in warning
+    assert "an upper bound by rdp, and guarantees nothing" in warning
 
 
 def test_an_unwritable_results_folder_is_explained(tiny: Path, tmp_path: Path) -> None:
