@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from analysis.statistics.estimates import CONFIDENCE, Bounds, Estimate
+from analysis.statistics.estimates import CONFIDENCE, Bounds, Estimate, Ratio
 from analysis.tables.text import interval_text, number
 
 Verdict = Literal["held", "did not hold", "undecided"]
@@ -71,14 +71,14 @@ def _has_interval(vote: Vote) -> bool:
 
 def _settled(vote: Vote, judged: Estimate, comparisons: int) -> Vote:
     """The vote with its sign and its intervals in words."""
+    low, high = vote.claimed
+    is_signed = low <= 0 and not isinstance(judged, Ratio)
     if not _has_interval(vote):
-        mean = number(judged.mean, vote.decimals, signed=vote.claimed[0] <= 0)
+        mean = number(judged.mean, vote.decimals, signed=is_signed)
         why = "one seed" if judged.n == 1 else f"the same in all {judged.n} seeds"
         why = "too few examples" if judged.few_examples else why
         return replace(vote, sign=None, words=f"{vote.words}: {mean}{vote.unit} ({why})")
     widened = judged.at(1 - (1 - CONFIDENCE) / comparisons)
-    low, high = vote.claimed
-    is_signed = low <= 0
     words = f"{vote.words}: {interval_text(judged, vote.decimals, is_signed)}{vote.unit}"
     if comparisons > 1:
         words += (

@@ -20,7 +20,8 @@ _GLOSSARY = (
     ),
     (
         "Adaptive attack",
-        "An attack that was chosen for a defense before any result: by labels alone against defenses that mask answers, for example.",
+        "An attack that was chosen for a defense before any result: by labels alone against defenses that mask answers, for example. "
+        "Defenses that only train in another way are attacked by LiRA, whose references are trained in the same way.",
     ),
     (
         "DP frontier",
@@ -35,14 +36,13 @@ def _chapter(results: Results, measured: Measurements) -> Chapter | None:
     found = protocol(results, measured)
     if found is None:
         return None
-    has_both_kinds = any(arm.base is not None for arm in found.arms.values())
     return Chapter(
         findings=findings(found),
-        claims=tuple(judge(found)) if has_both_kinds else (),
+        claims=tuple(judge(found)),
         tables=tables(found),
         draw=lambda directory: figures(found, measured, directory),
         glossary=_GLOSSARY,
-        covers_all=bool(measured.frame["canary_kind"].notna().all()),
+        covers_all=bool(measured.frame["canary_kind"].notna().all()) and not found.left_out,
     )
 
 

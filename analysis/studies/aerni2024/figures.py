@@ -15,7 +15,7 @@ from analysis import naming
 from analysis.figures.style import FigureFile, Look, legend_below, looks, new_figure, save, say
 from analysis.figures.tradeoff import error_bars, handle
 from analysis.measure.targets import Measurements
-from analysis.studies.aerni2024.cells import Arm, Protocol
+from analysis.studies.aerni2024.cells import Arm, Protocol, beats
 from analysis.studies.aerni2024.tables import percent
 
 NAME = "aerni_frontier"
@@ -39,8 +39,8 @@ def figures(found: Protocol, measured: Measurements, directory: Path) -> list[Fi
     for row, dataset in zip(panels, datasets, strict=True):
         arms = found.of(dataset)
         row[0].set_ylabel("Test accuracy (fraction)")
-        row[0].set_title(f"{naming.plot_text(dataset)}: usual attack, clean canaries")
-        row[1].set_title("Adaptive attacks, worst canaries")
+        row[0].set_title(f"{naming.plot_text(dataset)}: LiRA, clean canaries")
+        row[1].set_title("Attacks fixed for the defense, worst canaries")
         shown |= _panel(row[0], [arm for arm in arms if arm.base is not None], styles, found.fpr, worst=False)
         shown |= _panel(row[1], arms, styles, found.fpr, worst=True)
     handles: dict[str, Any] = {label: handle(look) for label, look in styles.items() if label in shown}
@@ -49,8 +49,9 @@ def figures(found: Protocol, measured: Measurements, directory: Path) -> list[Fi
     legend_below(figure, handles, columns=5)
     caption = (
         f"Upper left is best. TPR at {percent(found.fpr)} FPR over all targets of a cell together, on a logarithmic axis; whiskers are "
-        "95 % intervals. Left, as defenses were evaluated before; right, with attacks that adapt to the defense and the canaries that "
-        "expose it most. The line joins the arms with a proved ε, however large, that no other such arm beats on both axes."
+        "95 % intervals. Left, as defenses were evaluated before; right, also by the attacks that adapt to the defense, if there are "
+        "any, and on the canaries that expose it most. The line joins the arms with a proved ε, however large, that no other such arm "
+        "beats on both axes."
     )
     return [FigureFile(name=NAME, title=title, caption=caption, png=save(figure, directory, NAME))]
 
@@ -75,11 +76,7 @@ def _panel(axes: Axes, arms: list[Arm], styles: dict[str, Look], fpr: float, wor
         axes.plot(x, accuracy.mean, look.marker, color=look.color, markersize=8, zorder=4, **edge)
         if arm.is_private:
             private.append((max(leak.tpr.mean, fpr), accuracy.mean))
-    corners = sorted(one for one in private if not any(_beats(other, one) for other in private))
+    corners = sorted(one for one in private if not any(beats(other, one) for other in private))
     if len(corners) > 1:
         axes.step(*zip(*corners, strict=True), where="post", color=_FRONTIER, linewidth=2.4, zorder=1.5)
     return {arm.defense for arm in arms}
-
-
-def _beats(other: tuple[float, float], one: tuple[float, float]) -> bool:
-    return other != one and other[0] <= one[0] and other[1] >= one[1]

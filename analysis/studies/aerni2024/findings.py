@@ -5,7 +5,7 @@ from __future__ import annotations
 from analysis import naming
 from analysis.report.findings import Finding
 from analysis.studies.aerni2024.cells import Arm, Protocol
-from analysis.studies.aerni2024.tables import epsilon_text, kind_name, percent
+from analysis.studies.aerni2024.tables import attack_name, epsilon_text, kind_name, percent
 from analysis.tables.text import interval_text, number
 
 
@@ -21,9 +21,13 @@ def _sentences(found: Protocol, dataset: str) -> list[str]:
     if not arms:
         return ["No arm has an attack on its worst canaries yet."]
     sentences = [
-        f"The TPR at {percent(found.fpr)} FPR among the canaries that expose a defense most, by attacks that adapt to it:"
+        f"The TPR at {percent(found.fpr)} FPR among the canaries that expose a defense most, by the strongest of the attacks that were "
+        "fixed for it:"
     ]
     sentences += [_of_arm(found, arm) for arm in sorted(arms, key=_leak)]
+    missing = [naming.display(arm.defense) for arm in found.all_of(dataset) if arm.worst is None]
+    if missing:
+        sentences.append(f"Not attacked on their worst canaries: {', '.join(missing)}.")
     return sentences
 
 
@@ -37,12 +41,15 @@ def _of_arm(found: Protocol, arm: Arm) -> str:
     name = naming.display(arm.defense)
     if arm.epsilon is not None:
         name += f" (ε = {epsilon_text(arm.epsilon)})"
-    text = f"{name}: {interval_text(worst.tpr, 3)} among {kind_name(worst.kind)} canaries"
+    text = (
+        f"{name}: {interval_text(worst.tpr, 3)} among {kind_name(worst.kind)} canaries, by {attack_name(worst.attack)}"
+    )
     if arm.base is not None:
-        text += f", where the usual attack on clean ones finds {number(arm.base.tpr.mean, 3)}"
+        text += f"; LiRA among clean ones, {number(arm.base.tpr.mean, 3)}"
     if accuracy is not None:
         text += f"; test accuracy {number(accuracy.mean, 3)}"
     factor, nearest = found.factor(arm), found.nearest_private(arm)
-    if not arm.is_private and factor is not None and nearest is not None:
-        text += f"; {interval_text(factor, 1)} times the leak of {naming.display(nearest.defense)}, which is at least as accurate"
+    if factor is not None and nearest is not None:
+        gap = number(found.gap(arm, nearest), 3, signed=True)
+        text += f"; {interval_text(factor, 1)} times the leak of {naming.display(nearest.defense)} (accuracy {gap})"
     return f"{text}."

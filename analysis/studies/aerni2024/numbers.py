@@ -13,7 +13,8 @@ from importlib.resources import files
 CITATION = "Aerni, Zhang & Tramèr (2024), “Evaluations of Machine Learning Privacy Defenses are Misleading”"
 SWEEPS = ("aerni2024", "aerni2024_small")
 DATASET = "cifar10"
-HEURISTICS = (
+FPR = 0.001
+_HEURISTICS = (
     "l2",
     "dropout",
     "l2_dropout",
@@ -29,7 +30,7 @@ HEURISTICS = (
     "adversarial_regularization",
     "prediction_purification",
 )
-PRIVATE = (
+_PRIVATE = (
     "dp_paper_eps2",
     "dp_paper_eps4",
     "dp_paper_eps8",
@@ -40,10 +41,12 @@ PRIVATE = (
     "dp_high",
     "dp_very_high",
 )
-REGULARIZATION = ("l2", "dropout", "l2_dropout")
-"""The defenses of which Lomurno & Matteucci (2022) say that they protect like differential privacy."""
-_OF_OTHERS = {*REGULARIZATION, "dp_eps2", "dp_eps4", "dp_eps8"}
-OWN_LABELS = ("undefended", *(label for label in (*HEURISTICS, *PRIVATE) if label not in _OF_OTHERS))
+EVALUATED = frozenset(("hamp", "relaxloss", "selena"))
+"""The heuristic defenses that the paper evaluates and the sweeps have."""
+REGULARIZATION = frozenset(("l2", "dropout"))
+"""The defenses of which, alone and together, Lomurno & Matteucci (2022) say that they protect like differential privacy."""
+_OF_OTHERS = {"l2", "dropout", "l2_dropout", "dp_eps2", "dp_eps4", "dp_eps8"}
+OWN_LABELS = ("undefended", *(label for label in (*_HEURISTICS, *_PRIVATE) if label not in _OF_OTHERS))
 """The labels of its sweeps that no other study has; the order of the others is theirs."""
 
 
@@ -54,5 +57,5 @@ def _numbers() -> dict[tuple[str, str], float]:
 
 
 def published(dataset: str, defense: str, quantity: str) -> float | None:
-    """The paper's `base_tpr`, `worst_tpr`, `base_accuracy` or `worst_accuracy`, as a fraction; None if it has none."""
+    """The paper's `base_tpr`, `worst_tpr` (at `FPR`), `base_accuracy` or `worst_accuracy`, as a fraction; None if it has none."""
     return _numbers().get((defense, quantity)) if dataset == DATASET else None
