@@ -135,6 +135,15 @@ def test_optimizers_are_settings_so_that_none_is_averaged_or_superseded(tmp_path
     assert len(measured.of(measured.settings[0], "mnist", "ca_0.1_0.8")) == 3
 
 
+def test_an_optimizer_of_its_own_is_part_of_a_defenses_recipe(tmp_path: Path) -> None:
+    rows = make_rows(defenses=("none", "dp"), n=3)
+    for row in rows["trials"]:
+        row["optimizer"] = "sgd" if row["defense"] == "dp" else "adam"
+    measured = measure(load(write_tables(tmp_path, rows)))
+    (setting,) = measured.settings
+    assert (setting.label, setting.optimizer) == ("", "")
+
+
 def test_other_results_are_no_factor_study(tmp_path: Path) -> None:
     results = load(write_tables(tmp_path / "first", make_rows(n=3)))
     assert factor_study(results, measure(results)) is None

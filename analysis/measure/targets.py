@@ -59,9 +59,10 @@ _CHANGE_BOUNDS: dict[Change, Bounds] = {"ratio": NOT_NEGATIVE, "percent": PERCEN
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What compared targets have in common: split, architecture, optimizer, and the sweep's part if labels repeat.
+    """What compared targets have in common: split, architecture, the optimizer if a defense has several, and the sweep's part if
+    labels repeat.
 
-    `canaries` is the split's label if it has canaries, else empty. `optimizer` is empty if the results have only one. `label`
+    `canaries` is the split's label if it has canaries, else empty. `optimizer` is empty if each defense has only one. `label`
     distinguishes the setting from the other settings of the results; it is empty if there is only one.
     """
 
@@ -411,7 +412,10 @@ def _with_settings(finished: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Setting,
     named = {
         name: finished[name].fillna("").astype(str) for name in ("split_label", "architecture", "optimizer", "part")
     }
-    keys = ["split_label", "architecture"] + (["optimizer"] if named["optimizer"].nunique() > 1 else [])
+    keys = ["split_label", "architecture"]
+    # Where each defense has one optimizer, it is part of the defense's recipe, and all defenses are compared.
+    optimizers = finished.assign(**named).groupby([*keys, "dataset", "defense"])["optimizer"].nunique()
+    keys += ["optimizer"] if bool((optimizers > 1).any()) else []
     repeats = finished.assign(**named).groupby([*keys, "dataset", "defense", "seed"])["part"].nunique()
     keys += ["part"] if bool((repeats > 1).any()) else []
     joined = ["\x1f".join(row) for row in zip(*(named[name] for name in keys), strict=True)]
