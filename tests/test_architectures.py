@@ -309,8 +309,9 @@ def test_wrn_16_4_has_the_papers_layers_and_parameters():
         for before, width in ((16, 64), (64, 128), (128, 256))
     )
     biases = 16 + sum(5 * width for width in (64, 128, 256))
-    norms = 2 * (sum(before + width + 2 * width for before, width in ((16, 64), (64, 128), (128, 256))) + 256)
-    assert count_of(Wrn(), (3, 32, 32)) == convolutions + biases + norms + 256 * 10 + 10 == 2_751_146
+    norms = 2 * (sum(2 * before + width + 2 * width for before, width in ((16, 64), (64, 128), (128, 256))) + 256)
+    assert count_of(Wrn(), (3, 32, 32)) == convolutions + biases + norms + 256 * 10 + 10
+    assert count_of(Wrn(), (3, 32, 32)) == 2_751_562  # as in the paper's code
     assert shapes_of(Wrn(depth=28, width=10), (3, 32, 32))["layer3"] == (640, 8, 8)
 
 
@@ -337,15 +338,16 @@ def test_small_wrn_and_resnet20_have_their_layers(shape):
 
 
 def test_a_wide_block_is_what_its_formula_says():
-    """(conv(norm(relu(conv(norm(relu(x)))))) + shortcut) / √2; a shortcut that changes the shape reads norm(relu(x))."""
+    """conv(norm(relu(conv(norm(relu(x)))))) + shortcut; one that changes the shape is a 1×1 conv(norm(relu(x)))."""
     model = build_model(Wrn(depth=10, width=2), (), info_of((3, 8, 8)), 0).eval()
     images = images_of((3, 8, 8))
     for layer, stage in (("layer1", "stem"), ("layer2", "layer1")):
         block, value = model.stages.get_submodule(layer)[0], model.activations(images, stage)
-        before = F.group_norm(value.relu(), 16, block.before[1].weight, block.before[1].bias)
-        inner = block.residual[0](before)
-        inner = block.residual[3](F.group_norm(inner.relu(), 16, block.residual[2].weight, block.residual[2].bias))
-        torch.testing.assert_close(block(value), (inner + block.shortcut(before)) / 2**0.5)
+        first, second, own = block.residual[1], block.residual[4], block.shortcut[1]
+        inner = block.residual[2](F.group_norm(value.relu(), 16, first.weight, first.bias))
+        inner = block.residual[5](F.group_norm(inner.relu(), 16, second.weight, second.bias))
+        shortcut = block.shortcut[2](F.group_norm(value.relu(), 16, own.weight, own.bias))
+        torch.testing.assert_close(block(value), inner + shortcut)
 
 
 def test_wrn_starts_with_truncated_normal_weights_and_no_biases():
@@ -389,6 +391,7 @@ def test_batch_norm_trains_and_is_refused_beside_a_private_mechanism(architectur
         (Wrn(), {"depth": 17}, "depth is 17; it must be 4 more than a multiple of 6"),
         (Wrn(), {"width": 0}, "width is 0; it must be at least 1"),
         (Wrn(), {"groups": 0}, "groups is 0; it must be at least 1"),
+        (Wrn(), {"groups": 24, "width": 1}, "groups is 24; it must divide 32, the channels of a layer"),
         (Wrn(), {"groups": 12}, "groups is 12; it must divide 16, the channels of a layer"),
         (SmallWrn(), {"channels": 12}, "groups is 8; it must divide 12, the channels of a layer"),
     ],

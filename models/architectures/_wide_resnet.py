@@ -15,27 +15,29 @@ Norm = Literal["group", "batch"]
 
 
 class WideBlock(nn.Module):
-    """Twice ReLU, norm and 3×3 convolution, added to a shortcut and divided by √2.
+    """Twice ReLU, norm and 3×3 convolution, added to a shortcut; the second convolution has the stride.
 
-    If the shape changes, the shortcut is a 1×1 convolution of the normalized input; otherwise it is the input.
+    If the shape changes, the shortcut is ReLU, a norm of its own and a 1×1 convolution; otherwise it is the input.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, norm: Norm, groups: int) -> None:
         super().__init__()
-        self.before = nn.Sequential(nn.ReLU(), norm_layer(norm, channels_in, groups))
         self.residual = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 3, stride, padding=1),
+            nn.ReLU(),
+            norm_layer(norm, channels_in, groups),
+            nn.Conv2d(channels_in, channels_out, 3, padding=1),
             nn.ReLU(),
             norm_layer(norm, channels_out, groups),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1),
+            nn.Conv2d(channels_out, channels_out, 3, stride, padding=1),
         )
-        changes = stride != 1 or channels_in != channels_out
-        self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride) if changes else None
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.ReLU(), norm_layer(norm, channels_in, groups), nn.Conv2d(channels_in, channels_out, 1, stride)
+            )
 
     def forward(self, images: Tensor) -> Tensor:
-        normalized = self.before(images)
-        kept = images if self.shortcut is None else self.shortcut(normalized)
-        added: Tensor = (self.residual(normalized) + kept) / math.sqrt(2)
+        added: Tensor = self.residual(images) + self.shortcut(images)
         return added
 
 
