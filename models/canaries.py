@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from models.datasets._files import EncodedImage, on_white, open_image
 from models.datasets.base import DatasetError, DatasetInfo, Examples, inside
 from models.seeds import Stream, numpy_generator
 
@@ -34,10 +36,11 @@ class Canaries:
     - `mislabeled`: each gets one wrong label, uniform over the others.
     - `blank`: an image of one uniform color, and a uniform label. Gray images get shades that differ, so at most 256.
     - `outlier_folder`: one of the images in `folder` (a path below the data folder), scaled to the dataset's size, and a
-      uniform label.
+      uniform label. Transparent images are composed on white, and no two may be equal.
     - `duplicate_mislabeled`: half of them stay as they are; each of the others becomes a copy of one of these with a wrong label. A
       copy is a member if and only if its original is. Only copies are attacked.
-    - `extreme`, for tables: each feature gets its least or greatest value in the pool, by a fair coin, and a uniform label.
+    - `extreme`, for tables: each feature gets its least or greatest value in the pool, by a fair coin, and a uniform label. No two
+      rows are equal.
 
     A canary's label is one that only the canary itself explains, so that a model which answers it has memorized the canary.
 
@@ -54,8 +57,10 @@ class Canaries:
     """Raised when the same fields would give other canaries."""
 
     def __post_init__(self) -> None:
-        if self.count < 4:
-            raise ValueError(f"count is {self.count}; it must be at least 4, so that some are members and some are not")
+        if not self.count >= 4 or self.count != int(self.count):
+            raise ValueError(
+                f"count is {self.count}; it must be a whole number of at least 4, so that some are members and some are not"
+            )
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
         if self.kind == "duplicate_mislabeled" and self.count % 2:
@@ -66,6 +71,8 @@ class Canaries:
                 if self.folder is None
                 else f"folder is {self.folder!r}, but only outlier_folder reads one; the kind is {self.kind}"
             )
+        if self.folder == "":
+            raise ValueError("folder is empty; it must name a folder below the data folder")
 
     def positions(self, n_train: int) -> IntArray:
         """Their positions in the pool of `n_train` examples, in the order of the permutation.
@@ -96,6 +103,11 @@ class Canaries:
         self.positions(info.n_train)
         if info.is_images and self.kind == "extreme":
             raise ValueError("canaries.kind is extreme, which is for tables; for images use mislabeled or blank")
+        if self.kind == "extreme" and info.shape[0] < math.log2(self.count):
+            raise ValueError(
+                f"canaries.count is {self.count}, but {info.shape[0]} features give only {2 ** info.shape[0]} extreme rows; "
+                "take so many canaries or fewer"
+            )
         if not info.is_images and self.kind in ("blank", "outlier_folder"):
             raise ValueError(f"canaries.kind is {self.kind}, which is for images; for tables use mislabeled or extreme")
         if self.kind == "blank" and info.shape[0] == 1 and self.count > _SHADES:
@@ -114,7 +126,13 @@ class Canaries:
         from torchvision.datasets.folder import IMG_EXTENSIONS  # slow to import
 
         folder = inside(data_dir, self.folder, "canaries.folder")
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+        paths = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in IMG_EXTENSIONS
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            and path.is_file()
+        )
         if len(paths) < self.count:
             raise DatasetError(
                 f"{folder.absolute()} has {len(paths)} images, but canaries.count is {self.count}. Put as many images there, or take "
@@ -122,12 +140,36 @@ class Canaries:
             )
         return paths
 
+    def check_files(self, info: DatasetInfo, data_dir: Path) -> None:
+        """Read the images that are taken from the folder of outliers, if the kind takes any.
+
+        Raises:
+            DatasetError: the folder is missing, has too few images, or one of them cannot be read or is equal to another.
+        """
+        if self.kind == "outlier_folder":
+            self._outliers(info, data_dir, numpy_generator(self.seed, Stream.CANARIES, 1))
+
+    def _outliers(self, info: DatasetInfo, data_dir: Path, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        paths = self.outliers(data_dir)
+        chosen = [paths[index] for index in rng.permutation(len(paths))[: self.count]]
+        seen: dict[bytes, Path] = {}
+        images = []
+        for path, image in zip(chosen, _images(chosen, info), strict=True):
+            other = seen.setdefault(image.tobytes(), path)
+            if other is not path:
+                raise DatasetError(
+                    f"{path} and {other} are equal at {info.shape[2]}x{info.shape[1]}, so their labels would contradict each other. "
+                    "Remove one of them from the folder."
+                )
+            images.append(image)
+        return np.stack(images)
+
     def planted(self, data: Examples, data_dir: Path) -> Examples:
         """The data with the canaries in their places. Their `example_id` stays, and the hash covers them.
 
         Raises:
-            DatasetError: the folder of outliers is missing, or has too few images.
-            ValueError: see `check`.
+            DatasetError: see `check_files`.
+            ValueError: see `check`; or too few features of a table vary for so many different extreme rows.
         """
         self.check(data.info)
         if self.kind == "clean":
@@ -159,9 +201,7 @@ def _blank(canaries: Canaries, data: Examples, data_dir: Path, rng: np.random.Ge
 
 def _outliers(canaries: Canaries, data: Examples, data_dir: Path, rng: np.random.Generator) -> Planted:
     at = canaries.positions(data.info.n_train)
-    paths = canaries.outliers(data_dir)
-    chosen = [paths[index] for index in rng.permutation(len(paths))[: len(at)]]
-    return at, np.stack(list(_images(chosen, data.info))), _any_labels(data, at, rng)
+    return at, canaries._outliers(data.info, data_dir, rng), _any_labels(data, at, rng)
 
 
 def _duplicates(canaries: Canaries, data: Examples, data_dir: Path, rng: np.random.Generator) -> Planted:
@@ -173,8 +213,17 @@ def _extreme(canaries: Canaries, data: Examples, data_dir: Path, rng: np.random.
     at = canaries.positions(data.info.n_train)
     pool = data.inputs[: data.info.n_train]
     low, high = pool.amin(0).cpu().numpy(), pool.amax(0).cpu().numpy()
-    rows = np.where(rng.random((len(at), len(low))) < 0.5, low, high).astype(np.float32)
-    return at, rows, _any_labels(data, at, rng)
+    varying = int((low < high).sum())
+    if varying < math.log2(len(at)):
+        raise ValueError(
+            f"canaries.count is {len(at)}, but {varying} features of the table vary, so there are only {2**varying} extreme rows; "
+            "take so many canaries or fewer"
+        )
+    rows: dict[bytes, npt.NDArray[np.float32]] = {}
+    while len(rows) < len(at):
+        row = np.where(rng.random(len(low)) < 0.5, low, high).astype(np.float32)
+        rows.setdefault(row.tobytes(), row)
+    return at, np.stack(list(rows.values())), _any_labels(data, at, rng)
 
 
 _KINDS: dict[str, Callable[[Canaries, Examples, Path, np.random.Generator], Planted]] = {
@@ -210,9 +259,10 @@ def _images(paths: list[Path], info: DatasetInfo) -> Iterator[npt.NDArray[np.uin
             f"Images of {channels} channels cannot be made of the outliers' files; use mislabeled or blank canaries."
         )
     for path in paths:
-        try:
-            with Image.open(path) as file:
-                image = file.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DatasetError(f"{path} cannot be read as an image: {error}. Remove it from the folder.") from error
+        with open_image(EncodedImage(name=str(path), content=path), "outliers") as file:
+            image = (
+                on_white(file)
+                .convert("L" if channels == 1 else "RGB")
+                .resize((width, height), Image.Resampling.BILINEAR)
+            )
         yield np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)

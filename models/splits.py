@@ -191,7 +191,11 @@ class SplitPlan:
     def answered(self, split: Split) -> IntArray:
         """Positions of the examples whose answers attacks on cohorts need: those that coins decide over, then test examples.
 
-        With canaries, few test examples are kept: answers to all would take most of the space.
+        With canaries, few test examples are kept, the same for every target: answers to all would take most of the space.
         """
-        tossed = np.sort(np.concatenate([split.members, split.non_members]))
-        return np.concatenate([tossed, split.test if self.canaries is None else split.test[:_TEST_BESIDE_CANARIES]])
+        tossed, test = np.sort(np.concatenate([split.members, split.non_members])), split.test
+        if self.canaries is not None:
+            # Drawn, because a user's files may be sorted by class.
+            drawn = numpy_generator(0, Stream.CANARIES, 2).permutation(len(test))[:_TEST_BESIDE_CANARIES]
+            test = test[np.sort(drawn)]
+        return np.concatenate([tossed, test])

@@ -169,10 +169,48 @@ def test_outliers_are_the_folders_images_at_the_datasets_size(tmp_path: Path) ->
     assert (images[:, 2] == 7).all()
     assert len(set(images[:, 0, 0, 0].tolist())) == 10
     (folder / "0.png").write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"0\.png cannot be read as an image"):
+    with pytest.raises(DatasetError, match=r"0\.png \(outliers\) is not an image of a known format"):
         Canaries(count=12, kind="outlier_folder", folder="strangers").planted(data, tmp_path)
     with pytest.raises(DatasetError, match=r"has 12 images, but canaries\.count is 13"):
         Canaries(count=13, kind="outlier_folder", folder="strangers").planted(data, tmp_path)
+
+
+def outliers_of(folder: Path, *images: Image.Image) -> Canaries:
+    folder.mkdir()
+    for number, image in enumerate(images):
+        image.save(folder / f"{number}.png")
+    return Canaries(count=len(images), kind="outlier_folder", folder=folder.name)
+
+
+def test_outliers_are_read_as_a_users_other_images_are(tmp_path: Path) -> None:
+    data = colored()
+    plain = [Image.new("RGB", (8, 8), (shade, 1, 1)) for shade in range(4)]
+    clear = Image.new("RGBA", (8, 8), (9, 9, 9, 0))
+    planted = outliers_of(tmp_path / "clear", *plain, clear).planted(data, tmp_path)
+    assert (planted.inputs == 255).flatten(1).all(1).any()  # composed on white
+    deep = Image.fromarray(np.full((8, 8), 30_000, dtype=np.uint16))
+    with pytest.raises(DatasetError, match=r"4\.png .*8 bits per channel"):
+        outliers_of(tmp_path / "deep", *plain, deep).planted(data, tmp_path)
+    with pytest.raises(DatasetError, match=r"\d\.png and .*\d\.png are equal at 8x8"):
+        outliers_of(tmp_path / "equal", *plain, plain[2]).planted(data, tmp_path)
+
+
+def test_only_visible_files_count_as_outliers_and_damaged_ones_are_found_before_anything_is_trained(
+    tmp_path: Path,
+) -> None:
+    canaries = outliers_of(tmp_path / "odd", *(Image.new("RGB", (8, 8), (shade, 1, 1)) for shade in range(6)))
+    (tmp_path / "odd" / "._0.png").write_bytes(b"of another system")
+    (tmp_path / "odd" / "folder.png").mkdir()
+    assert len(canaries.outliers(tmp_path)) == 6
+    whole = (tmp_path / "odd" / "3.png").read_bytes()
+    (tmp_path / "odd" / "3.png").write_bytes(whole[:20] + b"\xff" * 30 + whole[50:])
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "datasets: [digits]\ndefenses: [none]\nattacks: []\n"
+        "splits: [{name: coins, canaries: {count: 6, kind: outlier_folder, folder: odd}}]\n"
+    )
+    with pytest.raises(UserError, match=r"3\.png \(outliers\)"):
+        check_datasets(expand(load_sweep(str(path))), tmp_path, download=False)
 
 
 def test_a_missing_folder_of_outliers_is_found_before_anything_is_trained(tmp_path: Path) -> None:
@@ -199,13 +237,40 @@ def test_extreme_rows_are_at_the_ends_of_every_feature(tmp_path: Path) -> None:
         Canaries(count=50, kind="blank").planted(data, tmp_path)
 
 
+def test_extreme_rows_all_differ_and_too_many_are_refused(tmp_path: Path) -> None:
+    info = DatasetInfo(n_train=60, n_test=10, shape=(4,), num_classes=3)
+    inputs = torch.randn(70, 4, generator=torch.Generator().manual_seed(0))
+    data = Examples(
+        inputs=inputs, labels=torch.arange(70) % 3, example_id=np.arange(70), info=info, sha256="of the data"
+    )
+    canaries = Canaries(count=16, kind="extreme")
+    rows = canaries.planted(data, tmp_path).inputs[torch.from_numpy(canaries.positions(60))]
+    assert len(rows.unique(dim=0)) == 16
+    with pytest.raises(ValueError, match="4 features give only 16 extreme rows"):
+        Canaries(count=17, kind="extreme").check(info)
+    inputs[:, 3] = 1.0
+    with pytest.raises(ValueError, match="3 features of the table vary, so there are only 8 extreme rows"):
+        canaries.planted(data, tmp_path)
+
+
+def test_the_test_examples_beside_canaries_are_drawn_from_all() -> None:
+    chosen = plan()
+    split = chosen.draw(POOL, 10_000, 0)
+    answered = chosen.answered(split)
+    beside = answered[answered >= POOL] - POOL
+    assert len(beside) == 2000
+    assert abs(beside.mean() - 5000) < 5 * 10_000 / np.sqrt(12 * 2000)
+    np.testing.assert_array_equal(answered[answered >= POOL], chosen.answered(chosen.draw(POOL, 10_000, 7))[-2000:])
+
+
 @pytest.mark.parametrize(
     ("split", "text"),
     [
         ("{name: half, canaries: {count: 20}}", "canaries need coins, so it must be coin_pairs or coins"),
         ("{name: quarters, reference: 20}", "reference examples need a pool of coins"),
         ("{name: coins, canaries: {count: 20, kind: mislabelled}}", "Input should be 'clean', 'mislabeled'"),
-        ("{name: coins, canaries: {count: 2}}", "count is 2; it must be at least 4"),
+        ("{name: coins, canaries: {count: 2}}", "count is 2; it must be a whole number of at least 4"),
+        ("{name: coins, canaries: {count: 20, kind: outlier_folder, folder: ''}}", "folder is empty"),
         ("{name: coins, canaries: {count: 21, kind: duplicate_mislabeled}}", "it must be even"),
         ("{name: coins, canaries: {count: 20, kind: outlier_folder}}", "folder is missing"),
         ("{name: coins, canaries: {count: 20, folder: x}}", "only outlier_folder reads one"),

@@ -109,7 +109,7 @@ class FolderDataset(ImageDataset):
         n_gray = n_transparent = 0
         for part, index in zip(parts, indexes, strict=True):
             for each in part.images(index):
-                with _image(each, part.name) as image:
+                with open_image(each, part.name) as image:
                     n_gray += image.mode in _GRAY
                     n_transparent += image.has_transparency_data
                     size = image.size if self.size is None else (self.size, self.size)
@@ -137,7 +137,7 @@ class FolderDataset(ImageDataset):
         """
         images: ImageArray | None = None
         for position, each in enumerate(part.images(index)):
-            with _image(each, part.name) as image:
+            with open_image(each, part.name) as image:
                 pixels = _pixels(image, self.size)
             if images is None:
                 images = np.empty((len(index), *pixels.shape), dtype=np.uint8)
@@ -157,7 +157,7 @@ def _classes(parts: Sequence[EncodedPart]) -> IntArray:
 
 
 @contextmanager
-def _image(each: EncodedImage, part: str) -> Iterator[Image.Image]:
+def open_image(each: EncodedImage, part: str) -> Iterator[Image.Image]:
     """The open image. Its pixels are decoded on first use.
 
     Raises:
@@ -176,18 +176,23 @@ def _image(each: EncodedImage, part: str) -> Iterator[Image.Image]:
         ) from error
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """The image in gray (mode L) if it is gray, else in RGB; transparent parts are composed on white."""
+    mode = "L" if image.mode in _GRAY else "RGB"
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        image = white
+    return image.convert(mode)
+
+
 def _pixels(image: Image.Image, size: int | None) -> ImageArray:
     """Pixels, gray (1, height, width) or RGB (3, height, width), composed on white; resized to a square if `size` is set."""
-    is_gray = image.mode in _GRAY
-    if image.has_transparency_data:
-        on_white = Image.new("RGBA", image.size, "white")
-        on_white.alpha_composite(image.convert("RGBA"))
-        image = on_white
-    image = image.convert("L" if is_gray else "RGB")
+    image = on_white(image)
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8)
-    return pixels[None] if is_gray else pixels.transpose(2, 0, 1)
+    return pixels[None] if image.mode == "L" else pixels.transpose(2, 0, 1)
 
 
 def _check_size(each: EncodedImage, part: str, size: Sequence[int], first: Sequence[int]) -> None:

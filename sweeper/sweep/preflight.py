@@ -219,22 +219,16 @@ def check_datasets(trials: Sequence[Trial], data_dir: Path, download: bool) -> N
                 "Check the network, or copy the files there yourself and omit --download."
             ) from None
 
-    for problem in _missing_outliers(trials, data_dir):
-        raise UserError(problem)
+    for dataset, canaries in dict.fromkeys((trial.dataset, trial.split_plan.canaries) for trial in trials):
+        if canaries is not None:
+            try:
+                canaries.check_files(_describe(dataset, data_dir), data_dir)
+            except (DatasetError, ValueError) as error:
+                raise UserError(sentence(error)) from None
 
 
 def missing_datasets(trials: Sequence[Trial], data_dir: Path) -> list[str]:
     """For each dataset that cannot be opened, and each folder of outliers without enough images, the reason."""
-    problems = _missing_outliers(trials, data_dir)
-    for dataset in dict.fromkeys(trial.dataset for trial in trials):
-        try:
-            dataset.open(data_dir, download=False)
-        except DatasetError as error:
-            problems.append(str(error))
-    return problems
-
-
-def _missing_outliers(trials: Sequence[Trial], data_dir: Path) -> list[str]:
     problems = []
     for canaries in dict.fromkeys(trial.split_plan.canaries for trial in trials):
         try:
@@ -242,6 +236,11 @@ def _missing_outliers(trials: Sequence[Trial], data_dir: Path) -> list[str]:
                 canaries.outliers(data_dir)
         except (DatasetError, ValueError) as error:
             problems.append(sentence(error))
+    for dataset in dict.fromkeys(trial.dataset for trial in trials):
+        try:
+            dataset.open(data_dir, download=False)
+        except DatasetError as error:
+            problems.append(str(error))
     return problems
 
 
