@@ -53,20 +53,20 @@ def top_probability(entropy_share: float, n_classes: int) -> float:
 class Hamp(Defense):
     """HAMP: trains on soft labels of high entropy, and answers with a random input's confidences in the true order.
 
-    Training (`train_soft`): the target of each example has the entropy `entropy_share` · log(classes), its true class first and the
-    others alike; the loss is KL(target ‖ answer) − `entropy_weight` · entropy(answer), summed over classes and averaged over
+    Training (`train_soft`): the target of each example has the entropy `entropy_share` · log(classes), its true class first and
+    the others alike; the loss is KL(target ‖ answer) − `entropy_weight` · entropy(answer), summed over classes and averaged over
     examples. Answers (`hide_answers`): the class order of the answer to the query, with the values of the answer to a random
     input in their place, from the highest to the lowest; equal values are made to differ by the least amount, so that the order,
-    and the decision, never changes. The random input follows from the query alone: uniform pixels, or standard normal
-    features of a table. Attacks that need no values are untouched; the training alone works with a private mechanism, too. No
-    guarantee.
+    and the decision, never changes. The random input follows from the query alone: uniform pixels, fair bits if all features of a
+    table's row are 0 or 1, or else standard normal features. Attacks that need no values are untouched; the training alone works
+    with a private mechanism, too. No guarantee.
 
     The paper's `entropy_share` and `entropy_weight`: .95 and .001 for CIFAR-10, .5 and .005 for CIFAR-100, .8 and .01 for Purchase-100,
     .6 and .01 for Texas-100, .5 and .001 for Location-30.
 
     Source: Chen & Pattabiraman 2024. Its public code divides the divergence by the number of classes, too, which makes
-    `entropy_weight` as many times heavier, and makes its optimizer anew in every epoch. Deviation: the paper draws the random input
-    anew for each query; here the same query has the same answer.
+    `entropy_weight` as many times heavier (with 10 classes, .01 here is its .001), and makes its optimizer anew in every epoch.
+    Deviation: the paper draws the random input anew for each query; here the same query has the same answer.
     """
 
     entropy_share: float = 0.95
@@ -78,8 +78,8 @@ class Hamp(Defense):
     adaptive_attacks: ClassVar[tuple[str, ...]] = ("label_only/label_only_ratio",)
 
     def __post_init__(self) -> None:
-        if not 0 < self.entropy_share < 1:
-            raise ValueError(f"entropy_share is {self.entropy_share}; it must be above 0 and below 1")
+        if not 1e-6 <= self.entropy_share < 1:
+            raise ValueError(f"entropy_share is {self.entropy_share}; it must be at least 1e-6 and below 1")
         if not 0 <= self.entropy_weight < float("inf"):
             raise ValueError(f"entropy_weight is {self.entropy_weight}; it must be zero or more, and finite")
         if not (self.train_soft or self.hide_answers):
@@ -116,6 +116,8 @@ def random_inputs(inputs: Tensor) -> Tensor:
     numbers = hashed(inputs, inputs[0].numel())
     if inputs.dtype == torch.uint8:
         return (numbers & 0xFF).to(torch.uint8).view_as(inputs)
-    uniform = uniforms(numbers)
-    random = uniform if inputs.dim() > 2 else torch.special.ndtri(uniform)  # images in [0, 1], or features of a table
-    return random.to(inputs.dtype).view_as(inputs)
+    uniform = uniforms(numbers).view_as(inputs)
+    if inputs.dim() > 2:  # images in [0, 1]
+        return uniform.to(inputs.dtype)
+    are_bits = ((inputs == 0) | (inputs == 1)).all(dim=1, keepdim=True)
+    return torch.where(are_bits, (uniform < 0.5).to(uniform), torch.special.ndtri(uniform)).to(inputs.dtype)

@@ -99,12 +99,15 @@ class _Misleading(Mask):
     def masked(self, logits: Tensor) -> Tensor:
         with torch.enable_grad():
             noise = self._noise(logits.detach().float())
-        noised = (logits + noise).log_softmax(1)
-        distortion = (noised.exp() - logits.softmax(1)).abs().sum(1)
+        own, noised = logits.log_softmax(1), (logits + noise).log_softmax(1)
+        distortion = (noised.exp() - own.exp()).abs().sum(1)
+        # Noise that leaves the surrogate as sure as before is of no use.
+        certainty = [(self.log_odds(answers.exp()).sigmoid() - 0.5).abs() for answers in (own, noised)]
         # Rounded, because a logit's last digits differ between batches.
         coin = uniforms(hashed(torch.round(logits.float(), decimals=2), 1))[:, 0]
-        used = (distortion > 0) & (coin * distortion <= self._budget) & (noised.argmax(1) == logits.argmax(1))
-        return torch.where(used[:, None], noised, logits)
+        used = (distortion > 0) & (coin * distortion <= self._budget) & (certainty[1] < certainty[0])
+        used &= noised.argmax(1) == own.argmax(1)
+        return torch.where(used[:, None], noised, own)
 
     def _noise(self, logits: Tensor) -> Tensor:
         """Noise (n, classes) on each row, 0 where none was found."""
