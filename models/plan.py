@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from models.augmentation import Augmentation, Mixing, check_augmentation
+from models.augmentation import Augmentation, CropAndFlip, Mixing, check_augmentation
 from models.companion import CompanionPlan
 from models.datasets.base import DatasetInfo
 from models.losses import CrossEntropy, Loss, check_loss
@@ -97,6 +98,12 @@ class TrainingPlan:
         """The plan of one teacher."""
         return replace(self, n_train=round(self.teacher_share * self.n_train), n_teachers=0, teacher_share=1.0)
 
+    @property
+    def _fewest_of_a_teacher(self) -> int:
+        """So few examples, five standard deviations below the mean, that hardly any teacher has fewer; `n_train` without teachers."""
+        share = self.teacher_share
+        return math.floor(share * self.n_train - 5 * math.sqrt(share * (1 - share) * self.n_train))
+
     def on_fewer(self, n_train: int, n_models: int = 1) -> TrainingPlan:
         """The plan for so many models, each on fewer training examples."""
         return replace(self, n_train=n_train, n_models=n_models)
@@ -144,15 +151,15 @@ class TrainingPlan:
                 a companion is trained beside a private mechanism or on soft labels; members are held out that ε would not cover;
                 or the steps are no longer those that ε is proved for.
         """
-        fewest = min(self.n_train, self._teacher.n_train)
+        fewest = min(self.n_train, self._fewest_of_a_teacher)
         if fewest < 1:
             raise ValueError(
                 "no member is left to train on; hold out fewer members, train fewer models, or take more examples"
             )
         if self.batch_size > fewest:
             raise ValueError(
-                f"batch_size is {self.batch_size} but the target has only {fewest} training examples; "
-                f"set training.batch_size to {fewest} or less"
+                f"batch_size is {self.batch_size} but {'a sub-model may have' if fewest < self.n_train else 'the target has'} only "
+                f"{fewest} training examples; set training.batch_size to {fewest} or less"
             )
         if self.n_teachers and self.loss.mixes_examples:
             raise ValueError(
@@ -200,6 +207,20 @@ class TrainingPlan:
             raise ValueError(
                 f"augmentation_multiplicity is {self.augmentation_multiplicity}, but nothing augments the examples, so that all views "
                 "of one would be the same; set training.augmentation, for example to crop_flip, or leave the multiplicity out"
+            )
+        if self.augmentation_multiplicity > 1 and self.augmentation == CropAndFlip(padding=0, flip=False):
+            raise ValueError(
+                f"augmentation_multiplicity is {self.augmentation_multiplicity}, but with a padding of 0 and no flip all views of an "
+                "example would be the same; set one of them, or leave the multiplicity out"
+            )
+        if (
+            isinstance(self.augmentation, CropAndFlip)
+            and info.is_images
+            and self.augmentation.padding >= min(info.shape[1:])
+        ):
+            raise ValueError(
+                f"the augmentation's padding is {self.augmentation.padding} pixels, and images are {info.shape[2]}x{info.shape[1]}; it "
+                f"must be at most {min(info.shape[1:]) - 1}, so that something is left of each image"
             )
         if self.augmentation is not None and self.augmentation.needs_images and not info.is_images:
             raise ValueError(

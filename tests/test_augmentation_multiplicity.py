@@ -404,5 +404,7 @@ def test_the_identity_of_a_training_without_multiplicity_is_what_it_was():
 def test_views_without_an_augmentation_are_refused(digits):
     with pytest.raises(ValueError, match="augmentation_multiplicity is 4, but nothing augments the examples"):
         fit_on(digits, augmentation_multiplicity=4)
+    with pytest.raises(ValueError, match="with a padding of 0 and no flip all views of an example would be the same"):
+        fit_on(digits, Augmentation(padding=0, flip=False), augmentation_multiplicity=4)
     with pytest.raises(ValueError, match="augmentation_multiplicity is 0; it must be at least 1"):
         Training(augmentation_multiplicity=0)

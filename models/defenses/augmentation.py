@@ -28,4 +28,9 @@ class Augmentation(Defense):
         CropAndFlip(padding=self.padding, flip=self.flip)
 
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
+        if plan.augmentation is not None:
+            raise ValueError(
+                "the defense augmentation stands beside training.augmentation or a second such defense, and only one can change the "
+                "images; leave one of them out"
+            )
         return replace(plan, augmentation=CropAndFlip(padding=self.padding, flip=self.flip))

@@ -29,4 +29,6 @@ class Mixup(Defense):
             raise ValueError(f"alpha is {self.alpha}; it must be above 0 and finite")
 
     def edit_training(self, plan: TrainingPlan, model: StagedModel) -> TrainingPlan:
+        if plan.mixing is not None:
+            raise ValueError("two defenses mix examples; leave one of them out")
         return replace(plan, mixing=Mixing(alpha=self.alpha))
