@@ -33,8 +33,9 @@ class Memguard(Defense):
     members from those to reference examples, equally many of each. With h its log-odds, z the logits of a query and l the decision,
     noise e minimizes |h| + 10·ReLU(max_{j≠l} z_j − z_l) + c·‖softmax(z + e) − softmax(z)‖₁. It takes at most `steps` steps of .1 along
     the gradient's direction, until h changes its sign and l is the decision. c is .1, 1, … 10⁵, as long as that succeeds; the noise
-    is that of the last success. It is used with probability min(1, `budget` / its L1 distortion), by a coin that follows from the
-    answer alone, so that asking again gives the same. An attack by labels alone is untouched. The answers of a model are all that
+    is that of the last success. If the surrogate's probability is then nearer to one half than before, the noise is used with
+    probability min(1, `budget` / its L1 distortion), by a coin that follows from the answer alone, so that asking again gives the
+    same. All answers are log-probabilities, noised or not. An attack by labels alone is untouched. The answers of a model are all that
     changes. No guarantee.
 
     The split must set `reference` examples aside. Answers take hundreds of passes through the surrogate.
