@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -98,12 +97,6 @@ class TrainingPlan:
         """The plan of one teacher."""
         return replace(self, n_train=round(self.teacher_share * self.n_train), n_teachers=0, teacher_share=1.0)
 
-    @property
-    def _fewest_of_a_teacher(self) -> int:
-        """So few examples, five standard deviations below the mean, that hardly any teacher has fewer; `n_train` without teachers."""
-        share = self.teacher_share
-        return math.floor(share * self.n_train - 5 * math.sqrt(share * (1 - share) * self.n_train))
-
     def on_fewer(self, n_train: int, n_models: int = 1) -> TrainingPlan:
         """The plan for so many models, each on fewer training examples."""
         return replace(self, n_train=n_train, n_models=n_models)
@@ -151,14 +144,14 @@ class TrainingPlan:
                 a companion is trained beside a private mechanism or on soft labels; members are held out that ε would not cover;
                 or the steps are no longer those that ε is proved for.
         """
-        fewest = min(self.n_train, self._fewest_of_a_teacher)
+        fewest = min(self.n_train, self._teacher.n_train)
         if fewest < 1:
             raise ValueError(
                 "no member is left to train on; hold out fewer members, train fewer models, or take more examples"
             )
         if self.batch_size > fewest:
             raise ValueError(
-                f"batch_size is {self.batch_size} but {'a sub-model may have' if fewest < self.n_train else 'the target has'} only "
+                f"batch_size is {self.batch_size} but {'a sub-model has' if fewest < self.n_train else 'the target has'} only "
                 f"{fewest} training examples; set training.batch_size to {fewest} or less"
             )
         if self.n_teachers and self.loss.mixes_examples:

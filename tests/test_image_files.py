@@ -335,8 +335,8 @@ def test_a_limit_reads_no_image_that_it_does_not_keep(
     broken = [(i // 25, c if i in kept_train else b"broken") for i, c in enumerate(contents)]
     write(tmp_path, broken, labeled(contents))
     opened = []
-    image = _files._image
-    monkeypatch.setattr(_files, "_image", lambda each, part: (opened.append(each.name), image(each, part))[1])
+    image = _files.open_image
+    monkeypatch.setattr(_files, "open_image", lambda each, part: (opened.append(each.name), image(each, part))[1])
     assert limited.load(tmp_path).sha256 == data.sha256
     assert len(opened) == 15
     assert limited.describe(tmp_path) == data.info

@@ -171,10 +171,16 @@ def test_the_plan_counts_the_steps_of_sub_models_and_student(digits):
     held_out = make_plan(Training(epochs=3, batch_size=60), (EarlyStopping(held_out=0.5), Selena()), model, 600)
     assert held_out.total_steps == 3 * (25 * 3 + 5)
     assert make_plan(Training(epochs=3, batch_size=60), (MajorityOf(models=5),), model, 600).total_steps == 3 * 5 * 2
-    # A sub-model has 360 of 600 members on average, with a standard deviation of 12
-    with pytest.raises(ValueError, match="batch_size is 350 but a sub-model may have only 300 training examples"):
-        make_plan(Training(batch_size=350), (Selena(),), model, 600)
-    make_plan(Training(batch_size=300), (Selena(),), model, 600)
+    with pytest.raises(ValueError, match="batch_size is 400 but a sub-model has only 360 training examples"):
+        make_plan(Training(batch_size=400), (Selena(),), model, 600)
+
+
+def test_a_sub_model_that_is_smaller_than_the_batch_is_found_before_any_is_trained(digits, fits):
+    with pytest.raises(
+        ValueError, match=r"batch_size is 120 but one of the sub-models has only 1\d\d training examples"
+    ):
+        fit_on(digits, Selena(models=5, left_out=2), members=np.arange(200), batch_size=120)
+    assert not fits
 
 
 @pytest.mark.parametrize(

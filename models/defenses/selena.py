@@ -58,6 +58,12 @@ class Selena(Defense):
         rng = numpy_generator(recipe.seed, Stream.PARTS, recipe.stream_index)
         ranks = rng.permuted(np.tile(np.arange(self.models), (len(members), 1)), axis=1)
         is_left_out = ranks < self.left_out
+        fewest = int((~is_left_out).sum(axis=0).min())
+        if recipe.training.batch_size > fewest:
+            raise ValueError(
+                f"batch_size is {recipe.training.batch_size} but one of the sub-models has only {fewest} training examples; set "
+                f"training.batch_size to {fewest} or less"
+            )
         soft_labels = torch.zeros(len(members), recipe.data.info.num_classes)
         sub_models = []
         for number, left_out in enumerate(is_left_out.T):
