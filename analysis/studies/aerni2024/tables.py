@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from analysis import naming
 from analysis.measure.primary import MOST_FALSE_ALARMS
 from analysis.measure.targets import FRACTION
 from analysis.statistics.estimates import Estimate, Ratio, estimate
 from analysis.studies.aerni2024 import numbers
-from analysis.studies.aerni2024.cells import EQUAL, LIRA, NEAR, Arm, Leak, Protocol
+from analysis.studies.aerni2024.cells import EQUAL, LIRA, NEAR, Arm, Cell, Leak, Protocol
 from analysis.tables.model import Column, Entry, Label, Mean, Number, Table
 from analysis.tables.text import interval_text, number
 
@@ -201,14 +203,20 @@ def _audits(found: Protocol) -> Table:
     )
 
 
-def _null_means(found: Protocol) -> Table:
-    nulls: dict[str, list[float]] = {}
+def _each_null(found: Protocol) -> Iterator[tuple[Cell, str, Estimate]]:
+    """The nulls of the attacks that were fixed for each arm, in all of its cells."""
     for arm in found.arms.values():
         for cell in arm.cells.values():
             for attack in arm.attacks:
                 null = cell.null(attack)
                 if null is not None:
-                    nulls.setdefault(attack, []).append(null.mean)
+                    yield cell, attack, null
+
+
+def _null_means(found: Protocol) -> Table:
+    nulls: dict[str, list[float]] = {}
+    for _, attack, null in _each_null(found):
+        nulls.setdefault(attack, []).append(null.mean)
     rows: list[tuple[Entry, ...]] = []
     for attack, values in nulls.items():
         mean = estimate(values, FRACTION)
@@ -239,14 +247,10 @@ def _null_means(found: Protocol) -> Table:
 
 def _nulls(found: Protocol) -> Table:
     rows: list[tuple[Entry, ...]] = []
-    for (dataset, defense), arm in found.arms.items():
-        for kind, cell in arm.cells.items():
-            for attack in arm.attacks:
-                null = cell.null(attack)
-                if null is not None:
-                    sound = "not shown to differ" if cell.is_sound(attack) else "no"
-                    label = Label(value=kind, text=kind_name(kind))
-                    rows.append((Label(value=dataset), Label(value=defense), label, attack, Mean(ours=null), sound))
+    for cell, attack, null in _each_null(found):
+        sound = "not shown to differ" if cell.is_sound(attack) else "no"
+        kind = Label(value=cell.kind, text=kind_name(cell.kind))
+        rows.append((Label(value=cell.dataset), Label(value=cell.defense), kind, attack, Mean(ours=null), sound))
     off = sum(row[-1] == "no" for row in rows)
     return Table(
         name="aerni_nulls",
