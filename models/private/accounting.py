@@ -36,7 +36,7 @@ _LEAST_PRV_EPSILON = 1.5 * PRV_ERROR
 
 _LEAST_DELTA = 1e-200
 _MOST_NOISE_MULTIPLIER = 1e5
-_ORDERS = np.array(RDPAccountant.DEFAULT_ALPHAS)
+ORDERS = np.array(RDPAccountant.DEFAULT_ALPHAS)
 
 
 class BeyondPrvError(ValueError):
@@ -88,10 +88,10 @@ class PrivacyAccounting:
 
     def rdp(self, steps: int) -> list[dict[str, float]]:
         """Rényi divergence after `steps` steps, at each order where it is finite. It adds up over independent runs."""
-        divergences = steps * _rdp_of_a_step(self.noise_multiplier, self.sample_rate)
+        divergences = steps * rdp_of_a_step(self.noise_multiplier, self.sample_rate)
         return [
             {"order": float(order), "divergence": float(divergence)}
-            for order, divergence in zip(_ORDERS, divergences, strict=True)
+            for order, divergence in zip(ORDERS, divergences, strict=True)
             if math.isfinite(divergence)
         ]
 
@@ -153,20 +153,20 @@ def _is_hardly_ever_sampled(mechanism: Steps, delta: float) -> bool:
 
 def _epsilon_by_order(mechanism: Steps, delta: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     """ε by each Rényi order; each is an upper bound (Balle et al. 2020, Theorem 21)."""
-    divergences = mechanism.steps * _rdp_of_a_step(mechanism.noise_multiplier, mechanism.sample_rate)
-    by_order = divergences - (math.log(delta) + np.log(_ORDERS)) / (_ORDERS - 1) + np.log1p(-1 / _ORDERS)
+    divergences = mechanism.steps * rdp_of_a_step(mechanism.noise_multiplier, mechanism.sample_rate)
+    by_order = divergences - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1) + np.log1p(-1 / ORDERS)
     return np.asarray(by_order)
 
 
 @lru_cache(maxsize=64)
-def _rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+def rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Rényi divergences of one step at Opacus's orders; they add up over steps.
 
     Below `LEAST_NOISE_MULTIPLIER` they are the divergences without sampling, a close upper bound.
     """
     if noise_multiplier < LEAST_NOISE_MULTIPLIER:
-        return np.asarray(_ORDERS / (2 * noise_multiplier**2))
-    return np.asarray(composition.log_moments(noise_multiplier, sample_rate, _ORDERS) / (_ORDERS - 1))
+        return np.asarray(ORDERS / (2 * noise_multiplier**2))
+    return np.asarray(composition.log_moments(noise_multiplier, sample_rate, ORDERS) / (ORDERS - 1))
 
 
 def _tilt(mechanism: Steps, delta: float) -> float:
@@ -177,8 +177,8 @@ def _tilt(mechanism: Steps, delta: float) -> float:
         return float(mechanism.steps * moment[0] - math.log(delta)) / tilt
 
     best = int(np.argmin(_epsilon_by_order(mechanism, delta)))
-    tilt = float(_ORDERS[best]) - 1
-    if best in (0, len(_ORDERS) - 1):
+    tilt = float(ORDERS[best]) - 1
+    if best in (0, len(ORDERS) - 1):
         factor, least = 2.0 if best else 0.5, bound(tilt)
         while 1e-4 < tilt < 1e4 and (further := bound(factor * tilt)) < least:
             tilt, least = factor * tilt, further
