@@ -100,7 +100,7 @@ _TABLES: dict[str, dict[str, str]] = {
 _OPTIONAL: dict[str, dict[str, str]] = {
     "trials": _columns(
         text="optimizer mechanism noise_unit clipping twin_id config component_sha256 split_label canary_kind",
-        number="n_members n_canaries canary_seed n_reference learning_rate noise_scale max_grad_norm train_loss test_loss",
+        number="n_members n_canaries canary_seed n_reference n_validation learning_rate noise_scale max_grad_norm train_loss test_loss",
         boolean="paired_batches",
         list="rdp adaptive_attacks worst_canaries",
     ),

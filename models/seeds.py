@@ -31,6 +31,8 @@ class Stream(IntEnum):
     CANARIES = 10
     REFERENCE = 11
     COMPANION = 12
+    VALIDATION = 13
+    SEARCH = 14
 
 
 def numpy_generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:

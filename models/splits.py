@@ -1,4 +1,4 @@
-"""Five ways to split a dataset into members, non-members, shadow data and test examples; canaries and reference examples."""
+"""Five ways to split a dataset into members, non-members, shadow data and test examples; what is set aside beside them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ IntArray = npt.NDArray[np.int64]
 
 _NONE: IntArray = np.empty(0, dtype=np.int64)
 _TEST_BESIDE_CANARIES = 2000
+_POOL = ("non_members", "members", "shadow_in", "shadow_out", "background")
+"""The sets of a split that come from the pool of training examples and that coins, or another draw, decide over."""
+_ROLES = ("test", *_POOL, "reference", "validation")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,7 +26,7 @@ class Split:
 
     The target is trained on `members`, and on `background`, of which no attack asks. Attacks tell `members` from `non_members`.
     Accuracy is measured on `test`; under `official` these are also the non-members. `reference` are examples of other people: no
-    target is trained on them, and nothing is measured on them.
+    target is trained on them, and nothing is measured on them. `validation` chooses among settings, and has no other use.
     """
 
     members: IntArray
@@ -33,6 +36,7 @@ class Split:
     shadow_out: IntArray = field(default_factory=lambda: _NONE)
     background: IntArray = field(default_factory=lambda: _NONE)
     reference: IntArray = field(default_factory=lambda: _NONE)
+    validation: IntArray = field(default_factory=lambda: _NONE)
 
     @property
     def trained(self) -> IntArray:
@@ -42,7 +46,7 @@ class Split:
     def roles(self, count: int) -> list[str]:
         """The role of each of `count` examples; an example in no set is "unused"."""
         roles = ["unused"] * count
-        for name in ("test", "non_members", "members", "shadow_in", "shadow_out", "background", "reference"):
+        for name in _ROLES:
             for position in getattr(self, name).tolist():
                 roles[position] = name.removesuffix("s") if name.endswith("members") else name
         return roles
@@ -126,17 +130,24 @@ COIN_SPLITS = frozenset({"coins", "coin_pairs"})
 """Splits that toss a coin for each example. The number of members depends on the seed, and one run can be audited."""
 
 
+def _drawn(count: int, n_train: int, taken: IntArray, stream: Stream) -> IntArray:
+    """`count` positions of the pool that are not taken, the same for every target; fewer if there are not so many."""
+    order = numpy_generator(0, stream).permutation(n_train)
+    return np.sort(order[~np.isin(order, taken)][:count]).astype(np.int64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SplitPlan:
-    """A split by its name, with canaries or without, and the number of reference examples.
+    """A split by its name, with canaries or without, and the numbers of reference and validation examples.
 
-    With `canaries`, coins decide over these alone, and all other examples of the pool are members. The `reference` examples are
-    the same for every target; they are taken out of the pool first, but are never canaries.
+    With `canaries`, coins decide over these alone, and all other examples of the pool are members. The `reference` and
+    `validation` examples are the same for every target; they are taken out of the pool first, but are never canaries.
     """
 
     name: str
     canaries: Canaries | None = None
     reference: int = 0
+    validation: int = 0
 
     def __post_init__(self) -> None:
         if self.name not in SPLITS:
@@ -144,8 +155,9 @@ class SplitPlan:
         if self.name not in COIN_SPLITS and (self.canaries is not None or self.reference):
             what = "canaries need coins" if self.canaries is not None else "reference examples need a pool of coins"
             raise ValueError(f"name is {self.name!r}; {what}, so it must be {' or '.join(sorted(COIN_SPLITS))}")
-        if self.reference < 0:
-            raise ValueError(f"reference is {self.reference}; it must be zero or more examples")
+        for name in ("reference", "validation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be zero or more examples")
 
     @property
     def label(self) -> str:
@@ -156,31 +168,32 @@ class SplitPlan:
         """The split of a pool of `n_train` examples and of `n_test` test examples.
 
         Raises:
-            ValueError: the pool is too small for its canaries and reference examples.
+            ValueError: the pool is too small for its canaries, reference and validation examples.
         """
         split = SPLITS[self.name](n_train, n_test, seed)
         canaries = _NONE if self.canaries is None else self.canaries.positions(n_train)
-        order = numpy_generator(0, Stream.REFERENCE).permutation(n_train)
-        reference = np.sort(order[~np.isin(order, canaries)][: self.reference]).astype(np.int64)
-        if len(reference) < self.reference or len(reference) + len(canaries) >= n_train:
+        reference = _drawn(self.reference, n_train, canaries, Stream.REFERENCE)
+        validation = _drawn(self.validation, n_train, np.concatenate([canaries, reference]), Stream.VALIDATION)
+        wanted = len(canaries) + self.reference + self.validation
+        if len(reference) + len(validation) < self.reference + self.validation or wanted >= n_train:
+            kinds = [f"{self.reference} reference"] * bool(self.reference) + [f"{self.validation} validation"] * bool(
+                self.validation
+            )
             raise ValueError(
-                f"the pool has {n_train} examples, too few for {len(canaries)} canaries and {self.reference} reference examples; set "
-                "`reference` to fewer, or take more examples"
+                f"the pool has {n_train} examples, too few for {len(canaries)} canaries and {' and '.join(kinds)} examples; set "
+                "fewer, or take more examples"
             )
-        if self.reference:
-            split = replace(
-                split,
-                members=np.setdiff1d(split.members, reference),
-                non_members=np.setdiff1d(split.non_members, reference),
-                reference=reference,
-            )
+        if wanted > len(canaries):
+            apart = np.concatenate([reference, validation])
+            kept = {name: np.setdiff1d(getattr(split, name), apart) for name in _POOL}
+            split = replace(split, **kept, reference=reference, validation=validation)
         if self.canaries is None:
             return split
         originals, copies = self.canaries.pairs(n_train)
         attacked = copies if len(copies) else canaries
         members, non_members = np.intersect1d(attacked, split.members), np.intersect1d(attacked, split.non_members)
         # An original is in or out with its copy.
-        left_out = np.concatenate([attacked, reference, originals[np.isin(copies, non_members)]])
+        left_out = np.concatenate([attacked, reference, validation, originals[np.isin(copies, non_members)]])
         return replace(
             split,
             members=members,

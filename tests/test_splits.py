@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.seeds import Stream, numpy_generator
-from models.splits import COIN_SPLITS, SPLITS, SPLITS_WITH_SHADOW_DATA
+from models.splits import COIN_SPLITS, SPLITS, SPLITS_WITH_SHADOW_DATA, SplitPlan
 
 SETS = ("members", "non_members", "shadow_in", "shadow_out")
 SIZES = [(100, 20), (101, 7), (1437, 360), (8, 2), (1003, 1)]
@@ -144,3 +144,30 @@ def test_roles_say_what_each_example_is_used_for():
         assert set(np.flatnonzero(roles == "member")) == set(split.members)
         assert set(np.flatnonzero(roles == "non_member")) == set(split.non_members)
         assert set(np.flatnonzero(roles == "shadow_out")) == set(split.shadow_out)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_validation_examples_come_from_the_pool_and_have_no_other_use(name):
+    splits = [SplitPlan(name=name, validation=60).draw(400, 50, seed) for seed in range(4)]
+    without = [SplitPlan(name=name).draw(400, 50, seed) for seed in range(4)]
+    for split, before in zip(splits, without, strict=True):
+        assert len(split.validation) == 60
+        assert split.validation.max() < 400
+        np.testing.assert_array_equal(split.validation, splits[0].validation)
+        for other in (*training_sets(split).values(), split.trained, split.test):
+            assert not set(split.validation.tolist()) & set(other.tolist())
+        for part in SETS:
+            np.testing.assert_array_equal(
+                getattr(split, part), np.setdiff1d(getattr(before, part), split.validation), part
+            )
+        assert Counter(split.roles(450))["validation"] == 60
+
+
+def test_validation_and_reference_examples_are_disjoint_and_a_pool_without_room_is_refused():
+    split = SplitPlan(name="coins", validation=60, reference=100).draw(400, 50, 0)
+    assert not set(split.validation.tolist()) & set(split.reference.tolist())
+    np.testing.assert_array_equal(split.reference, SplitPlan(name="coins", reference=100).draw(400, 50, 0).reference)
+    with pytest.raises(ValueError, match="300 reference and 100 validation examples"):
+        SplitPlan(name="coins", validation=100, reference=300).draw(400, 50, 0)
+    with pytest.raises(ValueError, match="validation is -1"):
+        SplitPlan(name="half", validation=-1)

@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = {"sweeper", "models", "attacks", "analysis"}
 ALLOWED = {
-    "models": {"models", "torch", "torchvision", "opacus", "dp_accounting", "numpy", "scipy", "sklearn", "pyarrow", "PIL"},
+    "models": {
+        "models",
+        "torch",
+        "torchvision",
+        "opacus",
+        "dp_accounting",
+        "numpy",
+        "scipy",
+        "sklearn",
+        "pyarrow",
+        "PIL",
+    },
     "attacks": {"attacks", "torch", "numpy", "scipy", "sklearn"},
     "analysis": {"analysis", "numpy", "pandas", "pyarrow", "scipy", "matplotlib", "jinja2", "PIL", "markupsafe"},
 }

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sweeper.results.tables import attacks, comparisons, targets
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 _TABLES = targets.TABLES | attacks.TABLES | comparisons.TABLES
 

@@ -90,8 +90,7 @@ class Trial:
         canaries = self.split_plan.canaries
         if canaries is not None:
             config["canaries"] = {"revision": canaries.revision, **dataclasses.asdict(canaries)}
-        if self.split_plan.reference:
-            config["reference"] = self.split_plan.reference
+        config |= {name: count for name in ("reference", "validation") if (count := getattr(self.split_plan, name))}
         return config
 
     @cached_property

@@ -46,6 +46,7 @@ def trial_row(trial: Trial, started_at: datetime.datetime, attempt: int, device:
         "split_label": trial.split_label,
         **canary_columns(trial.split_plan.canaries),
         "n_reference": trial.split_plan.reference,
+        "n_validation": trial.split_plan.validation,
         "adaptive_attacks": list(dict.fromkeys(name for each in trial.defenses for name in each.adaptive_attacks)),
         "worst_canaries": list(dict.fromkeys(name for each in trial.defenses for name in each.worst_canaries)),
         "architecture": trial.architecture_label,
@@ -87,9 +88,11 @@ def data_columns(data: Examples, split: Split) -> dict[str, Any]:
 
 
 def accuracy_columns(outputs: ModelOutputs, split: Split) -> dict[str, Any]:
-    """Loss and accuracy on the members and the test examples, from the target's outputs on every example."""
+    """Loss and accuracy on each part of the data, from the target's outputs on every example; none on validation if it is empty."""
     columns = {}
-    for part, index in (("train", split.trained), ("test", split.test)):
+    for part, index in (("train", split.trained), ("test", split.test), ("validation", split.validation)):
+        if part == "validation" and not len(index):
+            continue
         logits, labels = torch.from_numpy(outputs.values[index]), torch.from_numpy(outputs.label[index])
         columns[f"{part}_loss"], columns[f"{part}_accuracy"] = loss_and_accuracy(logits, labels)
     return columns

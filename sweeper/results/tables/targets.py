@@ -41,6 +41,11 @@ TABLES: Tables = {
                 "Examples of the pool that no target is trained on and no attack asks of, for defenses that need such",
             ),
             (
+                "n_validation",
+                pa.int64(),
+                "Examples of the pool that only choose among settings: nothing else is done with them",
+            ),
+            (
                 "adaptive_attacks",
                 pa.list_(pa.string()),
                 "Scores of cohort attacks, as attack/score_name, that adapt to the defense; fixed before any result",
@@ -97,6 +102,12 @@ TABLES: Tables = {
             ("train_loss", pa.float64(), "Mean cross-entropy in nats on the training examples, eval mode"),
             ("test_accuracy", pa.float64(), "Fraction of test examples classified correctly"),
             ("test_loss", pa.float64(), "Mean cross-entropy in nats on the test examples"),
+            (
+                "validation_accuracy",
+                pa.float64(),
+                "Fraction of validation examples classified correctly; null without such",
+            ),
+            ("validation_loss", pa.float64(), "Mean cross-entropy in nats on the validation examples"),
             ("weights_sha256", pa.string(), "SHA-256 of the target's weights file"),
             ("load_time_s", pa.float64(), "Seconds to load the dataset; not part of other times"),
             (
@@ -236,7 +247,8 @@ TABLES: Tables = {
             (
                 "role",
                 pa.string(),
-                "member, non_member, shadow_in, shadow_out, test, background (trained on, but not attacked), reference or unused",
+                "member, non_member, shadow_in, shadow_out, test, background (trained on, but not attacked), reference, validation, or "
+                "unused",
             ),
             ("label", pa.int64(), "True class"),
             ("logits", pa.list_(pa.float32()), "The model's logits, one per class"),
