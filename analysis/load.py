@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,10 @@ _TABLES: dict[str, dict[str, str]] = {
 # Results of an earlier version, or of another kind of sweep, may lack these columns. They are then null.
 _OPTIONAL: dict[str, dict[str, str]] = {
     "trials": _columns(
-        text="optimizer mechanism noise_unit clipping twin_id config component_sha256 split_label canary_kind",
-        number="n_members n_canaries canary_seed n_reference n_validation learning_rate noise_scale max_grad_norm train_loss test_loss",
+        text="optimizer mechanism noise_unit clipping twin_id config component_sha256 split_label canary_kind search_id search_law "
+        "cause",
+        number="n_members n_canaries canary_seed n_reference n_validation learning_rate noise_scale max_grad_norm train_loss test_loss "
+        "validation_accuracy search_run search_runs epsilon_run epsilon_with_search epsilon_trained_anew",
         boolean="paired_batches",
         list="rdp adaptive_attacks worst_canaries",
     ),
@@ -139,7 +141,9 @@ _WHAT_TO_DO = (
 class Results:
     """The tables of one results folder. Columns that a table lacks are null.
 
-    Scores and example images are large and stay on disk; see `read_scores` and `read_examples`. `history` has a row per
+    Runs of searches, which chose settings and are not evaluated, are in `search_runs` alone; `trials` and the tables of what was
+    measured have the other targets. Scores and example images are large and stay on disk; see `read_scores` and
+    `read_examples`. `history` has a row per
     target and epoch, `comparisons` a row per comparison of a group of targets, `cohorts` a row per attack on a cohort and
     score, and `tpvd` a row per target whose non-private twin finished. They are empty if the folder has no such table.
     """
@@ -152,6 +156,7 @@ class Results:
     comparisons: pd.DataFrame
     cohorts: pd.DataFrame
     tpvd: pd.DataFrame
+    search_runs: pd.DataFrame = field(default_factory=pd.DataFrame)
     planned: int | None = None
     """The number of targets in the sweep, if the folder says it."""
     expected: str = ""
@@ -251,16 +256,25 @@ def load(directory: Path) -> Results:
     if not directory.is_dir():
         raise ResultsError(f"There is no results folder {directory}. {_WHAT_TO_DO}")
     _checked_path(directory, "scores")
+    everything = _with_defaults(_frame(directory, "trials"))
+    is_run = everything["search_run"].notna()
+    runs = set(everything.loc[is_run, "target_id"])
+
+    def evaluated(table: str) -> pd.DataFrame:
+        frame = _frame(directory, table)
+        return frame[~frame["target_id"].isin(runs)].reset_index(drop=True) if runs else frame
+
     return Results(
         directory=directory,
-        trials=_with_defaults(_frame(directory, "trials")),
-        attacks=_frame(directory, "attacks"),
-        reconstructions=_frame(directory, "reconstructions"),
-        history=_frame(directory, "history"),
+        trials=everything[~is_run].reset_index(drop=True),
+        search_runs=everything[is_run].reset_index(drop=True),
+        attacks=evaluated("attacks"),
+        reconstructions=evaluated("reconstructions"),
+        history=evaluated("history"),
         comparisons=_frame(directory, "comparisons"),
         cohorts=_frame(directory, "cohorts"),
         tpvd=_frame(directory, "tpvd"),
-        planned=_planned(directory),
+        planned=_planned(directory, len(runs)),
         expected=_expected(directory),
     )
 
@@ -281,9 +295,11 @@ def _about(directory: Path, key: str) -> Any:
         return None  # tables are complete without this file
 
 
-def _planned(directory: Path) -> int | None:
-    targets = _about(directory, "targets")
-    return len(targets) if isinstance(targets, list | dict) else None
+def _planned(directory: Path, n_runs: int) -> int | None:
+    """How many targets are to be evaluated; `n_runs` of those on record chose settings."""
+    targets, runs = _about(directory, "targets"), _about(directory, "search_runs")
+    n_runs = len(runs) if isinstance(runs, list) else n_runs
+    return len(targets) - n_runs if isinstance(targets, list | dict) else None
 
 
 def _expected(directory: Path) -> str:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from sweeper.results.gather import Gathered
     from sweeper.results.launches import Launch
     from sweeper.results.store import Store
+    from sweeper.search.price import Price
     from sweeper.sweep.comparisons import ComparisonTask
-    from sweeper.sweep.expand import Sweep
+    from sweeper.sweep.expand import Arms, Sweep
     from sweeper.sweep.preflight import ResolvedTrial
     from sweeper.sweep.trial import Trial
 
@@ -63,24 +64,53 @@ class LaunchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A sweep that was read and checked, and its recorded state."""
+class Resolved:
+    """A sweep that was read and checked."""
 
     sweep: Sweep
-    everything: Sequence[Trial]
-    """All trials of the sweep."""
-    resolved: Sequence[ResolvedTrial]
-    """The chosen trials, and what each resolves to."""
     store: Store
+    arms: Arms
+    """All its trials and searches, as far as they are known."""
+    prices: Mapping[str, Price]
+    """What each search costs in ε, by its id."""
+    chosen: Sequence[ResolvedTrial]
+    """The chosen trials, and what each resolves to."""
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The chosen trials."""
+        return [each.trial for each in self.chosen]
+
+    def record(self) -> None:
+        """Write down what the sweep consists of, for `gather`, `status` and readers."""
+        from sweeper.search.price import as_json
+
+        searches = [as_json(arm, self.prices[arm.search_id], self.arms.targets_of(arm)) for arm in self.arms.searches]
+        self.store.write_sweep(self.sweep, self.arms.trials, searches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A resolved sweep, and its recorded state."""
+
+    resolved: Resolved
     statuses: Mapping[str, Status]
     """By target id."""
     due: DueComparisons
     """The comparisons of targets that are finished or that a launch may finish."""
 
     @property
+    def sweep(self) -> Sweep:
+        return self.resolved.sweep
+
+    @property
+    def store(self) -> Store:
+        return self.resolved.store
+
+    @property
     def trials(self) -> list[Trial]:
         """The chosen trials."""
-        return [each.trial for each in self.resolved]
+        return self.resolved.trials
 
     @property
     def pending(self) -> list[Trial]:
@@ -93,7 +123,7 @@ class Prepared:
 
     def again(self, may_finish: Collection[str]) -> Prepared:
         """The same by what is on record now. Of the unfinished targets only those of `may_finish` are still expected."""
-        return look_up(self.sweep, self.everything, self.resolved, self.store, may_finish)
+        return look_up(self.resolved, may_finish)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +181,6 @@ def prepare(sweep: str, options: LaunchOptions, reporter: Reporter | None = None
     Raises:
         UserError: the sweep, an option or the data are wrong.
     """
-    from sweeper.results.store import Store
     from sweeper.sweep.preflight import check_datasets
 
     reporter = reporter or Reporter()
@@ -162,73 +191,76 @@ def prepare(sweep: str, options: LaunchOptions, reporter: Reporter | None = None
         ):  # each node is asked for its own copy; missing datasets are fetched last
             check_datasets(trials, options.data, download=False)
 
-    loaded, everything, resolved = resolve_sweep(sweep, options, reporter, check_first)
-    trials = [each.trial for each in resolved]
+    resolved = resolve_sweep(sweep, options, reporter, check_first)
+    trials = resolved.trials
     known = {trial.architecture_label for trial in trials}
     for label in (*options.resources.cpus, *options.resources.gpus):
         if label is not None and label not in known:
             raise unknown_name("architecture of this sweep", label, known)
     if options.download:
         check_datasets(trials, options.data, download=True)
-    store = Store(options.out or f"results/{loaded.name}")
-    return look_up(loaded, everything, resolved, store)
+    return look_up(resolved)
 
 
-def look_up(
-    sweep: Sweep,
-    everything: Sequence[Trial],
-    resolved: Sequence[ResolvedTrial],
-    store: Store,
-    may_finish: Collection[str] | None = None,
-) -> Prepared:
+def look_up(resolved: Resolved, may_finish: Collection[str] | None = None) -> Prepared:
     """Look up a sweep's recorded state. Comparisons are planned over finished targets and those that may still finish.
 
     `may_finish` has ids of chosen targets; None means all chosen ones.
     """
     from sweeper.results.comparisons import DueComparisons
 
+    store, everything = resolved.store, resolved.arms.trials
     statuses = store.statuses(everything)
-    chosen = {each.trial.target_id for each in resolved}
+    chosen = {trial.target_id for trial in resolved.trials}
     finished = {target_id for target_id, status in statuses.items() if status.comparable}
     done = {target_id for target_id, status in statuses.items() if status.done}
     due = DueComparisons(store, everything, finished, (chosen if may_finish is None else set(may_finish)) - done)
     return Prepared(
-        sweep=sweep,
-        everything=everything,
         resolved=resolved,
-        store=store,
         statuses={target_id: status for target_id, status in statuses.items() if target_id in chosen},
         due=due,
     )
 
 
 def resolve_sweep(
-    sweep: str,
+    sweep: str | Sweep,
     options: LaunchOptions,
     reporter: Reporter,
     check_first: Callable[[list[Trial]], None] = lambda trials: None,
-) -> tuple[Sweep, list[Trial], list[ResolvedTrial]]:
-    """The checked sweep, all its trials, and the chosen trials resolved.
+) -> Resolved:
+    """Read and check a sweep, or one that was read before, by the results of its searches' runs.
 
     `check_first` is called with the chosen trials before they are resolved, because looking for their data is faster.
     """
+    from sweeper.results.store import Store
+
     with reporter.working("reading the sweep"):
-        from sweeper.sweep.expand import expand, select
+        from sweeper.results.searches import RecordedScores
+        from sweeper.sweep.expand import arms_of, select
         from sweeper.sweep.load import load_sweep
 
-        loaded = load_sweep(sweep, options.overrides)
-        everything = expand(loaded)
-        trials = select(everything, options.only)
+        loaded = load_sweep(sweep, options.overrides) if isinstance(sweep, str) else sweep
+        store = Store(options.out or f"results/{loaded.name}")
+        arms = arms_of(loaded, RecordedScores(store))
+        trials = select(arms.trials, options.only)
+    for arm in arms.searches:
+        if arm.is_over and arm.best is None:
+            reporter.warn(
+                f"All {len(arm.runs)} runs of the search of {arm.cell.defense_label} on {arm.cell.dataset_label} diverged, so it "
+                "has no settings to train with. Give it a space with lower learning rates."
+            )
     check_first(trials)
     with reporter.working("checking the sweep"):
+        from sweeper.search.price import price_of
         from sweeper.sweep.preflight import resolve_trials, twins_left_out
 
-        resolved, warnings = resolve_trials(trials, options.data)
-        if warning := twins_left_out(trials, everything):
+        chosen, warnings = resolve_trials(trials, options.data)
+        prices = {arm.search_id: price_of(arm, options.data) for arm in arms.searches}
+        if warning := twins_left_out(trials, arms.trials):
             warnings.append(warning)
     for warning in warnings:
         reporter.warn(warning)
-    return loaded, everything, resolved
+    return Resolved(sweep=loaded, store=store, arms=arms, prices=prices, chosen=chosen)
 
 
 def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | None = None) -> LaunchResult:
@@ -253,13 +285,14 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
         except OSError as error:
             text = f"--tensorboard {options.tensorboard}: {sentence(reason_of(error))} Name another folder."
             raise UserError(text) from None
-    store.write_sweep(prepared.sweep, prepared.everything)
+    prepared.resolved.record()
     failed: list[str] = []
     stopped = None
     _take_sigterm_as_interrupt()
     with contextlib.ExitStack() as stack:
         runner = _Runner(stack, store, options, reporter)
-        for number in range(_ROUNDS):
+        number = 0
+        while number < _ROUNDS:
             is_over = True
             # Failed trials and comparisons are tried again in this launch's first round, and by the next launch.
             pending = [trial for trial in prepared.pending if not number or prepared.word(trial) != "failed"]
@@ -293,6 +326,9 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
             reporter.damaged(gathered.damaged)
             if not is_over:
                 break
+            grown = _with_next_runs(prepared, options, reporter)
+            number = max(number, 1) if grown else number + 1
+            prepared = grown or prepared
     return _conclude(ended, gathered, tuple(failed), stopped, reporter)
 
 
@@ -348,7 +384,20 @@ def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter
     if not dry_run:
         store.forget(keys)
     reporter.tell(f"{what} of other code {'would be' if dry_run else 'are'} made anew.")
-    return look_up(prepared.sweep, prepared.everything, prepared.resolved, store)
+    return look_up(prepared.resolved)
+
+
+def _with_next_runs(prepared: Prepared, options: LaunchOptions, reporter: Reporter) -> Prepared | None:
+    """The sweep with the trials whose settings follow from what was just recorded; None if there are none."""
+    if not prepared.resolved.arms.searches:
+        return None
+    resolved = resolve_sweep(prepared.sweep, options, reporter)
+    if resolved.trials == prepared.trials:
+        return None
+    resolved.record()
+    if more := len(resolved.trials) - len(prepared.trials):
+        reporter.tell(f"The searches so far give {more} more trials.")
+    return look_up(resolved)
 
 
 def _take_sigterm_as_interrupt() -> None:

@@ -9,6 +9,7 @@ and 6). Any other search spends the ε of all its runs together.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from dp_accounting import ComposedDpEvent, DpEvent
 from dp_accounting.dp_event import RepeatAndSelectDpEvent
 from dp_accounting.rdp import RdpAccountant
 
-from models.private.accounting import ORDERS, epsilon, rdp_of_a_step
+from models.private.accounting import ORDERS, BeyondPrvError, epsilon, rdp_of_a_step
 from models.private.composition import Array, Steps
 from models.private.number_of_runs import NumberOfRuns
 
@@ -45,15 +46,16 @@ def epsilon_of_best_run(divergences: Array, runs: NumberOfRuns, delta: float, *,
 def epsilon_of_all_runs(settings: Sequence[Steps], runs: int, delta: float, accountant: str) -> float:
     """ε of all runs together, where the settings of each may depend on the results of earlier ones.
 
-    One setting is composed by `accountant`; several by the Rényi divergences of `divergences_of_a_run`, which is looser.
+    One setting is composed by `accountant`, if ε is not beyond its range. Else, and several settings, by the Rényi divergences of
+    `divergences_of_a_run`, which is looser.
 
     Raises:
         ValueError: an argument is out of range.
-        BeyondPrvError: `accountant` is prv, and ε is beyond its range.
     """
     if len(settings) == 1:
         noise_multiplier, sample_rate, steps = settings[0]
-        return epsilon(noise_multiplier, sample_rate, runs * steps, delta, accountant)
+        with contextlib.suppress(BeyondPrvError):
+            return epsilon(noise_multiplier, sample_rate, runs * steps, delta, accountant)
     composed = _Accountant(ORDERS)
     composed.compose(_Run(divergences_of_a_run(settings)), runs)
     return float(composed.get_epsilon(delta))

@@ -149,11 +149,12 @@ def launch(
     if prepared.sweep.expected:
         tell(f"Expected: {escape(prepared.sweep.expected)}", highlight=False, soft_wrap=True)
     if dry_run:
-        from sweeper.cli.plan_cache import planned_trial
+        from sweeper.cli.plan_cache import planned_searches, planned_trial
 
         words = {target_id: status.word for target_id, status in prepared.statuses.items()}
         names = [task.name for task in prepared.due.planned]
-        print_plan([planned_trial(each) for each in prepared.resolved], words, names, prepared.due.n_done)
+        trials = [planned_trial(each) for each in prepared.resolved.chosen]
+        print_plan(trials, words, names, prepared.due.n_done, planned_searches(prepared.resolved))
         return
     _conclude(launching.launch(prepared, options, reporter))
 

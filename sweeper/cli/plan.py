@@ -19,7 +19,7 @@ from sweeper.launch import LaunchOptions, resolve_sweep
 from sweeper.messages import Reporter
 
 if TYPE_CHECKING:
-    from sweeper.cli.plan_cache import Plan, PlannedTrial
+    from sweeper.cli.plan_cache import Plan, PlannedSearch, PlannedTrial
     from sweeper.sweep.trial import Trial
 
 
@@ -53,12 +53,15 @@ def plan(
     from sweeper.sweep import components
     from sweeper.sweep.comparisons import plan_groups
 
-    options = LaunchOptions(data=data, overrides=overrides or (), only=only or ())
+    options = LaunchOptions(data=data, out=out_dir, overrides=overrides or (), only=only or ())
     key = plan_key(sweep, data, overrides, only, as_json)
     plan = read_plan(key) if key else None
     if plan is None:
         plan = _resolve(sweep, options, find_missing=not as_json)
-        if key and key == plan_key(sweep, data, overrides, only, as_json):  # nothing changed in the meantime
+        is_fixed = not plan.searches  # a search's next runs depend on recorded results
+        if (
+            key and is_fixed and key == plan_key(sweep, data, overrides, only, as_json)
+        ):  # nothing changed in the meantime
             write_plan(key, plan)
     else:
         for problem in plan.missing:
@@ -86,7 +89,7 @@ def plan(
     for name in ("paper", "cost", "expected"):
         if getattr(plan, name):
             out.print(f"[dim]{name}:[/dim] {escape(getattr(plan, name))}", highlight=False)
-    print_plan(plan.trials, words, [group.name for group in groups], n_compared)
+    print_plan(plan.trials, words, [group.name for group in groups], n_compared, plan.searches)
 
 
 def _resolve(sweep: str, options: LaunchOptions, find_missing: bool) -> Plan:
@@ -107,7 +110,7 @@ def _resolve(sweep: str, options: LaunchOptions, find_missing: bool) -> Plan:
             _say_missing(problem)
             missing.append(problem)
 
-    return planned(*resolve_sweep(sweep, options, Collector(), look_for_data), missing, warnings)
+    return planned(resolve_sweep(sweep, options, Collector(), look_for_data), missing, warnings)
 
 
 def _say_missing(problem: str) -> None:
@@ -124,15 +127,16 @@ def trial(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """Run one trial in this process, without Ray and with full tracebacks, for debugging."""
-    loaded, _, resolved = resolve_sweep(sweep, LaunchOptions(data=data, overrides=overrides or ()), CheckReporter())
-    trials = [each.trial for each in resolved]
-    from sweeper.results.store import Store
+    options = LaunchOptions(data=data, out=out_dir, overrides=overrides or ())
+    resolved = resolve_sweep(sweep, options, CheckReporter())
+    trials, store = resolved.trials, resolved.store
     from sweeper.sweep.preflight import check_datasets
 
     found = [each for each in trials if each.target_id.startswith(target_id)]
     if len(found) != 1:
         raise UserError(
-            f"{len(found)} trials of '{loaded.name}' have an id that begins with '{target_id}'. `sweeper plan {sweep}` lists them."
+            f"{len(found)} trials of '{resolved.sweep.name}' have an id that begins with '{target_id}'. `sweeper plan {sweep}` "
+            "lists them."
         )
     import torch
 
@@ -140,7 +144,6 @@ def trial(
     from sweeper.trial.run import run_trial
 
     check_datasets(found, data, download=False)
-    store = Store(out_dir or f"results/{loaded.name}")
     store.prepare()
     torch.set_num_threads(threads)
     out.print(f"{found[0].target_id} {found[0].title}", highlight=False)
@@ -161,9 +164,13 @@ def trial(
 
 
 def print_plan(
-    trials: Sequence[PlannedTrial], words: Mapping[str, str], comparisons: Sequence[str], n_compared: int
+    trials: Sequence[PlannedTrial],
+    words: Mapping[str, str],
+    comparisons: Sequence[str],
+    n_compared: int,
+    searches: Sequence[PlannedSearch],
 ) -> None:
-    """Print a table of trials, and one line about the comparisons.
+    """Print a table of trials, one of searches, and one line about the comparisons.
 
     `words` are the trials' statuses by target id, `comparisons` the name of each comparison; `n_compared` of them are done.
     """
@@ -185,6 +192,9 @@ def print_plan(
     columns += [Column(heading=name, justify="right") for name in ("members", "steps")]
     columns += [Column(heading="guarantee"), Column(heading="attacks", least=18), Column(heading="status")]
     out.print(Rows(columns, rows))
+    if searches:
+        _print_searches(searches)
+        left += sum(each.rough_cpu_seconds for each in searches)
     if comparisons:
         named = ", ".join(f"{count} {name}" for name, count in Counter(comparisons).items())
         out.print(
@@ -194,11 +204,46 @@ def print_plan(
     if answers := sum(each.row["answers_bytes"] for each in trials):
         out.print(f"Answers recorded for the attacks on cohorts: {decimal(answers)}.", highlight=False)
     n_done = sum(row[-1] == "done" for row in rows)
+    to_come = sum(each.n_to_come + each.n_targets for each in searches)
+    later = f", and {to_come} more when their settings are known" if to_come else ""
     out.print(
-        f"{len(rows)} trials, {n_done} done. Rough cost of the trainings left: {duration(left)} of one CPU thread, or "
+        f"{len(rows)} trials, {n_done} done{later}. Rough cost of the trainings left: {duration(left)} of one CPU thread, or "
         f"{_gpu_hours(left)} of a GPU that does 10 TFLOP/s, if the networks are large enough to fill it. Attacks add to it.",
         highlight=False,
     )
+
+
+def _print_searches(searches: Sequence[PlannedSearch]) -> None:
+    """Print the searches of the arms: what is drawn, how often, and the price in ε."""
+    from sweeper.cli.display import LEAST_TITLE, Column, Rows, Title
+
+    out.print("[bold]Searches[/bold], one per arm, each with the same number of runs", highlight=False)
+    columns = [Column(heading="arm", least=LEAST_TITLE), Column(heading="drawn", least=18)]
+    columns += [Column(heading=name, justify="right") for name in ("runs", "done", "ε of a run", "with its search")]
+    columns += [Column(heading="and trained anew", justify="right")]
+
+    def shown(epsilon: float | None) -> str:
+        return "–" if epsilon is None else f"{epsilon:.4g}"
+
+    out.print(
+        Rows(
+            columns,
+            [
+                [
+                    Title(each.title),
+                    ", ".join(each.fields),
+                    str(each.n_runs),
+                    str(each.n_done),
+                    shown(each.epsilon_run),
+                    shown(each.epsilon_with_search),
+                    shown(each.epsilon_trained_anew),
+                ]
+                for each in searches
+            ],
+        )
+    )
+    for basis in dict.fromkeys(each.basis for each in searches if each.epsilon_run is not None):
+        out.print(f"ε with its search: {basis}. It does not cover the validation examples.", highlight=False)
 
 
 def _gpu_hours(cpu_seconds: float) -> str:

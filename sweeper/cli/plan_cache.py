@@ -30,7 +30,7 @@ from sweeper.sweep.packaged import packaged_sweeps
 
 if TYPE_CHECKING:
     from attacks.comparisons.base import Comparison
-    from sweeper.sweep.expand import Sweep
+    from sweeper.launch import Resolved
     from sweeper.sweep.preflight import ResolvedTrial
     from sweeper.sweep.trial import Trial
 
@@ -64,6 +64,28 @@ class PlannedTarget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedSearch:
+    """What `plan` shows of an arm's search."""
+
+    title: str
+    fields: tuple[str, ...]
+    """What is drawn."""
+    n_runs: int
+    n_done: int
+    n_to_come: int
+    """Runs that are not among the trials yet."""
+    n_targets: int
+    """Targets that its best settings will train, and that are not among the trials yet."""
+    rough_cpu_seconds: float
+    """Rough cost of what is not among the trials yet."""
+    epsilon_run: float | None
+    epsilon_with_search: float | None
+    epsilon_trained_anew: float | None
+    basis: str
+    """How ε was computed, or why there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A resolved sweep in plain values."""
 
@@ -79,6 +101,7 @@ class Plan:
     """The chosen trials."""
     targets: tuple[PlannedTarget, ...]
     """All trials of the sweep."""
+    searches: tuple[PlannedSearch, ...] = ()
 
 
 def planned_trial(each: ResolvedTrial) -> PlannedTrial:
@@ -96,14 +119,38 @@ def _reference(comparison: Comparison) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "revision"}
 
 
-def planned(
-    sweep: Sweep,
-    everything: Sequence[Trial],
-    resolved: Sequence[ResolvedTrial],
-    missing: Sequence[str],
-    warnings: Sequence[str],
-) -> Plan:
-    """The plan of a resolved sweep. `everything` are all its trials."""
+def planned_searches(resolved: Resolved) -> tuple[PlannedSearch, ...]:
+    """The searches of the chosen arms."""
+    seconds = {each.trial.target_id: each.rough_cpu_seconds for each in resolved.chosen}
+    found = []
+    for arm in resolved.arms.searches:
+        known = [seconds[run.trial.target_id] for run in arm.runs if run.trial.target_id in seconds]
+        if not known:
+            continue
+        parts = [part for part in resolved.sweep.parts if part.name in arm.cell.parts]
+        n_targets = 0 if arm.is_over else sum(len(part.seeds) for part in parts)
+        price = resolved.prices[arm.search_id]
+        found.append(
+            PlannedSearch(
+                title=f"{arm.cell.defense_label} · {arm.cell.dataset_label} · {arm.cell.split_label}",
+                fields=tuple(path[-1] for path in arm.fields),
+                n_runs=arm.plan.n_runs,
+                n_done=sum(run.score is not None for run in arm.runs),
+                n_to_come=arm.n_to_come,
+                n_targets=n_targets,
+                rough_cpu_seconds=(arm.n_to_come + n_targets) * sum(known) / len(known),
+                epsilon_run=price.epsilon_run,
+                epsilon_with_search=price.epsilon_with_search,
+                epsilon_trained_anew=price.epsilon_trained_anew,
+                basis=price.basis,
+            )
+        )
+    return tuple(found)
+
+
+def planned(resolved: Resolved, missing: Sequence[str], warnings: Sequence[str]) -> Plan:
+    """The plan of a resolved sweep."""
+    sweep = resolved.sweep
     return Plan(
         name=sweep.name,
         summary=sweep.summary,
@@ -112,8 +159,9 @@ def planned(
         expected=sweep.expected,
         missing=tuple(missing),
         warnings=tuple(warnings),
-        trials=tuple(map(planned_trial, resolved)),
-        targets=tuple(map(planned_target, everything)),
+        trials=tuple(map(planned_trial, resolved.chosen)),
+        targets=tuple(map(planned_target, resolved.arms.trials)),
+        searches=planned_searches(resolved),
     )
 
 

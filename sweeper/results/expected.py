@@ -60,6 +60,8 @@ class Records:
     """Ids of all records of its attacks, each with the table of what it measured per example or layer, if any."""
     queries: int
     """The number of queries whose answers must be recorded; 0 if none."""
+    is_search_run: bool = False
+    """Then its row is enough: a run that diverged has no model."""
 
 
 def wanted_parts(target_id: str, records: Records) -> Iterator[tuple[str, str]]:
@@ -79,7 +81,8 @@ def judge(target_id: str, records: Records, has: Callable[[str, str], bool]) -> 
     A row implies that the rest of its record was written. A part that was deleted or set aside since is computed again.
     """
     target = "missing"
-    if has("weights", target_id) and all(has(table, target_id) for table in TARGET_TABLES):
+    whole = has("weights", target_id) and all(has(table, target_id) for table in TARGET_TABLES)
+    if whole or (records.is_search_run and has("trials", target_id)):
         target = "finished"
     elif has("trials", target_id + FAILED):
         target = "failed"
@@ -111,11 +114,12 @@ def recorded_attacks(trial: Trial) -> list[str]:
 
 def records_of(trial: Trial) -> Records:
     """All records of a trial's attacks, in the order of `recorded_attacks`."""
-    return _records_of(trial.attacks, trial.kept_queries)
+    return _records_of(trial.attacks, trial.kept_queries, trial.search_run is not None)
 
 
 @cache
-def _records_of(attacks: tuple[Attack, ...], queries: int) -> Records:
+def _records_of(attacks: tuple[Attack, ...], queries: int, is_search_run: bool) -> Records:
     records = tuple((attack_id(attack), attack.result.table) for attack in attacks)
     candidates = candidate_ids(attacks)
-    return Records((*records, (best_of_id(candidates), None)) if candidates else records, queries)
+    records = (*records, (best_of_id(candidates), None)) if candidates else records
+    return Records(records, queries, is_search_run)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -94,9 +95,11 @@ def write_tables(store: Store, folder: Path, publish: Callable[[Path], None] = l
     }
     damaged: list[str] = []
 
+    searches = _SearchColumns(store.searches())
+
     def write(table: str, keys: Iterable[str]) -> None:
         path = folder / f"{table}{SUFFIX}"
-        _write_table(store, table, keys, path, damaged)
+        _write_table(store, table, keys, path, damaged, searches.filled if table == "trials" else lambda rows: rows)
         publish(path)
 
     for table in ("trials", "history", "outputs", *ATTACK_TABLES):
@@ -124,12 +127,37 @@ def _everything(store: Store, recorded: set[str]) -> dict[str, list[str]]:
     return everything
 
 
-def _write_table(store: Store, table: str, keys: Iterable[str], path: Path, damaged: list[str]) -> None:
+class _SearchColumns:
+    """Fills the columns of `trials` that say what chose a target's settings. They are the sweep's, not the target's."""
+
+    _COLUMNS = ("search_id", "search_runs", "search_law", "epsilon_run", "epsilon_with_search", "epsilon_trained_anew")
+
+    def __init__(self, searches: Sequence[Mapping[str, Any]]) -> None:
+        self._of_target = {target_id: each for each in searches for target_id in (*each["runs"], *each["targets"])}
+
+    def filled(self, rows: pa.Table) -> pa.Table:
+        """The rows of targets with these columns."""
+        found = [self._of_target.get(target_id) for target_id in rows.column("target_id").to_pylist()]
+        for name in self._COLUMNS if any(found) else ():
+            place = rows.schema.get_field_index(name)
+            values = pa.array([each and each.get(name) for each in found], rows.schema.field(place).type)
+            rows = rows.set_column(place, rows.schema.field(place), values)
+        return rows
+
+
+def _write_table(
+    store: Store,
+    table: str,
+    keys: Iterable[str],
+    path: Path,
+    damaged: list[str],
+    filled: Callable[[pa.Table], pa.Table],
+) -> None:
     waiting: list[pa.Table] = []
     n_rows = 0
     with pq.ParquetWriter(path, SCHEMAS[table], compression="zstd", write_page_checksum=True) as writer:
         for _, rows in store.parts(table, keys, damaged):
-            waiting.append(rows)
+            waiting.append(filled(rows))
             n_rows += rows.num_rows
             if n_rows >= _ROWS_AT_ONCE or len(waiting) >= _PARTS_AT_ONCE:
                 writer.write_table(pa.concat_tables(waiting))

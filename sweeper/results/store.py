@@ -294,6 +294,12 @@ class Store:
         """Record a target's answers to this many queries about each example."""
         self.storage.write(layout.answers(target_id, queries), content)
 
+    def write_diverged_run(self, target_id: str, trial: Mapping[str, Any]) -> None:
+        """Record a run of a search that diverged. It counts as done: it would diverge again."""
+        self._write("trials", target_id, pa.Table.from_pylist([dict(trial)], schema=SCHEMAS["trials"]))
+        self.storage.delete(layout.part("trials", target_id + FAILED))
+        self.storage.delete(layout.checkpoint(target_id))
+
     def write_failed_target(self, target_id: str, trial: Mapping[str, Any]) -> None:
         """Record a failed target; it does not count as done."""
         self._write("trials", target_id + FAILED, pa.Table.from_pylist([dict(trial)], schema=SCHEMAS["trials"]))
@@ -336,8 +342,8 @@ class Store:
         table = pa.Table.from_pylist([dict(row)], schema=SCHEMAS[COMPARISONS])
         self._write(COMPARISONS, comparison_id + FAILED, table)
 
-    def write_sweep(self, sweep: Sweep, trials: Sequence[Trial]) -> None:
-        """Record the targets and attacks of the whole sweep, expanded as `trials`; `gather` follows this list."""
+    def write_sweep(self, sweep: Sweep, trials: Sequence[Trial], searches: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Record the targets, attacks and searches of the whole sweep, expanded as `trials`; `gather` follows this list."""
         content = {
             "name": sweep.name,
             "summary": sweep.summary,
@@ -345,12 +351,14 @@ class Store:
             "expected": sweep.expected,
             "targets": {trial.target_id: recorded_attacks(trial) for trial in trials},
             "queries": {trial.target_id: trial.kept_queries for trial in trials if trial.kept_queries},
+            "search_runs": [trial.target_id for trial in trials if trial.search_run is not None],
             "kept": {
                 each: table
                 for records in dict.fromkeys(map(records_of, trials))
                 for each, table in records.attacks
                 if table
             },
+            "searches": list(searches),
         }
         self.storage.write(layout.SWEEP, json.dumps(content).encode())
 
@@ -412,13 +420,15 @@ class Store:
     def ended(self, planned: Mapping[str, Sequence[str]]) -> dict[str, datetime]:
         """The planned trials that are done, as in `statuses`, with their end time by the store's clock."""
         sweep = self._sweep()
-        kept, queries = sweep.get("kept", {}), sweep.get("queries", {})
+        kept, queries, runs = sweep.get("kept", {}), sweep.get("queries", {}), set(sweep.get("search_runs", ()))
         tables = (*TARGET_TABLES, "attacks", *sorted(set(kept.values())))
         entries = {f"{layout.PARTS}/{table}": self.storage.entries(f"{layout.PARTS}/{table}") for table in tables}
         entries |= {folder: self.storage.entries(folder) for folder in (layout.WEIGHTS, layout.ANSWERS)}
         ended = {}
         for target_id, attack_ids in planned.items():
             names = [layout.weights(target_id), *(layout.part(table, target_id) for table in TARGET_TABLES)]
+            if target_id in runs:
+                names = [layout.part("trials", target_id)]
             if target_id in queries:
                 names.append(layout.answers(target_id, queries[target_id]))
             for each in attack_ids:
@@ -437,6 +447,14 @@ class Store:
         """
         return self._sweep().get("targets")
 
+    def searches(self) -> list[dict[str, Any]]:
+        """The searches of the current sweep, as `write_sweep` recorded them.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        return list(self._sweep().get("searches", []))
+
     def _sweep(self) -> dict[str, Any]:
         """The content written by `write_sweep`; empty if there is none."""
         try:
@@ -445,6 +463,9 @@ class Store:
                 raise ValueError("it contains something that is not an id")
                 # A file of an earlier version does not list what attacks store
             content["kept"] = {each: table for each, table in content.get("kept", {}).items() if table in ATTACK_TABLES}
+            for search in content.get("searches", []):
+                if not all(ID.fullmatch(each) for each in (search["search_id"], *search["runs"], *search["targets"])):
+                    raise ValueError("a search has something that is not an id")
             return dict(content)
         except FileNotFoundError:
             return {}

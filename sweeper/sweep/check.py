@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from models.queries import QUERY_COUNTS
 from models.splits import SPLITS, SPLITS_WITH_SHADOW_DATA, SplitPlan
 from models.train import LEARNING_RATES, Training
 from sweeper.errors import UserError, printable, shown, unknown_name
+from sweeper.search.spec import SearchPlan, check_search
 from sweeper.sweep import components
 from sweeper.sweep.expand import Part, Sweep
 from sweeper.sweep.trial import DEFAULT_ARCHITECTURE
@@ -34,6 +36,7 @@ PART_KEYS = (
     "attacks",
     "comparisons",
     "queries",
+    "search",
     "max_train_examples",
     "max_test_examples",
 )
@@ -79,7 +82,55 @@ def check_sweep(raw: dict[str, Any], path: Path) -> Sweep:
         part = checked[str(name)] = _check_part(str(name), own, raw)
         n_trials += part.size
         _check_size(n_trials, f"parts.{name}")
+    _check_budgets(checked, raw)
     return Sweep(**{key: printable(text) for key, text in texts.items()}, parts=tuple(checked.values()))
+
+
+def _check_budgets(parts: Mapping[str, Part], raw: Mapping[str, Any]) -> None:
+    """Refuse searches that favor the arms of one part, and a space for an arm that no part has."""
+    plans = {name: part.search for name, part in parts.items() if part.search is not None}
+    for name, plan in plans.items():
+        first = next(iter(plans))
+        if (plan.settings, plan.leak) != (plans[first].settings, plans[first].leak):
+            raise UserError(
+                f"parts.{name}.search: its settings are not those of part '{first}'. An arm that is searched for longer or by other "
+                "results looks better for it. Give all parts the same settings and objective; only `space` may differ."
+            )
+    space = raw["search"].get("space") if isinstance(raw.get("search"), dict) else None
+    if plans and isinstance(space, dict) and isinstance(space.get("defenses"), dict):
+        labels = {label for part in parts.values() for label in part.defenses}
+        for label in space["defenses"]:
+            if str(label) not in labels:
+                raise UserError(f"search.space.defenses: {unknown_name('label', label, labels)}")
+
+
+def _search_of(
+    own: object, top: object, labels: Mapping[str, object], seeds: Sequence[int], path: str
+) -> SearchPlan | None:
+    """The search of a part from its own keys and those at the top of the file, which it extends."""
+    if own is None and top is None:
+        return None
+    merged: Any = _default(own, top)
+    if isinstance(top, dict) and isinstance(own, dict | None):
+        merged = {**top, **(own or {})}
+        shared, space = top.get("space"), (own or {}).get("space", {})
+        if isinstance(shared, dict) and isinstance(space, dict):
+            merged["space"] = {**shared, **space}
+            for key, each in shared.items():
+                if isinstance(each, dict) and isinstance(space.get(key, {}), dict):
+                    kept = {name: one for name, one in each.items() if key != "defenses" or str(name) in labels}
+                    merged["space"][key] = {**kept, **space.get(key, {})}
+    plan = check_search(merged, labels, path)
+    if plan.settings.seed in seeds:
+        raise UserError(
+            f"{path}.seed: got {plan.settings.seed}, which is among the seeds of the part: a target that chose its own settings "
+            "would be evaluated. Take another."
+        )
+    if plan.n_runs == 0:
+        raise UserError(
+            f"{path}: the Poisson law drew no run at all, so the search would choose nothing. Plan with a larger mean, or another law."
+        )
+    return plan
 
 
 def _check_size(n_trials: int, path: str) -> None:
@@ -125,6 +176,10 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
     queries = _default(merged["queries"], int(is_used))
     if merged["queries"] is not None and (isinstance(queries, bool) or queries not in QUERY_COUNTS):
         raise UserError(f"{path}.queries: got {shown(queries)}; it must be {', '.join(map(str, QUERY_COUNTS))}.")
+    defenses = _build_defenses(merged["defenses"], f"{path}.defenses")
+    search = _search_of(own.get("search"), raw.get("search"), defenses, seeds, f"{path}.search")
+    if search is not None:
+        split_plans = _with_validation(split_plans, search.settings.validation, path)
     return Part(
         name=name,
         datasets=_build_all("dataset", merged["datasets"], f"{path}.datasets", limits),
@@ -132,13 +187,24 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
         architectures=_build_all(
             "architecture", _default(merged["architectures"], [DEFAULT_ARCHITECTURE]), f"{path}.architectures"
         ),
-        defenses=_build_defenses(merged["defenses"], f"{path}.defenses"),
+        defenses=defenses,
         trainings=_build_trainings(_default(merged["training"], {}), merged["optimizers"], path),
         seeds=seeds,
         attacks=attacks,
         comparisons=tuple(comparisons.values()),
         queries=queries,
+        search=search,
     )
+
+
+def _with_validation(plans: Mapping[str, SplitPlan], count: int, path: str) -> dict[str, SplitPlan]:
+    """The splits with the search's validation examples."""
+    for label, plan in plans.items():
+        if plan.validation not in (0, count):
+            raise UserError(
+                f"{path}.splits.{label}: validation is {plan.validation}, and the search's is {count}. Remove it here."
+            )
+    return {label: dataclasses.replace(plan, validation=count) for label, plan in plans.items()}
 
 
 def _check_comparisons(comparisons: Iterable[Comparison], splits: Sequence[str], n_seeds: int, path: str) -> None:

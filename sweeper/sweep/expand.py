@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -17,6 +17,8 @@ from models.defenses.base import Defense
 from models.splits import SplitPlan
 from models.train import Training
 from sweeper.errors import UserError, unknown_name
+from sweeper.search.spec import SearchPlan
+from sweeper.search.unfold import ArmSearch, Scores, nothing_recorded, unfold, with_values
 from sweeper.sweep.trial import Trial
 
 
@@ -37,13 +39,15 @@ class Part:
     attacks: tuple[Attack, ...]
     comparisons: tuple[Comparison, ...] = ()
     queries: int = 1
+    search: SearchPlan | None = None
+    """How each arm's settings are chosen before its trials; None if they are as they stand."""
 
     @property
     def size(self) -> int:
-        """The number of trials."""
-        axes: tuple[Sized, ...] = (self.datasets, self.splits, self.architectures, self.trainings)
-        axes += (self.defenses, self.seeds)
-        return math.prod(map(len, axes))
+        """The number of trials, runs of searches included."""
+        axes: tuple[Sized, ...] = (self.datasets, self.splits, self.architectures, self.trainings, self.defenses)
+        n_runs = self.search.n_runs if self.search else 0
+        return math.prod(map(len, axes)) * (n_runs + len(self.seeds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +62,49 @@ class Sweep:
     parts: tuple[Part, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arms:
+    """What a sweep consists of, as far as it is known: its trials, and the searches that choose the settings of some."""
+
+    trials: list[Trial]
+    """All trials: the runs of searches first, then the targets that are evaluated, in the order of their seeds."""
+    searches: list[ArmSearch]
+
+    def targets_of(self, arm: ArmSearch) -> list[str]:
+        """Ids of the targets that are trained with the best settings of a search."""
+        where = (*arm.cell.labels, arm.cell.split_label)
+        return [
+            trial.target_id
+            for trial in self.trials
+            if trial.search_run is None and (*trial.labels, trial.split_label) == where
+        ]
+
+
 def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
-    """All trials of the sweep, or those that `select` keeps, in the order of their seeds; trials with one target are merged.
+    """All trials of the sweep, or those that `select` keeps; of arms that are searched for, the runs that are known at its start.
 
     Raises:
-        UserError: one configuration has two labels, one label has two configurations, or a pattern matches no trial.
+        UserError: as `arms_of`, or a pattern matches no trial.
+    """
+    return select(arms_of(sweep).trials, only)
+
+
+def arms_of(sweep: Sweep, scores: Scores = nothing_recorded) -> Arms:
+    """All trials and searches of the sweep, by the recorded scores of its searches' runs; trials with one target are merged.
+
+    Raises:
+        UserError: one configuration has two labels, one label has two configurations, or a search's space does not fit an arm.
     """
     by_id: dict[str, Trial] = {}
-    rounds = zip_longest(*(_rounds(sweep.name, part) for part in sweep.parts), fillvalue=())
+    searches = {part.name: _searches(sweep.name, part, scores) for part in sweep.parts}
+    rounds: Iterator[Iterable[Trial]] = chain(
+        ([run.trial for run in arm.runs] for arms in searches.values() for arm in arms),
+        chain.from_iterable(
+            zip_longest(*(_rounds(sweep.name, part, searches[part.name]) for part in sweep.parts), fillvalue=())
+        ),
+    )
     for one_round in rounds:
-        for trial in chain.from_iterable(one_round):
+        for trial in one_round:
             known = by_id.get(trial.target_id)
             if known is not None:
                 if known.labels != trial.labels:
@@ -86,14 +123,14 @@ def expand(sweep: Sweep, only: Sequence[str] = ()) -> list[Trial]:
     trials = list(by_id.values())
     seen: dict[tuple[object, ...], str] = {}
     for trial in trials:
-        where = (*trial.labels, trial.split_label, trial.seed)
+        where = (*trial.labels, trial.split_label, trial.seed, trial.search_run)
         if where in seen:
             raise UserError(
                 f"Parts '{seen[where]}' and '{trial.part}' give '{trial.title}' two configurations under the same labels; "
                 "tables could not distinguish them. Label one of them differently."
             )
         seen[where] = trial.part
-    return select(trials, only)
+    return Arms(trials=trials, searches=list(chain.from_iterable(searches.values())))
 
 
 def select(trials: Sequence[Trial], only: Sequence[str]) -> list[Trial]:
@@ -149,10 +186,27 @@ def _in_part(glob: str, trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if any(fnmatch.fnmatchcase(name, glob) for name in trial.parts)]
 
 
-def _rounds(sweep_name: str, part: Part) -> Iterator[list[Trial]]:
-    """The part's trials, one list per seed, so that a sweep that is cut short still has whole comparisons."""
+def _searches(sweep_name: str, part: Part, scores: Scores) -> list[ArmSearch]:
+    if part.search is None:
+        return []
+    return [unfold(cell, part.search, scores) for cell in _grid(sweep_name, part, part.search.settings.seed)]
+
+
+def _rounds(sweep_name: str, part: Part, searches: Sequence[ArmSearch]) -> Iterator[list[Trial]]:
+    """The part's trials, one list per seed, so that a sweep that is cut short still has whole comparisons.
+
+    Arms whose search is not over have none yet.
+    """
     for seed in part.seeds:
-        yield list(_grid(sweep_name, part, seed))
+        cells = list(_grid(sweep_name, part, seed))
+        if part.search is None:
+            yield cells
+            continue
+        yield [
+            with_values(cell, arm.best.values)
+            for cell, arm in zip(cells, searches, strict=True)
+            if arm.best is not None
+        ]
 
 
 def _grid(sweep_name: str, part: Part, seed: int) -> Iterator[Trial]:

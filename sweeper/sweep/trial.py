@@ -48,6 +48,10 @@ class Trial:
     comparisons: tuple[Comparison, ...] = ()
     queries: int = 1
     """How many queries about each example are answered, if a comparison can use the answers."""
+    search_run: int | None = None
+    """Its number in its arm's search; None for a target that is evaluated. Not part of the target."""
+    repeat: int = 0
+    """How many earlier runs of a search have the same settings and seed. Each has noise and batches of its own."""
 
     @property
     def split(self) -> str:
@@ -66,7 +70,7 @@ class Trial:
     @property
     def config(self) -> dict[str, Any]:
         """Everything that makes the target, as plain JSON values. Not cached, because a sweep may have 100,000 trials."""
-        return {
+        config = {
             "dataset": components.configuration("dataset", self.dataset),
             "split": self._split_config,
             "architecture": components.configuration("architecture", self.architecture),
@@ -74,6 +78,7 @@ class Trial:
             "training": self._training_config,
             "seed": self.seed,
         }
+        return config | {"repeat": self.repeat} if self.repeat else config
 
     @property
     def _training_config(self) -> dict[str, Any]:
@@ -168,7 +173,8 @@ class Trial:
     @property
     def title(self) -> str:
         """A short readable name: defense, dataset, split and seed; architecture and optimizer if unusual."""
-        title = f"{self.defense_label} · {self.dataset_label} · {self.split_label} · seed {self.seed}"
+        which = f"seed {self.seed}" if self.search_run is None else f"search run {self.search_run}"
+        title = f"{self.defense_label} · {self.dataset_label} · {self.split_label} · {which}"
         if (self.architecture_label, self.optimizer_label) != (DEFAULT_ARCHITECTURE, "sgd"):
             title += f" · {self.architecture_label} · {self.optimizer_label}"
         return title

@@ -41,6 +41,11 @@ def record_as_failed(trial: Trial, store: Store, row: dict[str, Any], error: str
         record_failed_attack(trial, each, store, error, cause)
 
 
+def record_diverged_run(trial: Trial, store: Store, row: dict[str, Any], error: str) -> None:
+    """Record a run of a search whose training diverged: it is done, without a model."""
+    store.write_diverged_run(trial.target_id, row | {"status": "failed", "error": error, "cause": "diverged"})
+
+
 def record_failed_attack(trial: Trial, each: str, store: Store, error: str, cause: Cause) -> None:
     attack = trial.attack_ids.get(each)
     if attack is None:

@@ -57,6 +57,7 @@ def trial_row(trial: Trial, started_at: datetime.datetime, attempt: int, device:
         ),
         "twin_id": trial.twin_id,
         "seed": trial.seed,
+        "search_run": trial.search_run,
         "config": canonical_json(trial.config),
         "epochs": trial.training.epochs,
         "batch_size": trial.training.batch_size,

@@ -17,7 +17,7 @@ from sweeper.storage import StorageError
 from sweeper.sweep.trial import Trial
 from sweeper.trial.attack import attack_target, run_attacks
 from sweeper.trial.context import TrialContext
-from sweeper.trial.failures import cause_of, describe, record_as_failed
+from sweeper.trial.failures import cause_of, describe, record_as_failed, record_diverged_run
 from sweeper.trial.rows import accuracy_columns, data_columns, output_columns, training_columns, trial_row
 from sweeper.trial.target import (
     load_data,
@@ -114,6 +114,10 @@ def _run_missing(trial: Trial, context: TrialContext) -> TrialResult:
         logger.debug("trial %s failed", trial.target_id, exc_info=True)
         traceback.print_exc()
         text, cause = describe(error), cause_of(error)
+        if cause == "diverged" and trial.search_run is not None:
+            # A result like others: these settings are no good
+            record_diverged_run(trial, store, trial_row(trial, started_at, context.attempt, context.device), text)
+            return TrialResult(target_id=trial.target_id, status="finished", trained=True)
         record_as_failed(trial, store, trial_row(trial, started_at, context.attempt, context.device), text, cause)
         return TrialResult(target_id=trial.target_id, status="failed", errors=(text,), cause=cause)
     errors, first_cause = run_attacks(trial, missing, attacked, split, context)

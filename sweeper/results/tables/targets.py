@@ -70,6 +70,11 @@ TABLES: Tables = {
                 pa.int64(),
                 "Seed of the trial; random streams derive from it (noise also from target_id); keep it secret if you release the model",
             ),
+            (
+                "search_run",
+                pa.int64(),
+                "Number of the run in its arm's search for settings: it chose them and is not evaluated. Null for all other targets",
+            ),
             ("config", pa.string(), "Resolved configuration as canonical JSON, defaults spelled out"),
             ("status", pa.string(), "finished or failed"),
             ("error", pa.string(), "Text of the error of a failed trial, else null"),
@@ -120,6 +125,31 @@ TABLES: Tables = {
             ("epsilon_target", pa.float64(), "ε that was requested; null if none was"),
             ("epsilon_spent", pa.float64(), "ε proved for the steps actually taken; null if there is no guarantee"),
             ("delta", pa.float64(), "δ of the guarantee; null if there is none"),
+            (
+                "search_id",
+                pa.string(),
+                "Identity of the search that chose the settings; null if they were given. Settings that were chosen by hand "
+                "have no price here",
+            ),
+            ("search_runs", pa.int64(), "Runs of that search; every arm of a sweep has the same number"),
+            (
+                "search_law",
+                pa.string(),
+                "How that number came about: fixed, or the random law and its mean of a private search",
+            ),
+            ("epsilon_run", pa.float64(), "ε of one run of that search; null if its runs have no guarantee"),
+            (
+                "epsilon_with_search",
+                pa.float64(),
+                "ε, at the same δ, of that search if its best run is released: by Papernot & Steinke 2022 for a private search, else "
+                "by composition of all runs. It counts the examples that runs are trained on, not those that choose among "
+                "them. Null if nothing covers the choice, for one by an attack's results",
+            ),
+            (
+                "epsilon_trained_anew",
+                pa.float64(),
+                "The same if the best settings then train one more model on the same examples, which is released as well",
+            ),
             (
                 "accountant",
                 pa.string(),
