@@ -124,6 +124,7 @@ class EpochRecord:
     test_loss: float | None
     test_accuracy: float | None
     held_out_loss: float | None
+    validation_accuracy: float | None
     epsilon_spent: float | None
     clip_norm: float | None
     clipped_fraction: float | None
@@ -287,7 +288,8 @@ def build_model(
 class Recipe:
     """Everything that makes one target: trains it on the examples at `members`, on the device that holds `data`.
 
-    `reference` are positions of examples that are neither trained on nor evaluated, for defenses that need such.
+    `reference` are positions of examples that are neither trained on nor evaluated, for defenses that need such. Accuracy on the
+    examples at `validation` is measured after each epoch, if there are any.
 
     Randomness: initialization, batches, dropout, augmentation, held-out members, companions and noise each have their own stream,
     derived from `seed` and `stream_index` (0 for a target, 1 and up for its shadows, which share no stream with it). Noise also
@@ -310,6 +312,7 @@ class Recipe:
     seed: int
     target_id: str
     reference: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    validation: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     stream_index: int = 0
     performance: Performance | None = None
     on_epoch: Callable[[EpochRecord, int], None] | None = None
@@ -584,8 +587,10 @@ def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
             if not math.isfinite(train_loss):
                 raise DivergedError(f"the training loss is {train_loss} in epoch {epoch}; lower training.learning_rate")
             is_evaluated = training.evaluate_every and (epoch % training.evaluate_every == 0 or epoch == plan.epochs)
-            test_loss = test_accuracy = held_out_loss = None
+            test_loss = test_accuracy = held_out_loss = validation_accuracy = None
             with averaged(average):
+                if len(recipe.validation):
+                    _, validation_accuracy = loss_and_accuracy(*predict(answer_of(model), data, recipe.validation))
                 if is_evaluated:
                     test_loss, test_accuracy = loss_and_accuracy(*predict(answer_of(model), data, recipe.test))
                 if plan.early_stopping is not None:
@@ -602,6 +607,7 @@ def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
                 test_loss=test_loss,
                 test_accuracy=test_accuracy,
                 held_out_loss=held_out_loss,
+                validation_accuracy=validation_accuracy,
                 epsilon_spent=spent[epoch - 1],
                 clip_norm=None if private is None else float(torch.linalg.vector_norm(private.clip_norms)),
                 clipped_fraction=None if private is None or not n_seen else 1 - float(private.n_within) / n_seen,

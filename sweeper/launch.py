@@ -478,6 +478,7 @@ class _Runner:
                 retries=options.retries,
                 on_event=note,
                 shipped=shipped,
+                halvings={arm.search_id: arm.halving for arm in prepared.resolved.arms.searches if arm.stops_early},
                 loggers=Loggers(tensorboard=options.tensorboard, mlflow=options.mlflow),
                 warn=reporter.warn,
                 verbose=options.verbose,

@@ -15,12 +15,14 @@ from scipy import stats
 
 from analysis.load import load
 from models.private.accounting import epsilon
+from sweeper.cluster.halving import EarlyStopping
 from sweeper.errors import UserError
 from sweeper.launch import LaunchOptions, launch, prepare
 from sweeper.results.gather import gather
 from sweeper.results.searches import RecordedScores
 from sweeper.results.status import read_status
 from sweeper.results.store import Store
+from sweeper.search.early_stopping import EPOCH, VALIDATION_ACCURACY, Halving
 from sweeper.search.price import price_of
 from sweeper.search.space import Distribution
 from sweeper.search.unfold import ArmSearch, Score
@@ -316,6 +318,108 @@ def test_every_part_gets_the_same_budget_and_only_spaces_may_differ(tmp_path: Pa
         arms(path, "parts.private.search.runs=8")
     with pytest.raises(UserError, match=r"search.space.defenses: Unknown label 'dq'"):
         arms(path, "search.space.defenses={dq: {weight: {uniform: [0, 1]}}}")
+
+
+# Early stopping
+
+
+ASHA = ("search.early_stopping=asha", "search.grace_epochs=2", "training.epochs=8", "search.runs=9")
+
+
+def test_only_plain_single_trainings_may_be_stopped(searched: Path) -> None:
+    two = "defenses={baseline: none, selena: {name: selena, models: 2, left_out: 1}, dp: {name: dp_sgd, epsilon: 4.0, accountant: rdp}}"
+    space = "search.space={training: {learning_rate: {loguniform: [0.01, 1.0]}}}"
+    found = arms(searched, *ASHA, two, space).searches
+    assert [arm.stops_early for arm in found] == [True, False, False]
+    assert [{run.trial.early_stop for run in arm.runs} for arm in found] == [{found[0].search_id}, {None}, {None}]
+    with pytest.raises(UserError, match="do not draw `epochs`"):
+        arms(searched, *ASHA, "search.space.training={epochs: {int: [1, 5]}}")
+
+
+def test_asha_stops_the_worse_runs_at_its_rungs_and_remembers_runs_of_earlier_launches(searched: Path) -> None:
+    baseline = arms(searched, *ASHA).searches[0]
+    ids = [run.trial.target_id for run in baseline.runs]
+
+    def decisions(stopping: EarlyStopping, accuracies: dict[str, float], epochs: range = range(1, 9)) -> dict[str, int]:
+        """The last epoch of each run, if all go on side by side."""
+        last: dict[str, int] = {}
+        for epoch in epochs:
+            for target_id, accuracy in accuracies.items():
+                if last.get(target_id, epoch - 1) == epoch - 1:
+                    last[target_id] = epoch
+                    if stopping.decision(target_id, {EPOCH: epoch, VALIDATION_ACCURACY: accuracy}) == "STOP":
+                        last[target_id] -= 100
+        return {target_id: epoch % 100 for target_id, epoch in last.items()}
+
+    units = [run.trial for run in baseline.runs]
+    halving = Halving(epochs=8, grace_epochs=2, reduction_factor=3)
+    stopping = EarlyStopping(units, {baseline.search_id: halving})
+    accuracies = {target_id: 0.9 - place / 100 for place, target_id in enumerate(ids)}  # the best comes first
+    last = decisions(stopping, accuracies)
+    assert last[ids[0]] == 8
+    assert stopping.stopped == {target_id for target_id in ids if last[target_id] < 8}
+    assert set(last.values()) <= {2, 6, 8}
+    assert sum(epoch == 2 for epoch in last.values()) >= 5
+    again = EarlyStopping(
+        units, {baseline.search_id: replace(halving, reached=dict(list(stopping.reached.items())[:8]))}
+    )
+    assert again.decision(ids[8], {EPOCH: 2, VALIDATION_ACCURACY: 0.5}) == "STOP"
+    forgetful = EarlyStopping(units, {baseline.search_id: halving})
+    assert forgetful.decision(ids[8], {EPOCH: 2, VALIDATION_ACCURACY: 0.5}) == "CONTINUE"
+    assert stopping.decision("another", {EPOCH: 2, VALIDATION_ACCURACY: 0.0}) == "CONTINUE"
+
+
+def test_a_stopped_run_is_not_the_best(searched: Path) -> None:
+    def scores(trial: Any, plan: Any) -> Score:
+        stopped = trial.search_run == 0
+        return Score(accuracy=0.99 if stopped else 0.5, is_stopped=stopped)
+
+    assert [arm.best.number for arm in arms(searched, scores=scores).searches if arm.best] == [1, 1, 1]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_not_stopped_is_the_run_without_early_stopping(searched: Path, tmp_path: Path) -> None:
+    weights = []
+    for place, settings in enumerate((["training.epochs=3"], ["search.early_stopping=asha", "training.epochs=3"])):
+        trial = arms(searched, *settings).searches[0].runs[0].trial
+        store = Store(tmp_path / str(place))
+        store.prepare()
+        run_trial(trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu")))
+        weights.append(store.read_weights(trial.target_id))
+        history = store.read_part("history", trial.target_id).to_pandas()
+        row = store.read_part("trials", trial.target_id).to_pandas()
+    assert weights[0] == weights[1]
+    assert history["validation_accuracy"].notna().all()
+    assert history["validation_accuracy"].iloc[-1] == row["validation_accuracy"][0]
+
+
+@pytest.mark.ray
+def test_a_launch_stops_runs_early_and_records_how_far_they_came(searched: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = [
+        *(
+            "search.early_stopping=asha",
+            "search.grace_epochs=1",
+            "training.epochs=30",
+            "search.runs=8",
+            "comparisons=[]",
+        ),
+        "defenses={baseline: none}",
+        "search.space={training: {learning_rate: {choice: [1.0e-6, 0.1]}, batch_size: {choice: [20, 21, 22, 23, 24, 25, 26, 27]}}}",
+    ]
+    result = launch(str(searched), LaunchOptions(data=tmp_path, out=out, overrides=settings))
+    assert result.is_whole, result
+    runs = load(out).search_runs
+    assert set(runs["status"]) == {"finished", "stopped"}
+    stopped, finished = (runs[runs["status"] == word] for word in ("stopped", "finished"))
+    assert finished["validation_accuracy"].max() > stopped["validation_accuracy"].max()
+    assert set(load(out).trials["learning_rate"]) == {0.1}
+    store = Store(out)
+    for target_id in stopped["target_id"]:
+        assert 1 <= store.read_part("history", target_id).column("epoch").to_pylist()[-1] < 30
+    again = launch(str(searched), LaunchOptions(data=tmp_path, out=out, overrides=settings))
+    assert again.is_whole
+    assert load(out).search_runs["started_at"].equals(runs["started_at"])
 
 
 # From the file to the tables

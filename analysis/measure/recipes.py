@@ -78,8 +78,10 @@ def with_recipes(measured: Measurements) -> pd.DataFrame:
 
 
 def unequal(measured: Measurements, setting: Setting, dataset: str) -> str:
-    """How the recipes of the defenses on one dataset differ, in words; empty if they do not."""
+    """How the recipes of the defenses on one dataset differ, in words; empty if they do not, or if all were searched for alike."""
     rows = measured.at(setting, dataset)
+    if searched_alike(rows):
+        return ""
     by_key: dict[str, dict[str, list[str]]] = {}
     for defense in measured.defenses:
         for one in (recipe(row) for _, row in rows[rows["defense"] == defense].iterrows()):
@@ -93,6 +95,11 @@ def unequal(measured: Measurements, setting: Setting, dataset: str) -> str:
         if len(values) > 1
     ]
     return "; ".join(parts)
+
+
+def searched_alike(trials: pd.DataFrame) -> bool:
+    """Whether the settings of all these targets were chosen by searches with the same number of runs."""
+    return len(trials) > 0 and bool(trials["search_id"].notna().all()) and trials["search_runs"].nunique() == 1
 
 
 def mixed(measured: Measurements, column: str) -> list[str]:

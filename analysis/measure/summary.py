@@ -20,6 +20,9 @@ from analysis.statistics.estimates import Estimate
 class Summary:
     """One defense on one dataset. `epsilon_spent` is the largest over seeds, and `guarantee` states it in words.
 
+    `epsilon_with_search` also counts the search that chose the settings. If the sweep asks so, it `counts_search` where there is
+    one ε to show.
+
     `guessing_p` is the p-value of the AUC against 0.5, adjusted for all rows of the summary. `tpr` is measured at the
     false positive rate `rate`. `tpr_examples` has the mean ends of the seeds' intervals over examples. `advantage_null` is
     the advantage of guessing with as many examples.
@@ -51,6 +54,8 @@ class Summary:
     null_auc: Estimate | None = None
     is_broken: bool = False
     epsilon_lower_bound: float | None = None
+    epsilon_with_search: float | None = None
+    counts_search: bool = False
 
     @property
     def fpr(self) -> float | None:
@@ -102,6 +107,8 @@ def summaries(measured: Measurements) -> list[Summary]:
                     n_references=_mean(rows["n_references"]),
                     null_auc=null_auc(measured, setting, dataset, defense),
                     is_broken=primary is not None and defense in primary.broken,
+                    epsilon_with_search=_largest(rows["epsilon_with_search"]),
+                    counts_search=bool((rows["epsilon_shown"] == "search").any()),
                     epsilon_lower_bound=value(cohort(measured, setting, dataset, defense), "epsilon_lower_bound"),
                 )
             )
@@ -111,6 +118,10 @@ def summaries(measured: Measurements) -> list[Summary]:
 def _mean(values: pd.Series) -> float | None:
     known = values.dropna()
     return None if known.empty else float(known.mean())
+
+
+def _largest(values: pd.Series) -> float | None:
+    return None if values.isna().any() else float(values.max())
 
 
 def _mean_ends(rows: pd.DataFrame, column: str) -> tuple[float, float] | None:

@@ -18,6 +18,7 @@ from analysis.tables.as_csv import table_csv
 from analysis.tables.as_latex import table_latex
 from analysis.tables.attacks import attack_table
 from analysis.tables.recipes import recipe_table
+from analysis.tables.searches import search_table
 from analysis.tables.summary import summary_table
 
 _STALE_S = 86400.0
@@ -63,6 +64,8 @@ def _make(results: Results, out: Path) -> Path:
     measured = measure(results)
     made = chapters(results, measured)
     general = [summary_table(measured), attack_table(results, measured), recipe_table(measured)]
+    if len(results.search_runs):
+        general.append(search_table(results))
     sweep = "-".join(sweep_names(results)) or "sweep"
     for table in [*(table for _, chapter in made for table in chapter.tables), *general]:
         _write(out / "tables" / f"{table.name}.csv", table_csv(table))

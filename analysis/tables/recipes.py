@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from analysis import naming
-from analysis.measure.recipes import OFF, SHOWN_FIRST, key_words, with_recipes
+from analysis.measure.recipes import OFF, SHOWN_FIRST, key_words, searched_alike, with_recipes
 from analysis.measure.targets import Measurements
 from analysis.tables.model import Column, Table
 
@@ -34,7 +34,9 @@ def recipe_table(measured: Measurements) -> Table:
         ),
         rows=tuple(rows),
         notes=(
-            "A shared recipe is not the best one for each defense. A defense that needs another learning rate, batch size or "
+            "Each defense’s recipe was chosen by a search of its own, all with the same number of runs."
+            if searched_alike(measured.frame)
+            else "A shared recipe is not the best one for each defense. A defense that needs another learning rate, batch size or "
             "number of epochs looks worse here than it is.",
         ),
         missing="" if rows else "No trial finished.",

@@ -29,6 +29,7 @@ def summary_table(measured: Measurements) -> Table:
         Column(key="defense", name="Defense", kind="label"),
         Column(key="n_seeds", name="Seeds"),
         Column(key="epsilon_spent", name="ε spent"),
+        Column(key="epsilon_with_search", csv_only=True),
         Column(key="delta", name="δ"),
         Column(key="accountant", kind="label", csv_only=True),
         Column(key="accuracy", name="Test accuracy", kind="mean"),
@@ -131,11 +132,8 @@ def _entries(row: Summary, tpr_heading: str) -> tuple[Entry, ...]:
         row.setting.label,
         Label(value=row.defense),
         row.n_seeds,
-        Number(
-            value=row.epsilon_spent,
-            decimals=2,
-            text="" if row.epsilon_spent is None else naming.epsilon(row.epsilon_spent),
-        ),
+        _epsilon(row),
+        Number(value=row.epsilon_with_search),
         Number(value=row.delta, text="" if row.delta is None else naming.scientific(row.delta)),
         row.accountant,
         Mean(ours=row.accuracy),
@@ -156,6 +154,20 @@ def _entries(row: Summary, tpr_heading: str) -> tuple[Entry, ...]:
         Mean(ours=row.time_ratio, decimals=2),
         row.guarantee,
     )
+
+
+def _epsilon(row: Summary) -> Number:
+    """ε of a run and with its search, the one that the sweep asks for first."""
+    if row.epsilon_spent is None:
+        return Number(value=None)
+    run, total = naming.epsilon(row.epsilon_spent), row.epsilon_with_search
+    if total is None:
+        searched = ("with its search: unknown",) if row.counts_search else ()
+        return Number(value=row.epsilon_spent, text=run, small=searched)
+    with_search = naming.epsilon(total)
+    if row.counts_search:
+        return Number(value=row.epsilon_spent, text=with_search, small=(f"one run: {run}",))
+    return Number(value=row.epsilon_spent, text=run, small=(f"with its search: {with_search}",))
 
 
 def _guessing(advantage: float | None) -> tuple[str, ...]:

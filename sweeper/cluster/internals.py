@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,17 @@ class ForgetfulScheduler(FIFOScheduler):
     of its length. There is no public way to drop a trial.
     """
 
-    def __init__(self, *, keeps_files: bool) -> None:
+    def __init__(self, *, keeps_files: bool, decide: Callable[[str, dict[str, Any]], str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._keeps_files = keeps_files
+        self._decide = decide
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Ask whether the trial goes on."""
+        return self._decide(trial.config["target_id"], result)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: Tune's own state is never restored here."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         its = tune_controller._tune_controller

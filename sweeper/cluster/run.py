@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import ray
@@ -17,6 +17,7 @@ from ray import tune
 
 from sweeper.cluster.datasets import Shipped
 from sweeper.cluster.events import Ended, Event
+from sweeper.cluster.halving import EarlyStopping
 from sweeper.cluster.resources import Window
 from sweeper.cluster.trackers import Loggers
 from sweeper.cluster.tune import Feeder, run_tune
@@ -25,6 +26,7 @@ from sweeper.results.comparisons import DueComparisons, state, states
 from sweeper.results.launches import Launch
 from sweeper.results.layout import CLAIMS
 from sweeper.results.store import Store
+from sweeper.search.early_stopping import VALIDATION_ACCURACY, Halving
 from sweeper.storage import StorageError
 from sweeper.sweep.comparisons import ComparisonTask
 from sweeper.sweep.trial import Trial
@@ -58,13 +60,14 @@ def run_units(
     shipped: Shipped | None = None,
     loggers: Loggers | None = None,
     attempt: Callable[..., Outcome] = attempt_trial,
+    halvings: Mapping[str, Halving] | None = None,
     warn: Callable[[str], None] = lambda text: None,
     verbose: bool = False,
 ) -> Ended:
     """Run trials and comparisons to the end, or until Ctrl-C; their results are in the store.
 
     Comparisons of `due` run as soon as their targets and inputs are finished. `resources` are the result of `resolve`. `attempt` makes
-    one attempt at a unit of work, on a worker.
+    one attempt at a unit of work, on a worker. `halvings` are those of the searches that stop runs early, by their ids.
     """
     if not verbose:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -121,7 +124,8 @@ def run_units(
 
     window = Window(resources, lambda: schedule.smallest_gpus)
     schedule = Schedule(units, resources=resources, retries=retries, claim=claim, settled=settled, window=window)
-    watcher = Watcher(schedule, by_id, store, launch, tell)
+    early_stopping = EarlyStopping(units, halvings or {})
+    watcher = Watcher(schedule, by_id, store, launch, tell, early_stopping)
     launch.report(watcher.running)
     if due is not None:
         add(due.due())
@@ -141,7 +145,7 @@ def run_units(
         while not schedule.is_over and not interrupted:
             try:
                 feeder = Feeder(schedule, place)
-                run_tune(function, feeder, watcher, loggers or Loggers(), name, folder, warn, verbose)
+                run_tune(function, feeder, watcher, loggers or Loggers(), name, folder, warn, verbose, early_stopping)
                 # A Ctrl-C that reached Tune before our handler leaves trials behind.
                 interrupted = watcher.is_stopping or not feeder.is_finished or bool(schedule.out)
             except RuntimeError as error:
@@ -182,7 +186,7 @@ def _trainable(
         def report(progress: Progress) -> None:
             nonlocal last_report
             measured.update(progress.metrics)
-            if time.monotonic() - last_report >= report_every_s:
+            if VALIDATION_ACCURACY in progress.metrics or time.monotonic() - last_report >= report_every_s:
                 tune.report({"what": progress.what, "fraction": progress.fraction, **progress.metrics})
                 last_report = time.monotonic()
 

@@ -14,6 +14,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from sweeper.cluster.halving import EarlyStopping
 from sweeper.cluster.internals import ForgetfulScheduler
 from sweeper.cluster.trackers import Loggers, tracker
 from sweeper.cluster.watcher import LostNodes, Watcher
@@ -32,6 +33,7 @@ def run_tune(
     folder: Path,
     warn: Callable[[str], None],
     verbose: bool,
+    early_stopping: EarlyStopping,
 ) -> None:
     """Run Tune once; its files are not needed afterwards. A first Ctrl-C ends it without an error."""
     callbacks: list[tune.Callback] = [watcher, LostNodes(warn)]
@@ -52,7 +54,9 @@ def run_tune(
             ),
             tune_config=tune.TuneConfig(
                 search_alg=feeder,
-                scheduler=ForgetfulScheduler(keeps_files=loggers.tensorboard is not None),
+                scheduler=ForgetfulScheduler(
+                    keeps_files=loggers.tensorboard is not None, decide=early_stopping.decision
+                ),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: str(trial.config["name"]),

@@ -13,6 +13,7 @@ import ray
 from ray import tune
 
 from sweeper.cluster.events import Event
+from sweeper.cluster.halving import EarlyStopping
 from sweeper.cluster.internals import EXPECTED_DEATHS, SilentReporter, reason_of_loss
 from sweeper.results import attempts
 from sweeper.results.launches import Launch, Running
@@ -20,6 +21,7 @@ from sweeper.results.store import Store
 from sweeper.storage import StorageError
 from sweeper.sweep.comparisons import ComparisonTask
 from sweeper.sweep.trial import Trial
+from sweeper.trial.failures import record_stopped_run
 from sweeper.trial.units import record_lost_unit
 from sweeper.workers.outcomes import Outcome
 from sweeper.workers.scheduling import Schedule
@@ -77,8 +79,10 @@ class Watcher(SilentReporter):
         store: Store,
         launch: Launch,
         on_event: Callable[[Event], None],
+        early_stopping: EarlyStopping,
     ) -> None:
         super().__init__()
+        self._early_stopping = early_stopping
         self._units = units
         self._schedule, self._store, self._launch, self._on_event = schedule, store, launch, on_event
         self._running: dict[str, _UnderWay] = {}
@@ -119,6 +123,9 @@ class Watcher(SilentReporter):
     ) -> None:
         target_id, what = trial.config["target_id"], str(result.get("what") or "")
         self._lost_in_a_row = 0
+        if target_id in self._early_stopping.stopped:
+            self._stopped_early(target_id)
+            return
         if not result.get("ended"):
             fraction = float(result.get("fraction", 0.0))
             before = self._running.get(target_id, _UnderWay(began=time.monotonic()))
@@ -153,6 +160,20 @@ class Watcher(SilentReporter):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Do nothing: the trial's outcome was reported already."""
+
+    def _stopped_early(self, target_id: str) -> None:
+        """Record a run of a search that ASHA has just stopped, unless it finished in the meantime."""
+        if self._running.pop(target_id, None) is None:
+            return
+        trial = self._units[target_id]
+        assert isinstance(trial, Trial)
+        reached = self._early_stopping.reached[target_id]
+        try:
+            record_stopped_run(trial, self._store, attempts.count(self._store.storage, target_id), reached)
+        except StorageError as error:
+            self._schedule.stop(str(error))
+        self._schedule.ended(Outcome(target_id=target_id))
+        self._end(target_id, "finished", f"stopped after epoch {max(reached)}")
 
     def _can_write(self) -> bool:
         """Whether the store can be written from here; if so, the fault is that node's."""

@@ -130,7 +130,10 @@ def _everything(store: Store, recorded: set[str]) -> dict[str, list[str]]:
 class _SearchColumns:
     """Fills the columns of `trials` that say what chose a target's settings. They are the sweep's, not the target's."""
 
-    _COLUMNS = ("search_id", "search_runs", "search_law", "epsilon_run", "epsilon_with_search", "epsilon_trained_anew")
+    _COLUMNS = (
+        *("search_id", "search_runs", "search_law", "epsilon_shown"),
+        *("epsilon_run", "epsilon_with_search", "epsilon_trained_anew"),
+    )
 
     def __init__(self, searches: Sequence[Mapping[str, Any]]) -> None:
         self._of_target = {target_id: each for each in searches for target_id in (*each["runs"], *each["targets"])}

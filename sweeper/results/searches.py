@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sweeper.errors import UserError
@@ -27,7 +28,7 @@ class RecordedScores:
     def __call__(self, trial: Trial, plan: SearchPlan) -> Score | None:
         key = trial.target_id
         if key not in self._known:
-            score = self._read(key, plan.leak)
+            score = self._read(key, plan.leak, trial.early_stop is not None)
             if score is None:
                 return None
             self._known[key] = score
@@ -43,13 +44,18 @@ class RecordedScores:
             self._there[table] = {name for name, entry in entries.items() if entry.size}
         return key + SUFFIX in self._there[table]
 
-    def _read(self, target_id: str, leak: Leak | None) -> Score | None:
+    def _read(self, target_id: str, leak: Leak | None, stops_early: bool) -> Score | None:
         if not self._is_there("trials", target_id):
             return None
         try:
             row = self._store.read_part("trials", target_id).to_pylist()[0]
-            if row["validation_accuracy"] is None or leak is None:
-                return Score(accuracy=row["validation_accuracy"])
+            score = Score(
+                accuracy=row["validation_accuracy"],
+                is_stopped=row["status"] == "stopped",
+                reached=self._reached(target_id) if stops_early else {},
+            )
+            if score.accuracy is None or score.is_stopped or leak is None:
+                return score
             key = f"{target_id}.{leak.attack_id}"
             if not self._is_there("attacks", key):
                 return None
@@ -62,4 +68,11 @@ class RecordedScores:
                 f"The search limits {leak.metric}, which the attack does not measure with so few non-members. Limit auc, or a "
                 "rate at a larger FPR."
             )
-        return Score(accuracy=row["validation_accuracy"], leak=max(seen))
+        return replace(score, leak=max(seen))
+
+    def _reached(self, target_id: str) -> dict[int, float]:
+        """Validation accuracy by epoch, where it was measured."""
+        if not self._is_there("history", target_id):
+            return {}
+        rows = self._store.read_part("history", target_id).to_pylist()
+        return {row["epoch"]: row["validation_accuracy"] for row in rows if row["validation_accuracy"] is not None}

@@ -294,8 +294,10 @@ class Store:
         """Record a target's answers to this many queries about each example."""
         self.storage.write(layout.answers(target_id, queries), content)
 
-    def write_diverged_run(self, target_id: str, trial: Mapping[str, Any]) -> None:
-        """Record a run of a search that diverged. It counts as done: it would diverge again."""
+    def write_run_without_model(self, target_id: str, trial: Mapping[str, Any], history: list[dict[str, Any]]) -> None:
+        """Record a run of a search that diverged or was stopped early. It counts as done: its search does not need more."""
+        if history:
+            self._write("history", target_id, pa.Table.from_pylist(history, schema=SCHEMAS["history"]))
         self._write("trials", target_id, pa.Table.from_pylist([dict(trial)], schema=SCHEMAS["trials"]))
         self.storage.delete(layout.part("trials", target_id + FAILED))
         self.storage.delete(layout.checkpoint(target_id))

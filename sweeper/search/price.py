@@ -147,6 +147,7 @@ def as_json(arm: ArmSearch, price: Price, targets: Sequence[str]) -> dict[str, A
         "objective": arm.plan.objective_text,
         "search_runs": arm.plan.n_runs,
         "search_law": arm.plan.law_text,
+        "epsilon_shown": arm.plan.settings.epsilon,
         "runs": [run.trial.target_id for run in arm.runs],
         "drawn": [{".".join(filter(None, path)): value for path, value in run.values.items()} for run in arm.runs],
         "best_run": best.number if best else None,

@@ -40,14 +40,20 @@ class Settings:
     validation: int
     searcher: Literal["random", "optuna"] = "random"
     at_once: int = 4
+    early_stopping: Literal["none", "asha"] = "none"
+    grace_epochs: int = 1
+    reduction_factor: int = 3
     private: bool = False
     law: Law = "logarithmic"
+    epsilon: Literal["run", "search"] = "run"
     seed: int = 1_000_000
 
     def __post_init__(self) -> None:
-        for name, most in (("runs", MOST_RUNS), ("at_once", MOST_RUNS), ("validation", 2**40)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1 and at most {most:,}")
+        limits = {"runs": (1, MOST_RUNS), "at_once": (1, MOST_RUNS), "validation": (1, 2**40)}
+        limits |= {"grace_epochs": (1, 10**6), "reduction_factor": (2, 100)}
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low} and at most {high:,}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; a seed is a whole number from 0 to {2**32 - 1}")
         if self.private and self.searcher != "random":
@@ -65,6 +71,10 @@ class SearchPlan:
     - `validation`: examples of the pool that choose the best run, and have no other use.
     - `searcher`: `random` draws all settings beforehand. `optuna` (its TPE, through Ray Tune) proposes `at_once` at a time, by the
       results so far.
+    - `early_stopping`: with `asha`, Ray Tune's ASHA stops a run if its validation accuracy after `grace_epochs` epochs, or that times
+      a power of `reduction_factor`, is not among the best 1 / `reduction_factor`. Arms with a guarantee, and defenses that train
+      several models, run to the end: their accounting, or their epochs, are not those of one training.
+    - `epsilon`: the ε that reports show first, of one run or with its search; they show both.
     - `seed`: of the draws, and of the runs' trainings. No target that is evaluated has it.
     - `leak`: if set, the best run is the most accurate one that stays below it.
     """

@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from models.defenses.base import AccountedMechanism
 from models.seeds import Stream
+from models.train import own_trainer
 from sweeper.errors import UserError
+from sweeper.search.early_stopping import Halving
 from sweeper.search.space import Distribution, Path, rounded
 from sweeper.search.spec import SearchPlan
 from sweeper.sweep import components
@@ -31,11 +33,14 @@ Values = Mapping[Path, Any]
 class Score:
     """How good a recorded run is, `accuracy` on its validation examples and what an attack saw of it, if the plan limits that.
 
-    A run whose training diverged has no accuracy.
+    A run whose training diverged has no accuracy. One that was stopped early has that of its last epoch, and cannot be the best.
     """
 
     accuracy: float | None
     leak: float | None = None
+    is_stopped: bool = False
+    reached: Mapping[int, float] = field(default_factory=dict)
+    """Validation accuracy by epoch, if runs may be stopped early."""
 
     def objective(self, most: float | None) -> float:
         """What a search maximizes. Runs that leak more than `most` come after all others, the least leak first."""
@@ -89,7 +94,11 @@ class ArmSearch:
         if not self.is_over:
             return None
         most = self.plan.leak.most if self.plan.leak else None
-        scored = [(run.score.objective(most), -run.number, run) for run in self.runs if run.score is not None]
+        scored = [
+            (run.score.objective(most), -run.number, run)
+            for run in self.runs
+            if run.score is not None and not run.score.is_stopped
+        ]
         value, _, run = max(scored, key=lambda each: each[:2], default=(-math.inf, 0, None))
         return run if value > -math.inf else None
 
@@ -99,13 +108,30 @@ class ArmSearch:
         return any(isinstance(defense, AccountedMechanism) for defense in self.cell.defenses)
 
     @property
+    def stops_early(self) -> bool:
+        """Whether its runs may be stopped before their last epoch."""
+        is_one_training = not self.is_accounted and own_trainer(self.cell.defenses) is None
+        return self.plan.settings.early_stopping == "asha" and is_one_training
+
+    @property
+    def halving(self) -> Halving:
+        """What ASHA needs to know of its runs that have ended."""
+        settings = self.plan.settings
+        return Halving(
+            epochs=self.cell.training.epochs,
+            grace_epochs=settings.grace_epochs,
+            reduction_factor=settings.reduction_factor,
+            reached={run.trial.target_id: run.score.reached for run in self.runs if run.score and run.score.reached},
+        )
+
+    @property
     def search_id(self) -> str:
         """A hash of the arm, its space and its plan."""
         return identity(
             {
                 "cell": self.cell.config,
                 "fields": {".".join(path): asdict(each) for path, each in self.fields.items()},
-                "settings": asdict(self.plan.settings),
+                "settings": {name: value for name, value in asdict(self.plan.settings).items() if name != "epsilon"},
                 "leak": self.plan.leak and [self.plan.leak.attack_id, self.plan.leak.metric, self.plan.leak.most],
             }
         )
@@ -122,8 +148,8 @@ def unfold(cell: Trial, plan: SearchPlan, scores: Scores) -> ArmSearch:
         cell=replace(cell, seed=plan.settings.seed, comparisons=(), attacks=()),
         fields=_fields_of(cell, plan),
     )
-    for path, field in arm.fields.items():  # also those that are never drawn
-        for value in field.options or (field.at(0.0), field.at(1.0)):
+    for path, each in arm.fields.items():  # also those that are never drawn
+        for value in each.options or (each.at(0.0), each.at(1.0)):
             with_values(arm.cell, {path: value})
     proposals = _random(arm) if plan.settings.searcher == "random" else _optuna(arm, lambda run: scores(run, plan))
     runs: list[Run] = []
@@ -136,7 +162,7 @@ def unfold(cell: Trial, plan: SearchPlan, scores: Scores) -> ArmSearch:
             seen[trial.target_id] = repeat + 1
             trial = replace(trial, repeat=repeat)
         score = scores(trial, plan)
-        if score is not None and score.accuracy is None:
+        if score is not None and (score.accuracy is None or score.is_stopped):
             trial = replace(trial, attacks=())  # there is nothing to attack
         runs.append(Run(number=number, values=values, trial=trial, score=score))
     return replace(arm, runs=tuple(runs))
@@ -170,9 +196,9 @@ def _changed(kind: str, component: Any, values: Mapping[str, Any], where: str) -
         return component
     name = components.name_of(kind, component)
     own = {
-        field.name: value
-        for field in fields(component)
-        if field.init and (value := getattr(component, field.name)) is not None
+        each.name: value
+        for each in fields(component)
+        if each.init and (value := getattr(component, each.name)) is not None
     }
     return components.validate(type(component), own | dict(values), f"{where}: {name}")
 
@@ -189,6 +215,11 @@ def _fields_of(cell: Trial, plan: SearchPlan) -> dict[Path, Distribution]:
     found: dict[Path, Distribution] = {}
     for path, distribution in plan.space.of(cell.defense_label).items():
         owners = 1
+        if path == ("training", "epochs") and plan.settings.early_stopping != "none":
+            raise UserError(
+                "search.space: early stopping compares runs epoch by epoch, so they need the same number of epochs; do not draw "
+                "`epochs`."
+            )
         if path[0] == "training":
             if path[1] not in asdict(cell.training) or path[1] in ("optimizer", "paired_batches"):
                 allowed = ", ".join(
@@ -218,6 +249,8 @@ def _fields_of(cell: Trial, plan: SearchPlan) -> dict[Path, Distribution]:
 
 def _trial(arm: ArmSearch, number: int, values: Values) -> Trial:
     trial = replace(with_values(arm.cell, values), search_run=number)
+    if arm.stops_early:
+        trial = replace(trial, early_stop=arm.search_id)
     leak = arm.plan.leak
     return replace(trial, attacks=(leak.attack,)) if leak else trial
 

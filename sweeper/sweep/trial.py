@@ -50,6 +50,8 @@ class Trial:
     """How many queries about each example are answered, if a comparison can use the answers."""
     search_run: int | None = None
     """Its number in its arm's search; None for a target that is evaluated. Not part of the target."""
+    early_stop: str | None = None
+    """The id of the search that may stop it early. Not part of the target."""
     repeat: int = 0
     """How many earlier runs of a search have the same settings and seed. Each has noise and batches of its own."""
 

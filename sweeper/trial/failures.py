@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,25 @@ def record_as_failed(trial: Trial, store: Store, row: dict[str, Any], error: str
 
 def record_diverged_run(trial: Trial, store: Store, row: dict[str, Any], error: str) -> None:
     """Record a run of a search whose training diverged: it is done, without a model."""
-    store.write_diverged_run(trial.target_id, row | {"status": "failed", "error": error, "cause": "diverged"})
+    store.write_run_without_model(trial.target_id, row | {"status": "failed", "error": error, "cause": "diverged"}, [])
+
+
+def record_stopped_run(trial: Trial, store: Store, attempt: int, reached: Mapping[int, float]) -> None:
+    """Record a run of a search that was stopped early: it is done, without a model. `reached` has its accuracy by epoch.
+
+    Raises:
+        StorageError: the store cannot be written.
+    """
+    if store.has_target(trial.target_id):  # it finished before it could be stopped
+        return
+    row = trial_row(trial, datetime.datetime.now(datetime.UTC), attempt, torch.device("cpu"))
+    row |= {"device": None, "machine": None, "threads": None}  # these are unknown for the process that was stopped
+    row |= {"status": "stopped", "validation_accuracy": reached[max(reached)]}
+    history = [
+        {"target_id": trial.target_id, "epoch": epoch, "validation_accuracy": accuracy}
+        for epoch, accuracy in sorted(reached.items())
+    ]
+    store.write_run_without_model(trial.target_id, row, history)
 
 
 def record_failed_attack(trial: Trial, each: str, store: Store, error: str, cause: Cause) -> None:

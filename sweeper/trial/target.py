@@ -29,6 +29,7 @@ from models.train import (
 )
 from sweeper.results import answers, checkpoints
 from sweeper.results.store import PARAMETERS
+from sweeper.search.early_stopping import EPOCH
 from sweeper.sweep.identity import canonical_json
 from sweeper.sweep.trial import Trial
 from sweeper.trial import provenance, sources
@@ -71,6 +72,7 @@ def train_target(trial: Trial, data: Examples, split: Split, context: TrialConte
 
     def report(record: EpochRecord, epochs: int) -> None:
         measured = {name: value for name, value in asdict(record).items() if isinstance(value, float)}
+        measured[EPOCH] = record.epoch
         what = f"epoch {record.epoch}/{epochs}"
         context.on_progress(Progress(what=what, fraction=0.5 * record.epoch / epochs, metrics=measured))
 
@@ -82,6 +84,7 @@ def train_target(trial: Trial, data: Examples, split: Split, context: TrialConte
         members=split.trained,
         test=split.test,
         reference=split.reference,
+        validation=split.validation if trial.early_stop is not None else split.validation[:0],
         seed=trial.seed,
         target_id=trial.target_id,
         performance=context.performance,

@@ -76,7 +76,7 @@ TABLES: Tables = {
                 "Number of the run in its arm's search for settings: it chose them and is not evaluated. Null for all other targets",
             ),
             ("config", pa.string(), "Resolved configuration as canonical JSON, defaults spelled out"),
-            ("status", pa.string(), "finished or failed"),
+            ("status", pa.string(), "finished, failed, or stopped: a run of a search that was stopped early"),
             ("error", pa.string(), "Text of the error of a failed trial, else null"),
             ("cause", pa.string(), CAUSES),
             ("attempts", pa.int32(), "Number of starts up to this row, by any launch, including lost workers"),
@@ -137,6 +137,7 @@ TABLES: Tables = {
                 pa.string(),
                 "How that number came about: fixed, or the random law and its mean of a private search",
             ),
+            ("epsilon_shown", pa.string(), "Which ε the sweep asks to report first: run or search; both are reported"),
             ("epsilon_run", pa.float64(), "ε of one run of that search; null if its runs have no guarantee"),
             (
                 "epsilon_with_search",
@@ -253,6 +254,11 @@ TABLES: Tables = {
                 "held_out_loss",
                 pa.float64(),
                 "Mean cross-entropy on the members that early stopping holds out; null without it",
+            ),
+            (
+                "validation_accuracy",
+                pa.float64(),
+                "Fraction of validation examples classified correctly, for runs of a search that may be stopped early; else null",
             ),
             ("epsilon_spent", pa.float64(), "ε of the steps so far; null if there is no guarantee"),
             (
