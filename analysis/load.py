@@ -124,7 +124,10 @@ _OPTIONAL: dict[str, dict[str, str]] = {
         number="n_targets n_units n_examples top_share epsilon_lower_bound audit_delta "
         + " ".join(
             f"{column}{end}"
-            for column in ("auc", "null_auc", *CALIBRATED_COLUMNS.values(), *POOLED_COLUMNS.values())
+            for column in (
+                *("auc", "null_auc", *FPR_COLUMNS.values()),
+                *(*CALIBRATED_COLUMNS.values(), *POOLED_COLUMNS.values()),
+            )
             for end in ("", "_low", "_high")
         ),
     ),

@@ -23,7 +23,7 @@ def search_table(results: Results) -> Table:
         Column(key="diverged", name="Diverged"),
         Column(key="best", name="Best validation accuracy"),
         Column(key="median", name="Median"),
-        Column(key="chosen", name="Chosen settings", kind="text"),
+        Column(key="chosen", name="Chosen settings", kind="label"),
         Column(key="epsilon_run", name="ε of a run", csv_only=not has_epsilon),
         Column(key="epsilon_with_search", name="ε with its search", csv_only=not has_epsilon),
         Column(key="epsilon_trained_anew", name="… and trained anew", csv_only=not has_epsilon),

@@ -13,6 +13,7 @@ from sweeper.cli.console import fail, out
 from sweeper.cli.launch import launch
 from sweeper.cli.machine import doctor, list_components
 from sweeper.cli.plan import plan, trial
+from sweeper.cli.release import card, gate
 from sweeper.cli.results import gather, logs, report, status
 from sweeper.workers.allocator import restart_with_allocator_environment
 
@@ -52,6 +53,12 @@ for _command, _name, _example in (
     (plan, "plan", "`sweeper plan lomurno2022 --json | jq '.[0]'`"),
     (trial, "trial", "`sweeper trial demo 7f3399` (`sweeper plan` lists the ids; a prefix is enough)"),
     (audit, "audit", "`sweeper audit outputs.parquet --attack loss --attack entropy --json`"),
+    (
+        gate,
+        "gate",
+        "`sweeper gate results/demo --defense dp_eps8 --max 'tpr@1%=0.02' --max auc=0.55 --min test_accuracy=0.8`",
+    ),
+    (card, "card", "`sweeper card results/demo --defense dp_eps8 --to card.html`"),
     (report, "report", "`sweeper report results/demo`"),
     (gather, "gather", "`sweeper gather results/demo`"),
     (status, "status", "`sweeper status s3://bucket/results/lomurno2022`"),
