@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -15,9 +16,9 @@ import pyarrow.parquet as pq
 from analysis.load import Results, ResultsError, load
 from analysis.measure.targets import Measurements, Setting, measure
 from analysis.release.card import Card, card_of
-from analysis.release.facts import Fact, Place, Seen, places_of
+from analysis.release.facts import Fact, Place, Seen, places_of, seen_by
 from analysis.release.gate import HIGHER_IS_BETTER, LEAKS, LOWER_IS_BETTER, Decision, Limit, decide
-from sweeper.audit.attack import METRICS
+from sweeper.auditing.attack import METRICS
 from sweeper.errors import UserError, unknown_name
 from sweeper.report import current_tables
 from sweeper.results.store import Store
@@ -26,6 +27,8 @@ __all__ = ["Card", "Decision", "Limit", "card", "gate", "parse_limit"]
 
 _OF_AN_AUDIT = {"auc": "auc"} | {f"tpr@{100 * fpr:g}%": f"tpr_at_fpr_{fpr:g}" for fpr in (0.001, 0.01, 0.1)}
 """Columns of an audit's metrics by the names of quantities."""
+
+_NO_SETTING = Setting(key="", label="", split="", architecture="", file_name="")
 
 OnDamaged = Callable[[Sequence[str]], None]
 
@@ -120,15 +123,20 @@ def _audited(path: Path, attack: str | None, names: Sequence[str]) -> Place:
     Raises:
         UserError: the file has no metrics of an audit, or audits do not measure one of `names`.
     """
-    for name in names:
-        if name not in _OF_AN_AUDIT:
-            kind = "leak" if name in LEAKS else "quantity"
-            allowed = ", ".join(_OF_AN_AUDIT)
-            raise UserError(f"{path} is an audit, which does not measure the {kind} '{name}'; limit {allowed}.")
     try:
         rows = pq.ParquetFile(path).read().to_pylist()
     except (OSError, ValueError, pa.ArrowException):
         rows = []
+    is_cohort = bool(rows) and "score_name" in rows[0]
+    measured = LEAKS if is_cohort else tuple(_OF_AN_AUDIT)
+    for name in names:
+        if name not in measured:
+            kind = "leak" if name in LEAKS else "quantity"
+            raise UserError(
+                f"{path} is an audit, which does not measure the {kind} '{name}'; limit {', '.join(measured)}."
+            )
+    if is_cohort:
+        return _audited_cohort(path, rows, attack)
     if not rows or not {"attack", *METRICS} <= rows[0].keys():
         raise UserError(f"{path} has no metrics of an audit. Give the file that `sweeper audit --out` wrote.")
     if attack is not None:
@@ -152,11 +160,28 @@ def _audited(path: Path, attack: str | None, names: Sequence[str]) -> Place:
         }
         seen.append(Seen(attack=str(row["attack"]), score_name="", why="audit", facts=facts, null=None, is_sound=True))
     return Place(
-        setting=Setting(key="", label="", split="", architecture="", file_name=""),
+        setting=_NO_SETTING,
         dataset="",
         label=path.name,
         targets=pd.DataFrame(),
         facts={},
         seen=tuple(seen),
         is_audit=True,
+    )
+
+
+def _audited_cohort(path: Path, rows: list[dict[str, Any]], attack: str | None) -> Place:
+    """Audited models that attack each other, judged as the seeds of a sweep are."""
+    frame = pd.DataFrame(rows)
+    if attack is not None and attack not in (known := sorted(set(frame["attack"]))):
+        raise unknown_name("attack in this audit", attack, known)
+    seen, missing = seen_by(frame, [], attack, 1)
+    return Place(
+        setting=_NO_SETTING,
+        dataset="",
+        label=path.name,
+        targets=pd.DataFrame(index=range(int(frame["n_targets"].max()))),
+        facts={},
+        seen=tuple(seen),
+        missing=tuple(missing),
     )

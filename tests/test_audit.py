@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from sweeper.audit import attack as auditing
-from sweeper.audit.attack import ATTACK_NAMES
+from sweeper.auditing import attack as auditing
+from sweeper.auditing.attack import ATTACK_NAMES
 from sweeper.cli import app
 
 GOLDEN = Path(__file__).parent / "data" / "golden"

@@ -326,5 +326,6 @@ def test_four_complementary_seeds_have_one_reference_a_side_and_no_spread_but_of
 
 def test_rmia_s_form_needs_examples_outside_the_pool() -> None:
     models = random_cohort(5, 50, np.random.default_rng(0), n_others=0)
+    assert list(run(Ratio(), models)) == ["online", "offline"]
     with pytest.raises(AttackError, match="examples that no model was trained on"):
-        run(Ratio(), models)
+        run(Ratio(form="privacy_meter"), models)

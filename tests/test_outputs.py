@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 
 from attacks.base import AttackTarget
 from attacks.membership.threshold import Threshold
-from sweeper.audit import attack as auditing
-from sweeper.audit.outputs import StoredOutputs, read_outputs
+from sweeper.auditing import attack as auditing
+from sweeper.auditing.outputs import StoredOutputs, read_outputs
 from sweeper.cli import app
 from sweeper.errors import UserError
 

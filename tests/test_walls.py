@@ -57,7 +57,7 @@ def test_one_package_imports_ray_and_only_report_and_release_import_analysis() -
 @pytest.mark.slow
 def test_the_audit_imports_neither_torch_nor_ray() -> None:
     code = (
-        "import sys, sweeper.cli, sweeper.audit.attack; sys.exit(bool({'torch', 'ray', 'models'} & set(sys.modules)))"
+        "import sys, sweeper.cli, sweeper.auditing.attack; sys.exit(bool({'torch', 'ray', 'models'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -78,7 +79,8 @@ def places_of(results: Results, measured: Measurements, defense: str, attack: st
                 (largest["setting"] == setting.key) & (largest["dataset"] == dataset) & (largest["defense"] == defense)
             )
             here = largest[is_here]
-        seen, missing = _seen(here, rows, attack, len(rows_of))
+        adaptive = [str(name) for each in rows["adaptive_attacks"] if each is not None for name in each]
+        seen, missing = seen_by(here, adaptive, attack, len(rows_of))
         found.append(
             Place(
                 setting=setting,
@@ -124,8 +126,13 @@ def _facts(rows: pd.DataFrame) -> dict[str, Fact]:
     return facts
 
 
-def _seen(here: pd.DataFrame, rows: pd.DataFrame, attack: str | None, n_nulls: int) -> tuple[list[Seen], list[str]]:
-    """What the attacks that count saw, and which of them are missing."""
+def seen_by(
+    here: pd.DataFrame, adaptive: Sequence[str], attack: str | None, n_nulls: int
+) -> tuple[list[Seen], list[str]]:
+    """What the attacks that count saw, and which of them are missing.
+
+    `here` has the rows of `cohorts` for one cell, with each attack's `config`. `n_nulls` nulls are tested together.
+    """
     seen, missing = [], []
     if attack is not None:
         chosen = here[here["attack"] == attack] if len(here) else here
@@ -137,10 +144,7 @@ def _seen(here: pd.DataFrame, rows: pd.DataFrame, attack: str | None, n_nulls: i
         missing.append(f"no attack on the cohort ran, which needs {needed} seeds of a split with coins")
     else:
         seen.append(_of(primary, "primary", n_nulls))
-    names = dict.fromkeys(
-        str(name) for each in rows["adaptive_attacks"] if each is not None for name in each if str(name)
-    )
-    for name in names:
+    for name in dict.fromkeys(adaptive):
         of_attack, _, score_name = name.partition("/")
         found = here[(here["attack"] == of_attack) & (here["score_name"] == score_name)] if len(here) else here
         if found.empty:

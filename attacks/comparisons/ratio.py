@@ -35,7 +35,7 @@ class Ratio(CohortAttack):
     RMIA's own form, `rmia_online` and `rmia_offline`, is the share of examples z outside the pool, which no model was trained
     on, with (p/p̄)(x) > gamma · (p/p̄)(z). For one target it is a non-decreasing function of p/p̄, so it ranks that target's
     examples as the ratio does, up to ties; it differs where scores of several targets are pooled. Queries are averaged as in
-    the ratio. For z, both means of `rmia_online` are the mean over all references.
+    the ratio. For z, both means of `rmia_online` are the mean over all references. Without such examples, there is only the ratio.
 
     If no reference has an example, or all have it, the missing mean is the other one plus (or minus) the mean difference of
     the two over all examples with both. Probabilities and their complements are kept apart, so that a p that rounds to 1
@@ -77,12 +77,13 @@ class Ratio(CohortAttack):
     def scores(
         self, cohort: Cohort, designs: Sequence[Design], rng: np.random.Generator
     ) -> list[dict[str, FloatArray]]:
-        if not list(cohort.other_blocks()):
-            raise AttackError(
-                "The models' answers are all about the pool, and RMIA's form needs examples that no model was trained on. Record "
-                "answers about test examples, too."
-            )
+        has_others = bool(list(cohort.other_blocks()))
         if self.form == "privacy_meter":
+            if not has_others:
+                raise AttackError(
+                    "The models' answers are all about the pool, and this form needs examples that no model was trained on. Record "
+                    "answers about test examples, too."
+                )
             pool, population = (
                 np.concatenate(
                     list(in_order(lambda block: expit(cohort.signal("log_odds", block)[..., 0]), blocks)), axis=1
@@ -113,6 +114,8 @@ class Ratio(CohortAttack):
             for one, both in zip(found, in_pool, strict=True):
                 for mode, each in zip(_MODES, both, strict=True):
                     one[mode][:, block] = each
+        if not has_others:
+            return found
         others = list(in_order(ratios_of, cohort.other_blocks()))
         for number, one in enumerate(found):
             for index, mode in enumerate(_MODES):

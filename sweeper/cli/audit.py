@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -12,11 +13,18 @@ from sweeper.cli.console import err, out, print_json, user_errors
 from sweeper.cli.options import complete_attack
 from sweeper.errors import UserError
 
+if TYPE_CHECKING:
+    from sweeper.auditing.outputs import StoredCohort
+
 
 @user_errors
 def audit(
     outputs: Annotated[
-        Path, typer.Argument(help="Parquet file or folder: example_id, is_member, label, logits or probabilities.")
+        Path,
+        typer.Argument(
+            help="Parquet file or folder: is_member, example_id, label, and logits or probabilities; or score, loss, or prediction "
+            "and target. With a column model, or as arrays in .npz: several models that attack each other."
+        ),
     ],
     attack: Annotated[
         list[str] | None,
@@ -26,6 +34,12 @@ def audit(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout, and nothing else.")] = False,
     out_file: Annotated[Path | None, typer.Option("--out", help="Write the metrics as Parquet too.")] = None,
+    per_record: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write each record's scores as Parquet: which ones an attacker would find.", show_default=False
+        ),
+    ] = None,
     form: Annotated[
         str,
         typer.Option(
@@ -42,10 +56,13 @@ def audit(
 
     The threshold attacks (`max_posterior`, `loss`, `entropy`, `modified_entropy`) take seconds. The trained attacks
     (`logistic_regression`, `mlp`, `random_forest`, `knn`) search the grids of TensorFlow Privacy's tool and score
-    out of fold, on the same membership labels: minutes for thousands of rows.
+    out of fold, on the same membership labels: minutes for thousands of rows. Several models attack each other by `lira`, `ratio` and
+    `label_only`, which see most.
     """
-    from sweeper.audit import attack as auditing
-    from sweeper.audit.outputs import read_outputs
+    from sweeper.auditing import attack as auditing
+    from sweeper.auditing.cohort import COHORT_ATTACKS, audit_cohort
+    from sweeper.auditing.forms import read_stored, write_rows
+    from sweeper.auditing.outputs import StoredCohort, StoredScores
     from sweeper.errors import unknown_name
     from sweeper.trial import provenance
 
@@ -59,26 +76,51 @@ def audit(
         raise UserError(
             "--dtype float32: --form log_odds computes in float64. Add --form tensorflow_privacy, or leave --dtype out."
         )
+    for option, path in (("--out", out_file), ("--per-record", per_record)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UserError(f"{option} {path}: the folder {path.absolute().parent} does not exist. Create it first.")
+    stored = read_stored(outputs)
+    known = list(COHORT_ATTACKS) if isinstance(stored, StoredCohort) else list(auditing.ATTACK_NAMES)
     for name in attack or ():
-        if name not in auditing.ATTACK_NAMES:
-            raise unknown_name("attack", name, auditing.ATTACK_NAMES)
-    if out_file is not None and not out_file.absolute().parent.is_dir():
-        raise UserError(f"--out {out_file}: the folder {out_file.absolute().parent} does not exist. Create it first.")
-    stored = read_outputs(outputs)
-    rows, _ = auditing.audit(
-        stored,
-        attack or auditing.ATTACK_NAMES,
-        form=form,
-        dtype=dtype,
-        seed=seed,
-        jobs=provenance.cpu_count(),
-        on_attack=lambda name: err.print(f"attack {name}", style="dim", highlight=False),
-    )
+        if name not in known:
+            raise unknown_name("attack" if name not in COHORT_ATTACKS else "attack on one model", name, known)
+
+    def on_attack(name: str) -> None:
+        err.print(f"attack {name}", style="dim", highlight=False)
+
+    if isinstance(stored, StoredCohort):
+        rows, records = audit_cohort(stored, attack or known, seed=seed, on_attack=on_attack)
+    elif isinstance(stored, StoredScores):
+        if attack:
+            raise UserError(f"--attack: a single {stored.name} per record is itself the attack. Leave --attack out.")
+        rows, scores = auditing.audit_scores(stored, seed)
+        records = auditing.records_of(scores, [stored.name])
+    else:
+        names = list(dict.fromkeys(attack or auditing.ATTACK_NAMES))
+        rows, scores = auditing.audit(
+            stored, names, form=form, dtype=dtype, seed=seed, jobs=provenance.cpu_count(), on_attack=on_attack
+        )
+        records = auditing.records_of(scores, names)
     if out_file is not None:
-        auditing.write_metrics(rows, out_file)
+        if isinstance(stored, StoredCohort):
+            write_rows(rows, out_file)
+        else:
+            auditing.write_metrics(rows, out_file)
+    if per_record is not None:
+        write_rows(records, per_record)
     if as_json:
         print_json(rows)
         return
+    if isinstance(stored, StoredCohort):
+        _print_cohort(outputs, stored, rows)
+        return
+    exact = isinstance(stored, StoredScores)
+    title = f"Membership inference on {outputs}"
+    _print(title if exact else f"{title}, threshold scores in the form {form}, {dtype}", stored.changes, rows)
+
+
+def _print(title: str, changes: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Print the metrics of one model."""
     from sweeper.cli.display import Column, Rows
 
     columns = [Column(heading="attack")]
@@ -92,12 +134,12 @@ def audit(
             low, high = row[f"{name}_low"], row[f"{name}_high"]
             cells.append("—" if row[name] is None else f"{row[name]:.4f} ({low:.4f}–{high:.4f})")
         table.append([row["attack"], *cells])
-    out.print(Text(f"Membership inference on {outputs}, threshold scores in the form {form}, {dtype}", "bold"))
+    out.print(Text(title, "bold"))
     out.print(Rows(columns, table))
     first = rows[0]
     n_examples = first["n_members"] + first["n_non_members"]
     notes = [
-        *(f"Input: {change}." for change in stored.changes),
+        *(f"Input: {change}." for change in changes),
         f"{first['n_members']} members, {first['n_non_members']} non-members. — means too few non-members (10/FPR are "
         "needed). Intervals are 95 %. The advantage is the maximum over all thresholds, on the same data it is "
         "measured on; beside it is the average for random guessing.",
@@ -114,4 +156,37 @@ def audit(
             "is broken at random in a TPR."
         )
     for note in notes:
+        out.print(note, style="dim", highlight=False, markup=False)
+
+
+def _print_cohort(outputs: Path, stored: StoredCohort, rows: Sequence[dict[str, Any]]) -> None:
+    """Print the metrics of models that attack each other."""
+    from sweeper.cli.display import Column, Rows
+
+    columns = [Column(heading="attack"), Column(heading="score", least=16)]
+    for heading in ("AUC", "95 % interval", "null", "TPR at FPR 0.1 %", "1 %", "ε shown"):
+        columns.append(Column(heading=heading, justify="right"))
+
+    def shown(row: dict[str, Any], name: str) -> str:
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        if row[name] is None:
+            return "—"
+        return f"{row[name]:.4f}" + ("" if low is None else f" ({low:.4f}–{high:.4f})")
+
+    table = []
+    for row in rows:
+        interval = "—" if row["auc_low"] is None else f"{row['auc_low']:.4f}–{row['auc_high']:.4f}"
+        rates = [shown(row, f"pooled_tpr_at_fpr_{fpr}") for fpr in ("0.001", "0.01")]
+        bound = "—" if row["epsilon_lower_bound"] is None else f"{row['epsilon_lower_bound']:.2f}"
+        table.append(
+            [row["attack"], row["score_name"], f"{row['auc']:.4f}", interval, shown(row, "null_auc"), *rates, bound]
+        )
+    out.print(Text(f"Membership inference on {outputs}: {len(stored.models)} models that attack each other", "bold"))
+    out.print(Rows(columns, table))
+    for note in (
+        *(f"Input: {change}." for change in stored.changes),
+        f"{len(stored.models)} models, {len(stored.example_id)} records, each a member of some models and not of others. AUCs are "
+        "means over models, TPRs of all models together, — if there are too few non-members (4/FPR are needed). The null is the attack "
+        "on a membership by which no model was trained: it should be 0.5. ε shown: the models' ε is at least that, at 95 % confidence.",
+    ):
         out.print(note, style="dim", highlight=False, markup=False)

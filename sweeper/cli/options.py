@@ -25,7 +25,7 @@ def complete_sweep(incomplete: str) -> list[str]:
 
 
 def complete_attack(incomplete: str) -> list[str]:
-    from sweeper.audit.attack import ATTACK_NAMES
+    from sweeper.auditing.attack import ATTACK_NAMES
 
     return [name for name in ATTACK_NAMES if name.startswith(incomplete)]
 

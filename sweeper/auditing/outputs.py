@@ -1,7 +1,9 @@
 """Reads a model's stored outputs for `sweeper audit`, in the forms that people store them. Needs no PyTorch.
 
 The input is a Parquet file, or a folder of them, with the columns `example_id, is_member, label` and `logits` or
-`probabilities`. These are a list of numbers in each row, or one column per class.
+`probabilities`. These are a list of numbers in each row, or one column per class. In place of these and of the label, there may be
+one number per record: a `score`, a `loss`, or a regressor's `prediction` and its `target`. With a column `model`, or as arrays in a
+.npz file, the answers of several models to the same records are a cohort.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ _NEEDED = "Needed: example_id, is_member, label, and logits or probabilities."
 _ONE_PER_CLASS = re.compile(r"(?:(logits?)|prob(?:a|s|ability|abilities)?)[ _.-]?(\d{1,9})")
 """A column for one class: logit_0, logits_0, prob_0, proba_0, probability_0, probabilities_0."""
 _MOST_NAMES = 20
+_OF_A_COHORT = ("model", "query")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +41,32 @@ class StoredOutputs:
 
     population: Membership
     changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredScores:
+    """One number (n,) for each record by which it may be told whether it was a member; higher means more likely."""
+
+    name: str
+    example_id: IntArray
+    is_member: BoolArray
+    score: npt.NDArray[np.float64]
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredCohort:
+    """Several models' answers to the same records: `is_member` (models, n), `logits` (models, n, queries, classes)."""
+
+    models: tuple[str, ...]
+    example_id: IntArray
+    label: IntArray
+    is_member: BoolArray
+    logits: FloatArray
+    changes: tuple[str, ...]
+
+
+Stored = StoredOutputs | StoredScores | StoredCohort
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +93,10 @@ def read_outputs(path: Path) -> StoredOutputs:
             UserError: the file holds no such outputs; the text names the column, the row and what is allowed.
     """
     table, values, changes = _read_table(path)
+    return _outputs_of(table, values, changes, path)
+
+
+def _outputs_of(table: pa.Table, values: _Values, changes: list[str], path: Path) -> StoredOutputs:
     if table.num_rows == 0:
         raise UserError(f"{path} has no rows; it needs one per member and non-member.")
     for name in ("example_id", "is_member", "label", *values.columns):
@@ -150,7 +183,13 @@ def _read_file(file: Path, in_path: dict[str, str | None], is_a_part: bool) -> t
         ranges = _pandas_ranges(parquet.schema_arrow)
         names = [*stored, *(name for name in (in_path | ranges) if name not in stored)]
         values = _value_columns(names, file)
-        needed = ("example_id", "is_member", "label", *values.columns)
+        needed = (
+            "example_id",
+            "is_member",
+            "label",
+            *values.columns,
+            *(name for name in _OF_A_COHORT if name in names),
+        )
         table = parquet.read(columns=[name for name in needed if name in stored], use_threads=False)
     n_rows = parquet.metadata.num_rows
     for name in needed:
@@ -165,6 +204,67 @@ def _read_file(file: Path, in_path: dict[str, str | None], is_a_part: bool) -> t
         else:
             table = table.append_column(name, pa.array(ranges[name], pa.int64()))
     return table.select(needed), values, names
+
+
+def read_table(path: Path) -> tuple[pa.Table, StoredOutputs]:
+    """The outputs of one model or several, and the table that they were read from, with the column `model` if there is one.
+
+    Raises:
+        UserError: as `read_outputs`.
+    """
+    table, values, changes = _read_table(path)
+    return table, _outputs_of(table, values, changes, path)
+
+
+def columns_of(path: Path) -> list[str]:
+    """Names of the columns of a file, or of the first file of a folder, with those that folder names set.
+
+    Raises:
+        UserError: there is no such file, or it is no Parquet file.
+    """
+    first = _files(path)[0]
+    try:
+        return [*pq.read_schema(first).names, *_columns_in_path(first.relative_to(path))]
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path} is not a readable Parquet file: {sentence(printable(error, 300))}") from None
+
+
+def has_outputs(names: Sequence[str]) -> bool:
+    """Whether there are columns of logits or probabilities."""
+    return any(name in ("logits", "probabilities") or _ONE_PER_CLASS.fullmatch(name) for name in names)
+
+
+def read_columns(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+    """These columns of all files, those that folder names set among them.
+
+    Raises:
+        UserError: a file cannot be read, a needed column is missing, or one has nulls.
+    """
+    tables = []
+    for file in _files(path):
+        in_path = _columns_in_path(file.relative_to(path))
+        try:
+            with pa.OSFile(os.fsencode(file)) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+                stored = parquet.schema_arrow.names
+                wanted = [name for name in (*needed, *optional) if name in stored]
+                table = parquet.read(columns=wanted, use_threads=False)
+                n_rows = parquet.metadata.num_rows
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise UserError(f"{file} is not a readable Parquet file: {sentence(printable(error, 300))}") from None
+        for name in (*needed, *optional):
+            if name not in stored and name in in_path:
+                table = table.append_column(name, pa.repeat(_scalar(name, in_path[name]), n_rows))
+        missing = [name for name in needed if name not in table.column_names]
+        if missing:
+            raise UserError(f"{file} lacks {', '.join(missing)}; it has {_listed(stored)}.")
+        tables.append(table)
+    table = pa.concat_tables(tables, promote_options="permissive")
+    if table.num_rows == 0:
+        raise UserError(f"{path} has no rows; it needs one per member and non-member.")
+    for name in table.column_names:
+        if nulls := table.column(name).null_count:
+            raise UserError(f"{path}: column '{name}' has {nulls} nulls; fill or drop those rows.")
+    return table
 
 
 def _files(path: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from attacks.base import Attack, AttackError, AttackTarget, MembershipScores
 from attacks.membership.threshold import Threshold
 from attacks.membership.trained_attackers import TrainedAttackers
 from attacks.metrics import REPORTED_FPRS, example_folds, membership_metrics, one_score_per_example
-from sweeper.audit.outputs import StoredOutputs
+from sweeper.auditing.outputs import StoredOutputs, StoredScores
 from sweeper.errors import UserError, unknown_name
 
 THRESHOLD_NAMES: tuple[str, ...] = Threshold().scores
@@ -82,6 +82,44 @@ def audit(
         )
         all_scores.append(scores)
     return rows, all_scores
+
+
+def audit_scores(stored: StoredScores, seed: int) -> tuple[list[dict[str, Any]], list[MembershipScores]]:
+    """The metrics of one number per record, as the only row, and its scores.
+
+    Raises:
+        UserError: there are too few members or non-members.
+    """
+    scores = MembershipScores(
+        name=stored.name, example_id=stored.example_id, is_member=stored.is_member, score=stored.score
+    )
+    try:
+        scores = one_score_per_example(scores)
+        metrics = membership_metrics(scores.is_member, scores.score, np.random.default_rng([seed, 100]))
+    except (AttackError, ValueError) as error:
+        raise UserError(f"'{stored.name}': {error}") from None
+    columns = metrics.columns()
+    row = {"attack": stored.name} | {key: columns[key] for key in METRICS}
+    return [row | {"n_rows": len(stored.score), "input_changes": list(stored.changes)}], [scores]
+
+
+def records_of(all_scores: Sequence[MembershipScores], names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row per attack and record: its score, and the share of the non-members that score at least as high."""
+    rows = []
+    for name, scores in zip(names, all_scores, strict=True):
+        others = np.sort(scores.score[~scores.is_member])
+        share = 1 - np.searchsorted(others, scores.score, side="left") / max(1, len(others))
+        rows += [
+            {
+                "attack": name,
+                "example_id": int(each),
+                "is_member": bool(member),
+                "score": float(score),
+                "fpr": float(fpr),
+            }
+            for each, member, score, fpr in zip(scores.example_id, scores.is_member, scores.score, share, strict=True)
+        ]
+    return rows
 
 
 def _attack(name: str, form: str, dtype: str, jobs: int) -> Attack:
