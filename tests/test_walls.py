@@ -51,14 +51,16 @@ def test_packages_import_only_what_they_may(package: str) -> None:
 def test_one_package_imports_ray_and_only_report_and_release_import_analysis() -> None:
     importing = {path.relative_to(ROOT / "sweeper"): imports(path) for path in (ROOT / "sweeper").rglob("*.py")}
     assert {path.parts[0] for path, found in importing.items() if "ray" in found} == {"cluster"}
-    assert {path.parts[0] for path, found in importing.items() if "analysis" in found} == {"report.py", "release.py", "cluster"}
+    assert {path.parts[0] for path, found in importing.items() if "analysis" in found} == {
+        "report.py",
+        "release.py",
+        "cluster",
+    }
 
 
 @pytest.mark.slow
 def test_the_audit_imports_neither_torch_nor_ray() -> None:
-    code = (
-        "import sys, sweeper.cli, sweeper.auditing.attack; sys.exit(bool({'torch', 'ray', 'models'} & set(sys.modules)))"
-    )
+    code = "import sys, sweeper.cli, sweeper.auditing.attack; sys.exit(bool({'torch', 'ray', 'models'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
