@@ -42,10 +42,10 @@ def main(folder: Path = Path("audit")) -> None:
         together.save(folder / f"{name}.parquet")
         together.records.to_parquet(folder / f"{name}_records.parquet")
         lira = together.metrics.set_index("score_name").loc["online_log_odds"]
-        print(
-            f"{name}: accuracy on other records {accuracy:.3f}; AUC of the best threshold on one model {alone['auc'].max():.3f}, of "
-            f"LiRA with {N_MODELS} models {lira['auc']:.3f} [{lira['auc_low']:.3f}, {lira['auc_high']:.3f}], null {lira['null_auc']:.3f}"
-        )
+        print(f"{name}: accuracy on other records {accuracy:.3f}")
+        print(f"  best threshold on one model: AUC {alone['auc'].max():.3f}")
+        print(f"  LiRA with {N_MODELS} models: AUC {lira['auc']:.3f} [{lira['auc_low']:.3f}, {lira['auc_high']:.3f}]")
+        print(f"  the same on a null: AUC {lira['null_auc']:.3f}")
 
 
 if __name__ == "__main__":
