@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sweeper.results.expected import Status
     from sweeper.results.gather import Gathered
     from sweeper.results.launches import Launch
+    from sweeper.results.searches import RecordedScores
     from sweeper.results.store import Store
     from sweeper.search.price import Price
     from sweeper.sweep.comparisons import ComparisonTask
@@ -75,6 +76,8 @@ class Resolved:
     """What each search costs in ε, by its id."""
     chosen: Sequence[ResolvedTrial]
     """The chosen trials, and what each resolves to."""
+    scores: RecordedScores
+    """The scores of its searches' runs that it rests on."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -223,12 +226,13 @@ def look_up(resolved: Resolved, may_finish: Collection[str] | None = None) -> Pr
 
 
 def resolve_sweep(
-    sweep: str | Sweep,
+    sweep: str,
     options: LaunchOptions,
     reporter: Reporter,
     check_first: Callable[[list[Trial]], None] = lambda trials: None,
+    before: Resolved | None = None,
 ) -> Resolved:
-    """Read and check a sweep, or one that was read before, by the results of its searches' runs.
+    """Read and check a sweep, or one that was read `before`, by the results of its searches' runs.
 
     `check_first` is called with the chosen trials before they are resolved, because looking for their data is faster.
     """
@@ -239,9 +243,10 @@ def resolve_sweep(
         from sweeper.sweep.expand import arms_of, select
         from sweeper.sweep.load import load_sweep
 
-        loaded = load_sweep(sweep, options.overrides) if isinstance(sweep, str) else sweep
+        loaded = load_sweep(sweep, options.overrides) if before is None else before.sweep
         store = Store(options.out or f"results/{loaded.name}")
-        arms = arms_of(loaded, RecordedScores(store))
+        scores = RecordedScores(store) if before is None else before.scores.again()
+        arms = arms_of(loaded, scores)
         trials = select(arms.trials, options.only)
     for arm in arms.searches:
         if arm.is_over and arm.best is None:
@@ -255,12 +260,13 @@ def resolve_sweep(
         from sweeper.sweep.preflight import resolve_trials, twins_left_out
 
         chosen, warnings = resolve_trials(trials, options.data)
-        prices = {arm.search_id: price_of(arm, options.data) for arm in arms.searches}
+        known = {} if before is None else before.prices
+        prices = {arm.search_id: known.get(arm.search_id) or price_of(arm, options.data) for arm in arms.searches}
         if warning := twins_left_out(trials, arms.trials):
             warnings.append(warning)
     for warning in warnings:
         reporter.warn(warning)
-    return Resolved(sweep=loaded, store=store, arms=arms, prices=prices, chosen=chosen)
+    return Resolved(sweep=loaded, store=store, arms=arms, prices=prices, chosen=chosen, scores=scores)
 
 
 def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | None = None) -> LaunchResult:
@@ -391,7 +397,7 @@ def _with_next_runs(prepared: Prepared, options: LaunchOptions, reporter: Report
     """The sweep with the trials whose settings follow from what was just recorded; None if there are none."""
     if not prepared.resolved.arms.searches:
         return None
-    resolved = resolve_sweep(prepared.sweep, options, reporter)
+    resolved = resolve_sweep(prepared.sweep.name, options, reporter, before=prepared.resolved)
     if resolved.trials == prepared.trials:
         return None
     resolved.record()
