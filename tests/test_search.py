@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from typer.testing import CliRunner
 
 from analysis.load import load
 from models.private.accounting import epsilon
+from sweeper.cli import app
 from sweeper.cluster.halving import EarlyStopping
 from sweeper.errors import UserError
 from sweeper.launch import LaunchOptions, launch, prepare
@@ -423,6 +425,21 @@ def test_a_launch_stops_runs_early_and_records_how_far_they_came(searched: Path,
 
 
 # From the file to the tables
+
+
+def test_a_plan_says_what_a_search_takes_before_it_starts(searched: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["plan", str(searched), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert "12 trials, 0 done, and 6 more when their settings are known" in text
+    assert "composition of all 4 runs" in text
+    (row,) = (
+        line for line in result.stdout.splitlines() if line.startswith("dp · digits") and "search run" not in line
+    )
+    run, with_search, anew = map(float, row.split()[-3:])
+    assert run <= 4 < with_search < anew
+    rows = json.loads(CliRunner().invoke(app, ["plan", str(searched), "--json"]).stdout)
+    assert sorted(row["search_run"] for row in rows) == sorted([0, 1, 2, 3] * 3)
 
 
 def run_all(path: Path, out: Path, *overrides: str) -> tuple[Store, int]:

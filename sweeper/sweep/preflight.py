@@ -78,6 +78,7 @@ class ResolvedTrial:
             "architecture": trial.architecture_label,
             "optimizer": trial.optimizer_label,
             "seed": trial.seed,
+            "search_run": trial.search_run,
             "status": status,
             "attacks": [components.name_of("attack", attack) for attack in trial.attacks],
             "n_train": self.size.n_train,
