@@ -176,13 +176,11 @@ class SplitPlan:
         validation = _drawn(self.validation, n_train, np.concatenate([canaries, reference]), Stream.VALIDATION)
         wanted = len(canaries) + self.reference + self.validation
         if len(reference) + len(validation) < self.reference + self.validation or wanted >= n_train:
-            kinds = [f"{self.reference} reference"] * bool(self.reference) + [f"{self.validation} validation"] * bool(
-                self.validation
+            kinds = {"canaries": len(canaries), "reference": self.reference, "validation": self.validation}
+            asked = " and ".join(
+                f"{count} {kind}{'' if kind == 'canaries' else ' examples'}" for kind, count in kinds.items() if count
             )
-            raise ValueError(
-                f"the pool has {n_train} examples, too few for {len(canaries)} canaries and {' and '.join(kinds)} examples; set "
-                "fewer, or take more examples"
-            )
+            raise ValueError(f"the pool has {n_train} examples, too few for {asked}; set fewer, or take more examples")
         if wanted > len(canaries):
             apart = np.concatenate([reference, validation])
             kept = {name: np.setdiff1d(getattr(split, name), apart) for name in _POOL}

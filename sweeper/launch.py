@@ -84,6 +84,11 @@ class Resolved:
         """The chosen trials."""
         return [each.trial for each in self.chosen]
 
+    @property
+    def forgotten(self) -> Resolved:
+        """The same with no score known."""
+        return replace(self, scores=type(self.scores)(self.store))
+
     def record(self) -> None:
         """Write down what the sweep consists of, for `gather`, `status` and readers."""
         from sweeper.search.price import as_json
@@ -248,7 +253,14 @@ def resolve_sweep(
         scores = RecordedScores(store) if before is None else before.scores.again()
         arms = arms_of(loaded, scores)
         trials = select(arms.trials, options.only)
-    for arm in arms.searches:
+    for arm in arms.searches if before is None or before.arms.searches != arms.searches else ():
+        if arm.best is not None and arm.plan.leak is not None and arm.best.score is not None:
+            leak = arm.best.score.leak
+            if leak is not None and leak > arm.plan.leak.most:
+                reporter.warn(
+                    f"No run of the search of {arm.cell.defense_label} on {arm.cell.dataset_label} kept its {arm.plan.leak.metric} at "
+                    f"most {arm.plan.leak.most:g}. The one that leaked least, {leak:.3f}, is taken."
+                )
         if arm.is_over and arm.best is None:
             reporter.warn(
                 f"All {len(arm.runs)} runs of the search of {arm.cell.defense_label} on {arm.cell.dataset_label} diverged, so it "
@@ -366,7 +378,9 @@ def _conclude(
         return replace(result, problem=str(error))
 
 
-def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter: Reporter) -> Prepared:
+def forget_other_code(
+    prepared: Prepared, options: LaunchOptions, *, redo: bool, dry_run: bool, reporter: Reporter
+) -> Prepared:
     """Report records that were made by other code of their components than today's; if `redo`, delete them."""
     from sweeper.results.sources import recorded_sources
     from sweeper.trial.sources import made_otherwise
@@ -390,7 +404,10 @@ def forget_other_code(prepared: Prepared, *, redo: bool, dry_run: bool, reporter
     if not dry_run:
         store.forget(keys)
     reporter.tell(f"{what} of other code {'would be' if dry_run else 'are'} made anew.")
-    return look_up(prepared.resolved)
+    if dry_run or not prepared.resolved.arms.searches:
+        return look_up(prepared.resolved)
+    # The searches begin anew, too
+    return look_up(resolve_sweep(prepared.sweep.name, options, reporter, before=prepared.resolved.forgotten))
 
 
 def _with_next_runs(prepared: Prepared, options: LaunchOptions, reporter: Reporter) -> Prepared | None:

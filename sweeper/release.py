@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from analysis.load import Results, ResultsError, load
 from analysis.measure.targets import Measurements, Setting, measure
 from analysis.release.card import Card, card_of
-from analysis.release.facts import Fact, Place, Seen, places_of, seen_by
+from analysis.release.facts import Fact, Place, Seen, places_missing, places_of, seen_by
 from analysis.release.gate import HIGHER_IS_BETTER, LEAKS, LOWER_IS_BETTER, Decision, Limit, decide
 from sweeper.auditing.attack import METRICS
 from sweeper.errors import UserError, unknown_name
@@ -58,12 +58,13 @@ def gate(
         if attack is not None and attack not in (known := sorted(set(tables.cohorts["attack"]))):
             raise unknown_name("attack on the cohort in these results", attack, known)
         places = places_of(tables, measured, label, attack)
+        missing = places_missing(tables, label) if dataset is None else []
     if dataset is not None:
         known = sorted({place.dataset for place in places})
         places = [place for place in places if place.dataset == dataset]
         if not places:
             raise unknown_name("dataset of this defense", dataset, known)
-    return decide(places, limits, min_seeds)
+    return decide(places, limits, min_seeds, missing)
 
 
 def card(results: str, defense: str | None, on_damaged: OnDamaged = lambda problems: None) -> Card:
@@ -127,7 +128,7 @@ def _audited(path: Path, attack: str | None, names: Sequence[str]) -> Place:
         rows = pq.ParquetFile(path).read().to_pylist()
     except (OSError, ValueError, pa.ArrowException):
         rows = []
-    is_cohort = bool(rows) and "score_name" in rows[0]
+    is_cohort = bool(rows) and {"score_name", "config", "n_targets", "null_auc", "auc_high"} <= rows[0].keys()
     measured = LEAKS if is_cohort else tuple(_OF_AN_AUDIT)
     for name in names:
         if name not in measured:
@@ -175,12 +176,13 @@ def _audited_cohort(path: Path, rows: list[dict[str, Any]], attack: str | None) 
     frame = pd.DataFrame(rows)
     if attack is not None and attack not in (known := sorted(set(frame["attack"]))):
         raise unknown_name("attack in this audit", attack, known)
-    seen, missing = seen_by(frame, [], attack, 1)
+    n_models = int(frame["n_targets"].max())
+    seen, missing = seen_by(frame, [], attack, 1, n_models, path.name)
     return Place(
         setting=_NO_SETTING,
         dataset="",
         label=path.name,
-        targets=pd.DataFrame(index=range(int(frame["n_targets"].max()))),
+        targets=pd.DataFrame(index=range(n_models)),
         facts={},
         seen=tuple(seen),
         missing=tuple(missing),

@@ -188,6 +188,38 @@ def test_probabilities_of_a_cohort_are_its_logits_up_to_a_constant() -> None:
     np.testing.assert_allclose(by_logits["auc"], by_probabilities["auc"], atol=1e-6)
 
 
+def test_losses_of_a_cohort_are_attacked_as_the_probabilities_that_they_are_of() -> None:
+    content = cohort(models=6)
+    logits = content.pop("logits")[:, :, 0]
+    true = np.take_along_axis(logits, content["label"][None, :, None], axis=2)[..., 0]
+    loss = np.log(np.exp(logits).sum(-1)) - true
+    by_logits = sweeper.audit(**content, logits=logits, attacks=["lira", "ratio"]).metrics
+    by_loss = sweeper.audit(is_member=content["is_member"], loss=loss).metrics
+    assert set(by_loss["attack"]) == {"lira", "ratio"}  # there are no labels to be right about
+    for score in ("online_log_odds", "online"):
+        expected, found = (table.set_index("score_name").loc[score, "auc"] for table in (by_logits, by_loss))
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_output_unit_and_named_classes(tmp_path: Path) -> None:
+    member, label = members(), np.random.default_rng(0).integers(0, 2, N)
+    single = np.random.default_rng(1).normal(size=N)
+    flat, column = (
+        sweeper.audit(is_member=member, label=label, logits=each).metrics for each in (single, single[:, None])
+    )
+    pd.testing.assert_frame_equal(flat, column)
+    with pytest.raises(UserError, match="number the classes"):
+        sweeper.audit(is_member=member, label=np.where(label, "yes", "no"), logits=single)
+    with pytest.raises(UserError, match="3 dimensions"):
+        sweeper.audit(is_member=member, label=label, logits=np.zeros((N, 2, 3)))
+    path = tmp_path / "one.parquet"
+    pq.write_table(
+        pa.table({"is_member": member, "score": single, "model": ["only"] * N, "example_id": np.arange(N)}), path
+    )
+    (row,) = json.loads(command("audit", path, "--json").stdout)
+    assert row["auc"] == pytest.approx(roc_auc_score(member, single))
+
+
 def test_records_that_no_model_or_every_model_has_are_not_in_the_pool() -> None:
     content = cohort(models=8)
     content["is_member"][:, :20] = False

@@ -82,8 +82,50 @@ def test_an_epsilon_is_the_largest_of_the_seeds_and_none_is_a_failure(tmp_path: 
     assert "no formal guarantee" in found.checks[0].reason
     assert decided(rows, tmp_path, "dp_eps2", Limit(name="epsilon_with_search", value=99.0)).verdict == "fail"
     for row in private:
-        row["epsilon_with_search"] = 7.0
-    assert decided(rows, tmp_path, "dp_eps2", Limit(name="epsilon_with_search", value=7.0)).verdict == "pass"
+        row |= {"epsilon_with_search": 7.0, "epsilon_trained_anew": 8.0}
+    # The targets were trained after the search, so the search's own ε does not cover them
+    assert decided(rows, tmp_path, "dp_eps2", Limit(name="epsilon_with_search", value=7.5)).verdict == "fail"
+    assert decided(rows, tmp_path, "dp_eps2", Limit(name="epsilon_with_search", value=8.0)).verdict == "pass"
+
+
+def test_a_weaker_attack_is_no_substitute_for_the_primary_one(tmp_path: Path) -> None:
+    rows = with_cohorts(n=20, attacks=["ratio"])
+    found = decided(rows, tmp_path, "dp_eps2", Limit(name="auc", value=1.0))
+    assert found.verdict == "not enough evidence"
+    assert any("lira/online_log_odds, the primary attack for 8 seeds, did not run" in each for each in found.missing)
+
+
+def test_a_smaller_cohort_than_there_are_seeds_is_not_enough(tmp_path: Path) -> None:
+    rows = with_cohorts(n=20)
+    for row in rows["cohorts"]:
+        row["n_targets"] = 5
+    found = decided(rows, tmp_path, "dp_eps2", Limit(name="auc", value=1.0))
+    assert found.verdict == "not enough evidence"
+    assert any("attacked 5 models, and 8 are asked for" in each for each in found.missing)
+
+
+def test_failed_targets_and_datasets_are_missing_evidence(tmp_path: Path) -> None:
+    rows = with_cohorts(n=20)
+    example = next(row for row in rows["trials"] if row["defense"] == "dp_eps2")
+    failed = {"status": "failed", "error": "out of memory", "seed": 99}
+    rows["trials"].append(example | failed | {"target_id": "0" * 16})
+    rows["trials"].append(example | failed | {"target_id": "1" * 16, "dataset": "svhn"})
+    folder = write_tables(tmp_path, rows)
+    result = command("gate", folder, "--defense", "dp_eps2", "--max", "auc=1")
+    assert result.exit_code == 2
+    text = " ".join(result.output.split())
+    assert "1 of 9 targets have failed" in text
+    assert "no target on svhn" in text
+
+
+def test_a_delta_that_protects_nobody_is_no_evidence(tmp_path: Path) -> None:
+    rows = with_cohorts(n=20)
+    for row in rows["trials"]:
+        if row["defense"] == "dp_eps2":
+            row["delta"] = 0.1
+    found = decided(rows, tmp_path, "dp_eps2", Limit(name="epsilon", value=100.0))
+    assert found.verdict == "not enough evidence"
+    assert any("is not below 1/n" in each for each in found.missing)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +133,8 @@ def test_an_epsilon_is_the_largest_of_the_seeds_and_none_is_a_failure(tmp_path: 
     [
         ({}, 9, "8 seeds finished, and 9 are asked for"),
         ({"broken": ["dp_eps2"]}, 8, "does not stand"),
-        ({"attacks": []}, 8, "no attack on the cohort ran"),
-        ({"failed": ["dp_eps2"]}, 8, "no attack on the cohort ran"),
+        ({"attacks": []}, 8, "did not run"),
+        ({"failed": ["dp_eps2"]}, 8, "did not run"),
     ],
 )
 def test_without_evidence_nothing_passes(
@@ -259,7 +301,7 @@ def test_the_card_says_what_it_knows_and_what_was_not_tried(tmp_path: Path) -> N
     ):
         assert words in html
     markdown = command("card", folder, "--defense", "dp_eps2").stdout
-    assert "| Proved ε of one run |" in markdown
+    assert "| Proved ε of one run, at δ = 1e-05 |" in markdown
     assert "How the settings were chosen is not recorded" in markdown
     for line in markdown.splitlines():
         if line.startswith("| "):

@@ -202,6 +202,12 @@ def test_optuna_proposes_in_batches_by_what_is_recorded_and_does_better_than_cha
 # What it costs
 
 
+def test_optuna_takes_choices_as_they_are(searched: Path) -> None:
+    choice = "search.space={training: {learning_rate: {choice: [0.123456, 0.234567]}}}"
+    baseline = arms(searched, choice, "search.searcher=optuna").searches[0]
+    assert set(drawn(baseline, "learning_rate")) <= {0.123456, 0.234567}
+
+
 def test_a_private_search_draws_one_number_of_runs_for_all_arms(searched: Path) -> None:
     numbers = set()
     for seed in range(20):
@@ -234,6 +240,18 @@ def test_prices(searched: Path, tmp_path: Path) -> None:
     chosen = price_of(arms(searched, *leak).searches[2], tmp_path)
     assert (chosen.epsilon_with_search, chosen.epsilon_trained_anew) == (None, None)
     assert "no guarantee covers" in chosen.basis
+
+
+def test_runs_that_share_batches_have_no_price_together(searched: Path, tmp_path: Path) -> None:
+    price = price_of(arms(searched, "training.paired_batches=true").searches[2], tmp_path)
+    assert price.epsilon_run is not None
+    assert (price.epsilon_with_search, price.epsilon_trained_anew) == (None, None)
+    assert "same batches" in price.basis
+
+
+def test_a_mechanism_without_noise_has_no_price(searched: Path, tmp_path: Path) -> None:
+    quiet = "defenses.dp={name: clip_then_noise, noise_scale: 0, max_grad_norm: 1.0}"
+    assert price_of(arms(searched, quiet).searches[2], tmp_path).epsilon_run is None
 
 
 def test_a_price_counts_every_batch_size_that_may_be_drawn(searched: Path, tmp_path: Path) -> None:
@@ -279,6 +297,11 @@ def test_a_price_counts_every_batch_size_that_may_be_drawn(searched: Path, tmp_p
         ("search.seed=1", "a target that chose its own settings"),
         ("search.private=true", None),
         ("search={runs: 4, validation: 50, private: true, searcher: optuna, space: {}}", "set searcher: random"),
+        ("search.space.defenses={dp: {delta: {choice: [0.1, 0.01]}}}", "'delta' says what is proved"),
+        (
+            "search={runs: 4, validation: 50, early_stopping: asha, space: {}, objective: {attack: threshold, metric: auc, most: 1}}",
+            "asha",
+        ),
         ("search.objective=accuracy", "it must be validation_accuracy"),
         ("search.objective={attack: threshold, metric: mse, most: 0.1}", "Unknown metric 'mse'"),
         ("search.objective={attack: layer_decoder, metric: auc, most: 0.1}", "take threshold"),
@@ -359,6 +382,7 @@ def test_asha_stops_the_worse_runs_at_its_rungs_and_remembers_runs_of_earlier_la
     accuracies = {target_id: 0.9 - place / 100 for place, target_id in enumerate(ids)}  # the best comes first
     last = decisions(stopping, accuracies)
     assert last[ids[0]] == 8
+    assert stopping.decision(ids[0], {EPOCH: 8, VALIDATION_ACCURACY: 0.0}) == "CONTINUE"  # it has just finished
     assert stopping.stopped == {target_id for target_id in ids if last[target_id] < 8}
     assert set(last.values()) <= {2, 6, 8}
     assert sum(epoch == 2 for epoch in last.values()) >= 5

@@ -167,7 +167,7 @@ def test_validation_and_reference_examples_are_disjoint_and_a_pool_without_room_
     split = SplitPlan(name="coins", validation=60, reference=100).draw(400, 50, 0)
     assert not set(split.validation.tolist()) & set(split.reference.tolist())
     np.testing.assert_array_equal(split.reference, SplitPlan(name="coins", reference=100).draw(400, 50, 0).reference)
-    with pytest.raises(ValueError, match="300 reference and 100 validation examples"):
+    with pytest.raises(ValueError, match="300 reference examples and 100 validation examples"):
         SplitPlan(name="coins", validation=100, reference=300).draw(400, 50, 0)
     with pytest.raises(ValueError, match="validation is -1"):
         SplitPlan(name="half", validation=-1)

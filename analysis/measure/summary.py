@@ -20,8 +20,8 @@ from analysis.statistics.estimates import Estimate
 class Summary:
     """One defense on one dataset. `epsilon_spent` is the largest over seeds, and `guarantee` states it in words.
 
-    `epsilon_with_search` also counts the search that chose the settings. If the sweep asks so, it `counts_search` where there is
-    one ε to show.
+    `epsilon_with_search` also counts the search that chose the settings; the targets were trained anew after it. If the sweep asks
+    so, it `counts_search` where there is one ε to show.
 
     `guessing_p` is the p-value of the AUC against 0.5, adjusted for all rows of the summary. `tpr` is measured at the
     false positive rate `rate`. `tpr_examples` has the mean ends of the seeds' intervals over examples. `advantage_null` is
@@ -107,7 +107,7 @@ def summaries(measured: Measurements) -> list[Summary]:
                     n_references=_mean(rows["n_references"]),
                     null_auc=null_auc(measured, setting, dataset, defense),
                     is_broken=primary is not None and defense in primary.broken,
-                    epsilon_with_search=_largest(rows["epsilon_with_search"]),
+                    epsilon_with_search=_largest(rows["epsilon_trained_anew"]),
                     counts_search=bool((rows["epsilon_shown"] == "search").any()),
                     epsilon_lower_bound=value(cohort(measured, setting, dataset, defense), "epsilon_lower_bound"),
                 )

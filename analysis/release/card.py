@@ -97,7 +97,7 @@ def card_of(results: Results, measured: Measurements, defense: str, places: Sequ
 
 def _headline(place: Place) -> str:
     """The strongest attack and the guarantee in one sentence."""
-    strongest = max(place.seen, key=lambda seen: _high(seen, "auc"), default=None)
+    strongest = max(place.seen, key=lambda seen: (seen.is_sound, _high(seen, "auc")), default=None)
     if strongest is None or "auc" not in strongest.facts:
         seen = "no attack on the cohort ran, so nothing is known of the leak"
     elif not strongest.is_sound:
@@ -166,7 +166,13 @@ def _training(place: Place) -> list[Line]:
 def _chosen_by(first: pd.Series) -> str:
     if pd.isna(first["search_runs"]):
         return "hand, in a way that is not recorded"
-    return f"a search of {first['search_runs']:.0f} runs ({first['search_law']}) on {first['n_validation']:.0f} validation examples"
+    # A random number of runs is part of the price: whoever knows it is not covered
+    runs = (
+        f"{first['search_runs']:.0f} runs"
+        if first["search_law"] == "fixed"
+        else f"a random number of runs ({first['search_law']})"
+    )
+    return f"a search of {runs} on {first['n_validation']:.0f} validation examples"
 
 
 def _range(values: pd.Series) -> str:
@@ -244,7 +250,7 @@ def _not_tried(place: Place) -> list[str]:
             "risk than these numbers say."
         )
     elif str(first["canary_kind"]) not in _names(first["worst_canaries"]):
-        sentences.append("The kind of canary that exposes this defense most, at this place.")
+        sentences.append("Here, the kind of canary that exposes this defense most.")
     if place.n_seeds < 64:
         sentences.append(
             f"A cohort of 64 models or more, as in publications; there are {place.n_seeds}, so attacks are weaker."

@@ -18,7 +18,7 @@ FPRS = tuple(sorted({*FPR_COLUMNS, *POOLED_COLUMNS}))
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """One number. `low` and `high` are the ends of its 95 % interval, or of what it is known to be; `source` is where it stands."""
+    """One number. `low` and `high` are the ends of its 95 % interval; an exact number equals both. `source` is where it is."""
 
     name: str
     words: str
@@ -39,6 +39,8 @@ class Seen:
     facts: dict[str, Fact]
     null: Estimate | None
     is_sound: bool
+    n_models: int = 1
+    """How many models it attacked, each with the others as references."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,17 @@ def places_of(results: Results, measured: Measurements, defense: str, attack: st
             )
             here = largest[is_here]
         adaptive = [str(name) for each in rows["adaptive_attacks"] if each is not None for name in each]
-        seen, missing = seen_by(here, adaptive, attack, len(rows_of))
+        seen, missing = seen_by(here, adaptive, attack, len(rows_of), len(rows))
+        unfinished = _unfinished(results, rows)
+        if unfinished:
+            missing.append(f"{unfinished} of {unfinished + len(rows)} targets have failed")
+        if (rows["delta"] >= 1 / rows["n_train"]).any():
+            missing.append(
+                f"δ = {rows['delta'].max():.2g} is not below 1/n for {rows['n_train'].min():,.0f} records, so its ε would allow "
+                "publishing a whole record"
+            )
+        if rows["delta"].nunique() > 1:
+            missing.append("the seeds' guarantees have different δ, so their ε cannot be compared")
         found.append(
             Place(
                 setting=setting,
@@ -93,6 +105,29 @@ def places_of(results: Results, measured: Measurements, defense: str, attack: st
             )
         )
     return found
+
+
+def _unfinished(results: Results, rows: pd.DataFrame) -> int:
+    """How many targets of the same cell are on record as failed, and have no finished seed in their place."""
+    first, trials = rows.iloc[0], results.trials
+    same = trials["status"] != "finished"
+    for name in ("defense", "dataset", "split_label", "architecture", "optimizer"):
+        same &= trials[name].isna() if pd.isna(first[name]) else trials[name] == first[name]
+    return len(set(trials.loc[same, "seed"]) - set(rows["seed"]))
+
+
+def places_missing(results: Results, defense: str) -> list[str]:
+    """Datasets and splits of the defense of which no target has finished, in words."""
+    trials = results.trials[results.trials["defense"] == defense]
+    done = {
+        (str(row["dataset"]), str(row["split_label"])) for _, row in trials[trials["status"] == "finished"].iterrows()
+    }
+    every = dict.fromkeys((str(row["dataset"]), str(row["split_label"])) for _, row in trials.iterrows())
+    return [
+        f"no target on {dataset}, split {split}, has finished"
+        for dataset, split in every
+        if (dataset, split) not in done
+    ]
 
 
 def rows_in_trials(rows: pd.DataFrame) -> str:
@@ -114,11 +149,12 @@ def _facts(rows: pd.DataFrame) -> dict[str, Fact]:
         )
     for name, words in (
         ("epsilon_spent", "proved ε of one run"),
-        ("epsilon_with_search", "proved ε with its search"),
-        ("epsilon_trained_anew", "proved ε with its search, trained anew"),
+        ("epsilon_with_search", "proved ε of the search that chose its settings, if its best run is released"),
+        ("epsilon_trained_anew", "proved ε of that search and of a model trained anew with its settings"),
     ):
         if rows[name].notna().all():
             worst = rows.loc[rows[name].idxmax()]
+            words = f"{words}, at δ = {float(worst['delta']):.2g}"
             value = float(worst[name])
             key = name.replace("_spent", "")
             source = f"trials.parquet: target_id = {worst['target_id']}, {name}"
@@ -127,46 +163,58 @@ def _facts(rows: pd.DataFrame) -> dict[str, Fact]:
 
 
 def seen_by(
-    here: pd.DataFrame, adaptive: Sequence[str], attack: str | None, n_nulls: int
+    here: pd.DataFrame,
+    adaptive: Sequence[str],
+    attack: str | None,
+    n_nulls: int,
+    n_seeds: int,
+    file: str = "cohorts.parquet",
 ) -> tuple[list[Seen], list[str]]:
     """What the attacks that count saw, and which of them are missing.
 
-    `here` has the rows of `cohorts` for one cell, with each attack's `config`. `n_nulls` nulls are tested together.
+    `here` has the rows of `cohorts` for one cell, with each attack's `config`. `n_nulls` nulls are tested together. `n_seeds` have
+    finished; they alone decide which attack is primary.
     """
     seen, missing = [], []
     if attack is not None:
         chosen = here[here["attack"] == attack] if len(here) else here
-        seen = [_of(row, "asked for", n_nulls) for _, row in chosen.iterrows()]
+        seen = [_of(row, "asked for", n_nulls, file) for _, row in chosen.iterrows()]
         return seen, [] if seen else [f"attack '{attack}' did not run"]
-    primary = _primary(here)
+    primary, wanted = _primary(here, n_seeds)
     if primary is None:
-        needed = min(rule.least_seeds for rule in RULES)
-        missing.append(f"no attack on the cohort ran, which needs {needed} seeds of a split with coins")
+        missing.append(wanted)
     else:
-        seen.append(_of(primary, "primary", n_nulls))
+        seen.append(_of(primary, "primary", n_nulls, file))
     for name in dict.fromkeys(adaptive):
         of_attack, _, score_name = name.partition("/")
         found = here[(here["attack"] == of_attack) & (here["score_name"] == score_name)] if len(here) else here
         if found.empty:
             missing.append(f"{name}, the attack that adapts to this defense, did not run")
         elif primary is None or (of_attack, score_name) != (primary["attack"], primary["score_name"]):
-            seen.append(_of(found.iloc[0], "adaptive", n_nulls))
+            seen.append(_of(found.iloc[0], "adaptive", n_nulls, file))
     return seen, missing
 
 
-def _primary(here: pd.DataFrame) -> pd.Series | None:
-    """The row of the strongest attack that there are seeds enough for."""
-    for rule in RULES if len(here) else ():
+def _primary(here: pd.DataFrame, n_seeds: int) -> tuple[pd.Series | None, str]:
+    """The row of the attack that the number of seeds makes primary; without it, what is missing in words."""
+    rule = next((rule for rule in RULES if n_seeds >= rule.least_seeds), None)
+    if rule is None:
+        needed = min(rule.least_seeds for rule in RULES)
+        return None, f"attacks on the cohort need {needed} seeds"
+    if len(here):
         rows = here[(here["attack"] == rule.attack) & (here["score_name"] == rule.score_name)]
-        for _, row in rows.iterrows():
-            if has_options(row["config"], rule.options) and row["n_targets"] >= rule.least_seeds:
-                return row
-    return None
+        for _, row in rows.sort_values("n_targets", ascending=False, kind="stable").iterrows():
+            if has_options(row["config"], rule.options):
+                return row, ""
+    return (
+        None,
+        f"{rule.attack}/{rule.score_name}, the primary attack for {n_seeds} seeds, did not run; the split must have coins",
+    )
 
 
-def _of(row: pd.Series, why: str, n_nulls: int) -> Seen:
+def _of(row: pd.Series, why: str, n_nulls: int, file: str) -> Seen:
     facts: dict[str, Fact] = {}
-    where = f"cohorts.parquet: comparison_id = {row['comparison_id']}, score_name = {row['score_name']}"
+    where = f"{file}: comparison_id = {row['comparison_id']}, score_name = {row['score_name']}"
 
     def add(name: str, words: str, column: str) -> None:
         found = _interval(row, column)
@@ -200,6 +248,7 @@ def _of(row: pd.Series, why: str, n_nulls: int) -> Seen:
         facts=facts,
         null=_interval(row, "null_auc"),
         is_sound=bool(pd.notna(row["null_auc"])) and is_sound(row.to_dict(), n_nulls),
+        n_models=int(row["n_targets"]),
     )
 
 

@@ -12,7 +12,7 @@ from analysis.tables.text import interval_text
 Verdict = Literal["pass", "fail", "not enough evidence"]
 
 LEAKS = ("auc", *(f"tpr@{100 * fpr:g}%" for fpr in FPRS), "epsilon_lower_bound")
-GUARANTEES = ("epsilon", "epsilon_with_search", "epsilon_trained_anew")
+GUARANTEES = ("epsilon", "epsilon_with_search")
 LOWER_IS_BETTER = (*LEAKS, *GUARANTEES)
 HIGHER_IS_BETTER = ("test_accuracy",)
 
@@ -46,21 +46,26 @@ class Decision:
     missing: tuple[str, ...]
 
 
-def decide(places: Sequence[Place], limits: Sequence[Limit], least_seeds: int) -> Decision:
+def decide(
+    places: Sequence[Place], limits: Sequence[Limit], least_seeds: int, missing_places: Sequence[str] = ()
+) -> Decision:
     """Judge a defense at all its places.
 
     It passes only if every limit holds at the worse end of its interval, for every attack that counts, with enough seeds and a
     null that stands. A limit that fails decides, whatever else is missing.
     """
-    checks, missing = [], []
-    about_leaks = any(limit.name in LEAKS for limit in limits)
+    checks, missing = [], list(missing_places)
     for place in places:
         if not place.is_audit and place.n_seeds < least_seeds:
             missing.append(f"{place.label}: {place.n_seeds} seeds finished, and {least_seeds} are asked for")
-        if about_leaks:
-            missing += [f"{place.label}: {each}" for each in place.missing]
-            if not place.is_audit:
-                missing += [f"{place.label}: {problem}" for seen in place.seen if (problem := _null_problem(seen))]
+        missing += [f"{place.label}: {each}" for each in place.missing]
+        if not place.is_audit:
+            missing += [f"{place.label}: {problem}" for seen in place.seen if (problem := _null_problem(seen))]
+            missing += [
+                f"{place.label}: {seen.attack}/{seen.score_name} attacked {seen.n_models} models, and {least_seeds} are asked for"
+                for seen in place.seen
+                if seen.n_models < least_seeds <= place.n_seeds
+            ]
         for limit in limits:
             if limit.name not in LEAKS:
                 checks.append(_of_place(place, limit))
@@ -89,7 +94,8 @@ def _null_problem(seen: Seen) -> str:
 
 
 def _of_place(place: Place, limit: Limit) -> Check:
-    fact = place.facts.get(limit.name)
+    # The targets are trained anew with the best settings, so what covers the search alone does not cover them
+    fact = place.facts.get("epsilon_trained_anew" if limit.name == "epsilon_with_search" else limit.name)
     if fact is None and limit.name == "epsilon":
         reasons = sorted({str(reason) for reason in place.targets["no_guarantee_reason"].dropna()})
         why = "; ".join(reason.rstrip(". ") for reason in reasons) or "no reason is recorded"
@@ -112,7 +118,7 @@ def _of_place(place: Place, limit: Limit) -> Check:
 def _of_attack(place: Place, seen: Seen, limit: Limit) -> Check:
     if place.is_audit:
         return _judge(place.label, limit, seen.facts.get(limit.name), f" by {seen.attack}")
-    by = f" by {seen.attack}/{seen.score_name} ({seen.why}, {place.n_seeds} seeds)"
+    by = f" by {seen.attack}/{seen.score_name} ({seen.why}, {seen.n_models} models)"
     found = _judge(place.label, limit, seen.facts.get(limit.name), by)
     if seen.is_sound:
         return found

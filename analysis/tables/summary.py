@@ -29,7 +29,7 @@ def summary_table(measured: Measurements) -> Table:
         Column(key="defense", name="Defense", kind="label"),
         Column(key="n_seeds", name="Seeds"),
         Column(key="epsilon_spent", name="ε spent"),
-        Column(key="epsilon_with_search", csv_only=True),
+        Column(key="epsilon_trained_anew", csv_only=True),
         Column(key="delta", name="δ"),
         Column(key="accountant", kind="label", csv_only=True),
         Column(key="accuracy", name="Test accuracy", kind="mean"),

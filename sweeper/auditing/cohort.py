@@ -64,6 +64,8 @@ def audit_cohort(
     metrics: list[dict[str, Any]] = []
     records: list[dict[str, Any]] = []
     for name in dict.fromkeys(attack_names):
+        if name == "label_only" and not stored.has_classes:
+            continue
         on_attack(name)
         attack = COHORT_ATTACKS[name]
         rng = np.random.default_rng([seed, list(COHORT_ATTACKS).index(name)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,10 @@ def stored_arrays(
     if not np.issubdtype(values.dtype, np.number):
         raise UserError(f"{where}: {name} has the type {values.dtype}; it must be numbers.")
     member = _members(np.asarray(is_member), where)
+    if values.ndim == member.ndim + 1 and values.shape[-1] == 1:  # one output unit
+        values = values[..., 0]
+    if not member.ndim <= values.ndim <= 2 * member.ndim:
+        raise UserError(f"{where}: {name} has {values.ndim} dimensions, which do not fit is_member with {member.ndim}.")
     if name in ONE_NUMBER:
         if (name == "prediction") != (target is not None):
             raise UserError(f"{where}: prediction and target belong together; give both, or neither.")
@@ -104,7 +109,7 @@ def stored_arrays(
         ids = _checked_ids(example_id, member.shape[-1], where)
         if member.ndim == 1:
             return StoredScores(name=name, example_id=ids, is_member=member, score=values, changes=())
-        return _cohort_of_scores(tuple(map(str, range(len(member)))), ids, member, values, ())
+        return _cohort_of_scores(tuple(map(str, range(len(member)))), ids, member, _log_odds_of(name, values), ())
     is_probability = name == "probabilities"
     if values.ndim == member.ndim:  # a binary model's one value
         values = np.stack([1 - values, values] if is_probability else [np.zeros_like(values), values], axis=-1)
@@ -115,6 +120,10 @@ def stored_arrays(
         raise UserError(f"{where}: {name} need label, the true class of each record.")
     labels = np.asarray(label)
     n_classes = values.shape[-1]
+    if labels.dtype.kind not in "biuf":
+        raise UserError(
+            f"{where}: label has the type {labels.dtype}; number the classes from 0, in the order of the answers' columns."
+        )
     whole = np.issubdtype(labels.dtype, np.integer) or bool(np.all(np.mod(labels.astype(np.float64), 1) == 0))
     if labels.shape != (n,) or not whole or labels.min(initial=0) < 0 or labels.max(initial=0) >= n_classes:
         raise UserError(f"{where}: label must have {n} whole numbers from 0 to {n_classes - 1}, one for each record.")
@@ -179,15 +188,19 @@ def _read_scores(path: Path, name: str, is_cohort: bool) -> Stored:
         raise UserError(f"{path} has a column 'model' but no 'example_id', which says which rows are of one record.")
     else:
         ids = np.arange(n)
-    if not is_cohort:
+    models = (
+        np.array([str(each) for each in table.column("model").to_pylist()]) if is_cohort else np.zeros(n, dtype="U1")
+    )
+    if len(set(models.tolist())) == 1:
         return StoredScores(name=name, example_id=ids, is_member=members, score=values, changes=())
-    models = np.array([str(each) for each in table.column("model").to_pylist()])
+    values = _log_odds_of(name, values)
     outputs = ModelOutputs(
         example_id=ids,
         label=np.ones(n, dtype=np.int64),
         values=np.stack([np.zeros(n), values], axis=1),
     )
-    return _pivoted(path, models, np.zeros(n, dtype=np.int64), outputs, members, outputs.values, ())
+    found = _pivoted(path, models, np.zeros(n, dtype=np.int64), outputs, members, outputs.values, ())
+    return replace(found, has_classes=False) if isinstance(found, StoredCohort) else found
 
 
 def _pivoted(
@@ -250,6 +263,7 @@ def _cohort_of_scores(
         is_member=member,
         logits=np.stack([np.zeros_like(score), score], axis=-1)[:, :, None, :],
         changes=changes,
+        has_classes=False,
     )
 
 
@@ -270,6 +284,14 @@ def _one_number(name: str, values: FloatArray, target: FloatArray | None, where:
             f"{where}: {name} has values that are not finite numbers; a record without a score cannot be ranked."
         )
     return np.asarray(score, dtype=np.float64)
+
+
+def _log_odds_of(name: str, score: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What attacks on a cohort take for log-odds: of losses that may be cross-entropies, log(p / (1 − p)) with p = exp(−loss)."""
+    if name != "loss" or (score > 0).any():
+        return score
+    loss = np.maximum(-score, 1e-300)
+    return np.asarray(-loss - np.log(-np.expm1(-loss)))
 
 
 def _members(values: npt.NDArray[Any], where: str) -> BoolArray:

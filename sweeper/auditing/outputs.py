@@ -64,6 +64,8 @@ class StoredCohort:
     is_member: BoolArray
     logits: FloatArray
     changes: tuple[str, ...]
+    has_classes: bool = True
+    """Whether the answers are about classes. If not, their log-odds are a score, and there is no right answer."""
 
 
 Stored = StoredOutputs | StoredScores | StoredCohort

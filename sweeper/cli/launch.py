@@ -136,7 +136,7 @@ def launch(
     )
     reporter = TerminalReporter(verbose=verbose)
     prepared = launching.prepare(sweep, options, reporter)
-    prepared = launching.forget_other_code(prepared, redo=redo_changed, dry_run=dry_run, reporter=reporter)
+    prepared = launching.forget_other_code(prepared, options, redo=redo_changed, dry_run=dry_run, reporter=reporter)
     n_trials, n_pending = len(prepared.trials), len(prepared.pending)
     n_comparisons = len(prepared.due.planned)
     compared = f", {n_comparisons} comparisons, {prepared.due.n_done} done" if n_comparisons else ""

@@ -27,6 +27,7 @@ class EarlyStopping:
         self._search_of = {
             unit.target_id: unit.early_stop for unit in units if isinstance(unit, Trial) and unit.early_stop is not None
         }
+        self._epochs = {search_id: halving.epochs for search_id, halving in halvings.items()}
         self._by_search = {search_id: _asha(halving) for search_id, halving in halvings.items()}
         self.stopped: set[str] = set()
         """Ids of the runs that were stopped."""
@@ -42,6 +43,10 @@ class EarlyStopping:
         epochs[int(result[EPOCH])] = float(result[VALIDATION_ACCURACY])
         asha = self._by_search[search_id]
         action = str(_tell(asha, target_id, result))
+        if (
+            int(result[EPOCH]) >= self._epochs[search_id]
+        ):  # its last epoch is over, and its result is about to be recorded
+            return str(TrialScheduler.CONTINUE)
         if action == TrialScheduler.STOP:
             self.stopped.add(target_id)
         return action

@@ -25,7 +25,7 @@ _MOST_SETTINGS = 256
 class Price:
     """ε of one run, of a search that releases its best run, and of one that also trains anew with the best run's settings.
 
-    All count the examples that runs are trained on. `basis` says how, or why there is none.
+    Each protects the examples that runs are trained on. `basis` says how it was computed, or why there is none.
     """
 
     epsilon_run: float | None
@@ -42,26 +42,20 @@ def price_of(arm: ArmSearch, data_dir: FilePath) -> Price:
         UserError: the space has fields that change a run's privacy and cannot be listed, or too many combinations of them.
     """
     if not arm.is_accounted:
-        return Price(
-            epsilon_run=None,
-            epsilon_with_search=None,
-            epsilon_trained_anew=None,
-            delta=None,
-            basis="its runs have no guarantee",
-        )
+        return _without("its runs have no guarantee")
     found = _accounted(arm, data_dir)
+    if found is None:
+        return _without("some of its settings have no guarantee")
     settings = tuple(dict.fromkeys(steps for steps, _ in found))
     accounting = found[0][1]
     run = max(each.guarantee(steps.steps).epsilon for steps, each in found)
     plan = arm.plan
     if plan.leak is not None:
-        return Price(
-            epsilon_run=run,
-            epsilon_with_search=None,
-            epsilon_trained_anew=None,
-            delta=accounting.delta,
-            basis="an attack's results choose the run, and no guarantee covers these",
-        )
+        basis = "an attack's results choose the run, and no guarantee covers these"
+        return replace(_without(basis), epsilon_run=run, delta=accounting.delta)
+    if arm.cell.training.paired_batches:
+        basis = "all runs draw the same batches (paired_batches), and no guarantee covers several of them"
+        return replace(_without(basis), epsilon_run=run, delta=accounting.delta)
     from models.private.tuning import divergences_of_a_run, epsilon_of_all_runs, epsilon_of_best_run
 
     if plan.settings.private:
@@ -70,7 +64,7 @@ def price_of(arm: ArmSearch, data_dir: FilePath) -> Price:
             epsilon_of_best_run(divergences, plan.number_of_runs, accounting.delta, trained_anew=trained_anew)
             for trained_anew in (False, True)
         )
-        basis = f"best of a random number of runs ({plan.law_text}), by Papernot & Steinke 2022"
+        basis = f"best of a random number of runs ({plan.law_text}) by Papernot & Steinke 2022, against whoever does not know it"
     else:
         best, anew = (
             epsilon_of_all_runs(settings, n_runs, accounting.delta, accounting.accountant)
@@ -82,16 +76,28 @@ def price_of(arm: ArmSearch, data_dir: FilePath) -> Price:
     )
 
 
-def _accounted(arm: ArmSearch, data_dir: FilePath) -> list[tuple[Steps, PrivacyAccounting]]:
-    """What the accountant sees of every setting that a run may have."""
+def _without(basis: str) -> Price:
+    return Price(epsilon_run=None, epsilon_with_search=None, epsilon_trained_anew=None, delta=None, basis=basis)
+
+
+def _accounted(arm: ArmSearch, data_dir: FilePath) -> list[tuple[Steps, PrivacyAccounting]] | None:
+    """What the accountant sees of every setting that a run may have; None if some have no accounting."""
     middle = {path: each.at(0.5) for path, each in arm.fields.items()}
     candidates: dict[Path, Sequence[Any]] = {
-        path: each.values or tuple(each.at(share) for share in (0.0, 0.5, math.nextafter(1.0, 0.0)))
-        for path, each in arm.fields.items()
+        path: each.values or tuple(each.at(share) for share in (0.0, 0.5, 1.0)) for path, each in arm.fields.items()
     }
+    for path, values in candidates.items():
+        if len(values) > _MOST_SETTINGS:
+            raise UserError(
+                f"search.space: '{path[-1]}' of {arm.cell.defense_label} has {len(values):,} values, each perhaps with its own ε; at "
+                f"most {_MOST_SETTINGS} are possible. Give it fewer."
+            )
     tried = [(path, middle | {path: value}) for path, values in candidates.items() for value in values]
     seen: dict[Path, set[object]] = {}
-    for (path, _), key in zip(tried, _keys(arm, [values for _, values in tried], data_dir), strict=True):
+    keys = _keys(arm, [values for _, values in tried], data_dir)
+    if keys is None:
+        return None
+    for (path, _), key in zip(tried, keys, strict=True):
         seen.setdefault(path, set()).add(_fact(*key))
     counted = [path for path in arm.fields if len(seen[path]) > 1]
     for path in counted:
@@ -114,14 +120,15 @@ def _accounted(arm: ArmSearch, data_dir: FilePath) -> list[tuple[Steps, PrivacyA
 
 def _keys(
     arm: ArmSearch, points: Sequence[dict[Path, Any]], data_dir: FilePath
-) -> list[tuple[Steps, PrivacyAccounting]]:
+) -> list[tuple[Steps, PrivacyAccounting]] | None:
     from sweeper.sweep.preflight import resolve_trials
 
     resolved, _ = resolve_trials([replace(with_values(arm.cell, each), search_run=0) for each in points], data_dir)
     found = []
     for each in resolved:
         accounting = each.plan.accounting
-        assert accounting is not None, "an accounted mechanism always has its accounting"
+        if accounting is None:
+            return None
         steps = Steps(accounting.noise_multiplier, accounting.sample_rate, each.plan.total_steps)
         found.append((steps, accounting))
     return found

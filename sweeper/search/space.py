@@ -45,12 +45,11 @@ class Distribution:
             return values[min(int(share * len(values)), len(values) - 1)]
         low, high = (math.log(self.low), math.log(self.high)) if self.kind == "loguniform" else (self.low, self.high)
         value = low + share * (high - low)
-        return rounded(math.exp(value) if self.kind == "loguniform" else value)
+        return self.rounded(math.exp(value) if self.kind == "loguniform" else value)
 
-
-def rounded(value: Any) -> Any:
-    """A drawn value as it is used: a fraction has few digits."""
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+    def rounded(self, value: Any) -> Any:
+        """A proposed value as it is used: a drawn fraction has few digits."""
+        return value if self.values is not None else float(f"{value:.{_DIGITS}g}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,6 +125,11 @@ def check_search(raw: object, labels: Mapping[str, object], path: str) -> Search
             raise UserError(f"{path}: {unknown_name('key', key, (*names, 'space', 'objective'))}")
     settings = components.validate(Settings, {key: raw[key] for key in names if key in raw}, path)
     leak = _leak(raw.get("objective", "validation_accuracy"), f"{path}.objective")
+    if leak is not None and settings.early_stopping != "none":
+        raise UserError(
+            f"{path}: early_stopping is {settings.early_stopping}, which compares accuracies alone and would stop the runs that "
+            "leak least. Leave it out, or choose by validation_accuracy."
+        )
     if leak is not None and settings.private:
         raise UserError(
             f"{path}: private is true, but the objective asks an attack, whose results no guarantee covers. Choose by "

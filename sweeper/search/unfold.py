@@ -19,7 +19,7 @@ from models.seeds import Stream
 from models.train import own_trainer
 from sweeper.errors import UserError
 from sweeper.search.early_stopping import Halving
-from sweeper.search.space import Distribution, Path, rounded
+from sweeper.search.space import Distribution, Path
 from sweeper.search.spec import SearchPlan
 from sweeper.sweep import components
 from sweeper.sweep.identity import identity
@@ -210,6 +210,10 @@ def _is_of(path: Path, defense: Any) -> bool:
     return path[1] in ("", components.name_of("defense", defense)) and path[2] in asdict(defense)
 
 
+_NEVER_DRAWN = ("optimizer", "paired_batches", "delta", "accountant", "secure_noise")
+"""Fields that say what is compared or proved, not how well a training goes."""
+
+
 def _fields_of(cell: Trial, plan: SearchPlan) -> dict[Path, Distribution]:
     """The fields that are drawn in this arm."""
     found: dict[Path, Distribution] = {}
@@ -221,16 +225,19 @@ def _fields_of(cell: Trial, plan: SearchPlan) -> dict[Path, Distribution]:
                 "`epochs`."
             )
         if path[0] == "training":
-            if path[1] not in asdict(cell.training) or path[1] in ("optimizer", "paired_batches"):
-                allowed = ", ".join(
-                    name for name in asdict(cell.training) if name not in ("optimizer", "paired_batches")
-                )
+            if path[1] not in asdict(cell.training) or path[1] in _NEVER_DRAWN:
+                allowed = ", ".join(name for name in asdict(cell.training) if name not in _NEVER_DRAWN)
                 raise UserError(
                     f"search.space: training has no field '{path[1]}' that can be drawn. Fields: {allowed}."
                 )
         elif path[0] == "architecture":
             owners = int(path[1] in asdict(cell.architecture))
         else:
+            if path[-1] in _NEVER_DRAWN:
+                raise UserError(
+                    f"search.space.defenses.{cell.defense_label}: '{path[-1]}' says what is proved, so it must be the same for all "
+                    "runs; do not draw it."
+                )
             owners = sum(_is_of(path, defense) for defense in cell.defenses)
             if owners != 1:
                 raise UserError(
@@ -277,7 +284,8 @@ def _optuna(arm: ArmSearch, score_of: Callable[[Trial], Score | None]) -> Iterat
     while done < n_runs:
         count = min(arm.plan.settings.at_once, n_runs - done)
         batch = [
-            {paths[name]: rounded(value) for name, value in proposed.items()} for proposed in proposer.propose(count)
+            {paths[name]: arm.fields[paths[name]].rounded(value) for name, value in proposed.items()}
+            for proposed in proposer.propose(count)
         ]
         yield from batch
         found = [score_of(_trial(arm, done + place, values)) for place, values in enumerate(batch)]

@@ -76,6 +76,9 @@ def train_target(trial: Trial, data: Examples, split: Split, context: TrialConte
         what = f"epoch {record.epoch}/{epochs}"
         context.on_progress(Progress(what=what, fraction=0.5 * record.epoch / epochs, metrics=measured))
 
+    if resume is not None and trial.early_stop is not None:
+        for record in resume.history:  # early stopping compares runs epoch by epoch
+            report(record, trial.training.epochs)
     return Recipe(
         architecture=trial.architecture,
         defenses=trial.defenses,
