@@ -253,6 +253,12 @@ def resolve_sweep(
         scores = RecordedScores(store) if before is None else before.scores.again()
         arms = arms_of(loaded, scores)
         trials = select(arms.trials, options.only)
+    untuned = [part.name for part in loaded.parts if part.search is None]
+    if arms.searches and untuned and before is None:
+        reporter.warn(
+            f"Parts without a search: {', '.join(untuned)}. Their arms are not tuned as the others are, so a comparison with them "
+            "decides little."
+        )
     for arm in arms.searches if before is None or before.arms.searches != arms.searches else ():
         if arm.best is not None and arm.plan.leak is not None and arm.best.score is not None:
             leak = arm.best.score.leak

@@ -316,6 +316,18 @@ def test_wrong_searches_are_refused_in_words(searched: Path, override: str, prob
         arms(searched, override)
 
 
+def test_a_part_may_have_no_search(tmp_path: Path) -> None:
+    path = tmp_path / "parts.yaml"
+    text = SEARCHED.replace(
+        "defenses:\n  baseline: none\n",
+        "parts:\n  plain: {search: null, defenses: {baseline: none}}\n  tuned: {}\ndefenses:\n",
+    )
+    path.write_text(text, encoding="utf-8")
+    found = arms(path)
+    assert [arm.cell.defense_label for arm in found.searches] == ["l2", "dp"]
+    assert [trial.defense_label for trial in found.trials if trial.search_run is None] == ["baseline", "baseline"]
+
+
 def test_a_private_search_by_an_attack_is_refused(searched: Path) -> None:
     with pytest.raises(UserError, match="no guarantee covers"):
         arms(searched, "search.private=true", "search.objective={attack: threshold, metric: auc, most: 0.6}")

@@ -17,7 +17,8 @@ _ARM = ["dataset", "split_label", "architecture", "optimizer", "defense"]
 class Search:
     """The search of one arm.
 
-    `n_runs` are on record, of `n_planned`. `chosen` has what was drawn, in the best run, as field and value. Accuracies are those
+    `n_runs` different settings are on record, of `n_planned` runs; of runs with equal settings, one is trained. It `is_over` if targets
+    have its best settings. `chosen` has what was drawn, in the best run, as field and value. Accuracies are those
     on the validation examples. The three ε are those of the columns of the same names.
     """
 
@@ -28,6 +29,7 @@ class Search:
     defense: str
     n_runs: int
     n_planned: int
+    is_over: bool
     law: str
     n_diverged: int
     best: float | None
@@ -36,7 +38,6 @@ class Search:
     epsilon_run: float | None
     epsilon_with_search: float | None
     epsilon_trained_anew: float | None
-    delta: float | None
 
 
 def searches(results: Results) -> list[Search]:
@@ -58,6 +59,7 @@ def searches(results: Results) -> list[Search]:
                 defense=str(first["defense"]),
                 n_runs=len(arm),
                 n_planned=int(first["search_runs"]) if pd.notna(first["search_runs"]) else len(arm),
+                is_over=len(targets) > 0,
                 law=str(first["search_law"]) if pd.notna(first["search_law"]) else "",
                 n_diverged=int((arm["cause"] == "diverged").sum()),
                 best=float(finished["validation_accuracy"].max()) if len(finished) else None,
@@ -66,7 +68,6 @@ def searches(results: Results) -> list[Search]:
                 epsilon_run=_known(first["epsilon_run"]),
                 epsilon_with_search=_known(first["epsilon_with_search"]),
                 epsilon_trained_anew=_known(first["epsilon_trained_anew"]),
-                delta=_known(finished["delta"].iloc[0]) if len(finished) else None,
             )
         )
     return found

@@ -289,7 +289,8 @@ def _private_runs(results: Results, measured: Measurements) -> list[str]:
             f"{again} of them were started more than once; no ε here includes what the earlier attempts spent."
         )
     sentences.append(
-        "Interrupted runs, runs of earlier versions of the sweep and the attackers' shadow models are not counted. "
+        "Interrupted runs, runs of searches for settings, runs of earlier versions of the sweep and the attackers' shadow models are "
+        "not counted. "
         "Each ε holds for its own run. Choosing the best run and publishing it, or publishing this report, "
         "spends more than the ε of one run."
     )

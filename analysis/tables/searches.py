@@ -19,6 +19,7 @@ def search_table(results: Results) -> Table:
         Column(key="optimizer", kind="label", csv_only=True),
         Column(key="defense", name="Defense", kind="label"),
         Column(key="runs", name="Runs"),
+        Column(key="different", csv_only=True),
         Column(key="search_law", kind="label", csv_only=True),
         Column(key="diverged", name="Diverged"),
         Column(key="best", name="Best validation accuracy"),
@@ -47,14 +48,20 @@ def search_table(results: Results) -> Table:
 
 
 def _entries(search: Search) -> tuple[Entry, ...]:
-    runs = f"{search.n_runs}" if search.n_runs == search.n_planned else f"{search.n_runs} of {search.n_planned}"
+    runs = f"{search.n_planned}"
+    small: tuple[str, ...] = ()
+    if not search.is_over:
+        runs = f"{search.n_runs} of {search.n_planned}"
+    elif search.n_runs < search.n_planned:
+        small = (f"{search.n_runs} different",)
     return (
         Label(value=search.dataset),
         search.split,
         search.architecture,
         search.optimizer,
         Label(value=search.defense),
-        Number(value=search.n_runs, decimals=0, text=runs),
+        Number(value=search.n_planned, decimals=0, text=runs, small=small),
+        search.n_runs,
         search.law,
         search.n_diverged,
         Number(value=search.best),

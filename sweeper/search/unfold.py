@@ -249,7 +249,7 @@ def _fields_of(cell: Trial, plan: SearchPlan) -> dict[Path, Distribution]:
     if not found:
         raise UserError(
             f"search.space: arm '{cell.defense_label}' has nothing to draw, so it would not be tuned as the others are. Give it "
-            "fields, or put it into a part without a search."
+            "fields, or put it into a part with `search: null`."
         )
     return found
 

@@ -177,7 +177,9 @@ def _check_part(name: str, own: object, raw: Mapping[str, Any]) -> Part:
     if merged["queries"] is not None and (isinstance(queries, bool) or queries not in QUERY_COUNTS):
         raise UserError(f"{path}.queries: got {shown(queries)}; it must be {', '.join(map(str, QUERY_COUNTS))}.")
     defenses = _build_defenses(merged["defenses"], f"{path}.defenses")
-    search = _search_of(own.get("search"), raw.get("search"), defenses, seeds, f"{path}.search")
+    search = None
+    if "search" not in own or own["search"] is not None:  # a part may say that it has none
+        search = _search_of(own.get("search"), raw.get("search"), defenses, seeds, f"{path}.search")
     if search is not None:
         split_plans = _with_validation(split_plans, search.settings.validation, path)
     return Part(
