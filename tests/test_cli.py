@@ -73,7 +73,7 @@ def test_commands_that_only_read_import_no_pytorch(tmp_path: Path) -> None:
 def test_shell_completion_offers_sweeps_and_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
     from sweeper.cli.options import complete_attack, complete_sweep
 
-    assert complete_sweep("lo") == ["lomurno2022"]
+    assert complete_sweep("lo") == ["lomurno2022", "lomurno2022_tuned"]
     assert complete_attack("mod") == ["modified_entropy"]
     environment = {"_SWEEPER_COMPLETE": "complete_bash", "COMP_WORDS": "sweeper launch lo", "COMP_CWORD": "2"}
     result = CliRunner().invoke(app, [], prog_name="sweeper", env=environment)
