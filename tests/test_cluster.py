@@ -475,3 +475,10 @@ def test_a_cluster_that_asks_for_a_token_is_given_the_users(has_token: bool, mon
     assert asked == ["10.0.0.7:6379"]
     connection._bring_token("auto")  # Ray sees to that itself
     assert len(asked) == 1
+
+
+@pytest.mark.ray
+def test_one_process_may_connect_again() -> None:
+    for _ in range(2):
+        with connection.connect(None, verbose=False):
+            assert ray.is_initialized()

@@ -38,7 +38,7 @@ def connect(address: str | None, verbose: bool) -> Iterator[None]:
     own_folder = str(Path(sweeper.__path__[0]).parent)
     ray.cloudpickle.register_pickle_by_value(imports)
     runtime_env: dict[str, Any] = {
-        "env_vars": ALLOCATOR_ENVIRONMENT,
+        "env_vars": dict(ALLOCATOR_ENVIRONMENT),  # Ray adds to it
         "worker_process_setup_hook": imports.worker_hook(own_folder if address is None else None),
     }
     internals.show_logs_of_nodes(verbose)
