@@ -18,7 +18,8 @@ from analysis.measure.targets import Measurements, Setting, measure
 from analysis.release.card import Card, card_of
 from analysis.release.facts import Fact, Place, Seen, places_missing, places_of, seen_by
 from analysis.release.gate import HIGHER_IS_BETTER, LEAKS, LOWER_IS_BETTER, Decision, Limit, decide
-from sweeper.auditing.attack import METRICS
+from sweeper.auditing.attack import METRICS, THRESHOLD_NAMES
+from sweeper.auditing.forms import ONE_NUMBER
 from sweeper.errors import UserError, unknown_name
 from sweeper.report import current_tables
 from sweeper.results.store import Store
@@ -140,8 +141,11 @@ def _audited(path: Path, attack: str | None, names: Sequence[str]) -> Place:
         return _audited_cohort(path, rows, attack)
     if not rows or not {"attack", *METRICS} <= rows[0].keys():
         raise UserError(f"{path} has no metrics of an audit. Give the file that `sweeper audit --out` wrote.")
+    known = [str(row["attack"]) for row in rows]
+    missing: list[str] = []
+    if attack is None and not set(known) & set(ONE_NUMBER):
+        missing = [f"attack '{name}' did not run" for name in THRESHOLD_NAMES if name not in known]
     if attack is not None:
-        known = [str(row["attack"]) for row in rows]
         rows = [row for row in rows if row["attack"] == attack]
         if not rows:
             raise unknown_name("attack in this audit", attack, known)
@@ -167,6 +171,7 @@ def _audited(path: Path, attack: str | None, names: Sequence[str]) -> Place:
         targets=pd.DataFrame(),
         facts={},
         seen=tuple(seen),
+        missing=tuple(missing),
         is_audit=True,
     )
 

@@ -112,6 +112,39 @@ def test_per_record_says_which_records_an_attacker_finds(tmp_path: Path) -> None
     assert command("audit", path, "--per-record", tmp_path / "no" / "where.parquet").exit_code == 2
 
 
+@pytest.mark.parametrize("form", ["scores", "outputs", "cohort", "arrays"])
+def test_records_keep_ids_that_are_text(tmp_path: Path, form: str) -> None:
+    content = cohort(models=8, n=60)
+    names = np.array([f"patient {(7 * place) % 60}" for place in range(60)])
+    path, records = tmp_path / "stored.parquet", tmp_path / "records.parquet"
+    member, first = content["is_member"][0], content["logits"][0, :, 0]
+    if form == "scores":
+        pq.write_table(pa.table({"is_member": member, "score": first[:, 0], "example_id": names}), path)
+    elif form == "outputs":
+        table = {"is_member": member, "label": content["label"], "logits": list(first), "example_id": names}
+        pq.write_table(pa.table(table), path)
+    else:
+        table = long_table(content)
+        ids = pa.array(names[table.column("example_id").to_numpy()])
+        table = table.set_column(table.column_names.index("example_id"), "example_id", ids)
+        pq.write_table(table, path)
+    if form == "arrays":
+        found = sweeper.audit(**content, example_id=names, attacks=["lira"]).records
+    else:
+        attack = [] if form == "scores" else ["--attack", "lira" if form == "cohort" else "loss"]
+        assert command("audit", path, *attack, "--per-record", records).exit_code == 0
+        found = pd.read_parquet(records)
+    if form in ("cohort", "arrays"):  # without those that all models have, or none
+        assert 50 < len(found) < 60
+        place_of = {name: place for place, name in enumerate(names)}
+        assert (found["label"] == content["label"][[place_of[each] for each in found["example_id"]]]).all()
+    else:
+        assert set(found["example_id"]) == set(names)
+    if form == "scores":
+        scores = found.set_index("example_id")["score"]
+        np.testing.assert_array_equal(scores[names], first[:, 0])
+
+
 # Several models
 
 
@@ -303,6 +336,9 @@ def test_the_function_and_the_command_find_the_same(tmp_path: Path) -> None:
     found = sweeper.audit(is_member=member, label=label, logits=logits, attacks=["loss", "entropy"])
     assert found.metrics["auc"].tolist() == [row["auc"] for row in by_command]
     assert set(found.records["attack"]) == {"loss", "entropy"}
+    found.save(tmp_path / "function.parquet")
+    command("audit", path, "--attack", "loss", "--attack", "entropy", "--out", tmp_path / "command.parquet")
+    assert pq.read_table(tmp_path / "function.parquet").equals(pq.read_table(tmp_path / "command.parquet"))
     single = rng.normal(size=N)
     binary = sweeper.audit(is_member=member, label=label % 2, logits=single).metrics.set_index("attack")
     assert binary.loc["loss", "auc"] == pytest.approx(roc_auc_score(member, np.where(label % 2, single, -single)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from analysis.measure.targets import measure
 from analysis.release.card import card_of
 from analysis.release.facts import Place, places_of
 from analysis.release.gate import Decision, Limit, decide
+from sweeper.auditing.attack import THRESHOLD_NAMES
 from sweeper.cli.app import app
 
 DEFENSES = ("baseline", "dp_eps2", "l2")
@@ -217,7 +219,7 @@ def test_exit_codes_and_json_of_the_command(tmp_path: Path) -> None:
         assert "Traceback" not in result.output
 
 
-def audit_file(tmp_path: Path, shift: float) -> Path:
+def audit_file(tmp_path: Path, shift: float, attacks: Sequence[str] = THRESHOLD_NAMES) -> Path:
     rng = np.random.default_rng(0)
     n = 800
     is_member = np.arange(n) < n // 2
@@ -233,15 +235,17 @@ def audit_file(tmp_path: Path, shift: float) -> Path:
     )
     pq.write_table(table, tmp_path / "outputs.parquet")
     metrics = tmp_path / "metrics.parquet"
-    result = command("audit", tmp_path / "outputs.parquet", "--attack", "loss", "--attack", "entropy", "--out", metrics)
+    chosen = [argument for name in attacks for argument in ("--attack", name)]
+    result = command("audit", tmp_path / "outputs.parquet", *chosen, "--out", metrics)
     assert result.exit_code == 0, result.output
     return metrics
 
 
 def test_the_gate_judges_an_audit_of_any_model(tmp_path: Path) -> None:
     metrics = audit_file(tmp_path, 2.0)
-    auc = pd.read_parquet(metrics).set_index("attack").loc["loss"]
-    assert command("gate", metrics, "--max", f"auc={auc['auc_high'] + 0.001}").exit_code == 0
+    found = pd.read_parquet(metrics).set_index("attack")
+    auc = found.loc["loss"]
+    assert command("gate", metrics, "--max", f"auc={found['auc_high'].max() + 0.001}").exit_code == 0
     assert command("gate", metrics, "--max", f"auc={auc['auc']}").exit_code == 1
     assert command("gate", metrics, "--max", f"auc={auc['auc']}", "--attack", "entropy").exit_code in (0, 1)
     for arguments, problem in (
@@ -254,6 +258,15 @@ def test_the_gate_judges_an_audit_of_any_model(tmp_path: Path) -> None:
         assert problem in " ".join(result.output.split())
     assert command("gate", metrics, "--max", "tpr@0.1%=0.9").exit_code == 2  # too few non-members
     assert command("gate", tmp_path / "outputs.parquet", "--max", "auc=0.6").exit_code == 2
+
+
+def test_an_audit_by_a_weak_attack_alone_passes_nothing(tmp_path: Path) -> None:
+    metrics = audit_file(tmp_path, 2.0, ["entropy"])
+    result = command("gate", metrics, "--max", "auc=0.99")
+    assert result.exit_code == 2
+    assert "attack 'loss' did not run" in result.output
+    assert command("gate", metrics, "--max", "auc=0.99", "--attack", "entropy").exit_code == 0  # asked for
+    assert command("gate", metrics, "--max", "auc=0.1").exit_code == 1
 
 
 def test_every_number_of_a_card_stands_where_the_card_says(tmp_path: Path) -> None:

@@ -129,17 +129,26 @@ def _attack(name: str, form: str, dtype: str, jobs: int) -> Attack:
 
 
 def write_metrics(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write the metrics as Parquet.
+    """Write the metrics of one model or of a cohort as Parquet.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_rows(rows, path, None if "score_name" in rows[0] else _metrics_schema())
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: Path, schema: pa.Schema | None = None) -> None:
+    """Write rows as Parquet.
 
     Raises:
         UserError: the file cannot be written.
     """
     try:
         with path.open("wb") as file:
-            pq.write_table(pa.Table.from_pylist(list(rows), schema=_metrics_schema()), file)
+            pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), file)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its name is not a valid path"
-        raise UserError(f"{path} cannot be written: {reason or error}. Name another file with --out.") from None
+        raise UserError(f"{path} cannot be written: {reason or error}. Name another file.") from None
 
 
 def _metrics_schema() -> pa.Schema:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from attacks.base import AttackError, BoolArray, FloatArray, IntArray, Membership, ModelOutputs
 from attacks.probabilities import normalized_probabilities
 from sweeper.auditing.outputs import (
+    Names,
     Stored,
     StoredCohort,
     StoredOutputs,
     StoredScores,
     columns_of,
     has_outputs,
+    membership_of,
+    numbered,
     read_columns,
     read_table,
 )
@@ -57,7 +59,8 @@ def read_stored(path: Path) -> Stored:
     if "query" in table.column_names:
         query = np.asarray(table.column("query").to_numpy(), dtype=np.int64)
     values = _as_logits(population.outputs.values, population.outputs.is_probability)
-    return _pivoted(path, models, query, population.outputs, population.is_member, values, outputs.changes)
+    found = _pivoted(path, models, query, population.outputs, population.is_member, values, outputs.changes)
+    return replace(found, names=outputs.names)
 
 
 def stored_arrays(
@@ -106,16 +109,17 @@ def stored_arrays(
             name, values.astype(np.float64), None if target is None else np.asarray(target, dtype=np.float64), where
         )
         member = _oriented(member, values.shape, where, name)
-        ids = _checked_ids(example_id, member.shape[-1], where)
+        ids, names = _checked_ids(example_id, member.shape[-1], where)
         if member.ndim == 1:
-            return StoredScores(name=name, example_id=ids, is_member=member, score=values, changes=())
-        return _cohort_of_scores(tuple(map(str, range(len(member)))), ids, member, _log_odds_of(name, values), ())
+            return StoredScores(name=name, example_id=ids, is_member=member, score=values, changes=(), names=names)
+        models = tuple(map(str, range(len(member))))
+        return replace(_cohort_of_scores(models, ids, member, _log_odds_of(name, values)), names=names)
     is_probability = name == "probabilities"
     if values.ndim == member.ndim:  # a binary model's one value
         values = np.stack([1 - values, values] if is_probability else [np.zeros_like(values), values], axis=-1)
     member = _oriented(member, values.shape, where, name)
     n = member.shape[-1]
-    ids = _checked_ids(example_id, n, where)
+    ids, names = _checked_ids(example_id, n, where)
     if label is None:
         raise UserError(f"{where}: {name} need label, the true class of each record.")
     labels = np.asarray(label)
@@ -136,7 +140,7 @@ def stored_arrays(
             values, changed = _probabilities(values, where)
             changes = (changed,) if changed else ()
         outputs = ModelOutputs(example_id=ids, label=labels, values=values, is_probability=is_probability)
-        return StoredOutputs(population=Membership(outputs=outputs, is_member=member), changes=changes)
+        return StoredOutputs(population=Membership(outputs=outputs, is_member=member), changes=changes, names=names)
     if values.ndim == 3:
         values = values[:, :, None, :]
     if is_probability:
@@ -149,6 +153,7 @@ def stored_arrays(
         is_member=member,
         logits=_as_logits(values, is_probability),
         changes=(),
+        names=names,
     )
 
 
@@ -177,13 +182,10 @@ def _read_scores(path: Path, name: str, is_cohort: bool) -> Stored:
     table = read_columns(path, needed, optional=("example_id",))
     arrays = {each: _plain_numbers(table, each, path) for each in needed if each not in ("is_member", "model")}
     values = _one_number(name, arrays[name], arrays.get("target"), str(path))
-    members = _members(np.array(table.column("is_member").to_pylist()), str(path))
-    n = len(values)
+    members = membership_of(table.column("is_member"), str(path))
+    n, names = len(values), None
     if "example_id" in table.column_names:
-        ids = np.unique([str(each) for each in table.column("example_id").to_pylist()], return_inverse=True)[1]
-        column = table.column("example_id")
-        if pa.types.is_integer(column.type):
-            ids = np.asarray(column.to_numpy(), dtype=np.int64)
+        ids, names = numbered(table.column("example_id"))
     elif is_cohort:
         raise UserError(f"{path} has a column 'model' but no 'example_id', which says which rows are of one record.")
     else:
@@ -192,7 +194,7 @@ def _read_scores(path: Path, name: str, is_cohort: bool) -> Stored:
         np.array([str(each) for each in table.column("model").to_pylist()]) if is_cohort else np.zeros(n, dtype="U1")
     )
     if len(set(models.tolist())) == 1:
-        return StoredScores(name=name, example_id=ids, is_member=members, score=values, changes=())
+        return StoredScores(name=name, example_id=ids, is_member=members, score=values, changes=(), names=names)
     values = _log_odds_of(name, values)
     outputs = ModelOutputs(
         example_id=ids,
@@ -200,7 +202,7 @@ def _read_scores(path: Path, name: str, is_cohort: bool) -> Stored:
         values=np.stack([np.zeros(n), values], axis=1),
     )
     found = _pivoted(path, models, np.zeros(n, dtype=np.int64), outputs, members, outputs.values, ())
-    return replace(found, has_classes=False) if isinstance(found, StoredCohort) else found
+    return replace(found, names=names, has_classes=False) if isinstance(found, StoredCohort) else found
 
 
 def _pivoted(
@@ -252,9 +254,7 @@ def _pivoted(
     )
 
 
-def _cohort_of_scores(
-    models: tuple[str, ...], ids: IntArray, member: BoolArray, score: FloatArray, changes: tuple[str, ...]
-) -> StoredCohort:
+def _cohort_of_scores(models: tuple[str, ...], ids: IntArray, member: BoolArray, score: FloatArray) -> StoredCohort:
     """A cohort whose only signal is a score: as logits (0, score) of the true class 1, whose log-odds are the score."""
     return StoredCohort(
         models=models,
@@ -262,7 +262,7 @@ def _cohort_of_scores(
         label=np.ones(len(ids), dtype=np.int64),
         is_member=member,
         logits=np.stack([np.zeros_like(score), score], axis=-1)[:, :, None, :],
-        changes=changes,
+        changes=(),
         has_classes=False,
     )
 
@@ -295,14 +295,18 @@ def _log_odds_of(name: str, score: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
 
 
 def _members(values: npt.NDArray[Any], where: str) -> BoolArray:
-    if values.dtype.kind in "US":
-        words = np.char.lower(values.astype(str))
-        values = np.select([np.isin(words, ("true", "1")), np.isin(words, ("false", "0"))], [1, 0], -1)
-    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
-        raise UserError(f"{where}: is_member must be true or false (or 1 or 0) for every record.")
     if values.ndim not in (1, 2):
         raise UserError(f"{where}: is_member has {values.ndim} dimensions; it must be (records), or (models, records).")
-    return values.astype(np.bool_)
+    return membership_of(_as_column(values.ravel(), "is_member", where), where).reshape(values.shape)
+
+
+def _as_column(values: npt.NDArray[Any], name: str, where: str) -> pa.ChunkedArray:
+    try:
+        return pa.chunked_array([pa.array(values.astype(str) if values.dtype.kind == "S" else values)])
+    except pa.ArrowException as error:
+        raise UserError(
+            f"{where}: {name} has the type {values.dtype}, which cannot be read: {sentence(error)}"
+        ) from None
 
 
 def _oriented(member: BoolArray, shape: tuple[int, ...], where: str, name: str) -> BoolArray:
@@ -314,16 +318,13 @@ def _oriented(member: BoolArray, shape: tuple[int, ...], where: str, name: str) 
     raise UserError(f"{where}: is_member has the shape {member.shape}, and {name} {shape}; they do not fit.")
 
 
-def _checked_ids(example_id: npt.ArrayLike | None, n: int, where: str) -> IntArray:
+def _checked_ids(example_id: npt.ArrayLike | None, n: int, where: str) -> tuple[IntArray, Names]:
     if example_id is None:
-        return np.arange(n)
+        return np.arange(n), None
     given = np.asarray(example_id)
     if given.shape != (n,):
         raise UserError(f"{where}: example_id has the shape {given.shape}; it must be ({n},).")
-    if np.issubdtype(given.dtype, np.integer):
-        return given.astype(np.int64)
-    ids: IntArray = np.unique(given, return_inverse=True)[1].astype(np.int64)
-    return ids
+    return numbered(_as_column(given, "example_id", where))
 
 
 def _probabilities(values: FloatArray, where: str) -> tuple[FloatArray, str | None]:
@@ -347,17 +348,3 @@ def _plain_numbers(table: pa.Table, name: str, path: Path) -> npt.NDArray[np.flo
         raise UserError(
             f"{path}: column '{name}' is of type {table.column(name).type}; it must be a number per row."
         ) from None
-
-
-def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows as Parquet.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    try:
-        with path.open("wb") as file:
-            pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), file)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its name is not a valid path"
-        raise UserError(f"{path} cannot be written: {reason or error}. Name another file.") from None

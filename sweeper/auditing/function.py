@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy.typing as npt
 import pandas as pd
 
-from sweeper.auditing.attack import ATTACK_NAMES, THRESHOLD_NAMES, audit_scores, records_of
+from sweeper.auditing.attack import ATTACK_NAMES, THRESHOLD_NAMES, audit_scores, records_of, write_metrics
 from sweeper.auditing.attack import audit as audit_outputs
 from sweeper.auditing.cohort import COHORT_ATTACKS, audit_cohort
-from sweeper.auditing.forms import stored_arrays, write_rows
-from sweeper.auditing.outputs import Stored, StoredCohort, StoredScores
+from sweeper.auditing.forms import stored_arrays
+from sweeper.auditing.outputs import Stored, StoredCohort, StoredOutputs, StoredScores
 from sweeper.errors import UserError, unknown_name
 
 
@@ -28,8 +29,9 @@ class Audit:
 
     def save(self, path: str | Path) -> None:
         """Write the metrics as Parquet, for `sweeper gate`."""
-        write_rows(
-            [{str(key): value for key, value in row.items()} for row in self.metrics.to_dict("records")], Path(path)
+        known = self.metrics.astype(object).where(self.metrics.notna(), None)
+        write_metrics(
+            [{str(name): value for name, value in row.items()} for row in known.to_dict("records")], Path(path)
         )
 
 
@@ -74,23 +76,46 @@ def audit(
         target=target,
         example_id=example_id,
     )
-    return audit_stored(stored, attacks, seed=seed)
+    chosen = THRESHOLD_NAMES if attacks is None and isinstance(stored, StoredOutputs) else attacks
+    metrics, records = audit_stored(stored, chosen, seed=seed)
+    return Audit(metrics=pd.DataFrame(metrics), records=pd.DataFrame(records))
 
 
-def audit_stored(stored: Stored, attacks: Sequence[str] | None, *, seed: int) -> Audit:
-    """The same for what was read or given."""
+def audit_stored(
+    stored: Stored,
+    attacks: Sequence[str] | None,
+    *,
+    seed: int,
+    form: str = "log_odds",
+    dtype: str = "float64",
+    jobs: int = 1,
+    on_attack: Callable[[str], None] = lambda name: None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of `Audit.metrics` and `Audit.records` of what was read or given; by default of all attacks that apply.
+
+    Raises:
+        UserError: an attack is unknown, or cannot run.
+    """
     if isinstance(stored, StoredScores):
         if attacks:
-            raise UserError(f"attacks: a single {stored.name} per record is itself the attack; leave out attacks.")
+            raise UserError(f"A single {stored.name} per record is itself the attack; name no other.")
         rows, scores = audit_scores(stored, seed)
-        return Audit(metrics=pd.DataFrame(rows), records=pd.DataFrame(records_of(scores, [stored.name])))
+        return rows, _named(records_of(scores, [stored.name]), stored)
     known = list(COHORT_ATTACKS) if isinstance(stored, StoredCohort) else list(ATTACK_NAMES)
-    for name in attacks or ():
+    names = list(dict.fromkeys(attacks or known))
+    for name in names:
         if name not in known:
-            raise unknown_name("attack", name, known)
+            raise unknown_name("attack on one model" if name in COHORT_ATTACKS else "attack", name, known)
     if isinstance(stored, StoredCohort):
-        metrics, records = audit_cohort(stored, attacks or known, seed=seed)
-        return Audit(metrics=pd.DataFrame(metrics), records=pd.DataFrame(records))
-    names = list(dict.fromkeys(attacks or THRESHOLD_NAMES))
-    rows, scores = audit_outputs(stored, names, form="log_odds", dtype="float64", seed=seed, jobs=1)
-    return Audit(metrics=pd.DataFrame(rows), records=pd.DataFrame(records_of(scores, names)))
+        rows, records = audit_cohort(stored, names, seed=seed, on_attack=on_attack)
+        return rows, _named(records, stored)
+    rows, scores = audit_outputs(stored, names, form=form, dtype=dtype, seed=seed, jobs=jobs, on_attack=on_attack)
+    return rows, _named(records_of(scores, names), stored)
+
+
+def _named(records: list[dict[str, Any]], stored: Stored) -> list[dict[str, Any]]:
+    """The records with the ids that they came with."""
+    if stored.names is None:
+        return records
+    names = stored.names.to_pylist()
+    return [{**each, "example_id": names[each["example_id"]]} for each in records]

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 import numpy as np
@@ -34,6 +34,9 @@ _ONE_PER_CLASS = re.compile(r"(?:(logits?)|prob(?:a|s|ability|abilities)?)[ _.-]
 _MOST_NAMES = 20
 _OF_A_COHORT = ("model", "query")
 
+Names: TypeAlias = pa.Array | None
+"""The ids of records that are no whole numbers, in the order of the numbers that stand for them; None if there are none such."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredOutputs:
@@ -41,6 +44,7 @@ class StoredOutputs:
 
     population: Membership
     changes: tuple[str, ...]
+    names: Names = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,6 +56,7 @@ class StoredScores:
     is_member: BoolArray
     score: npt.NDArray[np.float64]
     changes: tuple[str, ...]
+    names: Names = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +71,7 @@ class StoredCohort:
     changes: tuple[str, ...]
     has_classes: bool = True
     """Whether the answers are about classes. If not, their log-odds are a score, and there is no right answer."""
+    names: Names = None
 
 
 Stored = StoredOutputs | StoredScores | StoredCohort
@@ -137,17 +143,19 @@ def _outputs_of(table: pa.Table, values: _Values, changes: list[str], path: Path
             f"{path}: row {bad[0]} has label {labels[bad[0]]}, but {values.name} have {matrix.shape[1]} classes; "
             f"labels go from 0 to {matrix.shape[1] - 1}."
         )
+    ids, names = numbered(table.column("example_id"))
     return StoredOutputs(
         population=Membership(
             outputs=ModelOutputs(
-                example_id=_ids(table.column("example_id")),
+                example_id=ids,
                 label=labels,
                 values=matrix,
                 is_probability=values.is_probability,
             ),
-            is_member=_membership(table.column("is_member"), path),
+            is_member=membership_of(table.column("is_member"), str(path)),
         ),
         changes=tuple(changes),
+        names=names,
     )
 
 
@@ -442,18 +450,24 @@ def _whole_numbers(column: pa.ChunkedArray, where: str) -> IntArray:
     raise UserError(f"{where} is of type {array.type}; its values must be whole numbers, the classes from 0.")
 
 
-def _ids(column: pa.ChunkedArray) -> IntArray:
+def numbered(column: pa.ChunkedArray) -> tuple[IntArray, Names]:
     """Integer ids unchanged; ids of other types are numbered in order of first appearance, equal ids alike."""
     array = _plain(column)
     if pa.types.is_integer(array.type):
-        return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.int64)
+        return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.int64), None
     try:
-        return np.asarray(array.dictionary_encode().indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+        encoded = array.dictionary_encode()
+        return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64), encoded.dictionary
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists, structs: each row gets its own id
-        return np.arange(len(array), dtype=np.int64)
+        return np.arange(len(array), dtype=np.int64), array
 
 
-def _membership(column: pa.ChunkedArray, path: Path) -> BoolArray:
+def membership_of(column: pa.ChunkedArray, where: str) -> BoolArray:
+    """Whether each record was a member, from booleans, numbers or words.
+
+    Raises:
+        UserError: a value is something else.
+    """
     array = _plain(column)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         meaning = {"true": 1, "false": 0, "1": 1, "0": 0}
@@ -465,7 +479,7 @@ def _membership(column: pa.ChunkedArray, path: Path) -> BoolArray:
     bad = np.flatnonzero(~np.isin(values, (0, 1)))
     if len(bad):
         raise UserError(
-            f"{path}: column 'is_member' is of type {array.type}, with {printable(repr(array[int(bad[0])].as_py()), 80)} in row "
+            f"{where}: 'is_member' is of type {array.type}, with {printable(repr(array[int(bad[0])].as_py()), 80)} in row "
             f"{bad[0]}; it must be true or false (or 1 or 0) in every row."
         )
     return values.astype(np.bool_)

@@ -59,9 +59,9 @@ def audit(
     out of fold, on the same membership labels: minutes for thousands of rows. Several models attack each other by `lira`, `ratio` and
     `label_only`, which see most.
     """
-    from sweeper.auditing import attack as auditing
-    from sweeper.auditing.cohort import COHORT_ATTACKS, audit_cohort
-    from sweeper.auditing.forms import read_stored, write_rows
+    from sweeper.auditing.attack import write_metrics, write_rows
+    from sweeper.auditing.forms import read_stored
+    from sweeper.auditing.function import audit_stored
     from sweeper.auditing.outputs import StoredCohort, StoredScores
     from sweeper.errors import unknown_name
     from sweeper.trial import provenance
@@ -80,32 +80,15 @@ def audit(
         if path is not None and not path.absolute().parent.is_dir():
             raise UserError(f"{option} {path}: the folder {path.absolute().parent} does not exist. Create it first.")
     stored = read_stored(outputs)
-    known = list(COHORT_ATTACKS) if isinstance(stored, StoredCohort) else list(auditing.ATTACK_NAMES)
-    for name in attack or ():
-        if name not in known:
-            raise unknown_name("attack" if name not in COHORT_ATTACKS else "attack on one model", name, known)
 
     def on_attack(name: str) -> None:
         err.print(f"attack {name}", style="dim", highlight=False)
 
-    if isinstance(stored, StoredCohort):
-        rows, records = audit_cohort(stored, attack or known, seed=seed, on_attack=on_attack)
-    elif isinstance(stored, StoredScores):
-        if attack:
-            raise UserError(f"--attack: a single {stored.name} per record is itself the attack. Leave --attack out.")
-        rows, scores = auditing.audit_scores(stored, seed)
-        records = auditing.records_of(scores, [stored.name])
-    else:
-        names = list(dict.fromkeys(attack or auditing.ATTACK_NAMES))
-        rows, scores = auditing.audit(
-            stored, names, form=form, dtype=dtype, seed=seed, jobs=provenance.cpu_count(), on_attack=on_attack
-        )
-        records = auditing.records_of(scores, names)
+    rows, records = audit_stored(
+        stored, attack, seed=seed, form=form, dtype=dtype, jobs=provenance.cpu_count(), on_attack=on_attack
+    )
     if out_file is not None:
-        if isinstance(stored, StoredCohort):
-            write_rows(rows, out_file)
-        else:
-            auditing.write_metrics(rows, out_file)
+        write_metrics(rows, out_file)
     if per_record is not None:
         write_rows(records, per_record)
     if as_json:
