@@ -120,7 +120,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
     known: dict[object, ResolvedTrial] = {}
     resolved, warnings = [], []
     for trial in trials:
-        seed = trial.seed if trial.split in COIN_SPLITS else 0
+        seed = trial.seed if trial.split in COIN_SPLITS or trial.split_plan.validation else 0
         # Most trials differ only by their seed, and a sweep may have very many.
         alike: tuple[object, ...] = (
             trial.dataset,
