@@ -35,7 +35,7 @@ _PARTS = 1000
 
 
 class DivergedError(ArithmeticError):
-    """The loss is no longer a finite number."""
+    """The loss, or a trained model's answers, are no finite numbers."""
 
 
 LEARNING_RATES = {"sgd": 0.1, "adam": 0.001, "adagrad": 0.01, "adadelta": 1.0}

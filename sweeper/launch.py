@@ -507,7 +507,9 @@ class _Runner:
                 retries=options.retries,
                 on_event=note,
                 shipped=shipped,
-                halvings={arm.search_id: arm.halving for arm in prepared.resolved.arms.searches if arm.stops_early},
+                halvings={
+                    arm.early_stop: arm.halving for arm in prepared.resolved.arms.searches if arm.early_stop is not None
+                },
                 loggers=Loggers(tensorboard=options.tensorboard, mlflow=options.mlflow),
                 warn=reporter.warn,
                 verbose=options.verbose,

@@ -20,6 +20,7 @@ from sweeper.cli import app
 from sweeper.cluster.halving import EarlyStopping
 from sweeper.errors import UserError
 from sweeper.launch import LaunchOptions, launch, prepare
+from sweeper.results.expected import Records, judge
 from sweeper.results.gather import gather
 from sweeper.results.searches import RecordedScores
 from sweeper.results.status import read_status
@@ -368,7 +369,7 @@ def test_only_plain_single_trainings_may_be_stopped(searched: Path) -> None:
     space = "search.space={training: {learning_rate: {loguniform: [0.01, 1.0]}}}"
     found = arms(searched, *ASHA, two, space).searches
     assert [arm.stops_early for arm in found] == [True, False, False]
-    assert [{run.trial.early_stop for run in arm.runs} for arm in found] == [{found[0].search_id}, {None}, {None}]
+    assert [{run.trial.early_stop for run in arm.runs} for arm in found] == [{found[0].early_stop}, {None}, {None}]
     with pytest.raises(UserError, match="do not draw `epochs`"):
         arms(searched, *ASHA, "search.space.training={epochs: {int: [1, 5]}}")
 
@@ -390,7 +391,7 @@ def test_asha_stops_the_worse_runs_at_its_rungs_and_remembers_runs_of_earlier_la
 
     units = [run.trial for run in baseline.runs]
     halving = Halving(epochs=8, grace_epochs=2, reduction_factor=3)
-    stopping = EarlyStopping(units, {baseline.search_id: halving})
+    stopping = EarlyStopping(units, {baseline.early_stop: halving})
     accuracies = {target_id: 0.9 - place / 100 for place, target_id in enumerate(ids)}  # the best comes first
     last = decisions(stopping, accuracies)
     assert last[ids[0]] == 8
@@ -399,10 +400,10 @@ def test_asha_stops_the_worse_runs_at_its_rungs_and_remembers_runs_of_earlier_la
     assert set(last.values()) <= {2, 6, 8}
     assert sum(epoch == 2 for epoch in last.values()) >= 5
     again = EarlyStopping(
-        units, {baseline.search_id: replace(halving, reached=dict(list(stopping.reached.items())[:8]))}
+        units, {baseline.early_stop: replace(halving, reached=dict(list(stopping.reached.items())[:8]))}
     )
     assert again.decision(ids[8], {EPOCH: 2, VALIDATION_ACCURACY: 0.5}) == "STOP"
-    forgetful = EarlyStopping(units, {baseline.search_id: halving})
+    forgetful = EarlyStopping(units, {baseline.early_stop: halving})
     assert forgetful.decision(ids[8], {EPOCH: 2, VALIDATION_ACCURACY: 0.5}) == "CONTINUE"
     assert stopping.decision("another", {EPOCH: 2, VALIDATION_ACCURACY: 0.0}) == "CONTINUE"
 
@@ -413,6 +414,58 @@ def test_a_stopped_run_is_not_the_best(searched: Path) -> None:
         return Score(accuracy=0.99 if stopped else 0.5, is_stopped=stopped)
 
     assert [arm.best.number for arm in arms(searched, scores=scores).searches if arm.best] == [1, 1, 1]
+
+
+def test_a_stopped_run_counts_for_no_search_that_stops_otherwise(searched: Path) -> None:
+    def ids(*more: str) -> list[str]:
+        return [run.trial.target_id for run in arms(searched, *ASHA, *more).searches[0].runs]
+
+    assert not set(ids()) & set(ids("search.early_stopping=none"))
+    assert not set(ids()) & set(ids("search.grace_epochs=1"))
+    assert ids("search.runs=12")[:9] == ids()  # a larger budget keeps what there is
+
+
+@pytest.mark.parametrize("is_search_run", [True, False])
+def test_a_run_without_weights_is_done_only_if_no_attack_asks_for_them(is_search_run: bool) -> None:
+    def word(*parts: str, attacks: tuple[tuple[str, None], ...] = ()) -> str:
+        have = {tuple(part.split("/")) for part in parts}
+        records = Records(attacks, 0, is_search_run)
+        return judge("run", records, lambda table, key: (table, key) in have).word
+
+    assert word("trials/run") == ("done" if is_search_run else "to do")
+    assert word("trials/run", attacks=(("one", None),)) == "to do"
+    everything = ("trials/run", "history/run", "outputs/run", "weights/run")
+    assert word(*everything, attacks=(("one", None),)) == "partial"
+    assert word(*everything, "attacks/run.one", attacks=(("one", None),)) == "done"
+
+
+@pytest.mark.parametrize("split", ["half", "official", "quarters", "coins"])
+def test_runs_are_planned_with_the_members_that_their_seed_leaves(searched: Path, tmp_path: Path, split: str) -> None:
+    chosen = prepare(
+        str(searched), LaunchOptions(data=tmp_path, out=tmp_path, overrides=[f"splits=[{split}]"])
+    ).resolved.chosen
+    for each in chosen:
+        drawn = each.trial.split_plan.draw(400, 100, each.trial.seed)
+        assert each.size.n_train == len(drawn.trained) > 0
+
+
+@pytest.mark.slow
+def test_a_search_run_whose_answers_are_not_finite_has_diverged(searched: Path, tmp_path: Path) -> None:
+    # After its only step, the weights are finite, and what they answer is not
+    one_step = (
+        "splits=[half]",
+        "architectures=[logistic_regression]",
+        "training.epochs=1",
+        "training.batch_size=171",
+        "search.runs=1",
+    )
+    space = "search.space={training: {learning_rate: {choice: [1.0e+38]}}}"
+    store, rounds = run_all(searched, tmp_path, *one_step, space, "comparisons=[]", "defenses={baseline: none}")
+    assert rounds == 1
+    (row,) = load(tmp_path).search_runs.to_dict("records")
+    assert (row["status"], row["cause"]) == ("failed", "diverged")
+    assert "not finite" in row["error"]
+    assert read_status(store).failed == 0
 
 
 @pytest.mark.slow
@@ -476,6 +529,9 @@ def test_a_plan_says_what_a_search_takes_before_it_starts(searched: Path, tmp_pa
     assert run <= 4 < with_search < anew
     rows = json.loads(CliRunner().invoke(app, ["plan", str(searched), "--json"]).stdout)
     assert sorted(row["search_run"] for row in rows) == sorted([0, 1, 2, 3] * 3)
+    of_dp = [row["search"] for row in rows if row["defense"] == "dp"]
+    assert {(each["n_runs"], each["n_to_come"], each["n_targets"]) for each in of_dp} == {(4, 0, 2)}
+    assert of_dp[0]["epsilon_run"] < of_dp[0]["epsilon_with_search"] < of_dp[0]["epsilon_trained_anew"]
 
 
 def run_all(path: Path, out: Path, *overrides: str) -> tuple[Store, int]:
@@ -491,6 +547,7 @@ def run_all(path: Path, out: Path, *overrides: str) -> tuple[Store, int]:
             gather(prepared.store)
             return prepared.store, rounds
         rounds += 1
+        assert rounds < 20, read_status(prepared.store)
         for trial in pending:
             run_trial(trial, TrialContext(data_dir=out, store=prepared.store, device=torch.device("cpu")))
 

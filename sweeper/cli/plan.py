@@ -72,7 +72,9 @@ def plan(
     statuses = store.statuses_of({each.label.target_id: each.records for each in plan.targets})
     words = {target_id: status.word for target_id, status in statuses.items()}
     if as_json:
-        print_json([{**each.row, "status": words[each.row["target_id"]]} for each in plan.trials])
+        search_of = {target_id: search.as_json() for search in plan.searches for target_id in search.trials}
+        rows = [(each.row, each.row["target_id"]) for each in plan.trials]
+        print_json([{**row, "status": words[key], "search": search_of.get(key)} for row, key in rows])
         return
     # As in a launch, comparisons are those of targets that are finished or chosen
     possible = {target_id for target_id, status in statuses.items() if status.target == "finished"}

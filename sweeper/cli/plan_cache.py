@@ -67,6 +67,9 @@ class PlannedTarget:
 class PlannedSearch:
     """What `plan` shows of an arm's search."""
 
+    search_id: str
+    trials: tuple[str, ...]
+    """Ids of its runs, and of the targets that its best settings train."""
     title: str
     fields: tuple[str, ...]
     """What is drawn."""
@@ -83,6 +86,13 @@ class PlannedSearch:
     epsilon_trained_anew: float | None
     basis: str
     """How ε was computed, or why there is none."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What `plan --json` says of it beside each of its trials."""
+        values = asdict(self)
+        for name in ("trials", "title", "rough_cpu_seconds"):
+            del values[name]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +142,8 @@ def planned_searches(resolved: Resolved) -> tuple[PlannedSearch, ...]:
         price = resolved.prices[arm.search_id]
         found.append(
             PlannedSearch(
+                search_id=arm.search_id,
+                trials=(*(run.trial.target_id for run in arm.runs), *resolved.arms.targets_of(arm)),
                 title=f"{arm.cell.defense_label} · {arm.cell.dataset_label} · {arm.cell.split_label}",
                 fields=tuple(path[-1] for path in arm.fields),
                 n_runs=arm.plan.n_runs,

@@ -21,7 +21,9 @@ class _Known:
 
 
 class EarlyStopping:
-    """One ASHA for each search that stops runs early. It knows what its ended runs reached, in this launch or before."""
+    """One ASHA for each search that stops runs early, by its trials' `early_stop`. It knows what ended runs reached, in this launch
+    or before.
+    """
 
     def __init__(self, units: Iterable[Trial | ComparisonTask], halvings: Mapping[str, Halving]) -> None:
         self._search_of = {

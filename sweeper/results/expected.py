@@ -61,7 +61,7 @@ class Records:
     queries: int
     """The number of queries whose answers must be recorded; 0 if none."""
     is_search_run: bool = False
-    """Then its row is enough: a run that diverged has no model."""
+    """Then its row is enough if no attack is missing: a run that diverged has no model."""
 
 
 def wanted_parts(target_id: str, records: Records) -> Iterator[tuple[str, str]]:
@@ -80,16 +80,16 @@ def judge(target_id: str, records: Records, has: Callable[[str, str], bool]) -> 
 
     A row implies that the rest of its record was written. A part that was deleted or set aside since is computed again.
     """
-    target = "missing"
-    whole = has("weights", target_id) and all(has(table, target_id) for table in TARGET_TABLES)
-    if whole or (records.is_search_run and has("trials", target_id)):
-        target = "finished"
-    elif has("trials", target_id + FAILED):
-        target = "failed"
     missing = []
     for each, kept in records.attacks:
         if not has("attacks", f"{target_id}.{each}") or (kept and not has(kept, f"{target_id}.{each}")):
             missing.append(each)
+    target = "missing"
+    whole = has("weights", target_id) and all(has(table, target_id) for table in TARGET_TABLES)
+    if whole or (records.is_search_run and not missing and has("trials", target_id)):
+        target = "finished"
+    elif has("trials", target_id + FAILED):
+        target = "failed"
     failed = tuple(each for each in missing if has("attacks", f"{target_id}.{each}{FAILED}"))
     answered = not records.queries or has("answers", f"{target_id}.{records.queries}")
     return _status(target, tuple(missing), failed, answered)

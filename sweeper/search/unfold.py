@@ -125,12 +125,30 @@ class ArmSearch:
         )
 
     @property
+    def early_stop(self) -> str | None:
+        """A hash of what decides which of its runs are stopped: the arm, its space, and ASHA's settings. None if none may be.
+
+        The number of runs is left out, so that a search that gets more of them keeps those it has.
+        """
+        if not self.stops_early:
+            return None
+        settings = self.plan.settings
+        asha = {"grace_epochs": settings.grace_epochs, "reduction_factor": settings.reduction_factor}
+        return identity({**self._what, "asha": asha})
+
+    @property
+    def _what(self) -> dict[str, Any]:
+        return {
+            "cell": self.cell.config,
+            "fields": {".".join(path): asdict(each) for path, each in self.fields.items()},
+        }
+
+    @property
     def search_id(self) -> str:
         """A hash of the arm, its space and its plan."""
         return identity(
             {
-                "cell": self.cell.config,
-                "fields": {".".join(path): asdict(each) for path, each in self.fields.items()},
+                **self._what,
                 "settings": {name: value for name, value in asdict(self.plan.settings).items() if name != "epsilon"},
                 "leak": self.plan.leak and [self.plan.leak.attack_id, self.plan.leak.metric, self.plan.leak.most],
             }
@@ -257,7 +275,7 @@ def _fields_of(cell: Trial, plan: SearchPlan) -> dict[Path, Distribution]:
 def _trial(arm: ArmSearch, number: int, values: Values) -> Trial:
     trial = replace(with_values(arm.cell, values), search_run=number)
     if arm.stops_early:
-        trial = replace(trial, early_stop=arm.search_id)
+        trial = replace(trial, early_stop=arm.early_stop)
     leak = arm.plan.leak
     return replace(trial, attacks=(leak.attack,)) if leak else trial
 

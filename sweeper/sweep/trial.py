@@ -51,7 +51,7 @@ class Trial:
     search_run: int | None = None
     """Its number in its arm's search; None for a target that is evaluated. Not part of the target."""
     early_stop: str | None = None
-    """The id of the search that may stop it early. Not part of the target."""
+    """The id of the early stopping that may end it. A run that was stopped counts for no other search, so this is part of it."""
     repeat: int = 0
     """How many earlier runs of a search have the same settings and seed. Each has noise and batches of its own."""
 
@@ -80,6 +80,8 @@ class Trial:
             "training": self._training_config,
             "seed": self.seed,
         }
+        if self.early_stop is not None:
+            config["early_stop"] = self.early_stop
         return config | {"repeat": self.repeat} if self.repeat else config
 
     @property

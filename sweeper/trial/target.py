@@ -22,6 +22,7 @@ from models.seeds import Stream, torch_seed
 from models.splits import Split
 from models.train import (
     Checkpoint,
+    DivergedError,
     EpochRecord,
     Recipe,
     TrainedTarget,
@@ -102,7 +103,8 @@ def outputs_of(answer: Answer, data: Examples, index: IntArray) -> ModelOutputs:
     """What a model answers about the examples at `index`.
 
     Raises:
-        ValueError: answers are not finite, or have another shape than logits.
+        DivergedError: answers are not finite.
+        ValueError: answers have another shape than logits.
     """
     logits, labels = predict(answer, data, index)
     if logits.shape != (len(index), data.info.num_classes):
@@ -111,7 +113,7 @@ def outputs_of(answer: Answer, data: Examples, index: IntArray) -> ModelOutputs:
             "defense that edits answers must return logits"
         )
     if not torch.isfinite(logits).all():
-        raise ValueError(
+        raise DivergedError(
             "some answers are not finite numbers: the training diverged, so lower training.learning_rate; or a defense edits "
             "answers to such, and must return finite logits"
         )
