@@ -18,7 +18,7 @@ from sweeper.workers.outcomes import NO_CHECKPOINTS
 from sweeper.workers.scheduling import Resources, Retries
 
 if TYPE_CHECKING:
-    from sweeper.cluster.events import Event
+    from sweeper.cluster.events import Event, Grown
     from sweeper.results.comparisons import DueComparisons, State
     from sweeper.results.expected import Status
     from sweeper.results.gather import Gathered
@@ -78,6 +78,8 @@ class Resolved:
     """The chosen trials, and what each resolves to."""
     scores: RecordedScores
     """The scores of its searches' runs that it rests on."""
+    warnings: tuple[str, ...] = ()
+    """What was wrong with it, and was said."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -253,25 +255,6 @@ def resolve_sweep(
         scores = RecordedScores(store) if before is None else before.scores.again()
         arms = arms_of(loaded, scores)
         trials = select(arms.trials, options.only)
-    untuned = [part.name for part in loaded.parts if part.search is None]
-    if arms.searches and untuned and before is None:
-        reporter.warn(
-            f"Parts without a search: {', '.join(untuned)}. Their arms are not tuned as the others are, so a comparison with them "
-            "decides little."
-        )
-    for arm in arms.searches if before is None or before.arms.searches != arms.searches else ():
-        if arm.best is not None and arm.plan.leak is not None and arm.best.score is not None:
-            leak = arm.best.score.leak
-            if leak is not None and leak > arm.plan.leak.most:
-                reporter.warn(
-                    f"No run of the search of {arm.cell.defense_label} on {arm.cell.dataset_label} kept its {arm.plan.leak.metric} at "
-                    f"most {arm.plan.leak.most:g}. The one that leaked least, {leak:.3f}, is taken."
-                )
-        if arm.is_over and arm.best is None:
-            reporter.warn(
-                f"All {len(arm.runs)} runs of the search of {arm.cell.defense_label} on {arm.cell.dataset_label} diverged, so it "
-                "has no settings to train with. Give it a space with lower learning rates."
-            )
     check_first(trials)
     with reporter.working("checking the sweep"):
         from sweeper.search.price import price_of
@@ -282,9 +265,45 @@ def resolve_sweep(
         prices = {arm.search_id: known.get(arm.search_id) or price_of(arm, options.data) for arm in arms.searches}
         if warning := twins_left_out(trials, arms.trials):
             warnings.append(warning)
+    warnings = [*_problems(loaded, arms), *warnings]
+    said = () if before is None else before.warnings
     for warning in warnings:
-        reporter.warn(warning)
-    return Resolved(sweep=loaded, store=store, arms=arms, prices=prices, chosen=chosen, scores=scores)
+        if warning not in said:
+            reporter.warn(warning)
+    return Resolved(
+        sweep=loaded,
+        store=store,
+        arms=arms,
+        prices=prices,
+        chosen=chosen,
+        scores=scores,
+        warnings=tuple(dict.fromkeys([*said, *warnings])),
+    )
+
+
+def _problems(sweep: Sweep, arms: Arms) -> list[str]:
+    """What is wrong with the searches of a sweep."""
+    problems = []
+    untuned = [part.name for part in sweep.parts if part.search is None]
+    if arms.searches and untuned:
+        problems.append(
+            f"Parts without a search: {', '.join(untuned)}. Their arms are not tuned as the others are, so a comparison with them "
+            "decides little."
+        )
+    for arm in arms.searches:
+        if arm.best is not None and arm.plan.leak is not None and arm.best.score is not None:
+            leak = arm.best.score.leak
+            if leak is not None and leak > arm.plan.leak.most:
+                problems.append(
+                    f"No run of the search of {arm.cell.defense_label} on {arm.cell.dataset_label} kept its {arm.plan.leak.metric} at "
+                    f"most {arm.plan.leak.most:g}. The one that leaked least, {leak:.3f}, is taken."
+                )
+        if arm.is_over and arm.best is None:
+            problems.append(
+                f"All {len(arm.runs)} runs of the search of {arm.cell.defense_label} on {arm.cell.dataset_label} diverged, so it "
+                "has no settings to train with. Give it a space with lower learning rates."
+            )
+    return problems
 
 
 def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | None = None) -> LaunchResult:
@@ -327,7 +346,7 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
                 break
             if pending or due:
                 write_comparisons_now(store, prepared.due.planned)
-                new_failed, is_over, stopped = runner.run(pending, prepared)
+                new_failed, is_over, stopped, prepared = runner.run(pending, prepared)
                 failed += new_failed
             try:
                 with reporter.working("gathering the results"):
@@ -416,8 +435,13 @@ def forget_other_code(
     return look_up(resolve_sweep(prepared.sweep.name, options, reporter, before=prepared.resolved.forgotten))
 
 
-def _with_next_runs(prepared: Prepared, options: LaunchOptions, reporter: Reporter) -> Prepared | None:
-    """The sweep with the trials whose settings follow from what was just recorded; None if there are none."""
+def _with_next_runs(
+    prepared: Prepared, options: LaunchOptions, reporter: Reporter, failed: Collection[str] = ()
+) -> Prepared | None:
+    """The sweep with the trials whose settings follow from what was just recorded; None if there are none.
+
+    Targets that have `failed` are not expected any more.
+    """
     if not prepared.resolved.arms.searches:
         return None
     resolved = resolve_sweep(prepared.sweep.name, options, reporter, before=prepared.resolved)
@@ -426,7 +450,51 @@ def _with_next_runs(prepared: Prepared, options: LaunchOptions, reporter: Report
     resolved.record()
     if more := len(resolved.trials) - len(prepared.trials):
         reporter.tell(f"The searches so far give {more} more trials.")
-    return look_up(resolved)
+    return look_up(resolved, {trial.target_id for trial in resolved.trials}.difference(failed))
+
+
+class _Quiet(Reporter):
+    """Passes messages on, but shows no work under way: a running sweep has its own display."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.tell, self.warn = reporter.tell, reporter.warn  # type: ignore[method-assign]
+
+
+class _Growth:
+    """A sweep that gets more trials while it runs, as soon as the results of a search's last known runs say which."""
+
+    def __init__(self, prepared: Prepared, options: LaunchOptions, reporter: Reporter) -> None:
+        self.prepared = prepared
+        self._options, self._reporter = options, _Quiet(reporter)
+        self._failed: set[str] = set()
+        self._wait()
+
+    def _wait(self) -> None:
+        self._awaited = [
+            {run.trial.target_id for run in arm.runs if run.score is None}
+            for arm in self.prepared.resolved.arms.searches
+        ]
+
+    def __call__(self, event: Event) -> Grown | None:
+        from sweeper.cluster.events import Grown
+        from sweeper.results.comparisons import write_comparisons_now
+
+        if event.kind == "failed":
+            self._failed.add(event.target_id)
+            return None
+        awaited = [runs for runs in self._awaited if event.target_id in runs]
+        for runs in awaited:
+            runs.discard(event.target_id)
+        if all(awaited):  # none of them, or each search still waits for others
+            return None
+        grown = _with_next_runs(self.prepared, self._options, self._reporter, self._failed)
+        if grown is None:
+            return None
+        before = {trial.target_id for trial in self.prepared.trials}
+        self.prepared = grown
+        self._wait()
+        write_comparisons_now(grown.store, grown.due.planned)
+        return Grown(trials=[trial for trial in grown.pending if trial.target_id not in before], due=grown.due)
 
 
 def _take_sigterm_as_interrupt() -> None:
@@ -442,8 +510,11 @@ class _Runner:
         self._stack, self._store, self._options, self._reporter = stack, store, options, reporter
         self._launch: Launch | None = None
 
-    def run(self, pending: list[Trial], prepared: Prepared) -> tuple[list[str], bool, str | None]:
-        """Run trials and comparisons. Returns the failures, whether all ended, and if not, the reason if there is one."""
+    def run(self, pending: list[Trial], prepared: Prepared) -> tuple[list[str], bool, str | None, Prepared]:
+        """Run trials and comparisons, and the trials that follow from them.
+
+        Returns the failures, whether all ended, if not, the reason if there is one, and what the sweep has become.
+        """
         options, reporter = self._options, self._reporter
         with reporter.working("starting Ray"):
             from sweeper.cluster import connection, datasets, resources
@@ -488,6 +559,7 @@ class _Runner:
         units: list[Trial | ComparisonTask] = [*pending, *waiting]
         titles = {unit.target_id: unit.title for unit in units}
         failed: list[str] = []
+        growth = _Growth(prepared, options, reporter)
         with reporter.running(units, len(prepared.trials) - len(pending)) as on_event:
 
             def note(event: Event) -> None:
@@ -510,8 +582,9 @@ class _Runner:
                 halvings={
                     arm.early_stop: arm.halving for arm in prepared.resolved.arms.searches if arm.early_stop is not None
                 },
+                grow=growth,
                 loggers=Loggers(tensorboard=options.tensorboard, mlflow=options.mlflow),
                 warn=reporter.warn,
                 verbose=options.verbose,
             )
-        return failed, ended.is_over, ended.stopped
+        return failed, ended.is_over, ended.stopped, growth.prepared

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from analysis.load import load
 from models.private.accounting import epsilon
 from sweeper.cli import app
+from sweeper.cluster import run as cluster_run
 from sweeper.cluster.halving import EarlyStopping
 from sweeper.errors import UserError
 from sweeper.launch import LaunchOptions, launch, prepare
@@ -602,13 +603,22 @@ def test_a_diverging_run_is_a_result_and_not_a_failure(searched: Path, tmp_path:
 
 
 @pytest.mark.ray
-def test_launch_trains_the_runs_and_then_the_chosen(searched: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_launch_trains_the_runs_and_then_the_chosen(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, run_tune, began = tmp_path / "out", cluster_run.run_tune, []
+
+    def watch(*arguments: Any) -> None:
+        began.append(arguments)
+        run_tune(*arguments)
+
+    monkeypatch.setattr(cluster_run, "run_tune", watch)
     options = LaunchOptions(data=tmp_path, out=out, overrides=["search.searcher=optuna", "search.at_once=2"])
     result = launch(str(searched), options)
     assert result.is_whole, result
     assert (result.n_trials, result.n_done) == (18, 18)
     assert len(load(out).search_runs) == 12
+    assert len(began) == 1  # each next run starts as soon as it is known, and waits for no other arm
 
 
 def test_composition_of_a_fixed_number_of_runs_is_that_of_their_steps(searched: Path, tmp_path: Path) -> None:

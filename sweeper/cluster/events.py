@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from sweeper.results.comparisons import DueComparisons
+    from sweeper.sweep.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +23,14 @@ class Event:
     target_id: str
     what: str = ""
     fraction: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    """What a sweep has become while it runs: trials that follow from results, and its comparisons with them."""
+
+    trials: Sequence[Trial]
+    due: DueComparisons
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,15 +26,20 @@ class EarlyStopping:
     """
 
     def __init__(self, units: Iterable[Trial | ComparisonTask], halvings: Mapping[str, Halving]) -> None:
-        self._search_of = {
-            unit.target_id: unit.early_stop for unit in units if isinstance(unit, Trial) and unit.early_stop is not None
-        }
+        self._search_of: dict[str, str] = {}
+        self.add(units)
         self._epochs = {search_id: halving.epochs for search_id, halving in halvings.items()}
         self._by_search = {search_id: _asha(halving) for search_id, halving in halvings.items()}
         self.stopped: set[str] = set()
         """Ids of the runs that were stopped."""
         self.reached: dict[str, dict[int, float]] = {}
         """Validation accuracy of each run by epoch, as far as it was reported."""
+
+    def add(self, units: Iterable[Trial | ComparisonTask]) -> None:
+        """Take in units that run from now on."""
+        self._search_of |= {
+            unit.target_id: unit.early_stop for unit in units if isinstance(unit, Trial) and unit.early_stop is not None
+        }
 
     def decision(self, target_id: str, result: Mapping[str, Any]) -> str:
         """Whether a unit of work goes on after a report."""

@@ -16,12 +16,13 @@ import ray
 from ray import tune
 
 from sweeper.cluster.datasets import Shipped
-from sweeper.cluster.events import Ended, Event
+from sweeper.cluster.events import Ended, Event, Grown
 from sweeper.cluster.halving import EarlyStopping
 from sweeper.cluster.resources import Window
 from sweeper.cluster.trackers import Loggers
 from sweeper.cluster.tune import Feeder, run_tune
 from sweeper.cluster.watcher import Watcher
+from sweeper.errors import UserError
 from sweeper.results.comparisons import DueComparisons, state, states
 from sweeper.results.launches import Launch
 from sweeper.results.layout import CLAIMS
@@ -61,32 +62,41 @@ def run_units(
     loggers: Loggers | None = None,
     attempt: Callable[..., Outcome] = attempt_trial,
     halvings: Mapping[str, Halving] | None = None,
+    grow: Callable[[Event], Grown | None] = lambda event: None,
     warn: Callable[[str], None] = lambda text: None,
     verbose: bool = False,
 ) -> Ended:
     """Run trials and comparisons to the end, or until Ctrl-C; their results are in the store.
 
     Comparisons of `due` run as soon as their targets and inputs are finished. `resources` are the result of `resolve`. `attempt` makes
-    one attempt at a unit of work, on a worker. `halvings` are those of the searches that stop runs early, by their ids.
+    one attempt at a unit of work, on a worker. `halvings` are those of the searches that stop runs early, by their ids. `grow` is asked
+    at the end of each unit which trials follow from it.
     """
     if not verbose:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     by_id = {unit.target_id: unit for unit in units}
 
-    def add(tasks: Sequence[ComparisonTask]) -> None:
-        for task in tasks:
-            if task.comparison_id not in by_id:
-                by_id[task.comparison_id] = task
-                on_event(Event(kind="added", target_id=task.comparison_id, what=task.title))
-        schedule.add(tasks)
+    def add(more: Sequence[Trial | ComparisonTask]) -> None:
+        for unit in more:
+            if unit.target_id not in by_id:
+                by_id[unit.target_id] = unit
+                on_event(Event(kind="added", target_id=unit.target_id, what=unit.title))
+        schedule.add(more)
 
     def tell(event: Event) -> None:
+        nonlocal due
         on_event(event)
-        if due is not None and event.kind in ("finished", "failed", "elsewhere"):
-            try:
+        if event.kind not in ("finished", "failed", "elsewhere"):
+            return
+        try:
+            if due is not None:
                 add(due.ended(event.target_id))
-            except StorageError as error:
-                schedule.stop(str(error))
+            if grown := grow(event):
+                due = grown.due
+                early_stopping.add(grown.trials)
+                add([*grown.trials, *due.due()])
+        except (StorageError, UserError) as error:
+            schedule.stop(str(error))
 
     def is_done(target_id: str) -> bool:
         unit = by_id[target_id]
