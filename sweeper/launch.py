@@ -260,7 +260,10 @@ def resolve_sweep(
         from sweeper.search.price import price_of
         from sweeper.sweep.preflight import resolve_trials, twins_left_out
 
-        chosen, warnings = resolve_trials(trials, options.data)
+        resolved = {} if before is None else {each.trial.target_id: each for each in before.chosen}
+        new = [each for each in trials if each.target_id not in resolved or resolved[each.target_id].trial != each]
+        newly, warnings = resolve_trials(new, options.data)
+        resolved |= {each.trial.target_id: each for each in newly}
         known = {} if before is None else before.prices
         prices = {arm.search_id: known.get(arm.search_id) or price_of(arm, options.data) for arm in arms.searches}
         if warning := twins_left_out(trials, arms.trials):
@@ -275,7 +278,7 @@ def resolve_sweep(
         store=store,
         arms=arms,
         prices=prices,
-        chosen=chosen,
+        chosen=[resolved[trial.target_id] for trial in trials],
         scores=scores,
         warnings=tuple(dict.fromkeys([*said, *warnings])),
     )

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
     """
     describe = cache(lambda dataset: _describe(dataset, data_dir))
     build = cache(_model_and_cost)
-    probed: set[object] = set()
+    checked: set[object] = set()
     sizes = cache(_split_sizes)
     known: dict[object, ResolvedTrial] = {}
     resolved, warnings = [], []
@@ -142,17 +142,25 @@ def resolve_trials(trials: Sequence[Trial], data_dir: Path) -> tuple[list[Resolv
         if not info.is_images:
             _refuse_what_needs_images(trial)
         try:
-            model, operations = build(trial.architecture, trial.defenses, info)
+            # Most settings of most defenses do not change the model.
+            editing = tuple(each for each in trial.defenses if type(each).edit_model is not Defense.edit_model)
+            model, operations = build(trial.architecture, editing, info)
             check_reference(trial.defenses, trial.split_plan.reference)
             plan = make_plan(trial.training, trial.defenses, model, size.n_train)
-            plan.check_inputs(info)
+            shapes = info.shape, info.num_classes
+            inputs = (
+                plan.loss,
+                plan.epochs,
+                plan.augmentation,
+                plan.augmentation_multiplicity,
+                plan.rule is None,
+                shapes,
+            )
+            if inputs not in checked:  # settings of a search differ in what neither loss nor augmentation depends on
+                plan.check_inputs(info)
+                checked.add(inputs)
             if plan.rule is not None and sum(each.numel() for each in model.parameters()) <= _LARGEST_PROBED:
-                # Defenses that do not change the model, such as one mechanism at several ε, share one probe.
-                editing = tuple(each for each in trial.defenses if type(each).edit_model is not Defense.edit_model)
-                shapes = trial.architecture, editing, info.shape, info.num_classes
-                if shapes not in probed:
-                    _probe(trial.architecture, editing, info)
-                    probed.add(shapes)
+                _probe(trial.architecture, editing, *shapes)
             guarantee = plan.accounting.guarantee(plan.steps) if plan.accounting else None
             for attack in trial.attacks:
                 attack.check_population(size.n_members, size.n_non_members)
@@ -303,7 +311,13 @@ def _model_and_cost(architecture: Architecture, defenses: tuple[Defense, ...], i
     return model, int(counter.get_total_flops())
 
 
-def _probe(architecture: Architecture, defenses: tuple[Defense, ...], info: DatasetInfo) -> None:
-    """Refuse a model that mixes examples, by comparing three random examples with eight; small enough for any CPU."""
+@lru_cache
+def _probe(architecture: Architecture, defenses: tuple[Defense, ...], shape: tuple[int, ...], num_classes: int) -> None:
+    """Refuse a model that mixes examples, by comparing three random examples with eight; small enough for any CPU.
+
+    The same model is checked once per process, because it takes seconds, and a search asks again for each of its arms.
+    """
+    scale = (0.5,) * shape[0] if len(shape) == 3 else ()
+    info = DatasetInfo(n_train=8, n_test=8, shape=shape, num_classes=num_classes, mean=scale, std=scale)
     model = build_model(architecture, defenses, info, init_seed=0)
-    check_examples_apart(model, torch.rand(8, *info.shape, generator=torch.Generator().manual_seed(0)))
+    check_examples_apart(model, torch.rand(8, *shape, generator=torch.Generator().manual_seed(0)))
