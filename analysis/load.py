@@ -374,6 +374,8 @@ def read_examples(
 _EXPOSURE_COLUMNS = (
     "example_id",
     "label",
+    "n_in",
+    "n_out",
     "exposure",
     *(f"found_at_fpr_{fpr}{end}" for fpr in ("0.001", "0.01") for end in ("", "_low", "_high")),
     "image_png",

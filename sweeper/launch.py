@@ -460,7 +460,13 @@ class _Quiet(Reporter):
     """Passes messages on, but shows no work under way: a running sweep has its own display."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self.tell, self.warn = reporter.tell, reporter.warn  # type: ignore[method-assign]
+        self._reporter = reporter
+
+    def tell(self, text: str) -> None:
+        self._reporter.tell(text)
+
+    def warn(self, text: str) -> None:
+        self._reporter.warn(text)
 
 
 class _Growth:

@@ -22,6 +22,8 @@ from analysis.measure.targets import measure
 from analysis.release.card import card_of
 from analysis.release.facts import Place, places_of
 from analysis.release.gate import Decision, Limit, decide
+from analysis.statistics.estimates import of_spreads
+from attacks.cohort.summary import separation
 from sweeper.auditing.attack import THRESHOLD_NAMES
 from sweeper.cli.app import app
 
@@ -291,6 +293,16 @@ def test_every_number_of_a_card_stands_where_the_card_says(tmp_path: Path) -> No
                 assert chosen[column].mean() == pytest.approx(fact.value)
                 n_checked += 1
     assert n_checked >= 12
+
+
+def test_the_interval_of_an_exposure_covers_it() -> None:
+    rng, covered = np.random.default_rng(0), []
+    is_member = np.repeat([[True], [False]], 8, axis=0).repeat(2000, axis=1)
+    for true in (0.0, 1.0, 3.0):
+        found = separation(is_member, rng.standard_normal(is_member.shape) + true * is_member)
+        low, high = np.array([of_spreads(each, 8, 8) for each in found]).T
+        covered.append(np.mean((low <= true) & (true <= high)))
+    assert min(covered) > 0.92, covered
 
 
 def test_the_card_says_what_it_knows_and_what_was_not_tried(tmp_path: Path) -> None:

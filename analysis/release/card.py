@@ -15,7 +15,7 @@ from analysis.measure.recipes import OFF, recipe
 from analysis.measure.targets import Measurements
 from analysis.release.facts import Fact, Place, Seen, rows_in_trials
 from analysis.report.runs import provenance
-from analysis.statistics.estimates import Estimate
+from analysis.statistics.estimates import Estimate, of_spreads
 from analysis.tables.text import interval_text, number
 
 MOST_EXPOSED = 5
@@ -231,11 +231,21 @@ def _exposed(results: Results, place: Place) -> list[str]:
     found = read_exposed(results, [comparison], MOST_EXPOSED).get(comparison, [])
     if not found:
         return ["Not recorded."]
-    return [
-        f"Example {each['example_id']} of class {each['label']}: exposure {number(each['exposure'], 1)} "
-        f"(exposure.parquet: comparison_id = {comparison}, example_id = {each['example_id']})"
-        for each in found
+    said = [
+        "Exposure is how far a record's score is higher in models that were trained on it, in spreads. These are the highest of all "
+        "records, so their true values are likely lower."
     ]
+    for each in found:
+        value, n_in, n_out = each["exposure"], each["n_in"], each["n_out"]
+        interval = ""
+        if n_in and n_out:
+            low, high = of_spreads(value, n_in, n_out)
+            interval = f" [{number(low, 1)}, {number(high, 1)}], {n_in} models with it and {n_out} without"
+        said.append(
+            f"Example {each['example_id']} of class {each['label']}: exposure {number(value, 1)}{interval} "
+            f"(exposure.parquet: comparison_id = {comparison}, example_id = {each['example_id']})"
+        )
+    return said
 
 
 def _not_tried(place: Place) -> list[str]:

@@ -92,6 +92,16 @@ def quantile(probability: float, df: float = math.inf) -> float:
     return float(ndtri(probability) if math.isinf(df) else stdtrit(df, probability))
 
 
+def of_spreads(difference: float, n_first: int, n_second: int) -> tuple[float, float]:
+    """The 95 % interval of a difference of two means in units of their common spread, as seen in so many values of each.
+
+    The large-sample interval of a standardized difference (Hedges & Olkin 1985).
+    """
+    n = n_first + n_second
+    half = quantile((1 + CONFIDENCE) / 2) * math.sqrt(n / (n_first * n_second) + difference**2 / (2 * n))
+    return difference - half, difference + half
+
+
 def estimate(values: Iterable[float | None], bounds: Bounds = UNBOUNDED) -> Estimate | None:
     """Mean of `values` with the two-sided Student t-interval, mean ± t(0.975, n − 1)·s/√n, cut off at `bounds`.
 
