@@ -359,11 +359,11 @@ def here(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     command = ["launch", tiny, "--set", "attacks=[threshold]", "--out", tmp_path / "out"]
     store, ran = Store(tmp_path / "out"), []
 
-    def run(self: Any, pending: list[Trial], n_trials: int) -> tuple[list[str], bool, str | None]:
+    def run(self: Any, pending: list[Trial], prepared: Any) -> tuple[list[str], bool, str | None, Any]:
         for trial in pending:
             ran.append(trial.target_id)
             run_trial(trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu")))
-        return [], True, None
+        return [], True, None, prepared
 
     monkeypatch.setattr("sweeper.launch._Runner.run", run)
     assert sweeper(*command).exit_code == 0
@@ -401,14 +401,14 @@ def test_a_comparison_whose_target_failed_starts_no_further_round(
 ) -> None:
     store, rounds = Store(tmp_path / "out"), []
 
-    def run(self: Any, pending: list[Trial], prepared: Any) -> tuple[list[str], bool, str | None]:
+    def run(self: Any, pending: list[Trial], prepared: Any) -> tuple[list[str], bool, str | None, Any]:
         rounds.append([trial.defense_label for trial in pending])
         for trial in pending:
             if trial.twin_id is None:
                 run_trial(trial, TrialContext(data_dir=tmp_path, store=store, device=torch.device("cpu")))
             else:
                 record_failure(trial, store, 1, "it died", "process_died")
-        return [], True, None
+        return [], True, None, prepared
 
     monkeypatch.setattr("sweeper.launch._Runner.run", run)
     defenses = "defenses={none: none, ac: {name: noise_then_clip, noise_scale: 0.01}}"

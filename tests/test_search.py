@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from s3_server import S3Server, start_s3_server
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -34,6 +35,8 @@ from sweeper.sweep.expand import Arms, arms_of, expand
 from sweeper.sweep.load import load_sweep
 from sweeper.trial.context import TrialContext
 from sweeper.trial.run import run_trial
+
+__all__ = ["start_s3_server"]  # a fixture
 
 SEARCHED = """
 name: searched
@@ -535,9 +538,9 @@ def test_a_plan_says_what_a_search_takes_before_it_starts(searched: Path, tmp_pa
     assert of_dp[0]["epsilon_run"] < of_dp[0]["epsilon_with_search"] < of_dp[0]["epsilon_trained_anew"]
 
 
-def run_all(path: Path, out: Path, *overrides: str) -> tuple[Store, int]:
+def run_all(path: Path, out: Path | str, *overrides: str) -> tuple[Store, int]:
     """Run a sweep in this process, round by round; the number of rounds."""
-    options = LaunchOptions(data=out, out=out, overrides=overrides)
+    options = LaunchOptions(data=path.parent, out=out, overrides=overrides)
     rounds = 0
     while True:
         prepared = prepare(str(path), options)
@@ -545,12 +548,12 @@ def run_all(path: Path, out: Path, *overrides: str) -> tuple[Store, int]:
         prepared.resolved.record()
         pending = prepared.pending
         if not pending:
-            gather(prepared.store)
+            gather(prepared.store, path.parent / "copy")
             return prepared.store, rounds
         rounds += 1
         assert rounds < 20, read_status(prepared.store)
         for trial in pending:
-            run_trial(trial, TrialContext(data_dir=out, store=prepared.store, device=torch.device("cpu")))
+            run_trial(trial, TrialContext(data_dir=path.parent, store=prepared.store, device=torch.device("cpu")))
 
 
 @pytest.mark.slow
@@ -578,6 +581,24 @@ def test_a_searched_sweep_from_its_file_to_its_tables(searched: Path, tmp_path: 
     outputs = store.read_part("outputs", results.trials["target_id"][0]).to_pandas()
     assert (outputs["role"] == "validation").sum() == 50
     assert run_all(searched, out, "comparisons=[]")[1] == 0
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_in_an_object_store(searched: Path, tmp_path: Path, s3_server: S3Server) -> None:
+    one_arm = (
+        "defenses={l2: {name: l2, weight: 0.01}}",
+        "comparisons=[]",
+        "search.searcher=optuna",
+        "search.at_once=2",
+    )
+    one_arm += ("search.space={training: {learning_rate: {loguniform: [0.01, 1.0]}}}",)
+    objective = "search.objective={attack: threshold, metric: auc, most: 0.9}"
+    store, rounds = run_all(searched, s3_server.uri("searched"), *one_arm, objective)
+    here, rounds_here = run_all(searched, tmp_path / "out", *one_arm, objective)
+    assert rounds == rounds_here == 3
+    assert store.searches() == here.searches()
+    results = load(tmp_path / "copy")
+    assert (len(results.search_runs), len(results.trials)) == (4, 2)
 
 
 @pytest.mark.slow
