@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from analysis.load import ResultsError
+from analysis.measure.answer import ACCURACY_MARGIN, Preference, PreferenceError
+from analysis.presentation import Presentation, PresentationError, read_presentation
 from analysis.report.write import write_report
 
 
@@ -15,10 +17,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables, figures and a report.")
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with the Parquet tables")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RESULTS/report)")
+    parser.add_argument("--weight", type=float, metavar="W", help="best is the highest accuracy − W · (AUC − 0.5)")
+    parser.add_argument(
+        "--within", type=float, metavar="POINTS", default=100 * ACCURACY_MARGIN,
+        help="without --weight, best is the lowest AUC within so many points of the best accuracy (default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument("--style", type=Path, metavar="FILE", help="YAML with names, order, colors and markers of arms")
     options = parser.parse_args(arguments)
     try:
-        page = write_report(options.results, options.out)
-    except (ResultsError, OSError) as error:
+        preference = Preference(within=options.within, weight=options.weight)
+        presentation = Presentation() if options.style is None else read_presentation(options.style)
+        page = write_report(options.results, options.out, preference=preference, presentation=presentation)
+    except (ResultsError, PresentationError, PreferenceError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     out = page.parent

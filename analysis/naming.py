@@ -7,7 +7,7 @@ import math
 import re
 from functools import cache
 
-from analysis import studies
+from analysis import presentation, studies
 
 _DISPLAY = {
     "baseline": "Baseline",
@@ -89,7 +89,7 @@ def _display_names() -> dict[str, str]:
 
 def display(label: str) -> str:
     """The label as people write it, if that is known; any other label unchanged."""
-    return _display_names().get(label, label)
+    return presentation.current().names.get(label) or _display_names().get(label, label)
 
 
 def attack(name: str) -> str:

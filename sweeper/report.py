@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -44,13 +45,24 @@ def current_tables(store: Store, out: Path) -> Iterator[Gathered]:
         yield tables
 
 
-def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What a user wants of a report: the rule of the best defense (`Preference` of the analysis), and a file of names and looks."""
+
+    weight: float | None = None
+    within: float = 2.0
+    style: Path | None = None
+
+
+def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter, wishes: Wishes | None = None) -> Path:
     """Write the report on a folder of tables, and copy it beside results in an object store. Returns the page's path.
 
     Raises:
-        UserError: the tables cannot be used, or the report cannot be written.
+        UserError: the tables or the wishes cannot be used, or the report cannot be written.
     """
     from analysis.load import ResultsError
+    from analysis.measure.answer import Preference, PreferenceError
+    from analysis.presentation import PresentationError, read_presentation
     from analysis.report.write import write_report
     from sweeper.results import layout
 
@@ -58,10 +70,13 @@ def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter) -
         if not store.storage.is_local:
             store.storage.write(f"{layout.REPORT}/{name}", path)
 
+    wishes = wishes or Wishes()
     try:
+        preference = Preference(weight=wishes.weight, within=wishes.within)
+        presentation = None if wishes.style is None else read_presentation(wishes.style)
         with reporter.working("writing the report"):
-            return write_report(tables, to, copy)
-    except ResultsError as error:
+            return write_report(tables, to, copy, preference, presentation)
+    except (ResultsError, PreferenceError, PresentationError) as error:
         raise UserError(str(error)) from None
     except OSError as error:
         raise _unwritten(error) from None

@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 
 from analysis import studies
 from analysis.load import Results, load, read_scores
-from analysis.measure.answer import ACCURACY_MARGIN, answer
+from analysis.measure.answer import Preference, PreferenceError, answer
 from analysis.measure.attacks import PAPERS_MAXIMUM, attacks_on_cells
 from analysis.measure.leak import low_rate, tpr
 from analysis.measure.primary import RULES, is_sound
@@ -25,8 +25,9 @@ from analysis.measure.targets import Measurements, measure
 from analysis.measure.tradeoff import front
 from analysis.measure.verdicts import against_the_baseline, beats_guessing
 from analysis.report import write as report_module
-from analysis.report.answer import QUESTION, answer_paragraphs
+from analysis.report.answer import QUESTION, answer_sentences, answered_rows
 from analysis.report.exposed import MOST_EXAMPLES, exposed
+from analysis.report.figures import Figures
 from analysis.report.findings import about_the_attacks, summarize
 from analysis.report.strength import strength
 from analysis.report.write import write_report
@@ -44,7 +45,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is most of the time that a report takes."""
-    monkeypatch.setattr(report_module, "write_figures", lambda *_: [])
+    monkeypatch.setattr(report_module, "write_figures", lambda *_: Figures(tradeoffs={}, general=(), of_studies=()))
 
 
 def made(rows: Rows, directory: Path) -> tuple[Results, Measurements]:
@@ -69,8 +70,10 @@ def words(results: Results, measured: Measurements) -> str:
     return " ".join(strength(results, measured))
 
 
-def answered(measured: Measurements) -> str:
-    return " ".join(part for paragraph in answer_paragraphs(measured) for part in paragraph)
+def answered(measured: Measurements, **preference: float) -> str:
+    """The answers for all settings and datasets as one text."""
+    found = [answer_sentences(measured, *row, Preference(**preference)) for row in answered_rows(measured)]
+    return " ".join(part for one in found for part in (one.verdict, *one.details))
 
 
 # --- which attack judges ------------------------------------------------------------------------
@@ -523,21 +526,21 @@ def set_accuracy(rows: Rows, defense: str, mean: float) -> None:
         (
             {"dp_eps2": 0.80, "dp_eps8": 0.962},
             {"dp_eps2": "costly", "dp_eps8": "cheap"},
-            "DP ε=2 gives the most privacy, but it is costly; DP ε=8 gives the most at little cost.",
+            "DP ε=8 leaks least of the 3 arms within 2 points of the best accuracy.",
         ),
         (
             {"dp_eps2": 0.966, "dp_eps8": 0.90},
             {"dp_eps2": "cheap", "dp_eps8": "costly"},
-            "DP ε=2 gives the most privacy for the least accuracy.",
+            "DP ε=2 leaks least of the 3 arms within 2 points of the best accuracy.",
         ),
         (
             {"dp_eps2": 0.80, "dp_eps8": 0.90},
             {"dp_eps2": "costly", "dp_eps8": "costly"},
-            "DP ε=2 gives the most privacy, but it is costly.",
+            "of the 2 arms within 2 points of the best accuracy, but it is not shown to leak less than the undefended model.",
         ),
     ],
 )
-def test_the_first_paragraph_names_the_defense_and_its_price(
+def test_the_answer_names_the_defense_and_its_price(
     tmp_path: Path, accuracies: dict[str, float], costs: dict[str, str], verdict: str
 ) -> None:
     leak = LEAK | {"dp_eps8": 0.6}
@@ -550,36 +553,62 @@ def test_the_first_paragraph_names_the_defense_and_its_price(
     assert {defense: found.cost(defense) for defense in costs} == costs
     text = answered(measured)
     assert verdict in text
-    assert "2 of 3 defenses are shown to leak less than the undefended model (DP ε=2 and DP ε=8); of L2" in text
     assert "times the training time" in text
-    assert "no formal guarantee" not in text  # DP has one
-    assert f"than {ACCURACY_MARGIN:g} is lost" in text
-    assert text.count("[") >= 2
+    assert ("no formal guarantee" in text) == (found.best == "l2")
+    assert ("At any price, DP ε=2 leaks least" in text) == (found.best != "dp_eps2")
+    assert answered(measured, within=20).startswith("DP ε=2 leaks least of the 4 arms within 20 points")
+    assert answered(measured, weight=0.0).startswith("By this rule, no defense is chosen") == (
+        max(measured.frame.groupby("defense")["test_accuracy"].mean().to_dict().items(), key=lambda one: one[1])[0]
+        == "baseline"
+    )
+    assert answered(measured, weight=50.0).startswith("DP ε=2 is best at a weight of 50")
 
 
-def test_the_first_paragraph_says_what_is_missing(tmp_path: Path) -> None:
-    rows = with_cohorts(n=100, leak={"baseline": 0.8, "dp_eps2": 0.8, "l2": 0.8})
-    text = answered(made(rows, tmp_path / "alike")[1])
-    assert "none of the 2 defenses is shown to leak less" in text
-    assert "What is missing is more seeds or more examples" in text
+def test_rivals_by_weight_are_those_whose_trade_off_is_not_shown_to_be_worse(tmp_path: Path) -> None:
+    rows = with_cohorts(defenses=("baseline", "dp_eps2", "l2"), n=200, leak=LEAK | {"l2": 0.8})
+    for defense, accuracy in {"baseline": 0.97, "dp_eps2": 0.97, "l2": 0.60}.items():
+        set_accuracy(rows, defense, accuracy)
+    _, measured = made(rows, tmp_path)
+    found = answer(measured, measured.settings[0], "digits", Preference(weight=1.0))
+    assert found.best == "dp_eps2"
+    assert found.eligible == ("baseline", "dp_eps2", "l2")
+    assert "l2" not in found.rivals, "it loses 37 points of accuracy"
+    # Without any weight on privacy, two arms of nearly equal accuracy cannot be told apart.
+    assert set(answer(measured, measured.settings[0], "digits", Preference(weight=0.0)).rivals) < {
+        "baseline",
+        "dp_eps2",
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"within": -1.0}, {"weight": -0.1}, {"weight": float("nan")}, {"within": float("inf")}]
+)
+def test_a_preference_that_means_nothing_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(PreferenceError, match="it must be a number of at least 0"):
+        Preference(**wrong)
+
+
+def test_the_answer_says_what_would_tell(tmp_path: Path) -> None:
+    rows = with_cohorts(n=100, leak={"baseline": 0.8, "dp_eps2": 0.79, "l2": 0.8})
+    text = answered(made(rows, tmp_path / "alike")[1], within=50)
+    assert "not shown to leak less" in text or "no defense is chosen" in text
+    assert "What would tell:" in text or "May be as good" in text
     rows = with_cohorts(n=60, leak={"baseline": 0.0, "dp_eps2": 0.0, "l2": 0.0})
     text = answered(made(rows, tmp_path / "nothing")[1])
-    assert "not shown to beat guessing" in text
-    assert "What is missing is a stronger attack" in text
+    assert "no leak of the undefended model is shown that a defense could reduce" in text
+    assert "What would tell: a stronger attack" in text
     text = answered(made(make_rows(seeds=(0,), n=400), tmp_path / "one seed")[1])
-    assert "What is missing is" in text
+    assert "What would tell: more seeds: one shows no variation between runs" in text
 
 
 @pytest.mark.parametrize(
     ("defenses", "text"),
     [
         (("l2", "dp_eps2"), "the risk of no undefended model is known"),
-        (("baseline",), "the risk of no defense is known"),
+        (("baseline",), "the risk of one arm alone is known"),
     ],
 )
-def test_without_a_baseline_or_a_defense_there_is_no_answer(
-    tmp_path: Path, defenses: tuple[str, ...], text: str
-) -> None:
+def test_without_a_baseline_or_a_defense_little_is_said(tmp_path: Path, defenses: tuple[str, ...], text: str) -> None:
     assert text in answered(made(with_cohorts(defenses=defenses, n=20), tmp_path)[1])
 
 
@@ -596,8 +625,7 @@ def test_the_first_paragraph_leads_with_the_setting_that_was_attacked_most_stron
         rows[name] += part[name]
     results, measured = made(rows, tmp_path)
     assert judges(measured) == {None, "lira"}
-    ((label, *_),) = answer_paragraphs(measured)
-    assert label == "digits (coins split)"
+    assert [measured.row_label(*row) for row in answered_rows(measured)] == ["digits (coins split)"]
     text = words(results, measured)
     assert "LiRA" in text
     assert "--set splits=[coins]" in text

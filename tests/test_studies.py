@@ -118,7 +118,7 @@ def test_studies_agree_on_names_and_share_no_file(measured: dict[str, tuple[Resu
             names.setdefault(label, {naming.display(label)}).add(name)
     assert all(len(found) == 1 for found in names.values())
     owned = [beginning for study in studies.found() for beginning in study.figure_names]
-    assert not [(a, b) for a in owned for b in (*owned, "pareto", "roc") if a is not b and b.startswith(a)]
+    assert not [(a, b) for a in owned for b in (*owned, "tradeoff", "roc") if a is not b and b.startswith(a)]
     files: list[str] = []
     for study in studies.found():
         found = {
@@ -247,4 +247,4 @@ def test_a_report_is_all_that_is_written(tmp_path: Path) -> None:
     assert {name: after[name] for name in before} == before
     new = {name.removeprefix("results/report/") for name in set(after) - set(before)}
     assert {name.split("/")[0] for name in new} == {"report.html", "tables", "figures"}
-    assert {name.rsplit(".", 1)[-1] for name in new} == {"html", "csv", "tex", "png", "svg"}
+    assert {name.rsplit(".", 1)[-1] for name in new} == {"html", "csv", "tex", "png", "svg", "pdf"}

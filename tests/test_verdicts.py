@@ -28,6 +28,7 @@ from analysis.measure.targets import Measurements, _panel, measure
 from analysis.measure.tradeoff import front
 from analysis.naming import latex_label
 from analysis.report import write as report_module
+from analysis.report.figures import Figures
 from analysis.report.findings import about_the_runs, summarize
 from analysis.report.write import write_report
 from analysis.statistics.estimates import auc_influence, estimate, p_above, seeds_and_examples, sign
@@ -46,7 +47,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is most of the time that a report takes, and nothing here looks at figures."""
-    monkeypatch.setattr(report_module, "write_figures", lambda *_: [])
+    monkeypatch.setattr(report_module, "write_figures", lambda *_: Figures(tradeoffs={}, general=(), of_studies=()))
 
 
 def measured_from(rows: Rows, directory: Path) -> Measurements:

@@ -25,7 +25,20 @@ ALLOWED = {
         "PIL",
     },
     "attacks": {"attacks", "torch", "numpy", "scipy", "sklearn"},
-    "analysis": {"analysis", "numpy", "pandas", "pyarrow", "scipy", "matplotlib", "jinja2", "PIL", "markupsafe"},
+    "analysis": {
+        "analysis",
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "scipy",
+        "matplotlib",
+        "adjustText",
+        "jinja2",
+        "PIL",
+        "markupsafe",
+        "ruamel",
+        "vl_convert",
+    },
 }
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.lines import Line2D
 
 from analysis import naming
 from analysis.figures.style import FigureFile, legend_below, looks, new_figure, save, say
-from analysis.load import Results, Scores, read_scores
+from analysis.measure.roc import Curves
 from analysis.measure.targets import Measurements, Setting
 
-_GRID_POINTS = 160
-_UNKNOWN_RESOLUTION = 1000
-"""The number of non-members assumed if no target records it."""
 _PANELS_PER_FIGURE = 6
 
 
@@ -29,28 +24,13 @@ _OF_PRIMARY = (
 )
 
 
-def true_positive_rate(scores: Scores, fpr: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The largest TPR at a false positive rate of at most each `fpr`, over all thresholds on the score.
-
-    The attacker calls an example a member if its score lies above the threshold. Tied scores get the same answer.
-    """
-    order = np.argsort(-scores.score, kind="stable")
-    ranked, member = scores.score[order], scores.is_member[order]
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    hits = np.concatenate([[0], np.cumsum(member)[ends]]) / max(1, int(member.sum()))
-    alarms = np.concatenate([[0], np.cumsum(~member)[ends]]) / max(1, int((~member).sum()))
-    result: npt.NDArray[np.float64] = hits[np.searchsorted(alarms, fpr + 1e-12, side="right") - 1]
-    return result
-
-
-def roc_curves(results: Results, measured: Measurements, directory: Path) -> list[FigureFile]:
+def roc_curves(curves: Mapping[tuple[str, str], Curves], measured: Measurements, directory: Path) -> list[FigureFile]:
     """One panel per dataset, one curve per defense: the mean over seeds of TPR at each FPR.
 
     The score is the one that best_of selected for each target, on all of the target's examples. Half of these examples
     were used to select it, so the curve is slightly optimistic. The axes end at 1/n_non_members; nothing was measured below.
     """
     title = "ROC curves of the primary attack" if measured.primaries else "ROC curves of the best membership score"
-    curves = _curves(results, measured)
     if not curves:
         why = "No scores of a finished best_of selection were recorded."
         return [FigureFile(name="roc", title=title, caption="", png=None, missing=why)]
@@ -65,46 +45,9 @@ def roc_curves(results: Results, measured: Measurements, directory: Path) -> lis
     return made
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Curves:
-    """The mean TPR of each defense at the FPRs of `grid`, which begins at the coarsest resolution of all targets."""
-
-    grid: npt.NDArray[np.float64]
-    by_defense: dict[str, npt.NDArray[np.float64]]
-
-
-def _curves(results: Results, measured: Measurements) -> dict[tuple[str, str], _Curves]:
-    """The curves of each setting and dataset. There are many scores, so they are summed while they are read, once."""
-    frame = measured.frame
-    frame = frame[np.array([isinstance(key, tuple) for key in frame["score_key"]], dtype=bool)]
-    count = (frame["n_members"] + frame["n_non_members"]).fillna(math.inf)
-    wanted = dict(zip(frame["score_key"], count, strict=True))
-    panels = zip(frame["setting"], frame["dataset"], strict=True)
-    resolution = frame.groupby(["setting", "dataset"])["n_non_members"].min().fillna(_UNKNOWN_RESOLUTION)
-    grids = {panel: np.geomspace(1 / max(2.0, smallest), 1, _GRID_POINTS) for panel, smallest in resolution.items()}
-    where = {
-        key: (panel, str(defense))
-        for key, panel, defense in zip(frame["score_key"], panels, frame["defense"], strict=True)
-    }
-    sums: dict[tuple[str, str], dict[str, list[Any]]] = {}
-    for key, one in read_scores(results, wanted):
-        if one.is_member.any() and not one.is_member.all():
-            panel, defense = where[key]
-            total = sums.setdefault(panel, {}).setdefault(defense, [0, np.zeros(_GRID_POINTS)])
-            total[0] += 1
-            total[1] += true_positive_rate(one, grids[panel])
-    return {
-        panel: _Curves(
-            grid=grids[panel],
-            by_defense={label: found[label][1] / found[label][0] for label in measured.defenses if label in found},
-        )
-        for panel, found in sums.items()
-    }
-
-
 def _figure(
     measured: Measurements,
-    curves: dict[tuple[str, str], _Curves],
+    curves: Mapping[tuple[str, str], Curves],
     setting: Setting,
     datasets: list[str],
     name: str,

@@ -1,4 +1,4 @@
-"""How figures look: colors, markers, sizes, and writing them as PNG and SVG.
+"""How figures look: colors, markers, sizes, and writing them as PNG, SVG and PDF.
 
 The colors are those of Okabe & Ito (2008), which stay distinct under the common forms of color blindness. Markers and line
 styles also differ, so no figure depends on color alone.
@@ -15,11 +15,15 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from analysis import naming
+from analysis import naming, presentation
 from analysis.measure.targets import Measurements
+from analysis.presentation import MARKERS
 
 DPI = 170
+DIRECT_LABEL = "direct-label"
+"""The group id of a text that names a mark: it stands at the mark, until `save` moves it."""
 INK = "#222222"
 GRID = "#dddddd"
 MUTED = "#666666"
@@ -27,7 +31,6 @@ MUTED = "#666666"
 _COOL = ["#0072B2", "#56B4E9", "#009E73"]
 _WARM = ["#E69F00", "#D55E00", "#CC79A7", "#F0E442"]
 _BLACK = "#000000"
-_MARKERS = "osD^vP*Xh<>"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 
 # These apply in a context, not in the whole process, so a user's own matplotlib settings stay in force.
@@ -52,6 +55,7 @@ _PARAMETERS: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "svg.fonttype": "path",  # the file looks the same if DejaVu Sans is not installed
+    "pdf.fonttype": 42,  # text stays text
     "svg.hashsalt": "sweeper",  # the same results give the same file
     "savefig.facecolor": "white",
 }
@@ -78,17 +82,22 @@ class FigureFile:
 
 
 def looks(measured: Measurements) -> dict[str, Look]:
-    """The look of each defense: black for the baseline, cool colors with a formal guarantee, warm ones without, until they run out."""
+    """The look of each defense: black for the baseline, cool colors with a formal guarantee, warm ones without,
+    until they run out; or what the user's presentation says."""
     cool, warm = list(_COOL), list(_WARM)
     chosen: dict[str, Look] = {}
+    own_look = presentation.current()
     for index, defense in enumerate(measured.defenses):
         if defense == measured.baseline:
             color = _BLACK
         else:
             own, other = (cool, warm) if defense in measured.guaranteed else (warm, cool)
             color = own.pop(0) if own else other.pop(0) if other else [*_COOL, *_WARM][index % 7]
+        marker = MARKERS[index % len(MARKERS)]
         chosen[defense] = Look(
-            color=color, marker=_MARKERS[index % len(_MARKERS)], dashes=_DASHES[index % len(_DASHES)]
+            color=own_look.colors.get(defense, color),
+            marker=own_look.markers.get(defense, marker),
+            dashes=_DASHES[index % len(_DASHES)],
         )
     return chosen
 
@@ -106,17 +115,46 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, directory: Path, name: str) -> Path:
-    """Writes NAME.png and NAME.svg under `directory`. Returns the path of the PNG."""
+    """Writes NAME.png, NAME.svg and NAME.pdf under `directory`. Returns the path of the PNG."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.png"
     # Computing the layout takes half of the drawing time, so both files share one.
     figure.set_dpi(DPI)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
+    _separate_labels(figure)
     figure.savefig(path, dpi=DPI)
     # No date: the same results give the same file.
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
     return path
+
+
+def _separate_labels(figure: Figure) -> None:
+    """Moves direct labels off their marks and off each other. Sizes must be final."""
+    from adjustText import adjust_text  # imports pyplot, which reads users' settings; only where it is needed
+
+    for axes in figure.axes:
+        names = [text for text in axes.texts if text.get_gid() == DIRECT_LABEL]
+        if names:
+            x, y = zip(*(text.get_position() for text in names), strict=True)
+            line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5}
+            # A limit of steps, not of time: the same results give the same file.
+            adjust_text(names, x=x, y=y, ax=axes, expand=(1.15, 1.35), iter_lim=400, arrowprops=line)
+
+
+def handle(look: Look) -> Line2D:
+    """A defense's entry in a legend of points."""
+    return Line2D(
+        [],
+        [],
+        color=look.color,
+        marker=look.marker,
+        linestyle="none",
+        markersize=7,
+        markeredgecolor=INK,
+        markeredgewidth=0.6,
+    )
 
 
 def say(axes: Axes, text: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis import naming, studies
+from analysis import naming, presentation, studies
 from analysis.load import FPR_COLUMNS, Results
 from analysis.measure.best_of import best_of
 from analysis.measure.primary import Panel, Primary, judged_by, primaries
@@ -257,6 +257,11 @@ class Measurements:
         covariance = both[:n, :n] + both[n:, n:] - both[:n, n:] - both[n:, :n]
         return seeds_and_examples(values, covariance, FRACTION_CHANGE)
 
+    def accuracy_difference(self, setting: Setting, dataset: str, defense: str, reference: str) -> Estimate | None:
+        """Test accuracy of `defense` minus that of `reference`, paired by seed, with the interval over seeds."""
+        paired = against_baseline(self.at(setting, dataset), reference, "test_accuracy", "difference")
+        return estimate(paired.loc[paired["defense"] == defense, "value"], FRACTION_CHANGE)
+
     def p_guessing(self, setting: Setting, dataset: str, defense: str) -> float | None:
         """One-sided p-value that every seed's AUC is 0.5; None without an interval over examples, or with too few of them."""
         panel = self._panels.get((setting.key, dataset))
@@ -394,11 +399,11 @@ def measure(results: Results) -> Measurements:
 
 
 def _ordered(labels: pd.Series, known: Iterable[str]) -> list[str]:
-    """Labels in the order of `known`, then the undefended, then the others as people sort them, eps2 before eps10.
+    """Labels in the user's order, in that of `known`, then the undefended, then the others as people sort them, eps2 before eps10.
 
     The order of the rows means nothing, because the tables are gathered from files named by hashes.
     """
-    known = list(dict.fromkeys(known))
+    known = list(dict.fromkeys([*presentation.current().order, *known]))
     present = {str(label) for label in labels.dropna()}
 
     def rank(label: str) -> tuple[bool, list[tuple[int, str]]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
-from analysis.measure.targets import FRACTION_CHANGE, Measurements, Setting, against_baseline
-from analysis.statistics.estimates import Estimate, estimate, sign
+from analysis.measure.targets import Measurements, Setting
+from analysis.statistics.estimates import Estimate, sign
 from analysis.statistics.tests import holm
 
 ERROR_RATE = 0.05
@@ -27,27 +28,21 @@ def beats_guessing(measured: Measurements) -> dict[Place, float | None]:
     return {(setting.key, dataset, defense): p for (setting, dataset, defense), p in zip(places, adjusted, strict=True)}
 
 
-def against_the_baseline(measured: Measurements, setting: Setting, dataset: str, column: str) -> dict[str, Estimate]:
-    """Each defense minus the baseline, paired by seed, in `auc` or `test_accuracy`.
+def against_the_baseline(
+    measured: Measurements, setting: Setting, dataset: str, column: Literal["auc", "test_accuracy"]
+) -> dict[str, Estimate]:
+    """Each defense minus the baseline, paired by seed.
 
     The intervals hold together: each has a confidence of 1 − 0.05/(number of defenses), by Bonferroni.
     """
+    difference = measured.risk_difference if column == "auc" else measured.accuracy_difference
     found = {
         defense: change
         for defense in measured.defenses
         if defense != measured.baseline
-        and (change := _difference(measured, setting, dataset, defense, str(measured.baseline), column)) is not None
+        and (change := difference(setting, dataset, defense, str(measured.baseline))) is not None
     }
     return {defense: change.at(1 - ERROR_RATE / len(found)) for defense, change in found.items()}
-
-
-def _difference(
-    measured: Measurements, setting: Setting, dataset: str, defense: str, reference: str, column: str
-) -> Estimate | None:
-    if column == "auc":
-        return measured.risk_difference(setting, dataset, defense, reference)
-    paired = against_baseline(measured.at(setting, dataset), reference, column, "difference")
-    return estimate(paired.loc[paired["defense"] == defense, "value"], FRACTION_CHANGE)
 
 
 def may_be_lowest(measured: Measurements, setting: Setting, dataset: str, defenses: Iterable[str]) -> list[str]:

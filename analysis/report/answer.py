@@ -1,141 +1,189 @@
-"""The first paragraph: which defense gives the most privacy for the least accuracy and time, in plain words."""
+"""The first sentences of the page: which defense to choose, what it costs, how sure that is, and what would make it surer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from analysis import naming
-from analysis.measure.answer import ACCURACY_MARGIN, Answer, answer
+from analysis.measure.answer import Answer, Preference, answer
 from analysis.measure.cost import time_ratio, time_ratios
 from analysis.measure.targets import GUESSING, Measurements, Setting
 from analysis.report.leaks import broken_sentence
-from analysis.tables.text import estimate_text, interval_text, number
+from analysis.statistics.estimates import Estimate
+from analysis.statistics.power import MOST_SEEDS
+from analysis.tables.text import estimate_text, number
 
 QUESTION = "Which defense gives the most privacy for the least accuracy and time?"
-Verdict = tuple[str, list[str]]
-"""A sentence that answers, and the sentences with its numbers."""
 
 
-def answer_paragraphs(measured: Measurements) -> list[tuple[str, str, str]]:
-    """For each setting and dataset its label, empty if there is only one, the verdict, and the numbers behind it.
+@dataclass(frozen=True, kw_only=True)
+class Sentences:
+    """The answer in words for one setting and dataset: the `verdict`, and the sentences with its price and how sure it is."""
+
+    verdict: str
+    details: tuple[str, ...] = ()
+
+
+def rule_sentence(preference: Preference) -> str:
+    """The rule by which the best defense is chosen."""
+    if preference.weight is not None:
+        return (
+            f"The best defense has the highest mean accuracy − {preference.weight:g} × (AUC − 0.5). "
+            "An AUC below 0.5 is noise and counts as 0.5."
+        )
+    return (
+        f"The best defense leaks least (lowest mean AUC of the strongest attack) among those within "
+        f"{points(preference.within)} of the best accuracy. An AUC below 0.5 is noise and counts as 0.5."
+    )
+
+
+def points(number: float) -> str:
+    """“2 points” of accuracy, which are percentage points."""
+    return f"{number:g} point{'' if number == 1 else 's'}"
+
+
+def answered_rows(measured: Measurements) -> list[tuple[Setting, str]]:
+    """The settings and datasets that get an answer, in order.
 
     Of a dataset with a primary attack in some setting, the settings without one are left out: their attacks see less.
     """
     strong = {dataset for setting, dataset in measured.rows() if measured.primary(setting, dataset) is not None}
-    rows = [row for row in measured.rows() if row[1] not in strong or measured.primary(*row) is not None]
-    if not rows:
-        return [("", "There is no answer yet: no trial finished.", "")]
-    found = []
-    for row in rows:
-        verdict, sentences = _verdict(measured, *row)
-        broken = broken_sentence(measured, *row)
-        words = " ".join([broken, *sentences] if broken else sentences)
-        found.append((measured.row_label(*row) if len(measured.rows()) > 1 else "", verdict, words))
-    return found
+    return [row for row in measured.rows() if row[1] not in strong or measured.primary(*row) is not None]
+
+
+def answer_sentences(
+    measured: Measurements, setting: Setting, dataset: str, preference: Preference, found: Answer | None = None
+) -> Sentences:
+    """The answer for one setting and dataset in words."""
+    found = found or answer(measured, setting, dataset, preference)
+    broken = broken_sentence(measured, setting, dataset)
+    said = _answer(measured, setting, dataset, preference, found)
+    return Sentences(verdict=said.verdict, details=tuple(filter(None, (broken, *said.details))))
+
+
+def seeds_words(found: Answer, defense: str) -> str:
+    """What would tell a defense from the undefended model, if these results do not."""
+    change = found.risk[defense]
+    if change.few_examples:
+        return "more examples: these are too few for an interval"
+    if change.n < 2:
+        return "more seeds: one shows no variation between runs"
+    if change.error == 0:
+        return "more examples: all seeds gave the same difference"
+    needed = found.seeds_to_tell(defense)
+    if needed is None:
+        return f"more than {MOST_SEEDS:,} seeds, or more examples"
+    more = max(1, needed - change.n)
+    return f"about {more} more seed{'' if more == 1 else 's'}"
 
 
 def _names(defenses: Iterable[str]) -> str:
     return naming.short_listing([naming.display(defense) for defense in defenses])
 
 
-def _verdict(measured: Measurements, setting: Setting, dataset: str) -> Verdict:
-    baseline = measured.baseline
-    attacked = measured.attacked(setting, dataset)
-    if not attacked:
-        primary = measured.primary(setting, dataset)
-        why = "no membership attack finished" if primary is None else "the attack is broken against every model"
-        return f"There is no answer yet: {why}, so the risk is unknown.", []
-    if baseline is None or baseline not in attacked:
-        return (
-            "There is no answer yet: the risk of no undefended model is known, so no defense can be compared with it.",
-            [],
-        )
+def _answer(measured: Measurements, setting: Setting, dataset: str, preference: Preference, found: Answer) -> Sentences:
+    baseline, attacked = measured.baseline, measured.attacked(setting, dataset)
+    if found.best is None:
+        why = "no membership attack finished"
+        if measured.primary(setting, dataset) is not None:
+            why = "the attack is broken against every model"
+        return Sentences(verdict=f"There is no answer yet: {why}, so the risk is unknown.")
+    primary = measured.primary(setting, dataset)
+    if primary is not None and baseline in primary.broken:
+        return Sentences(verdict="There is no answer yet: the attack is broken against the undefended model.")
     if len(attacked) == 1:
-        return "There is no answer yet: the risk of no defense is known.", []
-    found = answer(measured, setting, dataset)
-    return (_best if found.lower else _nothing_told)(measured, setting, dataset, found)
-
-
-def _best(measured: Measurements, setting: Setting, dataset: str, found: Answer) -> Verdict:
-    """The defense with the most privacy, of those that are as private the most accurate, and what it costs."""
-    best, *as_private = found.best
-    cheap = [defense for defense in found.lower if found.cost(defense) == "cheap"]
-    kept = min(cheap, key=lambda defense: found.risk[defense].mean, default=None)
-    verdict = f"{naming.display(best)} gives the most privacy for the least accuracy"
-    if found.cost(best) == "costly":
-        verdict = f"{naming.display(best)} gives the most privacy, but it is costly"
-        verdict += f"; {naming.display(kept)} gives the most at little cost" if kept else ""
-    baseline = measured.estimate(setting, dataset, str(measured.baseline), "auc")
-    sentences = [
-        f"The {measured.auc_name(setting, dataset)} is {estimate_text(baseline, 3)} on the undefended model; {number(GUESSING, 1)} is "
-        "guessing.",
-        _numbers(measured, setting, dataset, found, best),
-    ]
+        return Sentences(verdict="There is no answer yet: the risk of one arm alone is known.")
+    best = found.best
+    leak = f"{measured.auc_name(setting, dataset)} {estimate_text(measured.estimate(setting, dataset, best, 'auc'), 3)}"
+    if preference.weight is None:
+        among = f"within {points(preference.within)} of the best accuracy"
+        first = f"{naming.display(best)} leaks least of the {len(found.eligible)} arms {among}"
+        if len(found.eligible) == 1:
+            first = f"{naming.display(best)} is the only arm {among}"
+    else:
+        first = f"{naming.display(best)} is best at a weight of {preference.weight:g}"
+    if baseline is None or baseline not in attacked:
+        return Sentences(
+            verdict=f"{first}.",
+            details=(
+                f"{leak[0].upper()}{leak[1:]}.",
+                "What it gains is unknown, because the risk of no undefended model is known.",
+                *_rivals(found),
+            ),
+        )
+    undefended = measured.estimate(setting, dataset, baseline, "auc")
+    if found.leak is False and not found.lower:
+        return Sentences(
+            verdict="There is no answer yet: no leak of the undefended model is shown that a defense could reduce.",
+            details=(
+                f"The {measured.auc_name(setting, dataset)} is {estimate_text(undefended, 3)} on it; {GUESSING} is guessing. "
+                "What would tell: a stronger attack, more seeds, or a model that overfits more.",
+            ),
+        )
+    if best == baseline:
+        verdict = "By this rule, no defense is chosen: " + (
+            f"the undefended model itself leaks least of the arms {among}."
+            if preference.weight is None
+            else f"the undefended model is best at a weight of {preference.weight:g}."
+        )
+        return Sentences(
+            verdict=verdict, details=(f"Its {leak}.", *_rivals(found), *_at_a_price(measured, setting, dataset, found))
+        )
+    price = _price(measured, setting, dataset, found, best)
+    details = [f"{leak[0].upper()}{leak[1:]}, against {estimate_text(undefended, 3)} without a defense; {price}."]
+    told = found.verdict(best)
+    if told == "less":
+        details.append("It is shown to leak less than the undefended model.")
+        verdict = f"{first}."
+    elif told == "more":
+        details.append("It is shown to leak more than the undefended model.")
+        verdict = f"{first}, but it leaks more than the undefended model."
+    else:
+        verdict = f"{first}, but it is not shown to leak less than the undefended model."
+        details.append(f"What would tell: {seeds_words(found, best)}.")
+    details += _rivals(found)
     if best not in measured.guaranteed:
-        sentences.append("It has no formal guarantee: another attack may find more.")
-    if as_private:
-        sentences.append(
-            f"{_names(as_private)} may be as private or more: no difference is shown, and the mean accuracy is lower."
-        )
-    if kept is not None and kept != best:
-        sentences.append(_numbers(measured, setting, dataset, found, kept))
-    elif kept is None:
-        sentences.append(
-            f"No defense is shown both to leak less and to lose less than {ACCURACY_MARGIN:g} of accuracy."
-        )
-    return f"{verdict}.", [*sentences, _how_many(found)]
+        details.append("It has no formal guarantee: another attack may find more.")
+    return Sentences(verdict=verdict, details=(*details, *_at_a_price(measured, setting, dataset, found)))
 
 
-def _numbers(measured: Measurements, setting: Setting, dataset: str, found: Answer, defense: str) -> str:
-    """A defense's AUC, and what it costs in accuracy and time, as a sentence."""
-    risk = measured.estimate(setting, dataset, defense, "auc")
-    change = interval_text(found.risk[defense], 3, signed=True)
+def _rivals(found: Answer) -> list[str]:
+    return [f"May be as good by the same rule: {_names(found.rivals)}."] if found.rivals else []
+
+
+def _price(measured: Measurements, setting: Setting, dataset: str, found: Answer, defense: str) -> str:
+    """What a defense costs in accuracy and time."""
     parts = []
-    if defense in found.accuracy:
-        verdict = {
-            "costly": f"costly: more than {ACCURACY_MARGIN:g} is lost",
-            "cheap": f"less than {ACCURACY_MARGIN:g} is lost",
-            "undecided": f"whether more than {ACCURACY_MARGIN:g} is lost is undecided",
-        }[found.cost(defense)]
-        parts.append(f"{interval_text(found.accuracy[defense], 3, signed=True)} of test accuracy ({verdict})")
+    change = found.accuracy.get(defense)
+    if change is not None:
+        parts.append(f"{_points_text(change)} of accuracy")
     ratio = time_ratio(time_ratios(measured), setting, dataset, defense)
     if ratio is not None:
         parts.append(f"{estimate_text(ratio, 2)} times the training time")
-    price = f"its price is {naming.listing(parts)}" if parts else "its price was not measured"
-    return f"{naming.display(defense)} has {estimate_text(risk, 3)} (a change of {change}); {price}."
+    return f"its price is {naming.listing(parts)}" if parts else "its price was not measured"
 
 
-def _how_many(found: Answer) -> str:
-    """How many defenses can be told from the baseline."""
-    undecided = [defense for defense in found.risk if defense not in found.lower]
-    n = len(found.risk)
-    text = f"{len(found.lower)} of {n} defense{'' if n == 1 else 's'} {'is' if len(found.lower) == 1 else 'are'} shown to leak less"
-    text += f" than the undefended model ({_names(found.lower)})"
-    return f"{text}; of {_names(undecided)} that is not shown." if undecided else f"{text}."
+def _points_text(change: Estimate) -> str:
+    """“−0.8 points [−1.6, 0.0]”."""
+    mean = f"{number(100 * change.mean, 1, signed=True)} points"
+    if change.low is None or change.high is None:
+        return mean
+    return f"{mean} [{number(100 * change.low, 1, signed=True)}, {number(100 * change.high, 1, signed=True)}]"
 
 
-def _nothing_told(measured: Measurements, setting: Setting, dataset: str, found: Answer) -> Verdict:
-    """That no defense is shown to help, and what is missing to show it."""
-    n = len(found.risk)
-    which = f"the only defense, {_names(found.risk)}, is not" if n == 1 else f"none of the {n} defenses is"
-    baseline = measured.estimate(setting, dataset, str(measured.baseline), "auc")
-    auc = f"The {measured.auc_name(setting, dataset)} is {estimate_text(baseline, 3)} on the undefended model"
-    n_seeds = max(change.n for change in found.risk.values())
-    if found.leak is False:
-        sentences = [
-            f"{auc}, which is not shown to beat guessing, so there is nothing that a defense could be shown to reduce. What is missing "
-            "is a stronger attack, more seeds, or a model that overfits more."
-        ]
-    elif found.least_difference is None or n_seeds == 1:
-        sentences = [f"{auc}. What is missing is seeds: {n_seeds} cannot tell a difference from the luck of one run."]
-    else:
-        lowest = min(found.risk, key=lambda defense: found.risk[defense].mean)
-        sentences = [
-            f"{auc}. The lowest mean, of {naming.display(lowest)}, differs from it by "
-            f"{interval_text(found.risk[lowest], 3, signed=True)}; with {n_seeds} seeds, about "
-            f"{number(-found.least_difference, 3)} would be found. What is missing is more seeds or more examples."
-        ]
-    costly = [defense for defense in found.accuracy if found.cost(defense) == "costly"]
-    if costly:
-        sentences.append(f"Costly, with more than {ACCURACY_MARGIN:g} of accuracy shown to be lost: {_names(costly)}.")
-    return f"There is no answer yet: {which} shown to leak less than the undefended model.", sentences
+def _at_a_price(measured: Measurements, setting: Setting, dataset: str, found: Answer) -> list[str]:
+    """The most private of those that are shown to leak less and that the rule passes over."""
+    others = [defense for defense in found.lower if defense != found.best]
+    if not others:
+        return []
+
+    def auc(defense: str) -> float:
+        estimate = measured.estimate(setting, dataset, defense, "auc")
+        return 1.0 if estimate is None else estimate.mean
+
+    least = min(others, key=auc)
+    if found.best is not None and auc(least) >= auc(found.best):
+        return []
+    price = _price(measured, setting, dataset, found, least)
+    return [f"At any price, {naming.display(least)} leaks least: AUC {number(auc(least), 3)}; {price}."]

@@ -30,8 +30,9 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class ExposedArm:
-    """The most exposed examples of one defense. `sentence` says which share of the leak they carry."""
+    """The most exposed examples of one defense, `key` in the sweep. `sentence` says which share of the leak they carry."""
 
+    key: str
     defense: str
     sentence: str
     pictures: tuple[Picture, ...]
@@ -41,6 +42,8 @@ class ExposedArm:
 class Exposed:
     """The most exposed examples of one setting and dataset; `table` has those of which there is no picture."""
 
+    setting: Setting
+    dataset: str
     heading: str
     arms: tuple[ExposedArm, ...]
     table: Table | None
@@ -74,6 +77,7 @@ def _exposed(
         has_images = all(each["image_png"] for each in found)
         arms.append(
             ExposedArm(
+                key=defense,
                 defense=naming.display(defense),
                 sentence=top_sentence(measured, setting, dataset, defense),
                 pictures=tuple(_picture(each) for each in found) if has_images else (),
@@ -83,7 +87,13 @@ def _exposed(
             rows += [_row(defense, each) for each in found]
     if not arms:
         return None
-    return Exposed(heading=measured.row_label(setting, dataset), arms=tuple(arms), table=_table(rows) if rows else None)
+    return Exposed(
+        setting=setting,
+        dataset=dataset,
+        heading=measured.row_label(setting, dataset),
+        arms=tuple(arms),
+        table=_table(rows) if rows else None,
+    )
 
 
 def _found(example: dict[str, Any]) -> tuple[str, str]:

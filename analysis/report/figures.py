@@ -1,37 +1,51 @@
-"""All figures of a report, as PNG and SVG: those of every sweep, and those of the studies."""
+"""All figures of a report, as PNG, SVG and PDF: those of every sweep, and those of the studies."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from analysis import studies
 from analysis.figures import style
 from analysis.figures.roc import roc_curves
 from analysis.figures.style import FigureFile
-from analysis.figures.tradeoff import pareto
-from analysis.load import Results
+from analysis.figures.tradeoff import tradeoff
+from analysis.measure.roc import Curves
 from analysis.measure.targets import Measurements
 from analysis.studies.base import Chapter
-
-_MOST_LABELS = 12
-"""The most defenses that can be distinguished in one panel."""
 
 
 def is_ours(name: str) -> bool:
     """Whether a file of that name is a figure of this report or of an earlier one."""
-    begins = ("pareto", "roc", *(beginning for study in studies.found() for beginning in study.figure_names))
-    return name.startswith(begins) and name.endswith((".png", ".svg"))
+    begins = (
+        "tradeoff",
+        "pareto",
+        "roc",
+        *(beginning for study in studies.found() for beginning in study.figure_names),
+    )
+    return name.startswith(begins) and name.endswith((".png", ".svg", ".pdf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """The figures that were written: the trade-off of each setting's key and dataset, others of any sweep, and those of studies."""
+
+    tradeoffs: Mapping[tuple[str, str], FigureFile]
+    general: tuple[FigureFile, ...]
+    of_studies: tuple[FigureFile, ...]
 
 
 def write_figures(
-    results: Results, measured: Measurements, directory: Path, chapters: list[Chapter]
-) -> list[FigureFile]:
-    """Writes every figure under `directory`, in the order of the report. A figure that cannot be made says why.
-
-    The general figures are left out if one chapter covers all results and has more defenses than one panel can show.
-    """
+    measured: Measurements, curves: Mapping[tuple[str, str], Curves], directory: Path, chapters: list[Chapter]
+) -> Figures:
+    """Writes every figure under `directory`. A figure that cannot be made says why."""
     with style.style():
-        of_studies = [figure for chapter in chapters for figure in chapter.draw(directory)]
-        if any(chapter.covers_all for chapter in chapters) and len(measured.defenses) > _MOST_LABELS:
-            return of_studies
-        return [*pareto(measured, directory), *roc_curves(results, measured, directory), *of_studies]
+        return Figures(
+            tradeoffs={
+                (setting.key, dataset): tradeoff(measured, setting, dataset, directory)
+                for setting, dataset in measured.rows()
+            },
+            general=tuple(roc_curves(curves, measured, directory)),
+            of_studies=tuple(figure for chapter in chapters for figure in chapter.draw(directory)),
+        )

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import base64
+import io
+from collections.abc import Mapping
+from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
+from vl_convert import javascript_bundle
 
 from analysis import naming
-from analysis.figures.style import DPI, FigureFile
+from analysis.figures.style import DPI, FigureFile, looks
 from analysis.load import Results
+from analysis.measure.answer import Preference
 from analysis.measure.recipes import unequal
+from analysis.measure.roc import Curves
+from analysis.measure.summary import summaries
 from analysis.measure.targets import Measurements
-from analysis.report.answer import QUESTION, answer_paragraphs
+from analysis.report.answer import QUESTION, rule_sentence
 from analysis.report.exposed import exposed
+from analysis.report.figures import Figures
 from analysis.report.findings import Finding, about_the_attacks, about_the_runs, summarize
 from analysis.report.glossary import COHORT_TERMS
+from analysis.report.markers import MARKERS
+from analysis.report.panels import as_json, bound_text, ends_text, mean_text, panels
 from analysis.report.runs import data_table, failures, provenance
 from analysis.studies.base import Chapter, Study
 from analysis.tables.as_html import rows_html, table_html
 from analysis.tables.model import Table
+
+_COLORS = 128
 
 
 def page_html(
@@ -27,9 +40,13 @@ def page_html(
     measured: Measurements,
     chapters: list[tuple[Study, Chapter]],
     tables: list[Table],
-    figures: list[FigureFile],
+    figures: Figures,
+    curves: Mapping[tuple[str, str], Curves],
+    preference: Preference,
 ) -> str:
-    """The page of a report: its summary, the chapters of the studies, `tables` of any sweep, figures and provenance."""
+    """The page of a report: the answer, the chapters of the studies, `tables` of any sweep, figures and provenance."""
+    shown = panels(measured, summaries(measured), looks(measured), preference)
+    keys = {(panel.setting, panel.dataset): panel.key for panel in shown}
     return (
         _environment()
         .get_template("report.html.jinja")
@@ -37,7 +54,12 @@ def page_html(
             title=_title(results),
             subtitle=_subtitle(results, measured),
             question=QUESTION,
-            answer=answer_paragraphs(measured),
+            rule=rule_sentence(preference),
+            panels=shown,
+            panel_keys=keys,
+            pictures={keys[place]: _inlined(figure)[0] for place, figure in figures.tradeoffs.items()},
+            data_json=as_json(shown, curves),
+            vega=_vega(),
             findings=_findings(results, measured, [chapter for _, chapter in chapters]),
             chapters=[(study, chapter, study.is_own(results)) for study, chapter in chapters],
             datasets=[naming.display(dataset) for dataset in measured.datasets],
@@ -45,12 +67,21 @@ def page_html(
             tables=tables,
             exposed=exposed(results, measured),
             cohort_terms=COHORT_TERMS if measured.primaries else (),
-            figures=[(figure, *_inlined(figure)) for figure in figures],
+            figures=[
+                (figure, *_inlined(figure))
+                for figure in (*(one for one in figures.general if one.missing), *figures.of_studies)
+            ],
             failures=failures(results),
             provenance=provenance(results.trials),
             data=data_table(results.trials),
         )
     )
+
+
+@cache
+def _vega() -> Markup:
+    """Vega, its parts and their licenses' notices, as one script without imports that sets `window.vegaEmbed`."""
+    return Markup(javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script"))
 
 
 def sweep_names(results: Results) -> list[str]:
@@ -74,7 +105,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(table_html=table_html, rows_html=rows_html)
+    environment.globals.update(
+        table_html=table_html,
+        rows_html=rows_html,
+        mean_text=mean_text,
+        ends_text=ends_text,
+        bound_text=bound_text,
+        markers=MARKERS,
+    )
     return environment
 
 
@@ -102,9 +140,14 @@ def _subtitle(results: Results, measured: Measurements) -> str:
 
 
 def _inlined(figure: FigureFile) -> tuple[str, int]:
-    """The PNG in base64, and the width in CSS pixels that gives all figures the same text size."""
+    """The PNG in base64, and the width in CSS pixels that gives all figures the same text size.
+
+    Figures have few colors, so a palette makes the page several times smaller.
+    """
     if figure.png is None:
         return "", 0
     with Image.open(figure.png) as image:
         width = round(image.width / DPI * 110)
-    return base64.b64encode(figure.png.read_bytes()).decode("ascii"), width
+        small = io.BytesIO()
+        image.convert("RGB").quantize(_COLORS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode("ascii"), width

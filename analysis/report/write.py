@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from analysis.load import Results, load
+from analysis.measure.answer import Preference
+from analysis.measure.roc import roc
 from analysis.measure.targets import measure
+from analysis.presentation import Presentation, applied
 from analysis.report.figures import is_ours, write_figures
 from analysis.report.page import page_html, sweep_names
 from analysis.studies.base import chapters
@@ -25,9 +28,15 @@ _STALE_S = 86400.0
 
 
 def write_report(
-    results_dir: Path, out_dir: Path | None = None, copy: Callable[[str, Path], None] = lambda name, path: None
+    results_dir: Path,
+    out_dir: Path | None = None,
+    copy: Callable[[str, Path], None] = lambda name, path: None,
+    preference: Preference | None = None,
+    presentation: Presentation | None = None,
 ) -> Path:
     """Writes the report of `results_dir` under `out_dir` (default: its folder `report`) only. Returns the page's path.
+
+    The `preference` says which defense is the best, the `presentation` how arms are named, ordered and drawn.
 
     The report is made in a temporary folder and then moved file by file, the page last. Readers, and other processes that
     make the same report, therefore see only complete files. `copy` is called with each file's name below `out_dir` and path.
@@ -44,7 +53,8 @@ def write_report(
                 shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".making-") as name:
         made = Path(name)
-        page = _make(results, made)
+        with applied(presentation or Presentation()):
+            page = _make(results, made, preference or Preference())
         files = [path for path in sorted(made.rglob("*")) if path.is_file() and path != page]
         places = [path.relative_to(made) for path in (*files, page)]
         for place in places:
@@ -59,7 +69,7 @@ def write_report(
     return out / page.name
 
 
-def _make(results: Results, out: Path) -> Path:
+def _make(results: Results, out: Path, preference: Preference) -> Path:
     """Writes all files under `out`. Returns the page's path."""
     measured = measure(results)
     made = chapters(results, measured)
@@ -70,8 +80,10 @@ def _make(results: Results, out: Path) -> Path:
     for table in [*(table for _, chapter in made for table in chapter.tables), *general]:
         _write(out / "tables" / f"{table.name}.csv", table_csv(table))
         _write(out / "tables" / f"{table.name}.tex", table_latex(table, sweep))
-    figures = write_figures(results, measured, out / "figures", [chapter for _, chapter in made])
-    return _write(out / "report.html", page_html(results, measured, made, general, figures))
+    curves = roc(results, measured)
+    figures = write_figures(measured, curves, out / "figures", [chapter for _, chapter in made])
+    page = page_html(results, measured, made, general, figures, curves, preference)
+    return _write(out / "report.html", page)
 
 
 def _write(path: Path, text: str) -> Path:

@@ -28,8 +28,9 @@ class Estimate:
     `n` is the number of seeds. `over` says what the interval covers: "seeds" is the t-interval over the seeds' values and
     covers the variation between training runs; "examples" is the attack's interval for its one run and covers the choice of
     examples only; "both" covers both (`seeds_and_examples`); "resamples" is an interval that was recorded with the results.
-    `error` is the standard error and `df` its degrees of freedom, from which `at` computes intervals of other confidence.
-    Intervals are cut at `bounds`. `few_examples` says that there is no interval because the values come from too few examples.
+    `error` is the standard error and `df` its degrees of freedom, from which `at` computes intervals of other confidence; `shared`
+    is the part of the squared error that more seeds do not reduce. Intervals are cut at `bounds`. `few_examples` says that there is
+    no interval because the values come from too few examples.
     """
 
     mean: float
@@ -41,6 +42,7 @@ class Estimate:
     df: float = math.inf
     bounds: Bounds = UNBOUNDED
     few_examples: bool = False
+    shared: float = 0.0
 
     @property
     def half_width(self) -> float | None:
@@ -121,18 +123,17 @@ def estimate(values: Iterable[float | None], bounds: Bounds = UNBOUNDED) -> Esti
     return one.at(CONFIDENCE)
 
 
-def _two_way(values: Values, covariance: Values) -> tuple[float, float]:
-    """Variance of the mean of `values` (n,) over seeds and examples, and Hillis's degrees of freedom."""
+def _two_way(values: Values, covariance: Values) -> tuple[float, float, float]:
+    """Variance of the mean of `values` (n,) over seeds and examples, Hillis's degrees of freedom, and the variance that seeds share."""
     n = len(values)
     own = float(np.diag(covariance).mean())
     if n == 1:
-        return own, math.inf
+        return own, math.inf, own
     shared = max(0.0, float(covariance.sum() - np.trace(covariance)) / (n * (n - 1)))
     between = float(values.var(ddof=1))
     variance = max(between, own - shared) / n + shared
-    if between == 0:
-        return variance, math.inf
-    return variance, variance**2 / ((between / n) ** 2 / (n - 1))
+    df = math.inf if between == 0 else variance**2 / ((between / n) ** 2 / (n - 1))
+    return variance, df, shared
 
 
 def seeds_and_examples(values: Iterable[float], covariance: npt.ArrayLike, bounds: Bounds = UNBOUNDED) -> Estimate:
@@ -149,7 +150,7 @@ def seeds_and_examples(values: Iterable[float], covariance: npt.ArrayLike, bound
     in at most 6 % of cases, whether seeds or examples vary more.
     """
     sample, matrix = np.asarray(values, dtype=float), np.asarray(covariance, dtype=float)
-    variance, df = _two_way(sample, matrix)
+    variance, df, shared = _two_way(sample, matrix)
     n = len(sample)
     one = Estimate(
         mean=float(sample.mean()),
@@ -160,6 +161,7 @@ def seeds_and_examples(values: Iterable[float], covariance: npt.ArrayLike, bound
         error=math.sqrt(variance),
         df=df if n == 1 else min(df, 2 * (n - 1)),
         bounds=bounds,
+        shared=shared,
     )
     return one.at(CONFIDENCE)
 
@@ -171,7 +173,7 @@ def p_above(values: Iterable[float], covariance: npt.ArrayLike, reference: float
     examples, so Hillis's degrees of freedom are not capped.
     """
     sample = np.asarray(values, dtype=float)
-    variance, df = _two_way(sample, np.asarray(covariance, dtype=float))
+    variance, df, _ = _two_way(sample, np.asarray(covariance, dtype=float))
     distance = float(sample.mean()) - reference
     if variance == 0:
         return 0.0 if distance > 0 else 1.0

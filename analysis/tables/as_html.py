@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from analysis.tables.model import Kind, Table
+from analysis.tables.model import Entry, Kind, Label, Mean, Number, Table
 from analysis.tables.text import below, shown
 
 _CLASSES: dict[Kind, Markup] = {"label": Markup(' class="text"'), "text": Markup(' class="words"')}
@@ -32,7 +32,9 @@ def rows_html(table: Table) -> Markup:
         Markup('<th scope="col"{}>{}</th>').format(_class(table, place), table.columns[place].name)
         for place in table.visible
     )
-    lines = [Markup('<div class="scroll"><table>\n<thead><tr>{}</tr></thead>\n<tbody>').format(head)]
+    box = Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">').format(table.title)
+    opened = Markup('<table class="data" data-name="{}">\n<thead><tr>{}</tr></thead>\n<tbody>').format(table.name, head)
+    lines = [box + opened]
     for row in range(len(table.rows)):
         cells = (_cell(table, row, place, is_first=not at) for at, place in enumerate(table.visible))
         lines.append(Markup("<tr>{}</tr>").format(Markup("").join(cells)))
@@ -46,11 +48,22 @@ def _cell(table: Table, row: int, place: int, is_first: bool) -> Markup:
         # The interval has its own line, because columns of means would otherwise be too wide.
         text, _, ends = text.partition(" [")
         small = [f"[{ends}", *small]
-    words = Markup("") if table.repeats(row, place) else Markup.escape(text)
+    words = Markup('<span class="again">{}</span>').format(text) if table.repeats(row, place) else Markup.escape(text)
     lines = Markup("").join(Markup('<span class="sub">{}</span>').format(line) for line in small)
     tag = Markup('th scope="row"') if is_first else Markup("td")
     end = Markup("th") if is_first else Markup("td")
-    return Markup("<{}{}>{}{}</{}>").format(tag, _class(table, place), words, lines, end)
+    return Markup("<{}{}{}>{}{}</{}>").format(tag, _class(table, place), _sorted_by(entry), words, lines, end)
+
+
+def _sorted_by(entry: Entry) -> Markup:
+    """The number by which the page's script sorts a cell; none for words."""
+    if isinstance(entry, str | Label):
+        return Markup("")
+    if isinstance(entry, Mean):
+        value = None if entry.ours is None else entry.ours.mean
+    else:
+        value = entry.value if isinstance(entry, Number) else entry
+    return Markup(' data-v="{}"').format("" if value is None else value)
 
 
 def _class(table: Table, place: int) -> Markup:

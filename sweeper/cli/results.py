@@ -28,12 +28,19 @@ from sweeper.errors import UserError
 def report(
     results: Results,
     to: Annotated[Path | None, typer.Option("--to", help="Folder for the report. \\[default: RESULTS/report]")] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Call that defense the best whose accuracy − WEIGHT · (AUC − 0.5) is highest.")
+    ] = None,
+    within: Annotated[
+        float, typer.Option(help="Without --weight: the lowest AUC within so many points of the best accuracy.")
+    ] = 2.0,
+    style: Annotated[Path | None, typer.Option(help="YAML file with your names, order, colors and markers.")] = None,
 ) -> None:
     """Write tables, figures and one self-contained report.html on results, finished or not. Changes nothing else.
 
     The report on results in an object store is written to results/NAME/report and copied back to the store.
     """
-    from sweeper.report import current_tables, local_folder, report_on
+    from sweeper.report import Wishes, current_tables, local_folder, report_on
     from sweeper.results import layout
     from sweeper.results.store import Store
 
@@ -42,7 +49,9 @@ def report(
     with current_tables(store, to) as tables:
         print_damaged(tables.damaged)
         print_left_out(tables.left_out, store.location)
-        page = report_on(tables.folder, to, store, TerminalReporter())
+        page = report_on(
+            tables.folder, to, store, TerminalReporter(), Wishes(weight=weight, within=within, style=style)
+        )
     print_report(page, store.location)
     _fail_if_damaged(tables.damaged)
 

@@ -17,8 +17,8 @@ from matplotlib.colors import LogNorm, Normalize
 from PIL import Image
 
 from analysis import naming
-from analysis.figures.style import FigureFile, legend_below, looks, new_figure, save, say
-from analysis.figures.tradeoff import error_bars, handle
+from analysis.figures.style import FigureFile, handle, legend_below, looks, new_figure, save, say
+from analysis.figures.tradeoff import error_bars
 from analysis.load import Results, read_examples
 from analysis.measure.inversion import decoder_works, inversion_settings, judged_changes, layers
 from analysis.measure.targets import (
