@@ -8,7 +8,7 @@ import pytest
 from models.private.accounting import ORDERS, epsilon, find_noise_multiplier
 from models.private.composition import Steps
 from models.private.number_of_runs import LAWS, NumberOfRuns
-from models.private.tuning import divergences_of_a_run, epsilon_of_all_runs, epsilon_of_best_run
+from models.private.tuning import _given_a_run, divergences_of_a_run, epsilon_of_all_runs, epsilon_of_best_run
 
 DELTA = 1e-5
 
@@ -108,3 +108,26 @@ def test_several_settings_cost_at_least_the_worst_of_them():
 def test_impossible_numbers_of_runs_are_refused(law, mean, problem):
     with pytest.raises(ValueError, match=problem):
         NumberOfRuns(law=law, mean=mean)
+
+
+@pytest.mark.parametrize("mean", [1.0, 2.0, 6.0])
+def test_drawing_again_where_poisson_gives_no_run_has_its_exact_divergence(mean):
+    """A mechanism of two outcomes again, with “nothing” as a third: its divergences with and without that outcome are known."""
+    p, q, runs = 0.02, 0.06, NumberOfRuns(law="poisson", mean=mean)
+    nothing = runs.share_without_runs
+
+    def outcomes(probability):  # nothing, only 0s, some 1
+        zeros = math.exp(-mean * probability) - nothing
+        return np.array([nothing, zeros, 1 - nothing - zeros])
+
+    def divergence(one, other):
+        return np.log(np.sum(one[:, None] ** ORDERS * other[:, None] ** (1 - ORDERS), axis=0)) / (ORDERS - 1)
+
+    whole, given_a_run = (
+        divergence(outcomes(p)[start:] / share, outcomes(q)[start:] / share)
+        for start, share in ((0, 1), (1, 1 - nothing))
+    )
+    np.testing.assert_allclose(_given_a_run(whole, runs), given_a_run, rtol=1e-6, atol=1e-12)
+    assert (given_a_run > whole).all()
+    geometric = NumberOfRuns(law="geometric", mean=mean)
+    assert (_given_a_run(whole, geometric) == whole).all()

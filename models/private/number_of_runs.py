@@ -24,9 +24,11 @@ class NumberOfRuns:
     """A random number of runs with a given mean.
 
     A truncated negative binomial is never 0. The smaller its shape, the lower the price, and the more the number varies. A
-    Poisson number is close to its mean, may be 0, and costs most.
+    Poisson number is close to its mean, and costs most for means above about 5. It may be 0; a search then chooses nothing, and its
+    price holds for whoever draws again (`share_without_runs`).
 
-    Source: Papernot & Steinke 2022, "Hyperparameter Tuning with Renyi Differential Privacy", Definition 1 and Theorem 6.
+    Source: Papernot & Steinke 2022, "Hyperparameter Tuning with Renyi Differential Privacy", Definition 1 and Theorem 6. Deviation:
+    they release nothing where the number is 0.
     """
 
     law: Law
@@ -41,6 +43,11 @@ class NumberOfRuns:
     @property
     def shape(self) -> float:
         return LAWS[self.law]
+
+    @property
+    def share_without_runs(self) -> float:
+        """The probability that the number is 0."""
+        return math.exp(-self.mean) if self.law == "poisson" else 0.0
 
     def draw(self, generator: np.random.Generator) -> int:
         """A number of runs. The guarantee holds over this draw, so it does not cover people who know the generator's seed."""

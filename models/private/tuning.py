@@ -10,6 +10,7 @@ and 6). Any other search spends the ε of all its runs together.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,10 +38,26 @@ def epsilon_of_best_run(divergences: Array, runs: NumberOfRuns, delta: float, *,
     With `trained_anew`, the best run's settings then train one more model on the same examples, which is released as well.
     """
     run = _Run(divergences)
-    search = RepeatAndSelectDpEvent(run, runs.mean, runs.shape)
+    of_search = _Accountant(ORDERS)
+    of_search.compose(RepeatAndSelectDpEvent(run, runs.mean, runs.shape))
+    search = _Run(_given_a_run(np.asarray(of_search._rdp), runs))
     accountant = _Accountant(ORDERS)
     accountant.compose(ComposedDpEvent([search, run]) if trained_anew else search)
     return float(accountant.get_epsilon(delta))
+
+
+def _given_a_run(divergences: Array, runs: NumberOfRuns) -> Array:
+    """The divergences at `ORDERS` of a search whose number of runs is drawn again where it is 0.
+
+    Releasing nothing has the same probability p under both datasets. Without this outcome, the sum of P^α·Q^(1 − α) over all others
+    is e^((α − 1)·D) − p, and both are divided by 1 − p.
+    """
+    p = runs.share_without_runs
+    if p == 0:
+        return divergences
+    orders = np.asarray(ORDERS) - 1
+    exponent = orders * divergences
+    return np.asarray((exponent + np.log1p(-p * np.exp(-exponent)) - math.log1p(-p)) / orders)
 
 
 def epsilon_of_all_runs(settings: Sequence[Steps], runs: int, delta: float, accountant: str) -> float:
