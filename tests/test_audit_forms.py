@@ -358,3 +358,63 @@ def test_the_gate_judges_an_audited_cohort_with_its_null_and_its_size(tmp_path: 
     assert few.exit_code == 2
     assert "16 seeds finished" in few.output
     assert command("gate", tight, "--max", "epsilon=1").exit_code == 2
+
+
+def test_a_score_has_no_labels_to_attack(tmp_path: Path) -> None:
+    content = cohort()
+    path = tmp_path / "scores.npz"
+    np.savez(path, is_member=content["is_member"], score=content["logits"][:, :, 0, 0])
+    result = command("audit", path, "--attack", "label_only", "--out", tmp_path / "out.parquet")
+    assert result.exit_code == 2
+    assert "needs the labels that models answer" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "problem"),
+    [
+        ("model", lambda n: [None] * 300 + ["one"] * (n - 300), "300 nulls"),
+        ("query", lambda n: ["first"] * n, "must be a number"),
+        ("query", lambda n: pa.nulls(n, pa.int64()), "whole numbers, without nulls"),
+        ("query", lambda n: [0.5] * n, "whole numbers, without nulls"),
+    ],
+)
+def test_models_and_queries_of_each_row_are_checked(tmp_path: Path, column: str, values: Any, problem: str) -> None:
+    table = long_table(cohort(models=4))
+    table = table.set_column(table.column_names.index(column), column, pa.array(values(len(table))))
+    path = tmp_path / "models.parquet"
+    pq.write_table(table, path)
+    result = command("audit", path)
+    assert result.exit_code == 2
+    assert problem in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        ({"is_member": [[True, False], [True]], "score": [[1.0, 2.0], [1.0, 2.0]]}, "no array of one shape"),
+        ({"is_member": members(), "prediction": np.zeros(N), "target": ["x"] * N}, "must be real numbers"),
+        ({"is_member": members(), "score": np.zeros(N, dtype=complex)}, "must be real numbers"),
+        (
+            {"is_member": np.tile(members(), (4, 1)), "score": np.zeros((4, N, 2))},
+            "one number for each value of is_member",
+        ),
+        ({"is_member": members(), "label": np.zeros(N, int), "logits": np.full((N, 3), -np.inf)}, "only logits of −∞"),
+        (
+            {"is_member": members(), "label": np.zeros(N, int), "logits": np.full((N, 3), np.nan)},
+            "not finite",
+        ),
+    ],
+)
+def test_arrays_of_a_wrong_type_or_shape_are_refused_in_words(arrays: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        stored_arrays(**arrays)
+
+
+def test_a_logit_may_rule_a_class_out() -> None:
+    logits = np.random.default_rng(0).normal(size=(N, 3))
+    logits[:5, 2] = -np.inf
+    label = np.zeros(N, dtype=int)
+    found = sweeper.audit(is_member=members(), label=label, logits=logits).metrics.set_index("attack")
+    logits[:5, 2] = -1e9
+    finite = sweeper.audit(is_member=members(), label=label, logits=logits).metrics.set_index("attack")
+    assert found["auc"].to_dict() == pytest.approx(finite["auc"].to_dict())

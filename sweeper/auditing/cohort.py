@@ -61,11 +61,14 @@ def audit_cohort(
     stored = _with_the_pool_first(stored)
     order, seeds = _order(stored.is_member[:, _in_pool(stored.is_member)])
     models = [_model(stored, place, seeds[at]) for at, place in enumerate(order)]
+    names = [name for name in dict.fromkeys(attack_names) if name != "label_only" or stored.has_classes]
+    if not names:
+        raise UserError(
+            "Attack 'label_only' needs the labels that models answer; a score has none. Take lira or ratio."
+        )
     metrics: list[dict[str, Any]] = []
     records: list[dict[str, Any]] = []
-    for name in dict.fromkeys(attack_names):
-        if name == "label_only" and not stored.has_classes:
-            continue
+    for name in names:
         on_attack(name)
         attack = COHORT_ATTACKS[name]
         rng = np.random.default_rng([seed, list(COHORT_ATTACKS).index(name)])

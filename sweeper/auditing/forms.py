@@ -54,10 +54,13 @@ def read_stored(path: Path) -> Stored:
     if "model" not in table.column_names:
         return outputs
     population = outputs.population
-    models = np.array([str(each) for each in table.column("model").to_pylist()])
+    models = _models(table, path)
     query = np.zeros(len(models), dtype=np.int64)
     if "query" in table.column_names:
-        query = np.asarray(table.column("query").to_numpy(), dtype=np.int64)
+        given = _plain_numbers(table, "query", path)
+        if not np.isfinite(given).all() or (given % 1).any():
+            raise UserError(f"{path}: column 'query' must have whole numbers, without nulls.")
+        query = given.astype(np.int64)
     values = _as_logits(population.outputs.values, population.outputs.is_probability)
     found = _pivoted(path, models, query, population.outputs, population.is_member, values, outputs.changes)
     return replace(found, names=outputs.names)
@@ -82,7 +85,7 @@ def stored_arrays(
         UserError: there is not exactly one kind of answers, or the shapes do not fit.
     """
     given = {
-        name: np.asarray(value)
+        name: _as_array(name, value, where)
         for name, value in (
             *(("logits", logits), ("probabilities", probabilities), ("score", score), ("loss", loss)),
             ("prediction", prediction),
@@ -95,19 +98,25 @@ def stored_arrays(
             "prediction (with target)."
         )
     ((name, values),) = given.items()
-    if not np.issubdtype(values.dtype, np.number):
-        raise UserError(f"{where}: {name} has the type {values.dtype}; it must be numbers.")
-    member = _members(np.asarray(is_member), where)
+    _refuse_other_types(name, values, where)
+    member = _members(_as_array("is_member", is_member, where), where)
     if values.ndim == member.ndim + 1 and values.shape[-1] == 1:  # one output unit
         values = values[..., 0]
     if not member.ndim <= values.ndim <= 2 * member.ndim:
         raise UserError(f"{where}: {name} has {values.ndim} dimensions, which do not fit is_member with {member.ndim}.")
     if name in ONE_NUMBER:
+        if values.ndim != member.ndim:
+            raise UserError(
+                f"{where}: {name} has the shape {values.shape}; it must have one number for each value of is_member."
+            )
         if (name == "prediction") != (target is not None):
             raise UserError(f"{where}: prediction and target belong together; give both, or neither.")
-        values = _one_number(
-            name, values.astype(np.float64), None if target is None else np.asarray(target, dtype=np.float64), where
-        )
+        targets = None
+        if target is not None:
+            targets = _as_array("target", target, where)
+            _refuse_other_types("target", targets, where)
+            targets = targets.astype(np.float64)
+        values = _one_number(name, values.astype(np.float64), targets, where)
         member = _oriented(member, values.shape, where, name)
         ids, names = _checked_ids(example_id, member.shape[-1], where)
         if member.ndim == 1:
@@ -132,8 +141,10 @@ def stored_arrays(
     if labels.shape != (n,) or not whole or labels.min(initial=0) < 0 or labels.max(initial=0) >= n_classes:
         raise UserError(f"{where}: label must have {n} whole numbers from 0 to {n_classes - 1}, one for each record.")
     labels = labels.astype(np.int64)
-    if not np.isfinite(values).all():
-        raise UserError(f"{where}: {name} have values that are not finite numbers.")
+    if np.isnan(values).any() or (values == np.inf).any() or (is_probability and not np.isfinite(values).all()):
+        raise UserError(f"{where}: {name} have values that are not finite numbers; only a logit may be −∞.")
+    if (values == -np.inf).all(axis=-1).any():
+        raise UserError(f"{where}: {name} have records with only logits of −∞; at least one class must be possible.")
     if member.ndim == 1:
         changes: tuple[str, ...] = ()
         if is_probability:
@@ -190,9 +201,7 @@ def _read_scores(path: Path, name: str, is_cohort: bool) -> Stored:
         raise UserError(f"{path} has a column 'model' but no 'example_id', which says which rows are of one record.")
     else:
         ids = np.arange(n)
-    models = (
-        np.array([str(each) for each in table.column("model").to_pylist()]) if is_cohort else np.zeros(n, dtype="U1")
-    )
+    models = _models(table, path) if is_cohort else np.zeros(n, dtype="U1")
     if len(set(models.tolist())) == 1:
         return StoredScores(name=name, example_id=ids, is_member=members, score=values, changes=(), names=names)
     values = _log_odds_of(name, values)
@@ -203,6 +212,14 @@ def _read_scores(path: Path, name: str, is_cohort: bool) -> Stored:
     )
     found = _pivoted(path, models, np.zeros(n, dtype=np.int64), outputs, members, outputs.values, ())
     return replace(found, names=names, has_classes=False) if isinstance(found, StoredCohort) else found
+
+
+def _models(table: pa.Table, path: Path) -> npt.NDArray[np.str_]:
+    """The model of each row."""
+    column = table.column("model")
+    if column.null_count:
+        raise UserError(f"{path}: column 'model' has {column.null_count} nulls; name the model of each row.")
+    return np.array([str(each) for each in column.to_pylist()])
 
 
 def _pivoted(
@@ -292,6 +309,18 @@ def _log_odds_of(name: str, score: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
         return score
     loss = np.maximum(-score, 1e-300)
     return np.asarray(-loss - np.log(-np.expm1(-loss)))
+
+
+def _as_array(name: str, value: npt.ArrayLike, where: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise UserError(f"{where}: {name} is no array of one shape: {sentence(error)}") from None
+
+
+def _refuse_other_types(name: str, values: npt.NDArray[Any], where: str) -> None:
+    if values.dtype.kind not in "iuf":
+        raise UserError(f"{where}: {name} has the type {values.dtype}; it must be real numbers.")
 
 
 def _members(values: npt.NDArray[Any], where: str) -> BoolArray:
