@@ -161,6 +161,9 @@ class LaunchResult:
     """The HTML report; None if there is none (see `problem`)."""
     problem: str | None = None
 
+    fruitless: int = 0
+    """Searches that are over and found no settings, so that their arms have no targets."""
+
     @property
     def n_done(self) -> int:
         return sum(status.word == "done" for status in self.statuses.values())
@@ -180,9 +183,9 @@ class LaunchResult:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every trial and comparison is done, nothing is damaged, and the report is written."""
-        is_compared = self.n_compared == len(self.states)
-        return self.n_done == self.n_trials and is_compared and not self.damaged and self.problem is None
+        """Whether every trial and comparison is done, every arm has targets, nothing is damaged, and the report is written."""
+        is_computed = self.n_done == self.n_trials and self.n_compared == len(self.states) and not self.fruitless
+        return is_computed and not self.damaged and self.problem is None
 
 
 def prepare(sweep: str, options: LaunchOptions, reporter: Reporter | None = None) -> Prepared:
@@ -302,9 +305,11 @@ def _problems(sweep: Sweep, arms: Arms) -> list[str]:
                     f"most {arm.plan.leak.most:g}. The one that leaked least, {leak:.3f}, is taken."
                 )
         if arm.is_over and arm.best is None:
+            stopped = sum(run.score is not None and run.score.is_stopped for run in arm.runs)
+            ended = f"{len(arm.runs) - stopped} diverged" + (f", {stopped} were stopped early" if stopped else "")
             problems.append(
-                f"All {len(arm.runs)} runs of the search of {arm.cell.defense_label} on {arm.cell.dataset_label} diverged, so it "
-                "has no settings to train with. Give it a space with lower learning rates."
+                f"No run of the search of {arm.cell.defense_label} on {arm.cell.dataset_label} came to its end ({ended}), so it has no "
+                "settings to train with. Give it a space with lower learning rates."
             )
     return problems
 
@@ -397,6 +402,7 @@ def _conclude(
         damaged=gathered.damaged,
         left_out=gathered.left_out,
         tables=gathered.folder,
+        fruitless=sum(arm.is_over and arm.best is None for arm in ended.resolved.arms.searches),
     )
     if result.n_left == result.n_trials:
         return result

@@ -113,7 +113,7 @@ def test_runs_are_the_same_every_time_and_a_shared_field_is_drawn_alike_in_all_a
     assert len(set(drawn(baseline, "learning_rate"))) == 4
     assert [set(arm.fields) for arm in (baseline, l2)] == [
         {("training", "learning_rate")},
-        {("training", "learning_rate"), ("defense", "", "weight")},
+        {("training", "learning_rate"), ("defense", "l2", "weight")},
     ]
     assert [run.trial.defenses[0].weight for run in l2.runs] == drawn(l2, "weight")
     other = arms(searched, "search.seed=7").searches[0]
@@ -355,7 +355,7 @@ def test_every_part_gets_the_same_budget_and_only_spaces_may_differ(tmp_path: Pa
     assert (len(baseline.runs), len(l2.runs), len(dp.runs)) == (4, 4, 4)
     assert dp.fields["training", "learning_rate"].high == 10
     assert baseline.fields["training", "learning_rate"].high == 1
-    assert ("defense", "", "max_grad_norm") in dp.fields
+    assert ("defense", "dp_sgd", "max_grad_norm") in dp.fields
     with pytest.raises(UserError, match="its settings are not those of part 'plain'"):
         arms(path, "parts.private.search.runs=8")
     with pytest.raises(UserError, match=r"search.space.defenses: Unknown label 'dq'"):
@@ -651,3 +651,49 @@ def test_composition_of_a_fixed_number_of_runs_is_that_of_their_steps(searched: 
     steps = 2 * n_train // 25
     assert price.epsilon_with_search == pytest.approx(epsilon(1.0, 25 / n_train, 4 * steps, 1e-5, "rdp"))
     assert price.epsilon_trained_anew == pytest.approx(epsilon(1.0, 25 / n_train, 5 * steps, 1e-5, "rdp"))
+
+
+def test_targets_whose_settings_were_given_are_not_those_of_a_search(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    text = SEARCHED.replace(
+        "defenses:\n  baseline", "parts:\n  tuned:\n  plain: {search: null, seeds: [4, 5]}\ndefenses:\n  baseline"
+    )
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="two configurations under the same labels"):
+        arms(path, scores=by_learning_rate)
+    found = arms(path)  # before the search is over, nothing is known to differ
+    assert {trial.seed for trial in found.trials if trial.search_run is None} == {4, 5}
+    assert [found.targets_of(arm) for arm in found.searches] == [[], [], []]
+
+
+def test_a_field_of_no_architecture_is_refused(searched: Path) -> None:
+    with pytest.raises(UserError, match="Unknown field 'hiden'"):
+        arms(searched, "search.space.architecture={hiden: {uniform: [0, 1]}}")
+    with pytest.raises(UserError, match="Unknown field of its architecture 'hiden'"):
+        arms(searched, "search.space.defenses.l2={architecture: {hiden: {uniform: [0, 1]}}}")
+
+
+def test_a_field_has_one_distribution_however_it_is_named(searched: Path) -> None:
+    named = arms(searched, "search.space.defenses.l2={l2: {weight: {loguniform: [1.0e-4, 1.0e-2]}}}")
+    assert [drawn(one, "weight") for one in named.searches[1:2]] == [drawn(arms(searched).searches[1], "weight")]
+    both = "search.space.defenses.l2={weight: {uniform: [0.1, 0.2]}, l2: {weight: {uniform: [0.3, 0.4]}}}"
+    with pytest.raises(UserError, match="'weight' of l2 has two distributions"):
+        arms(searched, both)
+
+
+def test_many_whole_numbers_have_a_price_if_they_do_not_change_epsilon(searched: Path, tmp_path: Path) -> None:
+    wide = "search.space.defenses.dp={training: {%s: {int: [1, 400]}}}"
+    [*_, dp] = arms(searched, wide % "evaluate_every").searches
+    assert price_of(dp, tmp_path).epsilon_run == pytest.approx(4.0, abs=0.05)
+    [*_, dp] = arms(searched, wide % "epochs").searches
+    with pytest.raises(UserError, match="400 values with an ε of their own"):
+        price_of(dp, tmp_path)
+
+
+def test_runs_with_noise_in_their_gradients_are_never_stopped_early(searched: Path) -> None:
+    overrides = ["search.early_stopping=asha", "search.space.defenses.dp={max_grad_norm: {uniform: [0.5, 2.0]}}"]
+    noisy = "defenses.dp={name: noise_then_clip, noise_scale: 1.0, max_grad_norm: 1.0}"
+    for override in ([], [noisy]):
+        *plain, dp = arms(searched, *overrides, *override).searches
+        assert not dp.stops_early
+        assert all(arm.stops_early for arm in plain)

@@ -83,15 +83,13 @@ def _without(basis: str) -> Price:
 def _accounted(arm: ArmSearch, data_dir: FilePath) -> list[tuple[Steps, PrivacyAccounting]] | None:
     """What the accountant sees of every setting that a run may have; None if some have no accounting."""
     middle = {path: each.at(0.5) for path, each in arm.fields.items()}
+    # Of many values, a few tell whether the field matters to ε at all.
     candidates: dict[Path, Sequence[Any]] = {
-        path: each.values or tuple(each.at(share) for share in (0.0, 0.5, 1.0)) for path, each in arm.fields.items()
+        path: each.values
+        if each.values is not None and len(each.values) <= _MOST_SETTINGS
+        else tuple(dict.fromkeys(each.at(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)))
+        for path, each in arm.fields.items()
     }
-    for path, values in candidates.items():
-        if len(values) > _MOST_SETTINGS:
-            raise UserError(
-                f"search.space: '{path[-1]}' of {arm.cell.defense_label} has {len(values):,} values, each perhaps with its own ε; at "
-                f"most {_MOST_SETTINGS} are possible. Give it fewer."
-            )
     tried = [(path, middle | {path: value}) for path, values in candidates.items() for value in values]
     seen: dict[Path, set[object]] = {}
     keys = _keys(arm, [values for _, values in tried], data_dir)
@@ -101,7 +99,13 @@ def _accounted(arm: ArmSearch, data_dir: FilePath) -> list[tuple[Steps, PrivacyA
         seen.setdefault(path, set()).add(_fact(*key))
     counted = [path for path in arm.fields if len(seen[path]) > 1]
     for path in counted:
-        if arm.fields[path].values is None:
+        values = arm.fields[path].values
+        if values is not None and len(values) > _MOST_SETTINGS:
+            raise UserError(
+                f"search.space: '{path[-1]}' of {arm.cell.defense_label} has {len(values):,} values with an ε of their own; at "
+                f"most {_MOST_SETTINGS} are possible. Give it fewer."
+            )
+        if values is None:
             raise UserError(
                 f"search.space: '{path[-1]}' changes what a run of {arm.cell.defense_label} reveals, so all its values must be known "
                 f"beforehand. Write it as {{choice: [{arm.fields[path].at(0.25):g}, {arm.fields[path].at(0.75):g}]}}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,24 +32,26 @@ class Distribution:
     options: tuple[Any, ...] = ()
 
     @property
-    def values(self) -> tuple[Any, ...] | None:
+    def values(self) -> Sequence[Any] | None:
         """All values, if they can be listed."""
         if self.kind == "choice":
             return self.options
-        return tuple(range(int(self.low), int(self.high) + 1)) if self.kind == "int" else None
+        return range(int(self.low), int(self.high) + 1) if self.kind == "int" else None
 
     def at(self, share: float) -> Any:
         """The value below which about this share of all draws fall; of a choice, the option at this share of the list."""
-        values = self.values
-        if values is not None:
-            return values[min(int(share * len(values)), len(values) - 1)]
+        if self.kind == "choice":
+            return self.options[min(int(share * len(self.options)), len(self.options) - 1)]
+        if self.kind == "int":
+            count = int(self.high) - int(self.low) + 1
+            return int(self.low) + min(int(share * count), count - 1)
         low, high = (math.log(self.low), math.log(self.high)) if self.kind == "loguniform" else (self.low, self.high)
         value = low + share * (high - low)
         return self.rounded(math.exp(value) if self.kind == "loguniform" else value)
 
     def rounded(self, value: Any) -> Any:
         """A proposed value as it is used: a drawn fraction has few digits."""
-        return value if self.values is not None else float(f"{value:.{_DIGITS}g}")
+        return value if self.kind in ("choice", "int") else float(f"{value:.{_DIGITS}g}")
 
 
 @dataclass(frozen=True, kw_only=True)

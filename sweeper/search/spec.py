@@ -72,8 +72,8 @@ class SearchPlan:
     - `searcher`: `random` draws all settings beforehand. `optuna` (its TPE, through Ray Tune) proposes `at_once` at a time, by the
       results so far.
     - `early_stopping`: with `asha`, Ray Tune's ASHA stops a run if its validation accuracy after `grace_epochs` epochs, or that times
-      a power of `reduction_factor`, is not among the best 1 / `reduction_factor`. Arms with a guarantee, and defenses that train
-      several models, run to the end: their accounting, or their epochs, are not those of one training.
+      a power of `reduction_factor`, is not among the best 1 / `reduction_factor`. Arms that add noise to gradients, and
+      defenses that train several models, run to the end: their accounting and noise, or their epochs, are not those of one training.
     - `epsilon`: the ε that reports show first, of one run or with its search; they show both.
     - `seed`: of the draws, and of the runs' trainings. No target that is evaluated has it.
     - `leak`: if set, the best run is the most accurate one that stays below it.

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from models.defenses.base import AccountedMechanism
+from models.defenses.base import AccountedMechanism, Mechanism
 from models.seeds import Stream
 from models.train import own_trainer
-from sweeper.errors import UserError
+from sweeper.errors import UserError, unknown_name
 from sweeper.search.early_stopping import Halving
 from sweeper.search.space import Distribution, Path
 from sweeper.search.spec import SearchPlan
@@ -110,7 +110,8 @@ class ArmSearch:
     @property
     def stops_early(self) -> bool:
         """Whether its runs may be stopped before their last epoch."""
-        is_one_training = not self.is_accounted and own_trainer(self.cell.defenses) is None
+        has_mechanism = any(isinstance(defense, Mechanism) for defense in self.cell.defenses)
+        is_one_training = not has_mechanism and own_trainer(self.cell.defenses) is None
         return self.plan.settings.early_stopping == "asha" and is_one_training
 
     @property
@@ -250,6 +251,9 @@ def _fields_of(cell: Trial, plan: SearchPlan) -> dict[Path, Distribution]:
                 )
         elif path[0] == "architecture":
             owners = int(path[1] in asdict(cell.architecture))
+            if not owners and path in plan.space.of_arms.get(cell.defense_label, {}):
+                unknown = unknown_name("field of its architecture", path[1], asdict(cell.architecture))
+                raise UserError(f"search.space.defenses.{cell.defense_label}: {unknown}")
         else:
             if path[-1] in _NEVER_DRAWN:
                 raise UserError(
@@ -257,7 +261,14 @@ def _fields_of(cell: Trial, plan: SearchPlan) -> dict[Path, Distribution]:
                     "runs; do not draw it."
                 )
             owners = sum(_is_of(path, defense) for defense in cell.defenses)
-            if owners != 1:
+            if owners == 1:
+                owner = next(defense for defense in cell.defenses if _is_of(path, defense))
+                path = ("defense", components.name_of("defense", owner), path[-1])
+                if path in found:
+                    raise UserError(
+                        f"search.space.defenses.{cell.defense_label}: '{path[-1]}' of {path[1]} has two distributions; keep one."
+                    )
+            else:
                 raise UserError(
                     f"search.space.defenses.{cell.defense_label}: {owners} of its defenses have a field '{path[-1]}'. Name the defense "
                     f"that you mean: {{{components.name_of('defense', cell.defenses[0])}: {{{path[-1]}: …}}}}."

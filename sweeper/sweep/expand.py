@@ -72,11 +72,17 @@ class Arms:
 
     def targets_of(self, arm: ArmSearch) -> list[str]:
         """Ids of the targets that are trained with the best settings of a search."""
+        best = arm.best
+        if best is None:
+            return []
         where = (*arm.cell.labels, arm.cell.split_label)
+        # Trials of another part may have the same labels, and settings that were given by hand.
         return [
             trial.target_id
             for trial in self.trials
-            if trial.search_run is None and (*trial.labels, trial.split_label) == where
+            if trial.search_run is None
+            and (*trial.labels, trial.split_label) == where
+            and trial.settings == best.trial.settings
         ]
 
 
@@ -121,15 +127,16 @@ def arms_of(sweep: Sweep, scores: Scores = nothing_recorded) -> Arms:
                 )
             by_id[trial.target_id] = trial
     trials = list(by_id.values())
-    seen: dict[tuple[object, ...], str] = {}
+    seen: dict[tuple[object, ...], Trial] = {}
     for trial in trials:
-        where = (*trial.labels, trial.split_label, trial.seed, trial.search_run)
-        if where in seen:
+        if trial.search_run is not None:
+            continue
+        first = seen.setdefault((*trial.labels, trial.split_label), trial)
+        if first.settings != trial.settings:
             raise UserError(
-                f"Parts '{seen[where]}' and '{trial.part}' give '{trial.title}' two configurations under the same labels; "
+                f"Parts '{first.part}' and '{trial.part}' give '{trial.title}' two configurations under the same labels; "
                 "tables could not distinguish them. Label one of them differently."
             )
-        seen[where] = trial.part
     return Arms(trials=trials, searches=list(chain.from_iterable(searches.values())))
 
 
@@ -189,6 +196,10 @@ def _in_part(glob: str, trials: Sequence[Trial]) -> list[Trial]:
 def _searches(sweep_name: str, part: Part, scores: Scores) -> list[ArmSearch]:
     if part.search is None:
         return []
+    for path in part.search.space.everywhere:
+        fields = {name: None for each in part.architectures.values() for name in dataclasses.asdict(each)}
+        if path[0] == "architecture" and path[1] not in fields:
+            raise UserError(f"search.space.architecture: {unknown_name('field', path[1], fields)}")
     return [unfold(cell, part.search, scores) for cell in _grid(sweep_name, part, part.search.settings.seed)]
 
 

@@ -56,6 +56,11 @@ class Trial:
     """How many earlier runs of a search have the same settings and seed. Each has noise and batches of its own."""
 
     @property
+    def settings(self) -> tuple[Any, ...]:
+        """Everything that makes the target but its seed; equal for the seeds of one cell."""
+        return (self.dataset, self.split_plan, self.architecture, self.defenses, self.training)
+
+    @property
     def split(self) -> str:
         """The name of its split."""
         return self.split_plan.name
