@@ -100,7 +100,7 @@ _TABLES: dict[str, dict[str, str]] = {
 _OPTIONAL: dict[str, dict[str, str]] = {
     "trials": _columns(
         text="optimizer mechanism noise_unit clipping twin_id config component_sha256 split_label canary_kind search_id search_law "
-        "epsilon_shown cause",
+        "search_objective search_basis epsilon_shown cause",
         number="n_members n_canaries canary_seed n_reference n_validation learning_rate noise_scale max_grad_norm train_loss test_loss "
         "validation_accuracy search_run search_runs epsilon_run epsilon_with_search epsilon_trained_anew",
         boolean="paired_batches",

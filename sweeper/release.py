@@ -29,6 +29,9 @@ __all__ = ["Card", "Decision", "Limit", "card", "gate", "parse_limit"]
 _OF_AN_AUDIT = {"auc": "auc"} | {f"tpr@{100 * fpr:g}%": f"tpr_at_fpr_{fpr:g}" for fpr in (0.001, 0.01, 0.1)}
 """Columns of an audit's metrics by the names of quantities."""
 
+LEAST_SEEDS = 8
+"""Seeds that the gate wants unless it is told otherwise: as many as LiRA needs to be the primary attack."""
+
 _NO_SETTING = Setting(key="", label="", split="", architecture="", file_name="")
 
 OnDamaged = Callable[[Sequence[str]], None]
@@ -41,10 +44,12 @@ def gate(
     defense: str | None = None,
     dataset: str | None = None,
     attack: str | None = None,
-    min_seeds: int = 8,
+    min_seeds: int | None = None,
     on_damaged: OnDamaged = lambda problems: None,
 ) -> Decision:
     """Judge a defense of a sweep, or an audited model if `results` is a file. `analysis.release.gate` says how.
+
+    `min_seeds` is 8 by default.
 
     Raises:
         UserError: there is no such defense, dataset or attack, no limit, or the results cannot be read.
@@ -54,7 +59,10 @@ def gate(
     if Path(results).is_file():
         if defense is not None or dataset is not None:
             raise UserError(f"{results} is the audit of one model; leave out --defense and --dataset.")
-        return decide([_audited(Path(results), attack, [limit.name for limit in limits])], limits, min_seeds)
+        audited = _audited(Path(results), attack, [limit.name for limit in limits])
+        if audited.is_audit and min_seeds is not None:
+            raise UserError(f"{results} is the audit of one model, which has no seeds; leave out --min-seeds.")
+        return decide([audited], limits, min_seeds or LEAST_SEEDS)
     with _measured(results, defense, on_damaged) as (tables, measured, label):
         if attack is not None and attack not in (known := sorted(set(tables.cohorts["attack"]))):
             raise unknown_name("attack on the cohort in these results", attack, known)
@@ -65,7 +73,7 @@ def gate(
         places = [place for place in places if place.dataset == dataset]
         if not places:
             raise unknown_name("dataset of this defense", dataset, known)
-    return decide(places, limits, min_seeds, missing)
+    return decide(places, limits, min_seeds or LEAST_SEEDS, missing)
 
 
 def card(results: str, defense: str | None, on_damaged: OnDamaged = lambda problems: None) -> Card:
@@ -87,6 +95,11 @@ def parse_limit(text: str, *, is_least: bool) -> Limit:
     option, allowed = ("--min", HIGHER_IS_BETTER) if is_least else ("--max", LOWER_IS_BETTER)
     name, equals, value = text.partition("=")
     name = re.sub(r"\s", "", name).lower()
+    if name == "epsilon_lower_bound":
+        raise UserError(
+            f"{option} {text}: a lower bound on ε is small where an attack is weak, so a small one shows nothing. Limit epsilon, auc "
+            "or a TPR; the card shows the bound."
+        )
     if not equals or name not in allowed:
         example = f"{option} {allowed[0]}={0.9 if is_least else 0.55}"
         raise UserError(

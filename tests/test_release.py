@@ -87,6 +87,14 @@ def test_an_epsilon_is_the_largest_of_the_seeds_and_none_is_a_failure(tmp_path: 
     assert decided(rows, tmp_path, "dp_eps2", Limit(name="epsilon_with_search", value=99.0)).verdict == "fail"
     for row in private:
         row |= {"epsilon_with_search": 7.0, "epsilon_trained_anew": 8.0}
+        row |= {"search_id": "s", "search_runs": 4, "search_law": "fixed", "epsilon_shown": "run"}
+    found = decided(rows, tmp_path, "dp_eps2", Limit(name="epsilon", value=2.5))
+    assert found.verdict == "pass"
+    assert "of a model trained anew with its settings, at δ = 1e-05 is 8" in found.checks[0].reason
+    for row in private:
+        row["epsilon_shown"] = "search"
+    assert decided(rows, tmp_path, "dp_eps2", limit).verdict == "fail"
+    assert decided(rows, tmp_path, "dp_eps2", Limit(name="epsilon", value=8.0)).verdict == "pass"
     # The targets were trained after the search, so the search's own ε does not cover them
     assert decided(rows, tmp_path, "dp_eps2", Limit(name="epsilon_with_search", value=7.5)).verdict == "fail"
     assert decided(rows, tmp_path, "dp_eps2", Limit(name="epsilon_with_search", value=8.0)).verdict == "pass"
@@ -105,7 +113,7 @@ def test_a_smaller_cohort_than_there_are_seeds_is_not_enough(tmp_path: Path) -> 
         row["n_targets"] = 5
     found = decided(rows, tmp_path, "dp_eps2", Limit(name="auc", value=1.0))
     assert found.verdict == "not enough evidence"
-    assert any("attacked 5 models, and 8 are asked for" in each for each in found.missing)
+    assert any("attacked 5 of 8 models" in each for each in found.missing)
 
 
 def test_failed_targets_and_datasets_are_missing_evidence(tmp_path: Path) -> None:
@@ -249,11 +257,17 @@ def test_the_gate_judges_an_audit_of_any_model(tmp_path: Path) -> None:
     auc = found.loc["loss"]
     assert command("gate", metrics, "--max", f"auc={found['auc_high'].max() + 0.001}").exit_code == 0
     assert command("gate", metrics, "--max", f"auc={auc['auc']}").exit_code == 1
-    assert command("gate", metrics, "--max", f"auc={auc['auc']}", "--attack", "entropy").exit_code in (0, 1)
+    entropy = found.loc["entropy", "auc_high"]
+    for limit, code in ((entropy + 0.001, 0), (entropy - 0.001, 1)):
+        result = command("gate", metrics, "--max", f"auc={limit}", "--attack", "entropy")
+        assert result.exit_code == code
+        assert "have no references and no null" in " ".join(result.output.split())
     for arguments, problem in (
         (["--max", "epsilon=8"], "does not measure the quantity 'epsilon'"),
         (["--max", "auc=0.6", "--defense", "l2"], "leave out --defense"),
         (["--max", "auc=0.6", "--attack", "lira"], "Unknown attack"),
+        (["--max", "auc=0.6", "--min-seeds", "8"], "leave out --min-seeds"),
+        (["--max", "epsilon_lower_bound=0.5"], "a small one shows nothing"),
     ):
         result = command("gate", metrics, *arguments)
         assert result.exit_code == 2
@@ -338,3 +352,52 @@ def test_the_card_says_what_it_knows_and_what_was_not_tried(tmp_path: Path) -> N
     again = card_of(results, measured, "l2", places_of(results, measured, "l2"))
     assert made == json.loads(json.dumps(again.as_json()))
     assert [place["place"] for place in made["places"]] == [place.label for place in places_of(results, measured, "l2")]
+
+
+def test_a_score_that_is_turned_around_passes_nothing(tmp_path: Path) -> None:
+    member = np.arange(400) < 200
+    score = np.random.default_rng(0).normal(size=400) - 3 * member
+    path = tmp_path / "scores.parquet"
+    pq.write_table(pa.table({"is_member": member, "score": score}), path)
+    metrics = tmp_path / "metrics.parquet"
+    assert command("audit", path, "--out", metrics).exit_code == 0
+    result = command("gate", metrics, "--max", "auc=0.55", "--max", "tpr@10%=0.5")
+    assert result.exit_code == 2
+    assert "the direction of its score is wrong" in " ".join(result.output.split())
+    rows = with_cohorts(n=20, leak={"baseline": 1.0, "dp_eps2": -1.0, "l2": 0.9})
+    assert decided(rows, tmp_path / "cohort", "dp_eps2", Limit(name="auc", value=0.55)).verdict == "not enough evidence"
+    # Chance alone is not taken for a reversed score
+    rows = with_cohorts(n=20, leak={"baseline": 1.0, "dp_eps2": 0.0, "l2": 0.9})
+    assert decided(rows, tmp_path / "null", "dp_eps2", Limit(name="auc", value=0.65)).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({}, "How the settings were chosen is not recorded"),
+        (
+            {"search_basis": "an attack's results choose the run, and no guarantee covers these"},
+            "Nothing covers the search",
+        ),
+        (
+            {"search_basis": "composition of all 4 runs", "epsilon_trained_anew": 9.0},
+            "is computed by composition of all 4 runs",
+        ),
+    ],
+)
+def test_the_card_says_what_covers_the_choice_of_settings(tmp_path: Path, columns: dict[str, Any], words: str) -> None:
+    rows = with_cohorts(n=20)
+    for row in rows["trials"]:
+        if row["defense"] == "dp_eps2" and columns:
+            row |= {
+                "search_id": "s",
+                "search_runs": 4,
+                "search_law": "fixed",
+                "search_objective": "validation accuracy",
+            }
+            row |= {"n_validation": 50, **columns}
+    results = load(write_tables(tmp_path, rows))
+    measured = measure(results)
+    text = card_of(results, measured, "dp_eps2", places_of(results, measured, "dp_eps2")).as_markdown()
+    assert words in text
+    assert ("a search of 4 runs by validation accuracy, on 50 validation examples" in text) == bool(columns)

@@ -63,8 +63,21 @@ class Summary:
         return None if self.rate is None else self.rate.fpr
 
     @property
+    def epsilon_shown(self) -> float | None:
+        """The ε to say where there is room for one: with the search if the sweep asks so; None if that one is not proved."""
+        return self.epsilon_with_search if self.counts_search else self.epsilon_spent
+
+    @property
+    def epsilon_other(self) -> float | None:
+        """The other of the two: that of one run, or that with the search."""
+        return self.epsilon_spent if self.counts_search else self.epsilon_with_search
+
+    @property
     def bound_ratio(self) -> float | None:
-        """The proved ε over its lower bound; None without either, or if the bound is zero."""
+        """The ε of one run over its lower bound; None without either, or if the bound is zero.
+
+        Targets are attacked, not the search before them, so this is the ε that the bound is about.
+        """
         bound = self.epsilon_lower_bound
         return None if self.epsilon_spent is None or not bound else self.epsilon_spent / bound
 

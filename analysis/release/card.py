@@ -147,7 +147,7 @@ def _training(place: Place) -> list[Line]:
         canaries = f"{first['canary_kind']}, {first['n_canaries']:.0f} of them; all other examples are always members"
     examples = f"{_range(rows['n_train'])} examples of {naming.display(place.dataset)}, split {first['split']}"
     return [
-        Line(what="Models", value=f"{place.n_seeds}, one per seed; each attacks the others", source="seed"),
+        Line(what="Models", value=f"{place.n_seeds}, one per seed", source="seed"),
         Line(what="Trained on", value=examples, source="n_train"),
         Line(what="Data", value=f"SHA-256 {first['dataset_sha256']}", source="dataset_sha256"),
         Line(what="Canaries", value=canaries, source="canary_kind, n_canaries"),
@@ -159,7 +159,7 @@ def _training(place: Place) -> list[Line]:
             + f", {first['sampling']} batches",
             source="config, sampling",
         ),
-        Line(what="Settings chosen by", value=_chosen_by(first), source="search_runs, search_law"),
+        Line(what="Settings chosen by", value=_chosen_by(first), source="search_runs, search_law, search_objective"),
     ]
 
 
@@ -172,7 +172,8 @@ def _chosen_by(first: pd.Series) -> str:
         if first["search_law"] == "fixed"
         else f"a random number of runs ({first['search_law']})"
     )
-    return f"a search of {runs} on {first['n_validation']:.0f} validation examples"
+    objective = "" if pd.isna(first["search_objective"]) else f" by {first['search_objective']}"
+    return f"a search of {runs}{objective}, on {first['n_validation']:.0f} validation examples"
 
 
 def _range(values: pd.Series) -> str:
@@ -198,11 +199,15 @@ def _no_guarantee(place: Place) -> list[str]:
         reasons = sorted({str(reason) for reason in place.targets["no_guarantee_reason"].dropna()})
         why = "; ".join(reason.rstrip(". ") for reason in reasons) or "no reason is recorded"
         return [f"Nothing: {why}. An attack that was not tried may find more than those below."]
-    if "epsilon_with_search" not in place.facts and pd.isna(place.targets.iloc[0]["search_runs"]):
+    first = place.targets.iloc[0]
+    if not place.was_searched:
         return [
             "How the settings were chosen is not recorded. If these data chose them, the ε above does not cover that."
         ]
-    return []
+    basis = "" if pd.isna(first["search_basis"]) else f": {first['search_basis']}"
+    if "epsilon_trained_anew" not in place.facts:
+        return [f"Nothing covers the search that chose the settings{basis}. The ε above is that of one run."]
+    return [f"The ε with the search is computed by{basis.removeprefix(':')}."] if basis else []
 
 
 def _attack(seen: Seen, place: Place) -> Section:
@@ -219,7 +224,8 @@ def _attack(seen: Seen, place: Place) -> Section:
     why = {"primary": "fixed beforehand as the strongest for so many seeds", "adaptive": "adapted to this defense"}
     heading = f"Attack: {naming.attack(seen.attack)} ({naming.score(seen.score_name)})"
     return Section(
-        heading=f"{heading}, {why.get(seen.why, seen.why)}, against {place.n_seeds} models", lines=tuple(lines)
+        heading=f"{heading}, {why.get(seen.why, seen.why)}, on {seen.n_models} models, each with the others as references",
+        lines=tuple(lines),
     )
 
 

@@ -62,6 +62,16 @@ class Place:
     def n_seeds(self) -> int:
         return len(self.targets)
 
+    @property
+    def was_searched(self) -> bool:
+        """Whether a search chose its settings."""
+        return "search_id" in self.targets and bool(self.targets["search_id"].notna().any())
+
+    @property
+    def counts_search(self) -> bool:
+        """Whether the sweep asks for the ε with the search where there is one ε to say."""
+        return "epsilon_shown" in self.targets and bool((self.targets["epsilon_shown"] == "search").any())
+
 
 def places_of(results: Results, measured: Measurements, defense: str, attack: str | None = None) -> list[Place]:
     """Every dataset and setting that the defense was trained on.

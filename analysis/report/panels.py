@@ -70,13 +70,14 @@ class ArmRow:
 
     @property
     def epsilon(self) -> tuple[str, str]:
-        """The proved ε as text, with the search that chose the settings if there was one; and the ε of one run below it."""
-        run, total = self.summary.epsilon_spent, self.summary.epsilon_with_search
-        if run is None:
+        """The proved ε to say as text, of one run or with its search, as the sweep asks; and a line with the other one."""
+        row = self.summary
+        if row.epsilon_spent is None:
             return EMPTY, ""
-        if total is None:
-            return naming.epsilon(run), "search: unknown" if self.summary.counts_search else ""
-        return naming.epsilon(total), f"one run: {naming.epsilon(run)}"
+        shown = "unknown" if row.epsilon_shown is None else naming.epsilon(row.epsilon_shown)
+        if row.epsilon_other is None:
+            return shown, ""
+        return shown, f"{'one run' if row.counts_search else 'with search'}: {naming.epsilon(row.epsilon_other)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +321,7 @@ def _arm_json(arm: ArmRow) -> dict[str, Any]:
         "dash": [] if arm.look.dashes == "-" else [1.8 * each for each in arm.look.dashes[1]],
         "family": arm.family,
         "guarantee": arm.summary.guarantee,
-        "epsilon": arm.summary.epsilon_with_search or arm.summary.epsilon_spent,
+        "epsilon": arm.summary.epsilon_shown,
         "values": {key: ends(one) for key, one in arm.values.items() if key != "tpr"},
         "seeds": arm.seeds,
     }

@@ -160,14 +160,11 @@ def _epsilon(row: Summary) -> Number:
     """ε of a run and with its search, the one that the sweep asks for first."""
     if row.epsilon_spent is None:
         return Number(value=None)
-    run, total = naming.epsilon(row.epsilon_spent), row.epsilon_with_search
-    if total is None:
-        searched = ("with its search: unknown",) if row.counts_search else ()
-        return Number(value=row.epsilon_spent, text=run, small=searched)
-    with_search = naming.epsilon(total)
-    if row.counts_search:
-        return Number(value=row.epsilon_spent, text=with_search, small=(f"one run: {run}",))
-    return Number(value=row.epsilon_spent, text=run, small=(f"with its search: {with_search}",))
+    shown = "unknown with its search" if row.epsilon_shown is None else naming.epsilon(row.epsilon_shown)
+    other = "one run" if row.counts_search else "with its search"
+    small = () if row.epsilon_other is None else (f"{other}: {naming.epsilon(row.epsilon_other)}",)
+    # The CSV has the ε of one run here, and that with the search in its own column.
+    return Number(value=row.epsilon_spent, text=shown, small=small)
 
 
 def _guessing(advantage: float | None) -> tuple[str, ...]:

@@ -35,8 +35,7 @@ def gate(
         typer.Option(
             "--max",
             metavar="NAME=VALUE",
-            help="auc, tpr@0.1%, tpr@1%, epsilon, epsilon_with_search, epsilon_lower_bound: the upper end of its interval must be at "
-            "most that. Repeatable.",
+            help="auc, tpr@0.1%, tpr@1%, epsilon, epsilon_with_search: the upper end of its interval must be at most that. Repeatable.",
         ),
     ] = None,
     least: Annotated[
@@ -55,7 +54,10 @@ def gate(
             show_default=False,
         ),
     ] = None,
-    min_seeds: Annotated[int, typer.Option(min=1, help="Fewer seeds are not enough evidence.")] = 8,
+    min_seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Fewer seeds are not enough evidence. \\[default: 8]", show_default=False),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Judge on this dataset alone. \\[default: on all]", show_default=False)
     ] = None,
@@ -132,6 +134,8 @@ def _print(subject: str, decision: Decision) -> None:
         )
     for each in decision.missing:
         out.print(Text.assemble("  ", ("?", "yellow"), f" {each}"), highlight=False, soft_wrap=True)
+    for each in decision.notes:
+        out.print(Text(f"  {each}", style="dim"), highlight=False, soft_wrap=True)
     if decision.verdict == "not enough evidence":
         err.print("More seeds, or the attacks that are missing, would decide.", style="dim", highlight=False)
 
@@ -154,4 +158,5 @@ def _as_json(decision: Decision) -> dict[str, Any]:
             for check in decision.checks
         ],
         "missing": list(decision.missing),
+        "notes": list(decision.notes),
     }

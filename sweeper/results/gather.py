@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -130,10 +130,13 @@ def _everything(store: Store, recorded: set[str]) -> dict[str, list[str]]:
 class _SearchColumns:
     """Fills the columns of `trials` that say what chose a target's settings. They are the sweep's, not the target's."""
 
-    _COLUMNS = (
-        *("search_id", "search_runs", "search_law", "epsilon_shown"),
-        *("epsilon_run", "epsilon_with_search", "epsilon_trained_anew"),
-    )
+    _COLUMNS: ClassVar[dict[str, str]] = {
+        **{name: name for name in ("search_id", "search_runs", "search_law", "epsilon_shown")},
+        **{name: name for name in ("epsilon_run", "epsilon_with_search", "epsilon_trained_anew")},
+        "search_objective": "objective",
+        "search_basis": "basis",
+    }
+    """Keys of a search in `sweep.json` by column."""
 
     def __init__(self, searches: Sequence[Mapping[str, Any]]) -> None:
         self._of_target = {target_id: each for each in searches for target_id in (*each["runs"], *each["targets"])}
@@ -141,9 +144,9 @@ class _SearchColumns:
     def filled(self, rows: pa.Table) -> pa.Table:
         """The rows of targets with these columns."""
         found = [self._of_target.get(target_id) for target_id in rows.column("target_id").to_pylist()]
-        for name in self._COLUMNS if any(found) else ():
+        for name, key in self._COLUMNS.items() if any(found) else ():
             place = rows.schema.get_field_index(name)
-            values = pa.array([each and each.get(name) for each in found], rows.schema.field(place).type)
+            values = pa.array([each and each.get(key) for each in found], rows.schema.field(place).type)
             rows = rows.set_column(place, rows.schema.field(place), values)
         return rows
 

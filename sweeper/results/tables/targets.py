@@ -137,6 +137,12 @@ TABLES: Tables = {
                 pa.string(),
                 "How that number came about: fixed, or the random law and its mean of a private search",
             ),
+            ("search_objective", pa.string(), "What that search maximized; null without one"),
+            (
+                "search_basis",
+                pa.string(),
+                "How the ε of that search was computed, or why it has none",
+            ),
             ("epsilon_shown", pa.string(), "Which ε the sweep asks to report first: run or search; both are reported"),
             ("epsilon_run", pa.float64(), "ε of one run of that search; null if its runs have no guarantee"),
             (
