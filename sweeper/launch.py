@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeper.errors import UserError, reason_of, sentence, unknown_name
 from sweeper.messages import Reporter
+from sweeper.notify import Notifier
 from sweeper.report import copy_folder, report_on
 from sweeper.workers.outcomes import NO_CHECKPOINTS
 from sweeper.workers.scheduling import Resources, Retries
@@ -62,6 +63,8 @@ class LaunchOptions:
     """Delete and compute again what was recorded by other code of its components."""
     verbose: bool = False
     """Show Ray's output."""
+    notify: str | None = None
+    """A URL that gets one JSON at each failure and at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +183,17 @@ class LaunchResult:
     def n_compared(self) -> int:
         """Comparisons that are recorded."""
         return sum(state == "done" for state in self.states.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """How the launch ended, as plain values."""
+        return {
+            "trials": self.n_trials,
+            **{name: getattr(self, f"n_{name}") for name in ("done", "failed", "left", "compared")},
+            "comparisons": len(self.states),
+            "is_whole": self.is_whole,
+            **{name: getattr(self, name) for name in ("stopped", "problem")},
+            "report": None if self.report is None else str(self.report),
+        }
 
     @property
     def is_whole(self) -> bool:
@@ -322,12 +336,30 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
     Raises:
         UserError: the sweep, an option or the data are wrong, or Ray cannot be reached.
     """
+    reporter = reporter or Reporter()
+    with Notifier(options.notify, reporter.warn) as notifier:
+        prepared = prepare(sweep, options, reporter) if isinstance(sweep, str) else sweep
+        about = {"sweep": prepared.sweep.name, "results": prepared.store.location}
+
+        def on_failure(target_id: str, title: str, error: str) -> None:
+            notifier.post({"event": "failure", **about, "id": target_id, "title": title, "error": error})
+
+        try:
+            result = _launch(prepared, options, reporter, on_failure)
+        except Exception as error:
+            notifier.post({"event": "end", **about, "is_whole": False, "problem": str(error)})
+            raise
+        notifier.post({"event": "end", **about, **result.as_json()})
+        return result
+
+
+def _launch(
+    prepared: Prepared, options: LaunchOptions, reporter: Reporter, on_failure: Callable[[str, str, str], None]
+) -> LaunchResult:
     from sweeper.results.comparisons import write_comparisons_now
     from sweeper.results.gather import gather
     from sweeper.storage import StorageError
 
-    reporter = reporter or Reporter()
-    prepared = prepare(sweep, options, reporter) if isinstance(sweep, str) else sweep
     store = prepared.store
     store.prepare()
     if options.tensorboard is not None:
@@ -341,7 +373,7 @@ def launch(sweep: str | Prepared, options: LaunchOptions, reporter: Reporter | N
     stopped = None
     _take_sigterm_as_interrupt()
     with contextlib.ExitStack() as stack:
-        runner = _Runner(stack, store, options, reporter)
+        runner = _Runner(stack, store, options, reporter, on_failure)
         number = 0
         while number < _ROUNDS:
             is_over = True
@@ -521,8 +553,16 @@ def _take_sigterm_as_interrupt() -> None:
 class _Runner:
     """Ray and this launch's registration in the results. Both start with the first trial, and stay until the end."""
 
-    def __init__(self, stack: contextlib.ExitStack, store: Store, options: LaunchOptions, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        store: Store,
+        options: LaunchOptions,
+        reporter: Reporter,
+        on_failure: Callable[[str, str, str], None],
+    ) -> None:
         self._stack, self._store, self._options, self._reporter = stack, store, options, reporter
+        self._on_failure = on_failure
         self._launch: Launch | None = None
 
     def run(self, pending: list[Trial], prepared: Prepared) -> tuple[list[str], bool, str | None, Prepared]:
@@ -582,6 +622,7 @@ class _Runner:
                     titles[event.target_id] = event.what
                 if event.kind == "failed":
                     failed.append(f"{event.target_id} {titles[event.target_id]}: {event.what}")
+                    self._on_failure(event.target_id, titles[event.target_id], event.what)
                 on_event(event)
 
             ended = run_units(

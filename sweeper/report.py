@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sweeper.errors import UserError, reason_of
@@ -54,8 +54,18 @@ class Wishes:
     style: Path | None = None
 
 
-def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter, wishes: Wishes | None = None) -> Path:
-    """Write the report on a folder of tables, and copy it beside results in an object store. Returns the page's path.
+def report_on(
+    tables: Path,
+    to: Path | None,
+    store: Store,
+    reporter: Reporter,
+    wishes: Wishes | None = None,
+    *,
+    keeps_copy: bool = True,
+) -> Path:
+    """Write the report on a folder of tables. Returns the page's path.
+
+    With `keeps_copy`, it is copied beside results in an object store.
 
     Raises:
         UserError: the tables or the wishes cannot be used, or the report cannot be written.
@@ -67,7 +77,7 @@ def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter, w
     from sweeper.results import layout
 
     def copy(name: str, path: Path) -> None:
-        if not store.storage.is_local:
+        if keeps_copy and not store.storage.is_local:
             store.storage.write(f"{layout.REPORT}/{name}", path)
 
     wishes = wishes or Wishes()
@@ -80,6 +90,33 @@ def report_on(tables: Path, to: Path | None, store: Store, reporter: Reporter, w
         raise UserError(str(error)) from None
     except OSError as error:
         raise _unwritten(error) from None
+
+
+def compared_tables(first: Path, second: Path) -> list[dict[str, Any]]:
+    """What changed from one folder of tables to another, as plain values: a row per arm, place and quantity.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    from analysis.load import ResultsError, load
+    from analysis.measure.against import compared
+    from analysis.measure.targets import measure
+
+    try:
+        changes = compared(measure(load(first)), measure(load(second)))
+    except ResultsError as error:
+        raise UserError(str(error)) from None
+
+    def ends(estimate: Any) -> list[float | None]:
+        return [estimate.mean, estimate.low, estimate.high]
+
+    return [
+        {
+            **{name: getattr(each, name) for name in ("arm", "where", "column", "outcome")},
+            **{name: ends(getattr(each, name)) for name in ("first", "second", "difference")},
+        }
+        for each in changes
+    ]
 
 
 def local_folder(store: Store) -> Path:

@@ -6,6 +6,7 @@ import json
 import pickle
 import secrets
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from sweeper.cluster import connection, datasets, internals, resources, trackers
 from sweeper.cluster import run as cluster_run
 from sweeper.errors import UserError
 from sweeper.results import attempts, launches
-from sweeper.results.launches import Launch
+from sweeper.results.launches import MOST_POINTS, Launch
 from sweeper.results.store import Store
 from sweeper.storage import StorageError
 from sweeper.sweep.expand import expand
@@ -270,13 +271,33 @@ def test_a_node_that_is_lost_is_told_once_and_one_that_was_stopped_is_not(monkey
         internals.NodeDeathInfo.Reason.Value(name) for name in ("UNEXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE")
     )
     monkeypatch.setattr(watcher, "_LOOK_AT_NODES_EVERY_S", 0.0)
-    callback = watcher.LostNodes(warnings.append)
+    noted: list[Any] = []
+    monkeypatch.setattr(watcher.ray, "cluster_resources", lambda: {"CPU": 4.0, "node:a": 1.0, "GPU": 2.0})
+    monkeypatch.setattr(watcher.ray, "available_resources", lambda: {"CPU": 1.5})
+    callback = watcher.Nodes(warnings.append, noted.append)
     first = [node("head"), node("a"), node("b"), node("before", lost)]
     later = [node("head"), node("a", lost), node("b", idle), node("before", lost)]
     for nodes in (first, later, later):
         monkeypatch.setattr(watcher.ray, "nodes", lambda nodes=nodes: nodes)
         callback.on_step_end(0, [])
     assert warnings == ["Node a (10.0.0.7) was lost; its trials continue elsewhere."]
+    assert noted == 3 * [{"CPU": (2.5, 4.0), "GPU": (2.0, 2.0)}]
+
+
+def test_a_curve_has_one_point_per_epoch_and_stays_short() -> None:
+    under_way = watcher._UnderWay(began=0.0)
+    for epoch in range(1, 1001):
+        result = {"epoch": epoch, "train_loss": 1 / epoch, "what": "epoch", "test_accuracy": 0.5, "clip_norm": 1.0}
+        under_way = replace(under_way, curve=under_way.measured(result))
+        under_way = replace(under_way, curve=under_way.measured(result))  # a later report of the same epoch
+        under_way = replace(under_way, curve=under_way.measured({"what": "attack"}))
+    curve = under_way.curve
+    assert set(curve) == {"epoch", "train_loss", "test_accuracy"}
+    assert MOST_POINTS / 2 <= len(curve["epoch"]) <= MOST_POINTS
+    assert curve["epoch"][0] == 1 and curve["epoch"][-1] >= 990
+    assert all(loss == 1 / epoch for epoch, loss in zip(curve["epoch"], curve["train_loss"], strict=True))
+    for damaged in ({"epoch": 1001, "train_loss": float("nan")}, {"epoch": 1001}):
+        assert under_way.measured(damaged) == curve
 
 
 def test_mlflow_is_told_of_runs_by_name_and_of_what_attacks_measured(

@@ -108,14 +108,16 @@ def test_the_age_of_another_machine_s_launch_is_told_by_the_store_s_clock(tmp_pa
 
 def test_heartbeats_tell_what_runs(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweeper.results.launches.HEARTBEAT_S", 0.05)
-    running = Running(target_id=ID, title="dp · digits", stage="epoch 1/2", fraction=0.25, seconds=3.0)
+    curve = {"epoch": [1.0, 2.0], "test_loss": [2.5, 2.0]}
+    running = Running(target_id=ID, title="dp · digits", stage="epoch 1/2", fraction=0.25, seconds=3.0, curve=curve)
     with Launch(storage) as launch:
-        launch.report(lambda: (running,))
+        launch.report(lambda: (running,), lambda: {"CPU": (1.0, 2.0)})
         deadline = time.monotonic() + 20
         while not (found := living(storage))[0].running:
             assert time.monotonic() < deadline
             time.sleep(0.02)
     assert found[0].running == (running,)
+    assert found[0].resources == {"CPU": (1.0, 2.0)}
     assert found[0].launch_id == launch.id
 
 

@@ -15,6 +15,7 @@ from sweeper.cli.machine import doctor, list_components
 from sweeper.cli.plan import plan, trial
 from sweeper.cli.release import card, gate
 from sweeper.cli.results import gather, logs, report, status
+from sweeper.cli.view import view
 from sweeper.workers.allocator import restart_with_allocator_environment
 
 app = typer.Typer(
@@ -61,6 +62,7 @@ for _command, _name, _example in (
     (card, "card", "`sweeper card results/demo --defense dp_eps8 --to card.html`"),
     (report, "report", "`sweeper report results/demo`"),
     (gather, "gather", "`sweeper gather results/demo`"),
+    (view, "view", "`sweeper view results/demo results/demo_with_dropout`"),
     (status, "status", "`sweeper status s3://bucket/results/lomurno2022`"),
     (logs, "logs", "`sweeper logs results/demo 7f3399` (`sweeper plan` lists the ids; a prefix is enough)"),
     (list_components, "ls", "`sweeper ls`"),

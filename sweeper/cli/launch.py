@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +27,7 @@ from sweeper.cli.console import (
 )
 from sweeper.cli.options import DataDir, Only, OutDir, Overrides, SweepName, amounts_of, check_trackers, seconds
 from sweeper.cli.plan import CheckReporter, print_plan
-from sweeper.launch import LaunchResult
+from sweeper.launch import LaunchResult, Prepared
 
 if TYPE_CHECKING:
     from sweeper.cluster.events import Event
@@ -93,6 +95,13 @@ def launch(
     mlflow: Annotated[
         str | None, typer.Option(metavar="URI", help="Also log to this MLflow tracking URI. Needs mlflow-skinny.")
     ] = None,
+    notify: Annotated[
+        str | None, typer.Option(metavar="URL", help="Post one JSON to this URL at each failure and at the end.")
+    ] = None,
+    view: Annotated[
+        bool,
+        typer.Option("--view", help="Also serve the page of `sweeper view` on these results, and print its address."),
+    ] = False,
     download: Annotated[bool, typer.Option("--download", help="Fetch missing public datasets into --data.")] = False,
     redo_changed: Annotated[
         bool,
@@ -133,6 +142,7 @@ def launch(
         download=download,
         redo_changed=redo_changed,
         verbose=verbose,
+        notify=notify,
     )
     reporter = TerminalReporter(verbose=verbose)
     prepared = launching.prepare(sweep, options, reporter)
@@ -156,7 +166,23 @@ def launch(
         trials = [planned_trial(each) for each in prepared.resolved.chosen]
         print_plan(trials, words, names, prepared.due.n_done, planned_searches(prepared.resolved))
         return
-    _conclude(launching.launch(prepared, options, reporter))
+    with _viewed(prepared) if view else contextlib.nullcontext():
+        _conclude(launching.launch(prepared, options, reporter))
+
+
+@contextlib.contextmanager
+def _viewed(prepared: Prepared) -> Iterator[None]:
+    """Serve the page on the results for the duration of the block, in a process of its own."""
+    prepared.store.prepare()
+    prepared.resolved.record()  # the page needs to know the sweep
+    command = [sys.executable, "-m", "sweeper.cli", "view", prepared.store.storage.uri]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as server:
+        assert server.stdout is not None
+        tell(server.stdout.readline().rstrip(), highlight=False, soft_wrap=True, markup=False)
+        try:
+            yield
+        finally:
+            server.terminate()
 
 
 def _conclude(result: LaunchResult) -> None:

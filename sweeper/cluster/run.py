@@ -136,7 +136,7 @@ def run_units(
     schedule = Schedule(units, resources=resources, retries=retries, claim=claim, settled=settled, window=window)
     early_stopping = EarlyStopping(units, halvings or {})
     watcher = Watcher(schedule, by_id, store, launch, tell, early_stopping)
-    launch.report(watcher.running)
+    launch.report(watcher.running, watcher.resources)
     if due is not None:
         add(due.due())
     function = _trainable(units, settings, shipped or {}, attempt)

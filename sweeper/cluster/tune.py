@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from sweeper.cluster.halving import EarlyStopping
 from sweeper.cluster.internals import ForgetfulScheduler
 from sweeper.cluster.trackers import Loggers, tracker
-from sweeper.cluster.watcher import LostNodes, Watcher
+from sweeper.cluster.watcher import Nodes, Watcher
 from sweeper.workers.scheduling import Schedule
 
 _LONGEST_TITLE = 150
@@ -36,7 +36,7 @@ def run_tune(
     early_stopping: EarlyStopping,
 ) -> None:
     """Run Tune once; its files are not needed afterwards. A first Ctrl-C ends it without an error."""
-    callbacks: list[tune.Callback] = [watcher, LostNodes(warn)]
+    callbacks: list[tune.Callback] = [watcher, Nodes(warn, watcher.note_resources)]
     if loggers.tensorboard is not None:
         callbacks.append(tracker("tensorboard", "", name, warn))
     if loggers.mlflow is not None:

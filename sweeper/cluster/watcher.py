@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import ray
@@ -16,8 +16,9 @@ from sweeper.cluster.events import Event
 from sweeper.cluster.halving import EarlyStopping
 from sweeper.cluster.internals import EXPECTED_DEATHS, SilentReporter, reason_of_loss
 from sweeper.results import attempts
-from sweeper.results.launches import Launch, Running
+from sweeper.results.launches import CURVES, MOST_POINTS, RESOURCES, Launch, Running
 from sweeper.results.store import Store
+from sweeper.search.early_stopping import EPOCH
 from sweeper.storage import StorageError
 from sweeper.sweep.comparisons import ComparisonTask
 from sweeper.sweep.trial import Trial
@@ -37,11 +38,11 @@ _LOST_BEFORE_ANY_WORK = 20
 _LOOK_AT_NODES_EVERY_S = 2.0
 
 
-class LostNodes(tune.Callback):
-    """Warns once about each lost node."""
+class Nodes(tune.Callback):
+    """Looks at the cluster now and then: warns once about each lost node, and notes how much of its resources is in use."""
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self._warn = warn
+    def __init__(self, warn: Callable[[str], None], note: Callable[[Mapping[str, tuple[float, float]]], None]) -> None:
+        self._warn, self._note = warn, note
         self._alive: dict[str, str] = {}
         self._looked_at = -math.inf
 
@@ -52,6 +53,8 @@ class LostNodes(tune.Callback):
         if time.monotonic() - self._looked_at < _LOOK_AT_NODES_EVERY_S:
             return
         self._looked_at = time.monotonic()
+        total, free = ray.cluster_resources(), ray.available_resources()
+        self._note({name: (total[name] - free.get(name, 0.0), total[name]) for name in RESOURCES if name in total})
         for node in ray.nodes():
             if node["Alive"]:
                 self._alive[node["NodeID"]] = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
@@ -67,6 +70,18 @@ class _UnderWay:
     stage: str = "starting"
     fraction: float = 0.0
     node: str = ""
+    curve: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def measured(self, result: Mapping[str, Any]) -> Mapping[str, tuple[float, ...]]:
+        """The curve with what was measured after one more epoch, if `result` has that."""
+        point = {name: float(result[name]) for name in CURVES if isinstance(result.get(name), int | float)}
+        epochs = self.curve.get(EPOCH, ())
+        if EPOCH not in point or (epochs and point[EPOCH] <= epochs[-1]) or not all(map(math.isfinite, point.values())):
+            return self.curve
+        if epochs and point.keys() != self.curve.keys():
+            return self.curve
+        curve = {name: (*self.curve.get(name, ()), value) for name, value in point.items()}
+        return {name: values[::2] if len(values) > MOST_POINTS else values for name, values in curve.items()}
 
 
 class Watcher(SilentReporter):
@@ -88,6 +103,7 @@ class Watcher(SilentReporter):
         self._running: dict[str, _UnderWay] = {}
         self._store_failures = 0
         self._lost_in_a_row = 0
+        self._resources: Mapping[str, tuple[float, float]] = {}
         self.is_stopping = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,9 +120,18 @@ class Watcher(SilentReporter):
                 fraction=each.fraction,
                 seconds=now - each.began,
                 node=each.node,
+                curve=each.curve,
             )
             for target_id, each in list(self._running.items())
         )
+
+    def note_resources(self, resources: Mapping[str, tuple[float, float]]) -> None:
+        """Keep how much of the cluster's resources is in use and how much there is."""
+        self._resources = resources
+
+    def resources(self) -> Mapping[str, tuple[float, float]]:
+        """What was noted last; called from another thread."""
+        return self._resources
 
     def stopping(self) -> None:
         """Handle a Ctrl-C."""
@@ -130,7 +155,9 @@ class Watcher(SilentReporter):
             fraction = float(result.get("fraction", 0.0))
             before = self._running.get(target_id, _UnderWay(began=time.monotonic()))
             node = str(result.get("hostname") or "")  # set by Tune, like all keys beside ours
-            self._running[target_id] = replace(before, stage=what, fraction=fraction, node=node)
+            self._running[target_id] = replace(
+                before, stage=what, fraction=fraction, node=node, curve=before.measured(result)
+            )
             self._on_event(Event(kind="progress", target_id=target_id, what=what, fraction=fraction))
             return
         self._running.pop(target_id, None)

@@ -18,7 +18,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,6 +45,16 @@ class Running:
     seconds: float
     node: str = ""
     """Name of the machine it runs on; empty until its worker has reported it."""
+    curve: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What was measured after its epochs so far, `epoch` itself included; of many epochs, some. Empty before the first one."""
+
+
+CURVES = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+"""What a curve may have."""
+MOST_POINTS = 200
+"""A curve of more points loses every second one."""
+RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
+"""Resources of a cluster whose use a launch reports; memory in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +67,8 @@ class LaunchInfo:
     pid: int
     started_at: str
     running: tuple[Running, ...] = ()
+    resources: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """How much of the cluster's resources trials hold, and how much there is."""
 
     @property
     def name(self) -> str:
@@ -85,6 +97,7 @@ class Launch:
         self.id = secrets.token_hex(8)
         self._storage = storage
         self._running: Callable[[], tuple[Running, ...]] = tuple
+        self._resources: Callable[[], Mapping[str, tuple[float, float]]] = dict
         self._process = _Process()
         self._info = LaunchInfo(
             launch_id=self.id,
@@ -116,9 +129,13 @@ class Launch:
             self._clear_dead()
             self._storage.delete(f"{LAUNCHES}/{self.id}.json")
 
-    def report(self, running: Callable[[], tuple[Running, ...]]) -> None:
-        """Include the result of `running` in each heartbeat; it is called from another thread."""
-        self._running = running
+    def report(
+        self,
+        running: Callable[[], tuple[Running, ...]],
+        resources: Callable[[], Mapping[str, tuple[float, float]]],
+    ) -> None:
+        """Include what both return in each heartbeat; they are called from another thread."""
+        self._running, self._resources = running, resources
 
     def claim(self, target_id: str) -> Literal["ours", "theirs"]:
         """Claim a trial, unless a living launch has claimed it.
@@ -182,7 +199,8 @@ class Launch:
                 self._beat()
 
     def _beat(self) -> None:
-        content = asdict(self._info) | {"running": [asdict(each) for each in self._running()]}
+        content = asdict(self._info)
+        content |= {"running": [asdict(each) for each in self._running()], "resources": self._resources()}
         self._storage.write(f"{LAUNCHES}/{self.id}.json", json.dumps(content).encode())
         self._look_around()
 
@@ -246,11 +264,22 @@ def _read_info(content: dict[str, Any], launch_id: str) -> LaunchInfo:
             fraction=_finite(each["fraction"]),
             seconds=_finite(each["seconds"]),
             node=_shown(each.get("node", "")),
+            curve=_curve(each.get("curve", {})),
         )
         for each in content["running"]
     )
     texts = {key: _shown(content[key]) for key in ("launch_id", "process", "host", "started_at")}
-    return LaunchInfo(**texts, pid=int(content["pid"]), running=running)
+    used = content.get("resources", {})
+    resources = {name: (_finite(used[name][0]), _finite(used[name][1])) for name in RESOURCES if name in used}
+    return LaunchInfo(**texts, pid=int(content["pid"]), running=running, resources=resources)
+
+
+def _curve(content: Mapping[str, Any]) -> dict[str, list[float]]:
+    """A curve in a launch's file: its known values, all with one value per epoch."""
+    found = {name: [_finite(value) for value in content[name]] for name in CURVES if name in content}
+    if len(set(map(len, found.values()))) > 1:
+        raise ValueError("a curve has values without an epoch")
+    return found
 
 
 def _shown(text: object) -> str:

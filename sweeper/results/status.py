@@ -38,6 +38,9 @@ class SweepStatus:
     left_s: float | None
     failures: tuple[Failure, ...]
     quarantined: int
+    ended: frozenset[str] = frozenset()
+    """Ids of the trials that are done."""
+    failed_ids: frozenset[str] = frozenset()
 
     @property
     def left(self) -> int:
@@ -62,8 +65,11 @@ class SweepStatus:
         }
 
 
-def read_status(store: Store) -> SweepStatus:
+def read_status(store: Store, *, may_write: bool = True) -> SweepStatus:
     """The status of the sweep in `store`.
+
+    A launch on another machine is alive if its file is young by the store's clock, which takes writing a small file. Unless this
+    `may_write`, this machine's clock is taken.
 
     Raises:
             UserError: the store holds no sweep.
@@ -81,7 +87,7 @@ def read_status(store: Store) -> SweepStatus:
         if each.target_id in planned_comparisons - compared
         or (each.target_id in planned and each.attack_id in (None, *planned[each.target_id]))
     ]
-    now = _now(store)
+    now = _now(store) if may_write else datetime.now(UTC)
     launches = tuple(living(store.storage, now))
     under_way = {running.target_id for launch in launches for running in launch.running}
     failures = tuple(each for each in known if each.target_id not in ended and each.target_id not in under_way)
@@ -99,6 +105,8 @@ def read_status(store: Store) -> SweepStatus:
         left_s=3600 * left / per_hour if per_hour else None,
         failures=failures,
         quarantined=len(store.storage.entries(QUARANTINE)),
+        ended=frozenset(ended),
+        failed_ids=frozenset(failed),
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeper.errors import UserError
+from sweeper.errors import UserError, printable
 from sweeper.results import layout
 from sweeper.results.layout import (
     ATTACK_TABLES,
@@ -346,7 +346,11 @@ class Store:
 
     def write_sweep(self, sweep: Sweep, trials: Sequence[Trial], searches: Sequence[Mapping[str, Any]] = ()) -> None:
         """Record the targets, attacks and searches of the whole sweep, expanded as `trials`; `gather` follows this list."""
+        arms = list(dict.fromkeys(trial.arm_title for trial in trials))
+        places = {arm: place for place, arm in enumerate(arms)}
         content = {
+            "arms": arms,
+            "arm_of": {trial.target_id: places[trial.arm_title] for trial in trials},
             "name": sweep.name,
             "summary": sweep.summary,
             "paper": sweep.paper,
@@ -448,6 +452,19 @@ class Store:
             UserError: the file is damaged.
         """
         return self._sweep().get("targets")
+
+    def arms(self) -> dict[str, str]:
+        """The arm of each target of the current sweep, in words; empty if an earlier version wrote it.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        sweep = self._sweep()
+        arms, places = sweep.get("arms", []), sweep.get("arm_of", {})
+        try:
+            return {target_id: printable(arms[place], 300) for target_id, place in places.items()}
+        except (IndexError, TypeError, AttributeError):
+            return {}
 
     def searches(self) -> list[dict[str, Any]]:
         """The searches of the current sweep, as `write_sweep` recorded them.

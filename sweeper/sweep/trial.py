@@ -183,10 +183,19 @@ class Trial:
     def title(self) -> str:
         """A short readable name: defense, dataset, split and seed; architecture and optimizer if unusual."""
         which = f"seed {self.seed}" if self.search_run is None else f"search run {self.search_run}"
-        title = f"{self.defense_label} · {self.dataset_label} · {self.split_label} · {which}"
+        return " · ".join([*self._names[:3], which, *self._names[3:]])
+
+    @property
+    def arm_title(self) -> str:
+        """The same for all seeds of one cell together, or for all runs of its search."""
+        return " · ".join([*self._names, *([] if self.search_run is None else ["search"])])
+
+    @property
+    def _names(self) -> list[str]:
+        names = [self.defense_label, self.dataset_label, self.split_label]
         if (self.architecture_label, self.optimizer_label) != (DEFAULT_ARCHITECTURE, "sgd"):
-            title += f" · {self.architecture_label} · {self.optimizer_label}"
-        return title
+            names += [self.architecture_label, self.optimizer_label]
+        return names
 
 
 @cache
