@@ -52,7 +52,7 @@ def test_what_is_cut_of_a_name_is_its_middle() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_live_table_tells_seeds_apart_and_cuts_no_time(width: int) -> None:
     trials = {f"{number:016x}": SimpleNamespace(title=title) for number, title in enumerate(TITLES)}
-    units = [SimpleNamespace(target_id=key, title=each.title, memory_kind=1) for key, each in trials.items()]
+    units = [SimpleNamespace(target_id=key, title=each.title, kind="a", memory_kind=1) for key, each in trials.items()]
     display = SweepDisplay(units, 3)  # type: ignore[arg-type]
     times = {}
     for number, target_id in enumerate(trials):

@@ -15,7 +15,7 @@ import pytest
 from s3_server import S3Server, start_s3_server
 
 from sweeper.results import attempts, layout
-from sweeper.results.launches import DEAD_AFTER_S, Launch, Running, living
+from sweeper.results.launches import DEAD_AFTER_S, Activity, Launch, Running, living
 from sweeper.results.layout import CLAIMS, LAUNCHES
 from sweeper.storage import Storage
 
@@ -111,13 +111,14 @@ def test_heartbeats_tell_what_runs(storage: Storage, monkeypatch: pytest.MonkeyP
     curve = {"epoch": [1.0, 2.0], "test_loss": [2.5, 2.0]}
     running = Running(target_id=ID, title="dp · digits", stage="epoch 1/2", fraction=0.25, seconds=3.0, curve=curve)
     with Launch(storage) as launch:
-        launch.report(lambda: (running,), lambda: {"CPU": (1.0, 2.0)})
+        launch.report(lambda: Activity(running=(running,), resources={"CPU": (1.0, 2.0)}, left_s=60.0))
         deadline = time.monotonic() + 20
         while not (found := living(storage))[0].running:
             assert time.monotonic() < deadline
             time.sleep(0.02)
     assert found[0].running == (running,)
     assert found[0].resources == {"CPU": (1.0, 2.0)}
+    assert found[0].left_s == 60
     assert found[0].launch_id == launch.id
 
 

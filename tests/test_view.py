@@ -23,7 +23,7 @@ from test_page_in_browser import browser
 from analysis.load import load
 from analysis.measure.against import compared
 from analysis.measure.targets import measure
-from sweeper.results.launches import Launch, Running
+from sweeper.results.launches import Activity, Launch, Running
 from sweeper.results.store import Store
 from sweeper.sweep.check import check_sweep
 from sweeper.sweep.expand import expand
@@ -126,7 +126,7 @@ def test_the_state_is_what_the_store_says_and_follows_it(address: str, store: St
     assert "epoch 1/2" in answer(f"{address}log/0/{failure['target_id']}").decode()
     with Launch(store.storage) as launch:
         one = running(store)
-        launch.report(lambda: (one,), lambda: {"CPU": (1.0, 2.0)})
+        launch.report(lambda: Activity(running=(one,), resources={"CPU": (1.0, 2.0)}))
         launch._beat()
         found = state(address, lambda sweep: sweep["running"])
         [seen] = found["running"]
@@ -178,7 +178,7 @@ def test_the_page_shows_it_all_and_changes_nothing_in_the_store(address: str, st
     assert "Privacy and utility: seen" in frame.locator("h1").inner_text()
     assert files() == before
     with Launch(store.storage) as launch:
-        launch.report(lambda: (running(store),), dict)
+        launch.report(lambda: Activity(running=(running(store),)))
         launch._beat()
         page.locator(".run .curves figure").first.wait_for()
         assert page.locator(".run .curves figure").count() == 2

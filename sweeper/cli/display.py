@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import printable
+from sweeper.workers.time_left import TimeLeft
 
 if TYPE_CHECKING:
     from sweeper.cluster.events import Event
@@ -149,6 +150,7 @@ class SweepDisplay:
         self.failed = 0
         self.elsewhere = 0
         self._is_stopping = False
+        self._time_left = TimeLeft({unit.target_id: unit.kind for unit in units}, self._started)
 
     @property
     def _total(self) -> int:
@@ -158,6 +160,9 @@ class SweepDisplay:
         """Handle an event. Returns a line to log if a trial ended."""
         now = time.monotonic()
         target_id = event.target_id
+        if event.kind == "added":
+            self._time_left.kinds[target_id] = event.unit_kind
+        self._time_left.note(event.kind, target_id, event.fraction, now)
         if event.kind == "started":
             self._running[target_id] = (now, "starting", 0.0)
             return None
@@ -187,13 +192,12 @@ class SweepDisplay:
         return line + (f": {event.what}" if event.what else "")
 
     def _rate(self) -> str:
-        """Trials per minute and the time left, estimated from the trials that have ended."""
+        """Trials per minute and the time left, by what each kind of trial took."""
         counted = self.finished + self.failed
-        elapsed = time.monotonic() - self._started
-        if not counted:
+        now = time.monotonic()
+        elapsed, left = now - self._started, self._time_left.left_s(now)
+        if left is None:
             return f"{duration(elapsed)} so far"
-        partial = sum(fraction for _, _, fraction in self._running.values())
-        left = elapsed / (counted + partial) * max(0.0, self._total - counted - partial)
         return (
             f"{60 * counted / elapsed:.1f} {'trials' if self._are_trials_alone else 'done'}/min, {duration(left)} left"
         )

@@ -23,6 +23,8 @@ class Event:
     target_id: str
     what: str = ""
     fraction: float = 0.0
+    unit_kind: str = ""
+    """Of what kind an `added` unit is."""
 
 
 @dataclass(frozen=True, kw_only=True)

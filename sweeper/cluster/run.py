@@ -35,6 +35,7 @@ from sweeper.workers.nodes import in_use, node_folder
 from sweeper.workers.outcomes import Outcome, Progress
 from sweeper.workers.scheduling import Resources, Retries, Schedule
 from sweeper.workers.staging import staged_name
+from sweeper.workers.time_left import TimeLeft
 from sweeper.workers.worker import Parcel, Settings, attempt_trial, pack
 
 REPORT_EVERY_S = 1.0
@@ -75,16 +76,20 @@ def run_units(
     if not verbose:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     by_id = {unit.target_id: unit for unit in units}
+    waiting = () if due is None else due.waiting
+    time_left = TimeLeft({unit.target_id: unit.kind for unit in (*units, *waiting)}, time.monotonic())
 
     def add(more: Sequence[Trial | ComparisonTask]) -> None:
         for unit in more:
             if unit.target_id not in by_id:
                 by_id[unit.target_id] = unit
-                on_event(Event(kind="added", target_id=unit.target_id, what=unit.title))
+                on_event(Event(kind="added", target_id=unit.target_id, what=unit.title, unit_kind=unit.kind))
+                time_left.kinds[unit.target_id] = unit.kind
         schedule.add(more)
 
     def tell(event: Event) -> None:
         nonlocal due
+        time_left.note(event.kind, event.target_id, event.fraction, time.monotonic())
         on_event(event)
         if event.kind not in ("finished", "failed", "elsewhere"):
             return
@@ -135,8 +140,8 @@ def run_units(
     window = Window(resources, lambda: schedule.smallest_gpus)
     schedule = Schedule(units, resources=resources, retries=retries, claim=claim, settled=settled, window=window)
     early_stopping = EarlyStopping(units, halvings or {})
-    watcher = Watcher(schedule, by_id, store, launch, tell, early_stopping)
-    launch.report(watcher.running, watcher.resources)
+    watcher = Watcher(schedule, by_id, store, launch, tell, early_stopping, time_left)
+    launch.report(watcher.activity)
     if due is not None:
         add(due.due())
     function = _trainable(units, settings, shipped or {}, attempt)

@@ -16,7 +16,7 @@ from sweeper.cluster.events import Event
 from sweeper.cluster.halving import EarlyStopping
 from sweeper.cluster.internals import EXPECTED_DEATHS, SilentReporter, reason_of_loss
 from sweeper.results import attempts
-from sweeper.results.launches import CURVES, MOST_POINTS, RESOURCES, Launch, Running
+from sweeper.results.launches import CURVES, MOST_POINTS, RESOURCES, Activity, Launch, Running
 from sweeper.results.store import Store
 from sweeper.search.early_stopping import EPOCH
 from sweeper.storage import StorageError
@@ -26,6 +26,7 @@ from sweeper.trial.failures import record_stopped_run
 from sweeper.trial.units import record_lost_unit
 from sweeper.workers.outcomes import Outcome
 from sweeper.workers.scheduling import Schedule
+from sweeper.workers.time_left import TimeLeft
 
 _STORE_FAILURES = 3
 """This many attempts in a row that cannot write their results stop the launch, if the driver cannot write either."""
@@ -95,9 +96,10 @@ class Watcher(SilentReporter):
         launch: Launch,
         on_event: Callable[[Event], None],
         early_stopping: EarlyStopping,
+        time_left: TimeLeft,
     ) -> None:
         super().__init__()
-        self._early_stopping = early_stopping
+        self._early_stopping, self._time_left = early_stopping, time_left
         self._units = units
         self._schedule, self._store, self._launch, self._on_event = schedule, store, launch, on_event
         self._running: dict[str, _UnderWay] = {}
@@ -109,10 +111,10 @@ class Watcher(SilentReporter):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks too
 
-    def running(self) -> tuple[Running, ...]:
-        """What is running now; called from another thread."""
+    def activity(self) -> Activity:
+        """What is going on now; called from another thread."""
         now = time.monotonic()
-        return tuple(
+        running = tuple(
             Running(
                 target_id=target_id,
                 title=self._schedule.units[target_id].title,
@@ -124,14 +126,11 @@ class Watcher(SilentReporter):
             )
             for target_id, each in list(self._running.items())
         )
+        return Activity(running=running, resources=self._resources, left_s=self._time_left.left_s(now))
 
     def note_resources(self, resources: Mapping[str, tuple[float, float]]) -> None:
         """Keep how much of the cluster's resources is in use and how much there is."""
         self._resources = resources
-
-    def resources(self) -> Mapping[str, tuple[float, float]]:
-        """What was noted last; called from another thread."""
-        return self._resources
 
     def stopping(self) -> None:
         """Handle a Ctrl-C."""

@@ -58,17 +58,25 @@ RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaunchInfo:
-    """A launch's description of itself."""
+class Activity:
+    """What a launch does now."""
+
+    running: tuple[Running, ...] = ()
+    resources: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """How much of the cluster's resources trials hold, and how much there is."""
+    left_s: float | None = None
+    """The time until everything has ended, if no other launch helps; None before anything has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchInfo(Activity):
+    """A launch's description of itself, and what it does."""
 
     launch_id: str
     process: str
     host: str
     pid: int
     started_at: str
-    running: tuple[Running, ...] = ()
-    resources: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """How much of the cluster's resources trials hold, and how much there is."""
 
     @property
     def name(self) -> str:
@@ -96,8 +104,7 @@ class Launch:
     def __init__(self, storage: Storage) -> None:
         self.id = secrets.token_hex(8)
         self._storage = storage
-        self._running: Callable[[], tuple[Running, ...]] = tuple
-        self._resources: Callable[[], Mapping[str, tuple[float, float]]] = dict
+        self._activity: Callable[[], Activity] = Activity
         self._process = _Process()
         self._info = LaunchInfo(
             launch_id=self.id,
@@ -129,13 +136,9 @@ class Launch:
             self._clear_dead()
             self._storage.delete(f"{LAUNCHES}/{self.id}.json")
 
-    def report(
-        self,
-        running: Callable[[], tuple[Running, ...]],
-        resources: Callable[[], Mapping[str, tuple[float, float]]],
-    ) -> None:
-        """Include what both return in each heartbeat; they are called from another thread."""
-        self._running, self._resources = running, resources
+    def report(self, activity: Callable[[], Activity]) -> None:
+        """Include what it returns in each heartbeat; it is called from another thread."""
+        self._activity = activity
 
     def claim(self, target_id: str) -> Literal["ours", "theirs"]:
         """Claim a trial, unless a living launch has claimed it.
@@ -199,8 +202,7 @@ class Launch:
                 self._beat()
 
     def _beat(self) -> None:
-        content = asdict(self._info)
-        content |= {"running": [asdict(each) for each in self._running()], "resources": self._resources()}
+        content = asdict(self._info) | asdict(self._activity())
         self._storage.write(f"{LAUNCHES}/{self.id}.json", json.dumps(content).encode())
         self._look_around()
 
@@ -271,7 +273,14 @@ def _read_info(content: dict[str, Any], launch_id: str) -> LaunchInfo:
     texts = {key: _shown(content[key]) for key in ("launch_id", "process", "host", "started_at")}
     used = content.get("resources", {})
     resources = {name: (_finite(used[name][0]), _finite(used[name][1])) for name in RESOURCES if name in used}
-    return LaunchInfo(**texts, pid=int(content["pid"]), running=running, resources=resources)
+    left_s = content.get("left_s")
+    return LaunchInfo(
+        **texts,
+        pid=int(content["pid"]),
+        running=running,
+        resources=resources,
+        left_s=None if left_s is None else _finite(left_s),
+    )
 
 
 def _curve(content: Mapping[str, Any]) -> dict[str, list[float]]:

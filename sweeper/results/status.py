@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -102,7 +103,7 @@ def read_status(store: Store, *, may_write: bool = True) -> SweepStatus:
         compared=len(compared),
         launches=launches,
         per_hour=per_hour,
-        left_s=3600 * left / per_hour if per_hour else None,
+        left_s=_left_s(launches) or (3600 * left / per_hour if per_hour else None),
         failures=failures,
         quarantined=len(store.storage.entries(QUARANTINE)),
         ended=frozenset(ended),
@@ -121,6 +122,14 @@ def _now(store: Store) -> datetime:
         finally:
             store.storage.delete(name)
     return max([datetime.now(UTC), *(entry.modified for entry in store.storage.entries(LAUNCHES).values())])
+
+
+def _left_s(launches: Sequence[LaunchInfo]) -> float | None:
+    """The time left by the launches' own estimates, each as if it worked alone; None unless all have one."""
+    estimates = [launch.left_s for launch in launches]
+    if not estimates or not all(estimates):
+        return None
+    return 1 / sum(1 / each for each in estimates if each)
 
 
 def _per_hour(ended: list[datetime], now: datetime) -> float | None:

@@ -65,6 +65,11 @@ class ComparisonTask(Group):
         return f"{self.name} · {self.members[0].title}"
 
     @property
+    def kind(self) -> str:
+        """Comparisons of one kind take about as long as each other."""
+        return f"{self.name} · {self.dataset_label} · {self.split_label}"
+
+    @property
     def defense_label(self) -> str:
         return self.members[0].defense_label
 

@@ -191,6 +191,11 @@ class Trial:
         return " · ".join([*self._names, *([] if self.search_run is None else ["search"])])
 
     @property
+    def kind(self) -> str:
+        """Trials of one kind take about as long as each other."""
+        return self.arm_title
+
+    @property
     def _names(self) -> list[str]:
         names = [self.defense_label, self.dataset_label, self.split_label]
         if (self.architecture_label, self.optimizer_label) != (DEFAULT_ARCHITECTURE, "sgd"):
