@@ -34,7 +34,7 @@ defenses:
   l2: {name: l2, weight: 0.001}
   dropout: {name: dropout, rate: 0.5}
   dp_eps8: {name: dp_sgd, epsilon: 8, accountant: rdp}
-  selena: {name: selena, models: 10, out: 4}
+  selena: {name: selena, models: 10, left_out: 4}
 seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]
 attacks: [threshold]
 """
