@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -80,8 +81,10 @@ def page_html(
 
 @cache
 def _vega() -> Markup:
-    """Vega, its parts and their licenses' notices, as one script without imports that sets `window.vegaEmbed`."""
-    return Markup(javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script"))
+    """Vega and its parts, below their licenses, as one script without imports that sets `window.vegaEmbed`."""
+    licenses = (Path(__file__).parent / "templates" / "vega_licenses.txt").read_text(encoding="utf-8")
+    bundle = javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+    return Markup(f"/*! {licenses}*/\n{bundle}")
 
 
 def sweep_names(results: Results) -> list[str]:
@@ -149,5 +152,6 @@ def _inlined(figure: FigureFile) -> tuple[str, int]:
     with Image.open(figure.png) as image:
         width = round(image.width / DPI * 110)
         small = io.BytesIO()
-        image.convert("RGB").quantize(_COLORS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+        few = image.convert("RGB").quantize(_COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(small, "PNG", optimize=True)
     return base64.b64encode(small.getvalue()).decode("ascii"), width
