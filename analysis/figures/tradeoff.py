@@ -28,7 +28,7 @@ _DECADES = 8.0
 
 def tradeoff(measured: Measurements, setting: Setting, dataset: str, directory: Path) -> FigureFile:
     """Test accuracy against the attack's AUC, and against its TPR at a low FPR."""
-    name = naming.file_name("_".join(filter(None, ("tradeoff", setting.file_name, dataset))))
+    name = naming.file_name("_".join(("tradeoff", *([setting.file_name] if setting.label else []), dataset)))
     if not measured.attacked(setting, dataset):
         why = "No membership attack has a finished best_of row."
         return FigureFile(name=name, title="Privacy–utility trade-off", caption="", png=None, missing=why)
