@@ -245,7 +245,7 @@ def test_what_runs_is_told_with_its_node_and_trackers_are_given_a_name(
         first, second = hand_out(feeder, watcher)
         names.extend(trial.config["name"] for trial in (first, second))
         watcher.on_trial_result(0, [], first, {"what": "epoch 1/2", "fraction": 0.25, "hostname": "gpu-7"})
-        seen.extend(watcher.running())
+        seen.extend(watcher.activity().running)
         for trial in (first, second):
             finish(watcher, trial)
         feeder.suggest("end")
