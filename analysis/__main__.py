@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from analysis.load import ResultsError
-from analysis.measure.answer import ACCURACY_MARGIN, Preference, PreferenceError
+from analysis.measure.answer import WITHIN, Preference, PreferenceError
 from analysis.presentation import Presentation, PresentationError, read_presentation
 from analysis.report.write import write_report
 
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RESULTS/report)")
     parser.add_argument("--weight", type=float, metavar="W", help="best is the highest accuracy − W · (AUC − 0.5)")
     parser.add_argument(
-        "--within", type=float, metavar="POINTS", default=100 * ACCURACY_MARGIN,
+        "--within", type=float, metavar="POINTS", default=WITHIN,
         help="without --weight, best is the lowest AUC within so many points of the best accuracy (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument("--style", type=Path, metavar="FILE", help="YAML with names, order, colors and markers of arms")

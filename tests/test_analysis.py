@@ -392,7 +392,7 @@ def test_claims_follow_the_numbers(tmp_path: Path) -> None:
         ("no trials", "No trial finished"),
         ("all failed", "No trial finished"),
         ("no scores", "No scores of a finished best_of selection were recorded"),
-        ("no baseline", "No baseline finished"),
+        ("no baseline", "What it gains is unknown"),
         ("one seed", "One seed gives no interval"),
         ("one defense", "no formal guarantee"),
         ("no examples", "No example images were recorded"),

@@ -218,9 +218,7 @@ def test_verdicts_follow_the_primary_attack_and_not_best_of(tmp_path: Path) -> N
     changes = against_the_baseline(measured, setting, "digits", "auc")
     assert (sign(changes["dp_eps2"]), sign(changes["l2"])) == (-1, 0)
     assert front(measured, setting, "digits", "auc")[0] == "dp_eps2"
-    finding = next(one for one in summarize(results, measured) if one.heading == "digits")
-    assert "AUC of LiRA" in finding.sentences[0]
-    assert "DP ε=2" in finding.sentences[0]
+    assert "AUC of LiRA" in answered(measured)
 
 
 def test_intervals_use_the_scores_of_the_primary_attack(tmp_path: Path) -> None:
@@ -521,28 +519,23 @@ def set_accuracy(rows: Rows, defense: str, mean: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "costs", "verdict"),
+    ("accuracies", "verdict"),
     [
         (
             {"dp_eps2": 0.80, "dp_eps8": 0.962},
-            {"dp_eps2": "costly", "dp_eps8": "cheap"},
             "DP ε=8 leaks least of the 3 arms within 2 points of the best accuracy.",
         ),
         (
             {"dp_eps2": 0.966, "dp_eps8": 0.90},
-            {"dp_eps2": "cheap", "dp_eps8": "costly"},
             "DP ε=2 leaks least of the 3 arms within 2 points of the best accuracy.",
         ),
         (
             {"dp_eps2": 0.80, "dp_eps8": 0.90},
-            {"dp_eps2": "costly", "dp_eps8": "costly"},
             "of the 2 arms within 2 points of the best accuracy, but it is not shown to leak less than the undefended model.",
         ),
     ],
 )
-def test_the_answer_names_the_defense_and_its_price(
-    tmp_path: Path, accuracies: dict[str, float], costs: dict[str, str], verdict: str
-) -> None:
+def test_the_answer_names_the_defense_and_its_price(tmp_path: Path, accuracies: dict[str, float], verdict: str) -> None:
     leak = LEAK | {"dp_eps8": 0.6}
     rows = with_cohorts(defenses=("baseline", "dp_eps2", "dp_eps8", "l2"), n=200, leak=leak)
     for defense, accuracy in ({"baseline": 0.97} | accuracies).items():
@@ -550,7 +543,6 @@ def test_the_answer_names_the_defense_and_its_price(
     _, measured = made(rows, tmp_path)
     found = answer(measured, measured.settings[0], "digits")
     assert set(found.lower) == {"dp_eps2", "dp_eps8"}
-    assert {defense: found.cost(defense) for defense in costs} == costs
     text = answered(measured)
     assert verdict in text
     assert "times the training time" in text

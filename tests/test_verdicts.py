@@ -159,9 +159,7 @@ def test_three_seeds_that_happen_to_agree_do_not_show_that_guessing_is_beaten(tm
     )  # the t-interval would say yes
     words = sentences(rows, tmp_path / "a", "Does the attacker beat guessing?")
     assert "yes against Baseline; not shown against DP ε=2" in words
-    assert "No attack is shown to beat guessing here" not in sentences(rows, tmp_path / "b", "digits")
     set_auc(rows, "baseline", (0.50, 0.51, 0.52))
-    assert "No attack is shown to beat guessing here" in sentences(rows, tmp_path / "c", "digits")
     words = sentences(rows, tmp_path / "c", "Does the attacker beat guessing?")
     assert "Among 2 verdicts, the probability of even one wrong “yes” is at most 5 % (Holm)." in words
 
@@ -286,9 +284,6 @@ def test_an_auc_below_one_half_wins_nothing(tmp_path: Path) -> None:
     assert change.mean == pytest.approx(0.0)
     assert sign(change) == 0
     assert verdicts.may_be_lowest(measured, setting, "digits", measured.defenses) == ["dp_eps2", "l2"]
-    words = sentences(rows, tmp_path / "b", "digits")
-    assert "lowest, at guessing (0.5), for DP ε=2 (0.500\u00a0± 0.041) and L2 (0.400".replace("± ", "±\u00a0") in words
-    assert "a mean below 0.5 is noise and counts as 0.5" in words
 
 
 # --- differences --------------------------------------------------------------------------------

@@ -12,10 +12,9 @@ from analysis.measure.verdicts import ERROR_RATE, against_the_baseline, beats_gu
 from analysis.statistics.estimates import Estimate, quantile, sign
 from analysis.statistics.power import seeds_to_tell
 
-ACCURACY_MARGIN = 0.02
-"""How far below the best accuracy a choice may lie, and the loss against the baseline from which a defense is costly."""
+WITHIN = 2.0
+"""How many percentage points below the best mean accuracy a choice may lie, where the user says nothing else."""
 
-Cost = Literal["costly", "cheap", "undecided"]
 Verdict = Literal["less", "more", "untold"]
 
 
@@ -34,7 +33,7 @@ class Preference:
         PreferenceError: a value is below 0 or not finite.
     """
 
-    within: float = 100 * ACCURACY_MARGIN
+    within: float = WITHIN
     weight: float | None = None
 
     def __post_init__(self) -> None:
@@ -60,15 +59,6 @@ class Answer:
     best: str | None
     rivals: tuple[str, ...]
     leak: bool | None
-
-    def cost(self, defense: str) -> Cost:
-        """Whether the accuracy lost is shown to be above the margin, below it, or neither."""
-        change = self.accuracy.get(defense)
-        if change is None or change.low is None or change.high is None or change.n < 2:
-            return "undecided"
-        if change.high < -ACCURACY_MARGIN:
-            return "costly"
-        return "cheap" if change.low > -ACCURACY_MARGIN else "undecided"
 
     def verdict(self, defense: str) -> Verdict:
         """Whether a defense is shown to leak less than the baseline, more, or neither."""

@@ -10,7 +10,6 @@ import pandas as pd
 from analysis import naming
 from analysis.load import Results
 from analysis.measure import composition
-from analysis.measure.cost import time_ratio, time_ratios
 from analysis.measure.recipes import mixed, unequal
 from analysis.measure.summary import summaries
 from analysis.measure.targets import FEWEST_EXAMPLES, GUESSING, Measurements, Setting
@@ -19,13 +18,11 @@ from analysis.measure.verdicts import (
     ERROR_RATE,
     against_the_baseline,
     beats_guessing,
-    may_be_lowest,
-    told,
 )
 from analysis.report.leaks import bound_sentences, broken_sentence, rate_sentences
 from analysis.report.strength import HEADING, strength
-from analysis.statistics.estimates import Estimate, quantile
-from analysis.tables.text import estimate_text, interval_text, number
+from analysis.statistics.estimates import quantile
+from analysis.tables.text import number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +41,7 @@ def summarize(results: Results, measured: Measurements) -> list[Finding]:
     """What the results can show, the trade-off on each dataset, and what was leaked and guaranteed."""
     return [
         Finding(heading="What these results can show", sentences=tuple(_can_show(results, measured))),
-        *(_tradeoff(measured, setting, dataset) for setting, dataset in measured.rows()),
+        *(found for row in measured.rows() if (found := _tradeoff(measured, *row)).sentences),
         Finding(heading="Does the attacker beat guessing?", sentences=tuple(_guessing(measured))),
         Finding(heading="What is guaranteed", sentences=tuple(_guarantees(measured))),
     ]
@@ -110,21 +107,16 @@ def _can_show(results: Results, measured: Measurements) -> list[str]:
 
 def _tradeoff(measured: Measurements, setting: Setting, dataset: str) -> Finding:
     heading = measured.row_label(setting, dataset)
-    aucs = {
-        defense: value
-        for defense in measured.defenses
-        if (value := measured.estimate(setting, dataset, defense, "auc")) is not None
-    }
+    attacked = measured.attacked(setting, dataset)
     broken = broken_sentence(measured, setting, dataset)
-    if not aucs and broken:
+    if not attacked and broken:
         return Finding(heading=heading, sentences=(broken,))
-    if not aucs:
+    if not attacked:
         words = "No membership attack has a finished best_of row here, so the risk is unknown."
         return Finding(heading=heading, sentences=(words,))
-    sentences = [broken] if broken else []
-    sentences += [*_lowest(measured, setting, dataset, aucs), *rate_sentences(measured, setting, dataset)]
+    sentences = [*([broken] if broken else []), *rate_sentences(measured, setting, dataset)]
     best = front(measured, setting, dataset, "auc")
-    if len(best) > 0 and len(aucs) > 1:
+    if best and len(attacked) > 1:
         sentences.append(f"On the Pareto front of mean accuracy and mean AUC: {_names(best)}.")
     differences = unequal(measured, setting, dataset)
     if differences:
@@ -132,64 +124,6 @@ def _tradeoff(measured: Measurements, setting: Setting, dataset: str) -> Finding
             f"Recipes differ: {differences}. A difference between these defenses can come from the recipe."
         )
     return Finding(heading=heading, sentences=tuple(sentences))
-
-
-def _lowest(measured: Measurements, setting: Setting, dataset: str, aucs: dict[str, Estimate]) -> list[str]:
-    """Which defense has the lowest AUC, whether the results show it, and what it costs."""
-    risks = {defense: max(found.mean, GUESSING) for defense, found in aucs.items()}
-    least = min(risks.values())
-    lowest = [defense for defense, risk in risks.items() if risk == least]
-    baseline = measured.baseline
-    auc_name = measured.auc_name(setting, dataset)
-    sentences = []
-    p_values = beats_guessing(measured)
-    known = [p for label in aucs if (p := p_values[setting.key, dataset, label]) is not None]
-    if len(known) == len(aucs) > 1 and min(known) >= ERROR_RATE:
-        sentences.append(
-            "No attack is shown to beat guessing here under any defense: no leak is shown that a defense could reduce, "
-            "and the AUCs below do not rank the defenses."
-        )
-    if least == GUESSING:
-        means = [f"{naming.display(defense)} ({estimate_text(aucs[defense], 3)})" for defense in lowest]
-        sentences.append(
-            f"The {auc_name} is lowest, at guessing (0.5), for {naming.listing(means)}: a mean below 0.5 is noise "
-            "and counts as 0.5."
-        )
-    elif lowest == [baseline] and len(aucs) > 1:
-        sentences.append(f"No defense has a lower {auc_name} than the baseline’s {estimate_text(aucs[lowest[0]], 3)}.")
-    else:
-        sentences.append(f"The lowest {auc_name} is {estimate_text(aucs[lowest[0]], 3)}, for {_names(lowest)}.")
-    if len(aucs) > 1 and max(found.n for found in aucs.values()) > 1:
-        possible = may_be_lowest(measured, setting, dataset, aucs)
-        if len(possible) == len(aucs):
-            sentences.append("Which defense has the lowest AUC is undecided: none is ruled out with 95 % confidence.")
-        else:
-            sentences.append(f"With 95 % confidence, the lowest AUC is among those of {_names(possible)}.")
-    primary = measured.primary(setting, dataset)
-    if primary is not None and baseline in primary.broken:
-        return sentences
-    if baseline is None or baseline not in aucs:
-        sentences.append("No baseline finished, so the cost cannot be compared.")
-        return sentences
-    risk_changes = against_the_baseline(measured, setting, dataset, "auc")
-    accuracy_changes = against_the_baseline(measured, setting, dataset, "test_accuracy")
-    ratios = time_ratios(measured)
-    for defense in lowest:
-        if defense == baseline or defense not in risk_changes:
-            continue
-        parts = [f"AUC {_change(risk_changes[defense])}"]
-        if defense in accuracy_changes:
-            parts.append(f"test accuracy {_change(accuracy_changes[defense])}")
-        ratio = time_ratio(ratios, setting, dataset, defense)
-        if ratio is not None:
-            parts.append(f"{estimate_text(ratio, 2)} times the training time")
-        sentences.append(f"{naming.display(defense)} against the baseline of the same seed: {'; '.join(parts)}.")
-    return sentences
-
-
-def _change(change: Estimate) -> str:
-    shown = number(change.mean, 3, signed=True) if change.n == 1 else interval_text(change, 3, signed=True)
-    return f"{shown} ({told(change)})"
 
 
 def _guessing(measured: Measurements) -> list[str]:
