@@ -210,7 +210,7 @@ def test_verdicts_follow_the_primary_attack_and_not_best_of(tmp_path: Path) -> N
         if row["attack"] == "best_of":
             leaks = "-l2-" in row["target_id"]
             row.update(auc=0.9 if leaks else 0.5, auc_low=0.85 if leaks else 0.45, auc_high=0.95 if leaks else 0.55)
-    results, measured = made(rows, tmp_path)
+    _, measured = made(rows, tmp_path)
     (setting,) = measured.settings
     p_values = {place[2]: p for place, p in beats_guessing(measured).items()}
     assert p_values["baseline"] is not None and p_values["baseline"] < 0.001
