@@ -95,6 +95,16 @@ def page(browser: Browser, report: Path) -> Iterator[Page]:
     context.close()
 
 
+def serious_violations(page: Page) -> list[tuple[str, list[str]]]:
+    """What axe-core calls serious or critical, with some of the elements."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    return [
+        (one["id"], [node["html"][:200] for node in one["nodes"][:3]])
+        for one in page.evaluate("axe.run()")["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 def shown(page: Page) -> Locator:
     """The panel that is shown."""
     return page.locator("section.panel:visible")
@@ -238,14 +248,7 @@ def test_axe_finds_no_serious_violation(page: Page, scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme)
     shown(page).locator(".pick").first.click()
     page.wait_for_timeout(300)
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run()")
-    serious = [
-        (one["id"], [node["html"][:200] for node in one["nodes"][:3]])
-        for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious_violations(page) == []
 
 
 def test_a_narrow_page_scrolls_in_its_tables_alone(page: Page) -> None:

@@ -18,7 +18,7 @@ import torch
 from analysis_fixture import make_rows, write_tables
 from cohort_fixture import add_cohort
 from playwright.sync_api import Browser
-from test_page_in_browser import browser
+from test_page_in_browser import browser, serious_violations
 
 from analysis.load import load
 from analysis.measure.against import compared
@@ -169,6 +169,7 @@ def test_the_page_shows_it_all_and_changes_nothing_in_the_store(address: str, st
     page.get_by_text("1 of 4 trials done, 1 failed").wait_for()
     assert page.locator("main table tbody tr").count() == 2
     assert page.get_by_text("gpu_memory 1").is_visible()
+    assert serious_violations(page) == []
     page.locator("details > summary").first.click()
     page.get_by_role("button", name="log").first.click()
     page.get_by_text("epoch 1/2").wait_for()
@@ -187,6 +188,30 @@ def test_the_page_shows_it_all_and_changes_nothing_in_the_store(address: str, st
     assert page.evaluate("document.documentElement.scrollWidth") == 400
     assert problems == []
     context.close()
+
+
+@pytest.mark.slow
+def test_the_page_of_a_launch_that_is_killed_ends_with_it(store: Store) -> None:
+    start = (
+        "import os, subprocess, sys\n"
+        f"command = [sys.executable, '-m', 'sweeper.cli', 'view', {store.location!r}, '--end-with', str(os.getpid())]\n"
+        "subprocess.run(command, start_new_session=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True) as launch:
+        assert launch.stdout is not None
+        try:
+            address = launch.stdout.readline().removeprefix("View: ").strip()
+            assert answer(address)
+        finally:
+            launch.kill()
+        for _ in range(100):
+            try:
+                answer(address)
+            except urllib.error.URLError:
+                break
+            time.sleep(0.2)
+        else:
+            raise AssertionError("the page is still served")
 
 
 def test_what_holds_no_sweep_and_a_port_that_is_taken_are_refused(tmp_path: Path, store: Store) -> None:

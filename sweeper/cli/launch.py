@@ -175,7 +175,8 @@ def _viewed(prepared: Prepared) -> Iterator[None]:
     """Serve the page on the results for the duration of the block, in a process of its own."""
     prepared.store.prepare()
     prepared.resolved.record()  # the page needs to know the sweep
-    command = [sys.executable, "-m", "sweeper.cli", "view", prepared.store.storage.uri]
+    results = prepared.store.storage.uri
+    command = [sys.executable, "-m", "sweeper.cli", "view", results, "--end-with", str(os.getpid())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as server:
         assert server.stdout is not None
         tell(server.stdout.readline().rstrip(), highlight=False, soft_wrap=True, markup=False)

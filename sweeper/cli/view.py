@@ -19,6 +19,7 @@ def view(
         ),
     ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port on this machine. 0: any that is free.")] = 0,
+    end_with: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve a page on results, running or not: progress, curves, failures and the report so far. Ctrl-C ends it.
 
@@ -27,4 +28,9 @@ def view(
     """
     from sweeper.view.server import serve
 
-    serve(results, port, lambda address: out.print(Text.assemble("View: ", (address, "bold")), soft_wrap=True))
+    serve(
+        results,
+        port,
+        lambda address: out.print(Text.assemble("View: ", (address, "bold")), soft_wrap=True),
+        end_with=end_with,
+    )

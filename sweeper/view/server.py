@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,8 +116,10 @@ def application(watches: Sequence[Watch], token: str) -> Starlette:
     )
 
 
-def serve(locations: Sequence[str], port: int, on_start: Callable[[str], None]) -> None:
-    """Serve the page on some results until Ctrl-C. `on_start` gets its address.
+def serve(locations: Sequence[str], port: int, on_start: Callable[[str], None], *, end_with: int | None) -> None:
+    """Serve the page on some results until Ctrl-C, or until `end_with`, the process that started this one, has ended.
+
+    `on_start` gets the address.
 
     Raises:
         UserError: a store holds no sweep, or the port is taken.
@@ -137,5 +142,16 @@ def serve(locations: Sequence[str], port: int, on_start: Callable[[str], None]) 
         config = uvicorn.Config(
             application(watches, token), log_level="error", lifespan="on", timeout_graceful_shutdown=2
         )
+        server = uvicorn.Server(config)
+        if end_with is not None:
+            threading.Thread(target=_end_with, args=(end_with, server), daemon=True).start()
+        listening.listen()  # whoever connects before the server runs waits for it
         on_start(f"http://127.0.0.1:{listening.getsockname()[1]}/{token}/")
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
+
+
+def _end_with(parent: int, server: uvicorn.Server) -> None:
+    """End the server when `parent` is no longer this process's parent: it may be killed, and then it ends no server."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    server.should_exit = True
