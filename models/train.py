@@ -59,8 +59,8 @@ class Training:
       draws them.
     - `paired_batches`: accounted mechanisms draw batches and dropout masks from the seed alone, as all other trainings do.
       The arms of one seed then differ only by their mechanisms, but their guarantees do not compose.
-    - `evaluate_every`: number of epochs between test measurements in the history; 0 for none. The finished target is
-      always measured.
+    - `evaluate_every`: number of epochs between measurements on test and validation examples in the history; 0 for none.
+      The finished target is always measured.
     - `precision`: of activations in training, private or not. bf16 is faster if the machine computes in it. Weights, their
       gradients, losses and all measurements are fp32.
     """
@@ -289,7 +289,7 @@ class Recipe:
     """Everything that makes one target: trains it on the examples at `members`, on the device that holds `data`.
 
     `reference` are positions of examples that are neither trained on nor evaluated, for defenses that need such. Accuracy on the
-    examples at `validation` is measured after each epoch, if there are any.
+    examples at `validation`, if there are any, is measured as often as that on `test`; with `may_stop`, after each epoch.
 
     Randomness: initialization, batches, dropout, augmentation, held-out members, companions and noise each have their own stream,
     derived from `seed` and `stream_index` (0 for a target, 1 and up for its shadows, which share no stream with it). Noise also
@@ -313,6 +313,7 @@ class Recipe:
     target_id: str
     reference: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     validation: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    may_stop: bool = False
     stream_index: int = 0
     performance: Performance | None = None
     on_epoch: Callable[[EpochRecord, int], None] | None = None
@@ -589,7 +590,7 @@ def _fit(recipe: Recipe, soft_labels: Tensor | None = None) -> TrainedTarget:
             is_evaluated = training.evaluate_every and (epoch % training.evaluate_every == 0 or epoch == plan.epochs)
             test_loss = test_accuracy = held_out_loss = validation_accuracy = None
             with averaged(average):
-                if len(recipe.validation):
+                if len(recipe.validation) and (is_evaluated or recipe.may_stop):
                     _, validation_accuracy = loss_and_accuracy(*predict(answer_of(model), data, recipe.validation))
                 if is_evaluated:
                     test_loss, test_accuracy = loss_and_accuracy(*predict(answer_of(model), data, recipe.test))

@@ -422,6 +422,18 @@ def test_history_has_one_row_per_epoch_with_what_happened_in_it(recorded):
     assert target.seconds_per_step == pytest.approx(target.train_time_s / 14)
 
 
+@pytest.mark.parametrize(("may_stop", "epochs"), [(False, [2, 4, 5]), (True, [1, 2, 3, 4, 5])])
+def test_validation_is_measured_with_the_test_and_each_epoch_where_a_run_may_stop(recorded, may_stop, epochs):
+    data = numbered(50)
+    target = fit_on(
+        data, members=np.arange(30), test=np.arange(40, 50), validation=np.arange(30, 40), epochs=5, batch_size=16,
+        evaluate_every=2, may_stop=may_stop,
+    )  # fmt: skip
+    assert [record.epoch for record in target.history if record.validation_accuracy is not None] == epochs
+    _, accuracy = loss_and_accuracy(*predict(answer_of(target.model), data, np.arange(30, 40)))
+    assert target.history[-1].validation_accuracy == pytest.approx(accuracy)
+
+
 def test_measuring_on_the_way_changes_nothing(digits):
     defenses = (Dropout(rate=0.4), DP)
     never, always = fit_on(digits, *defenses), fit_on(digits, *defenses, evaluate_every=1)

@@ -264,7 +264,7 @@ TABLES: Tables = {
             (
                 "validation_accuracy",
                 pa.float64(),
-                "Fraction of validation examples classified correctly, for runs of a search that may be stopped early; else null",
+                "Fraction of validation examples classified correctly; null without such, or if it was not evaluated",
             ),
             ("epsilon_spent", pa.float64(), "ε of the steps so far; null if there is no guarantee"),
             (
