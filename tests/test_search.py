@@ -21,7 +21,8 @@ from sweeper.cli import app
 from sweeper.cluster import run as cluster_run
 from sweeper.cluster.halving import EarlyStopping
 from sweeper.errors import UserError
-from sweeper.launch import LaunchOptions, launch, prepare
+from sweeper.launch import LaunchOptions, launch
+from sweeper.prepare import prepare
 from sweeper.results.expected import Records, judge
 from sweeper.results.gather import gather
 from sweeper.results.searches import RecordedScores

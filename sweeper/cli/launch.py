@@ -27,7 +27,8 @@ from sweeper.cli.console import (
 )
 from sweeper.cli.options import DataDir, Only, OutDir, Overrides, SweepName, amounts_of, check_trackers, seconds
 from sweeper.cli.plan import CheckReporter, print_plan
-from sweeper.launch import LaunchResult, Prepared
+from sweeper.launch import LaunchResult
+from sweeper.prepare import LaunchOptions, Prepared, forget_other_code, prepare
 
 if TYPE_CHECKING:
     from sweeper.cluster.events import Event
@@ -122,7 +123,7 @@ def launch(
     from sweeper.workers.scheduling import Resources, Retries
 
     check_trackers(tensorboard, mlflow)
-    options = launching.LaunchOptions(
+    options = LaunchOptions(
         data=data,
         out=out_dir,
         overrides=overrides or (),
@@ -145,8 +146,8 @@ def launch(
         notify=notify,
     )
     reporter = TerminalReporter(verbose=verbose)
-    prepared = launching.prepare(sweep, options, reporter)
-    prepared = launching.forget_other_code(prepared, options, redo=redo_changed, dry_run=dry_run, reporter=reporter)
+    prepared = prepare(sweep, options, reporter)
+    prepared = forget_other_code(prepared, options, redo=redo_changed, dry_run=dry_run, reporter=reporter)
     n_trials, n_pending = len(prepared.trials), len(prepared.pending)
     n_comparisons = len(prepared.due.planned)
     compared = f", {n_comparisons} comparisons, {prepared.due.n_done} done" if n_comparisons else ""

@@ -15,8 +15,8 @@ from rich.text import Text
 from sweeper.cli.console import err, out, print_json, user_errors, warn, working
 from sweeper.cli.options import DataDir, Only, OutDir, Overrides, SweepName
 from sweeper.errors import UserError
-from sweeper.launch import LaunchOptions, resolve_sweep
 from sweeper.messages import Reporter
+from sweeper.prepare import LaunchOptions, resolve_sweep
 
 if TYPE_CHECKING:
     from sweeper.cli.plan_cache import Plan, PlannedSearch, PlannedTrial

@@ -30,7 +30,7 @@ from sweeper.sweep.packaged import packaged_sweeps
 
 if TYPE_CHECKING:
     from attacks.comparisons.base import Comparison
-    from sweeper.launch import Resolved
+    from sweeper.prepare import Resolved
     from sweeper.sweep.preflight import ResolvedTrial
     from sweeper.sweep.trial import Trial
 
