@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from sweeper.errors import UserError, printable
 from sweeper.results import layout
+from sweeper.results.expected import Records, Status, judge, recorded_attacks, records_of, wanted_parts
 from sweeper.results.layout import (
     ATTACK_TABLES,
     COMPARED_TABLES,
@@ -36,16 +37,11 @@ if TYPE_CHECKING:
     from sweeper.sweep.expand import Sweep
     from sweeper.sweep.trial import Trial
 
-
-from sweeper.results.expected import Records, Status, judge, recorded_attacks, records_of, wanted_parts
-
 _READERS = 16
 """Number of parts of an object store that are fetched at a time."""
 
-
 PARAMETERS = "parameters"
 """Key in the weights' metadata for the JSON list of the tensors that are parameters."""
-
 
 _MOST_ROWS_PER_BYTE = 8
 """A part that claims more rows per byte is damaged: rows differ by ids or losses, so each takes more than a byte."""
@@ -90,7 +86,7 @@ class Store:
         """
         self.storage.prepare([*(f"{layout.PARTS}/{table}" for table in SCHEMAS), *FOLDERS])
 
-        # What is recorded
+    # What is recorded
 
     def keys(self, table: str) -> Iterator[str]:
         """Keys of a table's parts; a failed part's key ends in `.failed`. Empty files and files with other names are skipped."""
