@@ -140,7 +140,9 @@ def _separate_labels(figure: Figure) -> None:
             x, y = zip(*(text.get_position() for text in names), strict=True)
             line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5}
             # A limit of steps, not of time: the same results give the same file.
-            adjust_text(names, x=x, y=y, ax=axes, expand=(1.15, 1.35), iter_lim=400, arrowprops=line)
+            adjust_text(
+                names, x=x, y=y, ax=axes, expand=(1.15, 1.35), force_text=(0.3, 0.5), iter_lim=800, arrowprops=line
+            )
 
 
 def handle(look: Look) -> Line2D:

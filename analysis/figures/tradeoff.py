@@ -26,13 +26,18 @@ _DECADES = 8.0
 """Rates that reach this many times guessing get a logarithmic axis."""
 
 
+def panel_height(n_arms: int) -> float:
+    """The height of a panel in inches: the names of many arms need more room."""
+    return 3.6 + 0.17 * max(0, n_arms - 10)
+
+
 def tradeoff(measured: Measurements, setting: Setting, dataset: str, directory: Path) -> FigureFile:
     """Test accuracy against the attack's AUC, and against its TPR at a low FPR."""
     name = naming.file_name("_".join(("tradeoff", *([setting.file_name] if setting.label else []), dataset)))
     if not measured.attacked(setting, dataset):
         why = "No membership attack has a finished best_of row."
         return FigureFile(name=name, title="Privacy–utility trade-off", caption="", png=None, missing=why)
-    figure = new_figure(9.2, 3.9)
+    figure = new_figure(9.2, 0.3 + panel_height(len(measured.attacked(setting, dataset))))
     left, right = figure.subplots(1, 2, sharey=True)
     label = measured.row_label(setting, dataset)
     left.set_title(label.replace("$", r"\$"))

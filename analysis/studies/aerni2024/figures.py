@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from analysis import naming
 from analysis.figures.style import FigureFile, Look, looks, new_figure, save
-from analysis.figures.tradeoff import draw_tradeoff
+from analysis.figures.tradeoff import draw_tradeoff, panel_height
 from analysis.measure.targets import Measurements
 from analysis.studies.aerni2024.cells import Arm, Protocol
 from analysis.studies.aerni2024.tables import percent
@@ -28,7 +28,8 @@ def figures(found: Protocol, measured: Measurements, directory: Path) -> list[Fi
             FigureFile(name=NAME, title=title, caption="", png=None, missing="No arm was attacked on canaries yet.")
         ]
     styles = looks(measured)
-    figure = new_figure(9.6, 0.4 + 3.7 * len(datasets))
+    height = 0.1 + panel_height(max(len(found.of(dataset)) for dataset in datasets))
+    figure = new_figure(9.6, 0.4 + height * len(datasets))
     panels = figure.subplots(len(datasets), 2, squeeze=False)
     for row, dataset in zip(panels, datasets, strict=True):
         arms = found.of(dataset)
