@@ -533,6 +533,15 @@ def test_unequal_recipes_are_said_at_the_verdict_and_stand_in_a_table(tmp_path: 
     assert "DP ε=2,digits,10,60,0.5,dp_eps2" in csv
 
 
+def test_recipes_that_differ_from_many_alike_are_said_once(tmp_path: Path) -> None:
+    alike = ("baseline", "l2", "dropout", "mixup")
+    rows = make_rows(datasets=("digits", "mnist"), defenses=(*alike, "dp_eps2"))
+    with_config(rows, dp_eps2={"batch_size": 60})
+    page = write_report(write_tables(tmp_path, rows)).read_text(encoding="utf-8")
+    said = "recipe: MNIST and digits: batch size 60 for DP ε=2 and 20 for all others."
+    assert page.count(said) == page.count("claimed, and what held here</h2>") > 0
+
+
 def test_a_defense_whose_seeds_had_several_recipes_is_named(tmp_path: Path) -> None:
     rows = make_rows(defenses=("baseline", "l2"))
     with_config(rows)

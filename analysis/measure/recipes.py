@@ -15,6 +15,8 @@ _COLUMNS = ("epochs", "batch_size", "learning_rate", "optimizer")
 """The columns of `trials` used if the configuration was not recorded."""
 _IMPLIED = {"augmentation_multiplicity": 1}
 """Options that a configuration leaves out where they have these values."""
+_MANY = 4
+"""So many defenses with the same value of an option are “all others”."""
 _NO_PART = frozenset({"evaluate_every"})
 """Options that do not change what is trained."""
 SHOWN_FIRST = (*_COLUMNS, "momentum", "sampling", "precision")
@@ -89,12 +91,16 @@ def unequal(measured: Measurements, setting: Setting, dataset: str) -> str:
                 labels = by_key.setdefault(key, {}).setdefault(value, [])
                 if defense not in labels:
                     labels.append(defense)
-    parts = [
-        f"{key_words(key)} {naming.listing([f'{value} for {_names(labels)}' for value, labels in values.items()])}"
-        for key, values in by_key.items()
-        if len(values) > 1
-    ]
-    return "; ".join(parts)
+    return "; ".join(f"{key_words(key)} {_by_value(values)}" for key, values in by_key.items() if len(values) > 1)
+
+
+def _by_value(values: dict[str, list[str]]) -> str:
+    """“0.5 for DP ε=2 and 0.1 for all others”: which defenses have which value of an option."""
+    most = max(values, key=lambda value: len(values[value]))
+    if len(values[most]) < _MANY:
+        return naming.listing([f"{value} for {_names(labels)}" for value, labels in values.items()])
+    fewer = [f"{value} for {_names(labels)}" for value, labels in values.items() if value != most]
+    return naming.listing([*fewer, f"{most} for all others"])
 
 
 def searched_alike(trials: pd.DataFrame) -> bool:

@@ -121,8 +121,10 @@ def _environment() -> Environment:
 
 def _unequal(measured: Measurements) -> list[str]:
     """Which compared defenses were trained by different recipes, and how the recipes differ."""
-    rows = [(measured.row_label(*row), unequal(measured, *row)) for row in measured.rows()]
-    return [f"{label}: {words}" for label, words in rows if words]
+    labels: dict[str, list[str]] = {}
+    for row in measured.rows():
+        labels.setdefault(unequal(measured, *row), []).append(measured.row_label(*row))
+    return [f"{naming.listing(rows)}: {words}" for words, rows in labels.items() if words]
 
 
 def _title(results: Results) -> str:
