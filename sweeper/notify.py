@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import queue
 import threading
@@ -27,9 +28,10 @@ class Notifier(contextlib.AbstractContextManager["Notifier"]):
     """
 
     def __init__(self, url: str | None, warn: Callable[[str], None]) -> None:
-        parts = urlsplit(url or "")
-        if url is not None and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise UserError(f"--notify: got {shown(url)}; it must be a URL that begins with http:// or https://.")
+        if url is not None and not _is_postable(url):
+            raise UserError(
+                f"--notify: got {shown(url)}; it must be a URL that begins with http:// or https://, without spaces or a user name."
+            )
         self._url, self._warn = url, warn
         self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._has_warned = False
@@ -56,12 +58,32 @@ class Notifier(contextlib.AbstractContextManager["Notifier"]):
                 str(self._url), content, {"Content-Type": "application/json"}, method="POST"
             )
             try:
-                with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-                    answer.read()
-            except (OSError, ValueError, urllib.error.HTTPError) as error:
+                _OPENER.open(request, timeout=_TIMEOUT_S).close()
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 if isinstance(error, urllib.error.HTTPError):
                     error.close()
                 if not self._has_warned:
                     host = urlsplit(str(self._url)).hostname  # the rest of the URL may be a secret
-                    self._warn(f"--notify: nothing could be posted to {host}: {reason_of(error)}. The launch goes on.")
+                    why = reason_of(error) if isinstance(error, OSError) else type(error).__name__
+                    self._warn(f"--notify: nothing could be posted to {host}: {why}. The launch goes on.")
                     self._has_warned = True
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect as an error: the standard one would ask the new place for a page, without what was posted."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
+def _is_postable(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    is_plain = url.isprintable() and " " not in url and "@" not in parts.netloc
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and is_plain

@@ -27,7 +27,12 @@ def webhook() -> Iterator[tuple[str, list[Any]]]:
         def do_POST(self) -> None:
             assert self.headers["Content-Type"] == "application/json"
             posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(404 if "missing" in self.path else 204)
+            if "garbage" in self.path:
+                self.wfile.write(b"what?\r\n\r\n")
+                return
+            self.send_response(404 if "missing" in self.path else 302 if "moved" in self.path else 204)
+            if "moved" in self.path:
+                self.send_header("Location", "/hook")
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
@@ -51,7 +56,8 @@ def test_everything_is_posted_in_order_before_the_end(webhook: tuple[str, list[A
 
 
 def test_what_cannot_be_posted_is_warned_of_once_without_the_secret(webhook: tuple[str, list[Any]]) -> None:
-    for url in (webhook[0] + "/missing/s3cret", "http://127.0.0.1:9/s3cret"):
+    for kind in ("missing", "garbage", "moved", ""):
+        url = f"{webhook[0]}/{kind}/s3cret" if kind else "http://127.0.0.1:9/s3cret"
         warnings: list[str] = []
         with Notifier(url, warnings.append) as notifier:
             notifier.post({"a": 1})
@@ -59,9 +65,21 @@ def test_what_cannot_be_posted_is_warned_of_once_without_the_secret(webhook: tup
         assert len(warnings) == 1
         assert "127.0.0.1" in warnings[0]
         assert "s3cret" not in warnings[0]
+    assert len(webhook[1]) == 6  # nobody was asked for a page in place of a post
 
 
-@pytest.mark.parametrize("url", ["ftp://host/x", "hooks.example/x", "http://", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://host/x",
+        "hooks.example/x",
+        "http://",
+        "file:///etc/passwd",
+        "http://[bad",
+        "https://me:pass@host/x",
+        "http://host/a b",
+    ],
+)
 def test_what_is_no_web_address_is_refused(url: str) -> None:
     with pytest.raises(UserError, match="--notify"):
         Notifier(url, lambda text: None)

@@ -24,6 +24,9 @@ from analysis.report.write import write_report
 pytestmark = pytest.mark.slow
 
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
+LONG = "private_adam_eps8_clip1_lr0.001_batch4096_aug16_ema0.9999_" * 2
+"""A label without a place to break it."""
+HEIGHTS = "all => all.map((one) => one.getBoundingClientRect().height)"
 OPTIONS = ["--no-sandbox", "--disable-gpu"]
 
 
@@ -56,7 +59,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two datasets and two splits, with pictures of exposed examples."""
     rows = make_rows(
         datasets=("digits", "mnist"),
-        defenses=("baseline", "dp_eps2", "dp_eps8", "l2", "dropout", "<b>odd</b>"),
+        defenses=("baseline", "dp_eps2", "dp_eps8", "l2", "dropout", "<b>odd</b>", LONG),
         seeds=range(8),
         parts={"main": "coins", "pairs": "coin_pairs"},
         n=40,
@@ -131,7 +134,7 @@ def test_the_first_screen_has_the_answer_the_picture_and_the_table(page: Page) -
         box = found.bounding_box()
         assert box is not None
         assert box["y"] < 500, "it begins on the first screen"
-    assert len(rows_of(page)) == 6
+    assert len(rows_of(page)) == 7
     assert "<b>odd</b>" in rows_of(page), "a label is text"
 
 
@@ -208,7 +211,7 @@ def test_tables_are_sorted_and_filtered(page: Page) -> None:
     field.fill("dp leaks")
     assert set(rows_of(page)) == {"DP ε=2", "DP ε=8"}
     field.fill("")
-    assert len(rows_of(page)) == 6
+    assert len(rows_of(page)) == 7
 
 
 def test_a_table_is_copied_as_it_stands(page: Page) -> None:
@@ -257,6 +260,16 @@ def test_a_narrow_page_scrolls_in_its_tables_alone(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 400
     shown(page).locator(".pick").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") == 400
+    widths = shown(page).locator(".arms tbody th").evaluate_all("all => all.map((one) => one.clientWidth)")
+    assert max(widths) < 200  # the first column stays in sight, and numbers must fit beside it
+
+
+def test_a_chosen_arm_stays_chosen_on_another_dataset(page: Page) -> None:
+    shown(page).locator(".pick").first.click()
+    name = shown(page).locator("tr.picked .pick").inner_text()
+    page.locator("#dataset").select_option(index=1)
+    page.wait_for_timeout(500)
+    assert shown(page).locator("tr.picked .pick").inner_text() == name
 
 
 def test_without_scripts_and_on_paper_everything_is_there(browser: Browser, report: Path) -> None:
@@ -264,6 +277,7 @@ def test_without_scripts_and_on_paper_everything_is_there(browser: Browser, repo
     plain = context.new_page()
     plain.goto(report.as_uri())
     assert plain.locator("section.panel:visible").count() == 4
+    assert min(plain.locator("h2.verdict-line").evaluate_all(HEIGHTS)) > 10
     assert not plain.locator(".controls").is_visible()
     assert not plain.locator("#drill").is_visible()
     context.close()
@@ -273,6 +287,8 @@ def test_without_scripts_and_on_paper_everything_is_there(browser: Browser, repo
     paper.wait_for_selector(".chart.tradeoff svg")
     paper.emulate_media(media="print")
     assert paper.locator("section.panel:visible").count() == 4
+    assert min(paper.locator("h2.verdict-line").evaluate_all(HEIGHTS)) > 10
+    assert min(paper.locator(".arms .unseen").evaluate_all(HEIGHTS)) > 5
     assert not paper.locator(".tools").first.is_visible()
     context.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,10 @@ import pytest
 from analysis_fixture import Rows, area, make_rows, write_tables
 from cohort_fixture import LEAK, SCORES, add_cohort, with_cohorts
 from factor_fixture import make_factor_rows, write_factor_tables
+from PIL import Image
 from scipy.special import stdtrit
 
+import analysis.report.exposed as exposed_module
 from analysis import studies
 from analysis.load import Results, load, read_scores
 from analysis.measure.answer import Preference, PreferenceError, answer
@@ -499,6 +503,24 @@ def test_the_most_exposed_examples_are_shown_as_pictures_with_a_text(tmp_path: P
     assert len(alts) == 3 * MOST_EXAMPLES
 
 
+def test_many_or_large_pictures_do_not_make_the_page_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)).save(large, "PNG")
+    rows = with_cohorts(n=20)
+    for row in rows["exposure"]:
+        row["image_png"] = large.getvalue()
+    results, measured = made(rows, tmp_path)
+    (found,) = exposed(results, measured)
+    for arm in found.arms:
+        assert len(arm.pictures) == MOST_EXAMPLES
+        for picture in arm.pictures:
+            with Image.open(io.BytesIO(base64.b64decode(picture.png))) as image:
+                assert image.size == (64, 64)
+    monkeypatch.setattr(exposed_module, "_MOST_PICTURES", 15)
+    (found,) = exposed(results, measured)
+    assert {len(arm.pictures) for arm in found.arms} == {15 // len(found.arms)}
+
+
 def test_examples_without_images_are_rows(tmp_path: Path) -> None:
     results, measured = made(with_cohorts(n=20, images=False, broken=("l2",)), tmp_path)
     (found,) = exposed(results, measured)
@@ -515,7 +537,7 @@ def test_examples_without_images_are_rows(tmp_path: Path) -> None:
 def set_accuracy(rows: Rows, defense: str, mean: float) -> None:
     for row in rows["trials"]:
         if row["defense"] == defense:
-            row["test_accuracy"] = mean + 0.001 * (row["seed"] * len(defense) % 3)
+            row["test_accuracy"] = mean + 0.001 * (row["seed"] * (ord(defense[0]) + len(defense)) % 7)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis import naming
-from analysis.measure.targets import FRACTION_CHANGE, Measurements, bounds_of
+from analysis.measure.targets import FRACTION_CHANGE, GUESSING, Measurements, bounds_of
 from analysis.measure.verdicts import ERROR_RATE
 from analysis.statistics.estimates import Estimate, sign
 
@@ -32,8 +32,8 @@ class Change:
 def compared(first: Measurements, second: Measurements) -> list[Change]:
     """Every arm that both sweeps have on one dataset and setting, by its label.
 
-    The sweeps are taken as independent, so the difference has the sum of the squared errors, with Welch's degrees of freedom. All
-    intervals hold together (Bonferroni).
+    AUCs are compared where the same attack judges both, and one below 0.5 counts as 0.5. The sweeps are taken as independent, so the
+    difference has the sum of the squared errors, with Welch's degrees of freedom. All intervals hold together (Bonferroni).
     """
     settings = {setting.key: setting for setting in second.settings}
     pairs = [
@@ -46,18 +46,22 @@ def compared(first: Measurements, second: Measurements) -> list[Change]:
     found = []
     for setting, other, dataset, defense, column in pairs:
         one, two = first.estimate(setting, dataset, defense, column), second.estimate(other, dataset, defense, column)
+        if column == "auc" and first.judge(setting, dataset) != second.judge(other, dataset):
+            continue
         if one is not None and two is not None:
             found.append((first.row_label(setting, dataset), defense, column, one, two))
     return [_change(*each, 1 - ERROR_RATE / len(found)) for each in found]
 
 
 def _change(where: str, defense: str, column: str, one: Estimate, two: Estimate, confidence: float) -> Change:
-    difference = Estimate(mean=two.mean - one.mean, low=None, high=None, n=min(one.n, two.n), bounds=FRACTION_CHANGE)
+    least = GUESSING if column == "auc" else 0.0
+    mean = max(two.mean, least) - max(one.mean, least)
+    difference = Estimate(mean=mean, low=None, high=None, n=min(one.n, two.n), bounds=FRACTION_CHANGE)
     if one.error and two.error and min(one.n, two.n) > 1:
         squares = one.error**2, two.error**2
         df = sum(squares) ** 2 / sum(square**2 / each.df for square, each in zip(squares, (one, two), strict=True))
         difference = Estimate(
-            mean=two.mean - one.mean,
+            mean=mean,
             low=None,
             high=None,
             n=min(one.n, two.n),

@@ -48,8 +48,8 @@ class Answer:
 
     `risk` and `accuracy` are each defense's changes against the baseline, with intervals that hold together. `lower` are the
     defenses that are shown to have a lower AUC. `eligible` are the arms among which the rule chooses, `best` is its choice, and
-    `rivals` are those that may be as good by the same rule, with 95 % confidence. `leak` says whether the baseline's AUC is shown to
-    beat guessing; None if that is not known.
+    `rivals` are those of them whose leak, or with a weight accuracy and leak together, may be as good, with 95 % confidence. `leak`
+    says whether the baseline's AUC is shown to beat guessing; None if that is not known.
     """
 
     risk: Mapping[str, Estimate]
@@ -123,7 +123,9 @@ def _is_worse(
     """
     accuracy = measured.accuracy_difference(setting, dataset, one, best)
     auc = measured.risk_difference(setting, dataset, one, best)
-    if accuracy is None or auc is None or accuracy.error is None or auc.error is None or accuracy.n < 2:
+    if accuracy is None or auc is None or not accuracy.error or auc.error is None or min(accuracy.n, auc.n) < 2:
+        return False  # seeds that all agree are chance, and one seed shows no variation
+    if weight and not auc.error:
         return False
     error = accuracy.error + weight * auc.error
     reach = quantile(1 - ERROR_RATE / n_others, min(accuracy.df, auc.df)) * error

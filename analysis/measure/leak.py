@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -24,6 +25,11 @@ class Rate:
 
     fpr: float
     pooled: bool = False
+
+    @property
+    def decimals(self) -> int:
+        """How many decimals a TPR at this FPR needs, so that guessing itself has two digits."""
+        return max(3, 1 - math.floor(math.log10(self.fpr)))
 
     @property
     def words(self) -> str:

@@ -33,8 +33,8 @@ def rule_sentence(preference: Preference) -> str:
             "An AUC below 0.5 is noise and counts as 0.5."
         )
     return (
-        f"The best defense leaks least (lowest mean AUC of the strongest attack) among those within "
-        f"{points(preference.within)} of the best accuracy. An AUC below 0.5 is noise and counts as 0.5."
+        f"The best defense leaks least (lowest mean AUC of the strongest attack) among those whose mean accuracy is within "
+        f"{points(preference.within)} of the best. An AUC below 0.5 is noise and counts as 0.5."
     )
 
 
@@ -157,19 +157,21 @@ def _price(measured: Measurements, setting: Setting, dataset: str, found: Answer
     parts = []
     change = found.accuracy.get(defense)
     if change is not None:
-        parts.append(f"{_points_text(change)} of accuracy")
+        parts.append(_accuracy_words(change))
     ratio = time_ratio(time_ratios(measured), setting, dataset, defense)
     if ratio is not None:
-        parts.append(f"{estimate_text(ratio, 2)} times the training time")
-    return f"its price is {naming.listing(parts)}" if parts else "its price was not measured"
+        parts.append(f"takes {estimate_text(ratio, 2)} times the training time")
+    return f"it {naming.listing(parts)}" if parts else "what it costs was not measured"
 
 
-def _points_text(change: Estimate) -> str:
-    """“−0.8 points [−1.6, 0.0]”."""
-    mean = f"{number(100 * change.mean, 1, signed=True)} points"
+def _accuracy_words(change: Estimate) -> str:
+    """“costs 0.8 points of accuracy [0.0, 1.6]”, or “gains”; the interval is of what it costs or gains."""
+    verb, sign = ("gains", 1) if change.mean > 0 else ("costs", -1)
+    mean = f"{verb} {number(100 * sign * change.mean, 1)} points of accuracy"
     if change.low is None or change.high is None:
         return mean
-    return f"{mean} [{number(100 * change.low, 1, signed=True)}, {number(100 * change.high, 1, signed=True)}]"
+    low, high = sorted((sign * change.low, sign * change.high))
+    return f"{mean} [{number(100 * low, 1)}, {number(100 * high, 1)}]"
 
 
 def _at_a_price(measured: Measurements, setting: Setting, dataset: str, found: Answer) -> list[str]:
@@ -180,10 +182,16 @@ def _at_a_price(measured: Measurements, setting: Setting, dataset: str, found: A
 
     def auc(defense: str) -> float:
         estimate = measured.estimate(setting, dataset, defense, "auc")
-        return 1.0 if estimate is None else estimate.mean
+        return 1.0 if estimate is None else max(estimate.mean, GUESSING)
 
-    least = min(others, key=auc)
+    def accuracy(defense: str) -> float:
+        estimate = measured.estimate(setting, dataset, defense, "test_accuracy")
+        return 0.0 if estimate is None else estimate.mean
+
+    least = min(others, key=lambda defense: (auc(defense), -accuracy(defense)))
     if found.best is not None and auc(least) >= auc(found.best):
         return []
     price = _price(measured, setting, dataset, found, least)
-    return [f"At any price, {naming.display(least)} leaks least: AUC {number(auc(least), 3)}; {price}."]
+    return [
+        f"At any price, {naming.display(least)} leaks least of those that are shown to leak less: AUC {number(auc(least), 3)}; {price}."
+    ]

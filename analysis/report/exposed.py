@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from dataclasses import dataclass
 from typing import Any
+
+from PIL import Image
 
 from analysis import naming
 from analysis.load import Results, read_exposed
@@ -16,6 +19,9 @@ from analysis.tables.model import Column, Entry, Label, Number, Table
 from analysis.tables.text import number
 
 MOST_EXAMPLES = 12
+"""Of one arm; fewer if there are many arms, because each picture makes the page longer to load."""
+_FEWEST_EXAMPLES, _MOST_PICTURES = 3, 360
+_SHOWN_PX = 64
 _FOUND_FPRS = ("0.001", "0.01")
 
 
@@ -54,11 +60,9 @@ def exposed(results: Results, measured: Measurements) -> list[Exposed]:
 
     A defense against which the attack is broken has none.
     """
-    examples = read_exposed(
-        results,
-        (str(each) for primary in measured.primaries.values() for each in primary.cohorts["comparison_id"]),
-        MOST_EXAMPLES,
-    )
+    cohorts = {str(one) for primary in measured.primaries.values() for one in primary.cohorts["comparison_id"]}
+    each = max(_FEWEST_EXAMPLES, min(MOST_EXAMPLES, _MOST_PICTURES // max(1, len(cohorts))))
+    examples = read_exposed(results, cohorts, each)
     return [found for row in measured.rows() if (found := _exposed(measured, examples, *row)) is not None]
 
 
@@ -111,10 +115,21 @@ def _picture(example: dict[str, Any]) -> Picture:
     if fpr:
         words += f", found at {fpr} FPR in a share of {share} of the targets trained on it"
     return Picture(
-        png=base64.b64encode(example["image_png"]).decode("ascii"),
+        png=base64.b64encode(_small(example["image_png"])).decode("ascii"),
         description=words,
         caption=f"class {example['label']}, {number(example['exposure'], 1)}",
     )
+
+
+def _small(png: bytes) -> bytes:
+    """The picture at no more than the size at which it is shown."""
+    with Image.open(io.BytesIO(png)) as image:
+        if max(image.size) <= _SHOWN_PX:
+            return png
+        image.thumbnail((_SHOWN_PX, _SHOWN_PX))
+        small = io.BytesIO()
+        image.save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def _row(defense: str, example: dict[str, Any]) -> tuple[Entry, ...]:

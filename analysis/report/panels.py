@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import naming
+from analysis import naming, presentation
 from analysis.figures.style import Look
 from analysis.load import CALIBRATED_COLUMNS, FPR_COLUMNS, POOLED_COLUMNS
 from analysis.measure.answer import Answer, Preference, answer
@@ -67,6 +67,12 @@ class ArmRow:
     tpr_bar: Bar | None
     values: Mapping[str, Estimate]
     seeds: tuple[Mapping[str, float | int | None], ...]
+
+    @property
+    def own_color(self) -> str | None:
+        """The arm's color; None for the undefended model, which has the color of the text unless the user chose one."""
+        is_ink = self.family == "undefended" and self.key not in presentation.current().colors
+        return None if is_ink else self.look.color
 
     @property
     def epsilon(self) -> tuple[str, str]:
@@ -188,8 +194,6 @@ def _arm(
 def _values(measured: Measurements, row: Summary) -> dict[str, Estimate]:
     """Every metric of one arm."""
     found: dict[str, Estimate | None] = {"accuracy": row.accuracy, "time": row.time_ratio, "auc": row.auc}
-    if row.rate is not None:
-        found["tpr"] = row.tpr
     if not row.is_broken:
         for fpr in FPR_COLUMNS:
             found[f"own-{fpr:g}"] = tpr(measured, row.setting, row.dataset, row.defense, Rate(fpr=fpr))
@@ -316,13 +320,13 @@ def _arm_json(arm: ArmRow) -> dict[str, Any]:
     return {
         "key": arm.key,
         "name": arm.name,
-        "color": arm.look.color,
+        "color": arm.own_color,
         "marker": arm.look.marker,
         "dash": [] if arm.look.dashes == "-" else [1.8 * each for each in arm.look.dashes[1]],
         "family": arm.family,
         "guarantee": arm.summary.guarantee,
-        "epsilon": arm.summary.epsilon_shown,
-        "values": {key: ends(one) for key, one in arm.values.items() if key != "tpr"},
+        "epsilon": "none" if arm.summary.epsilon_spent is None else "; ".join(filter(None, arm.epsilon)),
+        "values": {key: ends(one) for key, one in arm.values.items()},
         "seeds": arm.seeds,
     }
 
@@ -338,9 +342,9 @@ def _roc_json(curves: Curves | None) -> dict[str, Any] | None:
     }
 
 
-def ends_text(one: Estimate | None) -> str:
+def ends_text(one: Estimate | None, decimals: int = 3) -> str:
     """The ends of an interval, or nothing."""
-    return "" if one is None or one.half_width is None else interval_text(one, 3, mean=False)
+    return "" if one is None or one.half_width is None else interval_text(one, decimals, mean=False)
 
 
 def bound_text(arm: ArmRow) -> str:

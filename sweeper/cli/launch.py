@@ -185,6 +185,10 @@ def _viewed(prepared: Prepared) -> Iterator[None]:
             yield
         finally:
             server.terminate()
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def _conclude(result: LaunchResult) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -76,7 +78,8 @@ def application(watches: Sequence[Watch], token: str) -> Starlette:
 
     async def report(request: Request) -> Response:
         watch = watch_of(request)
-        path = None if watch is None else (watch.folder / str(request.path_params["path"])).resolve()
+        asked = str(request.path_params["path"])
+        path = None if watch is None or not asked.isprintable() else (watch.folder / asked).resolve()
         if watch is None or path is None or not path.is_relative_to(watch.folder.resolve()) or not path.is_file():
             return PlainTextResponse("There is no report yet.", 404)
         kind = _KINDS.get(path.suffix, "application/octet-stream")
@@ -147,7 +150,9 @@ def serve(locations: Sequence[str], port: int, on_start: Callable[[str], None], 
             threading.Thread(target=_end_with, args=(end_with, server), daemon=True).start()
         listening.listen()  # whoever connects before the server runs waits for it
         on_start(f"http://127.0.0.1:{listening.getsockname()[1]}/{token}/")
-        server.run(sockets=[listening])
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the folder is removed
+        with contextlib.suppress(KeyboardInterrupt):  # the usual end
+            server.run(sockets=[listening])
 
 
 def _end_with(parent: int, server: uvicorn.Server) -> None:

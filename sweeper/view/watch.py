@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sweeper.errors import UserError
 from sweeper.results.store import Store
@@ -16,6 +17,8 @@ from sweeper.view.state import state_of
 
 LOOKED_AT_S = 30.0
 """Nothing is read if nobody has asked for so long."""
+_MOST_WAIT_S = 5.0
+"""How long closing waits for a store that does not answer."""
 _LEAST_REST_S, _REST = 20.0, 4.0
 """After a report is made, the next one waits for so many seconds, or so many times what it took."""
 
@@ -30,6 +33,8 @@ class Watch:
         self._problem = ""
         self._made_of: object = None
         self._making: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
+        self._read_at = time.monotonic()
         self._began = self._may_begin = 0.0
         self._asked_at = time.monotonic()
         self._closing = threading.Event()
@@ -41,7 +46,7 @@ class Watch:
 
     def close(self) -> None:
         self._closing.set()
-        self._thread.join()
+        self._thread.join(_MOST_WAIT_S)
         if self._making is not None:
             self._making.kill()
             self._making.wait()
@@ -50,16 +55,17 @@ class Watch:
         """The latest state, with how the report stands. Asking keeps it up to date."""
         self._asked_at = time.monotonic()
         report = {"version": self._version, "is_making": self._making is not None, "problem": self._problem}
-        return self.state | {"report": report}
+        return self.state | {"report": report, "age_s": time.monotonic() - self._read_at}
 
     def _go_on(self) -> None:
         while True:
             if time.monotonic() - self._asked_at < LOOKED_AT_S:
                 try:
                     self.state = state_of(self.store)
-                except (UserError, StorageError) as error:
+                    self._read_at = time.monotonic()
+                    self._tend_report()
+                except (UserError, StorageError, OSError) as error:
                     self.state = self.state | {"problem": str(error)}
-                self._tend_report()
             if self._closing.wait(self._every_s):
                 return
 
@@ -72,14 +78,21 @@ class Watch:
     def _tend_report(self) -> None:
         now = time.monotonic()
         if self._making is not None and self._making.poll() is not None:
-            stderr = self._making.stderr
-            self._problem = "" if stderr is None else stderr.read().decode(errors="replace").strip()[-2000:]
-            self._version += self._making.returncode == 0
+            self._problem = ""
+            if self._making.returncode == 0:
+                self._version += 1
+            elif self._said is not None:
+                self._said.seek(0)
+                self._problem = self._said.read().decode(errors="replace").strip()[-2000:]
+                self._made_of = None  # the next time it may be possible
             self._may_begin = now + max(_LEAST_REST_S, _REST * (now - self._began))
             self._making = None
         made_of = tuple(self.state.get(name) for name in ("done", "failed", "compared"))
         has_results = self.state.get("done") or self._has_tables_alone
         if self._making is None and now >= self._may_begin and made_of != self._made_of and has_results:
             self._made_of, self._began = made_of, now
+            if self._said is not None:
+                self._said.close()
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe would fill up, and nobody reads before the end
             command = [sys.executable, "-m", "sweeper.view.making", self.store.storage.uri, str(self.folder)]
-            self._making = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            self._making = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._said)

@@ -7,7 +7,11 @@
   const state = { panel: 0, metric: null, utility: "accuracy", scale: null, arm: "", views: [] };
   const panel = () => data.panels[state.panel];
   const armOf = (key) => panel().arms.find((arm) => arm.key === key);
-  const number = (value, digits = 3) => (value === null || value === undefined ? "—" : value.toFixed(digits).replace("-", "−"));
+  const number = (value, digits = 3) => (value === null || value === undefined ? "—" : value.toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−"));
+  // The end is kept too, because labels of one sweep often differ only there.
+  const short = (text) => (text.length <= 28 ? text : `${text.slice(0, 14)}…${text.slice(-13)}`);
+  // So many decimals that guessing itself has two digits
+  const decimalsOf = (metric) => (metric.guessing > 0 ? Math.max(3, 1 - Math.floor(Math.log10(metric.guessing))) : 3);
 
   function make(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
@@ -32,7 +36,7 @@
     return { ink: color("ink"), muted: color("muted"), line: color("line"), paper: color("paper") };
   }
 
-  const colorOf = (arm, colors) => (arm.family === "undefended" ? colors.ink : arm.color);
+  const colorOf = (arm, colors) => arm.color ?? colors.ink;
 
   function shownText(values, digits = 3) {
     const [mean, low, high] = values;
@@ -56,11 +60,11 @@
       const ends = (values, floor) => [values[1], values[2]].map((end) => Math.max(end === null ? values[0] : end, floor));
       const [x_low, x_high] = ends(x, least);
       const [y_low, y_high] = ends(y, -Infinity);
-      const tip = { Arm: arm.name, [metric.name]: shownText(x), "Test accuracy": arm.values.accuracy ? shownText(arm.values.accuracy) : "—" };
+      const tip = { Arm: arm.name, [metric.name]: shownText(x, decimalsOf(metric)), "Test accuracy": arm.values.accuracy ? shownText(arm.values.accuracy) : "—" };
       if (arm.values.time) tip["Training time, times undefended"] = shownText(arm.values.time, 2);
-      tip["ε proved"] = arm.epsilon === null ? "none" : number(arm.epsilon, 2);
+      tip["ε proved"] = arm.epsilon;
       rows.push({
-        arm: arm.key, name: arm.name, family: arm.family, color: colorOf(arm, colors), shape: data.markers[arm.marker], tip,
+        arm: arm.key, name: short(arm.name), family: arm.family, color: colorOf(arm, colors), shape: data.markers[arm.marker], tip,
         x: Math.max(x[0], least), x_low, x_high, y: y[0], y_low, y_high,
         guess: metric.guessing === null ? x[0] : Math.max(metric.guessing, least),
         leak: Math.max(x[0], metric.guessing ?? -Infinity), gain: state.utility === "time" ? -y[0] : y[0],
@@ -87,6 +91,7 @@
           if (key) choose(key === state.arm ? "" : key);
         });
         state.views.push(result.view);
+        if (signals.selected !== state.arm) result.view.signal("selected", state.arm).run();  // chosen while it was drawn
         return result;
       });
   }
@@ -126,7 +131,7 @@
     for (const arm of now.arms) {
       (now.roc.tpr[arm.key] ?? []).forEach((tpr, at) => {
         const fpr = now.roc.fpr[at];
-        values.push({ arm: arm.key, fpr, tpr: Math.max(tpr, lowest / 2), color: colorOf(arm, colors), dash: arm.dash, tip: { Arm: arm.name } });
+        values.push({ arm: arm.key, fpr, tpr: Math.max(tpr, lowest / 2), color: colorOf(arm, colors), dash: arm.dash, tip: { Arm: arm.name, FPR: number(fpr, 4), TPR: number(tpr, 4) } });
       });
     }
     const spec = structuredClone(data.specs.roc);
@@ -139,7 +144,7 @@
       swatch.innerHTML = `<line x1="0" x2="30" y1="4" y2="4" stroke-width="2.5"/>`;
       swatch.firstChild.setAttribute("stroke", colorOf(arm, colors));
       swatch.firstChild.setAttribute("stroke-dasharray", arm.dash.join(" "));
-      const button = make("button", { type: "button", "aria-pressed": String(arm.key === state.arm) }, swatch, arm.name);
+      const button = make("button", { type: "button", "aria-pressed": String(arm.key === state.arm) }, swatch, short(arm.name));
       button.addEventListener("click", () => choose(arm.key === state.arm ? "" : arm.key));
       button.dataset.arm = arm.key;
       return make("li", {}, button);
@@ -190,12 +195,13 @@
     return lines.filter(Boolean).join(" ").replace(/\s+/g, " ");
   }
 
-  const LATEX = { "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", _: "\\_", "{": "\\{", "}": "\\}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "ε": "$\\varepsilon$", "δ": "$\\delta$", "±": "$\\pm$", "−": "$-$", "×": "$\\times$", "≤": "$\\leq$", "Δ": "$\\Delta$", "—": "---" };
+  const LATEX = { "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", _: "\\_", "{": "\\{", "}": "\\}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "ε": "$\\varepsilon$", "δ": "$\\delta$", "±": "$\\pm$", "−": "$-$", "×": "$\\times$", "≤": "$\\leq$", "Δ": "$\\Delta$", "—": "---", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "†": "$\\dagger$" };
   const latex = (text) => [...text].map((letter) => LATEX[letter] ?? letter).join("");
 
   const FORMATS = {
-    CSV: ([head, ...rows]) => [head, ...rows].map((row) => row.map((text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)).join(",")).join("\n"),
-    Markdown: ([head, ...rows]) => [head, head.map(() => "---"), ...rows].map((row) => `| ${row.map((text) => text.replaceAll("|", "\\|")).join(" | ")} |`).join("\n"),
+    // A spreadsheet takes text that begins with = or @ for a formula; a quote before it keeps it text.
+    CSV: ([head, ...rows]) => [head, ...rows].map((row) => row.map((cell) => cell.replace(/^(?=[=@])/, "'")).map((text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)).join(",")).join("\n"),
+    Markdown: ([head, ...rows]) => [head, head.map(() => "---"), ...rows].map((row) => `| ${row.map((text) => text.replace(/[\\|<]/g, "\\$&")).join(" | ")} |`).join("\n"),
     LaTeX: ([head, ...rows]) => {
       const line = (row) => `${row.map(latex).join(" & ")} \\\\`;
       return [`\\begin{tabular}{l${"r".repeat(head.length - 1)}}`, "\\toprule", line(head), "\\midrule", ...rows.map(line), "\\bottomrule", "\\end{tabular}"].join("\n");
@@ -215,9 +221,11 @@
       area.value = text;
       document.body.append(area);
       area.select();
-      document.execCommand("copy");
+      const done = document.execCommand("copy");
       area.remove();
+      return done;
     }
+    return true;
   }
 
   function sortBy(table, at, header) {
@@ -249,8 +257,7 @@
     const buttons = Object.entries(FORMATS).map(([name, format]) => {
       const button = make("button", { type: "button", "data-format": name }, name);
       button.addEventListener("click", async () => {
-        await copy(format(cellsOf(table)));
-        said.textContent = `${name} copied`;
+        said.textContent = (await copy(format(cellsOf(table)))) ? `${name} copied` : "The browser refused to copy.";
       });
       return button;
     });
@@ -287,8 +294,9 @@
     }
     options(find("#metric"), now.metrics.map((metric) => [metric.key, metric.name]), state.metric);
     find(".left", document.getElementById(now.key)).append(find("#curves"));
+    if (!armOf(state.arm)) state.arm = "";
     measureBy(state.metric);
-    choose(state.arm && armOf(state.arm) ? state.arm : "");
+    choose(state.arm);
   }
 
   function measureBy(key) {
@@ -303,6 +311,7 @@
   }
 
   function start() {
+    document.documentElement.classList.add("js-on");
     for (const table of all("table.data")) furnish(table);
     if (!data.panels.length) return;
     for (const element of all(".js")) if (!["drill", "curves"].includes(element.id)) element.hidden = false;

@@ -101,7 +101,8 @@
       const lines = failure.error.trim().split("\n");
       const log = make("button", { type: "button" }, "log");
       log.addEventListener("click", () => showLog(place, failure.target_id, `${failure.arm || failure.target_id}`));
-      return make("details", {}, make("summary", {}, `${failure.cause ?? "error"}: ${failure.arm} ${failure.attack ?? ""} ${lines[0]}`), make("pre", { tabindex: "0" }, failure.error), log);
+      const of = `${failure.target_id} ${failure.attack ?? ""}`;
+      return make("details", { "data-of": of }, make("summary", {}, `${failure.cause ?? "error"}: ${failure.arm} ${of} ${lines[0]}`), make("pre", { tabindex: "0" }, failure.error), log);
     });
     const more = sweep.n_failures - sweep.failures.length;
     return [make("p", {}, `By cause: ${causes}.`), ...listed, ...(more > 0 ? [make("p", { class: "note" }, `and ${more} more`)] : [])];
@@ -109,7 +110,7 @@
 
   function fill(section, sweep, place) {
     const body = find(".body", section);
-    const opened = new Set([...section.querySelectorAll("details[open] > summary")].map((one) => one.textContent));
+    const opened = new Set([...section.querySelectorAll("details[open]")].map((one) => one.dataset.of));
     if (sweep.trials === undefined) {
       body.replaceChildren(make("p", { class: "problem" }, sweep.problem));
       return;
@@ -131,7 +132,7 @@
       make("h3", {}, "Failures"),
       ...failures(sweep, place),
     );
-    for (const summary of section.querySelectorAll("details > summary")) if (opened.has(summary.textContent)) summary.parentElement.open = true;
+    for (const one of section.querySelectorAll("details")) one.open = opened.has(one.dataset.of);
     const { version, is_making, problem } = sweep.report;
     const state = find(".report-state", section);
     state.textContent = problem ? problem : version === 0 ? (is_making ? "The report is being made." : "There is no report yet: no trial is done.") : is_making ? "Of what is recorded by now; a newer one is being made." : "Of what is recorded by now.";
@@ -152,9 +153,11 @@
     const NAMES = { test_accuracy: "test accuracy", auc: "attack AUC" };
     const ends = ([mean, low, high], signed = false) => `${signed && mean > 0 ? "+" : ""}${number(mean)}${low === null ? "" : ` [${number(low)}, ${number(high)}]`}`;
     const found = await answer.json();
-    const tables = found.map((rows) => {
-      if (!rows.length) return make("p", { class: "none" }, "No arm is in both on the same dataset and setting.");
-      return table(["Arm", "Where", "Quantity", "First", "Second", "Difference", "Second is"], rows.map((row) => [row.arm, row.where, NAMES[row.column], ends(row.first), ends(row.second), ends(row.difference, true), make("span", { class: row.outcome }, row.outcome)]), [3, 4, 5]);
+    const [first, ...others] = [...document.querySelectorAll("#sweeps > section > h2")].map((one) => one.textContent);
+    const tables = found.flatMap((rows, place) => {
+      const heading = make("h3", {}, `${first} and ${others[place]}`);
+      if (!rows.length) return [heading, make("p", { class: "none" }, "No arm is in both on the same dataset and setting.")];
+      return [heading, table(["Arm", "Where", "Quantity", "First", "Second", "Difference", "Second is"], rows.map((row) => [row.arm, row.where, NAMES[row.column], ends(row.first), ends(row.second), ends(row.difference, true), make("span", { class: row.outcome }, row.outcome)]), [3, 4, 5])];
     });
     section.hidden = false;
     find(".scroll", section).replaceChildren(...tables);
@@ -170,15 +173,41 @@
     return made;
   }
 
+  /* Says it once: a screen reader reads every change aloud. */
+  function say(text) {
+    if (find("#alive").textContent !== text) find("#alive").textContent = text;
+  }
+
+  const known = [];
+
+  /* Fills a section anew if anything in it changed. What was opened, focused and scrolled stays so. */
+  function refill(section, sweep, place) {
+    const { age_s, ...content } = sweep;
+    const text = JSON.stringify(content);
+    if (known[place] === text) return;
+    known[place] = text;
+    const parts = "button, summary, pre, [tabindex]";
+    const at = [...section.querySelectorAll(parts)].indexOf(document.activeElement);
+    const scrolled = [...section.querySelectorAll(".scroll, pre")].map((one) => [one.scrollLeft, one.scrollTop]);
+    fill(section, sweep, place);
+    if (at >= 0) section.querySelectorAll(parts)[at]?.focus({ preventScroll: true });
+    [...section.querySelectorAll(".scroll, pre")].forEach((one, index) => {
+      [one.scrollLeft, one.scrollTop] = scrolled[index] ?? [0, 0];
+    });
+  }
+
   async function look() {
     try {
       const answer = await fetch("state");
       if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
       const sweeps = await answer.json();
-      sweeps.forEach((sweep, place) => fill(sectionOf(sweep, place), sweep, place));
-      find("#alive").textContent = `up to date at ${new Date().toLocaleTimeString()}`;
+      sweeps.forEach((sweep, place) => refill(sectionOf(sweep, place), sweep, place));
+      say("connected");
+      const oldest = Math.max(0, ...sweeps.map((sweep) => sweep.age_s));
+      find("#when").textContent = `, as of ${new Date(Date.now() - 1000 * oldest).toLocaleTimeString()}`;
     } catch (error) {
-      find("#alive").textContent = `not connected (${error.message}); is “sweeper view” still running?`;
+      say(`not connected (${error.message}); is “sweeper view” still running?`);
+      find("#when").textContent = "";
     }
     setTimeout(look, EVERY_MS);
   }
