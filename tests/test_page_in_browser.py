@@ -117,10 +117,6 @@ def rows_of(page: Page) -> list[str]:
     return shown(page).locator("table.arms tbody tr:visible .pick").all_text_contents()
 
 
-def names_in_chart(page: Page) -> list[str]:
-    return sorted(shown(page).locator(".chart.tradeoff svg .mark-text.role-mark.names text").all_text_contents())
-
-
 def test_the_first_screen_has_the_answer_the_picture_and_the_table(page: Page) -> None:
     verdicts = page.locator(".verdicts button")
     assert verdicts.count() == 4

@@ -50,6 +50,8 @@ class Watch:
         if self._making is not None:
             self._making.kill()
             self._making.wait()
+        if self._said is not None:
+            self._said.close()
 
     def latest(self) -> dict[str, Any]:
         """The latest state, with how the report stands. Asking keeps it up to date."""
